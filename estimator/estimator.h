@@ -1,0 +1,25 @@
+/* vramcast's estimator: values in, values out. No JSON, no I/O, no clock, no globals that change. */
+#ifndef EST_ESTIMATOR_H
+#define EST_ESTIMATOR_H
+
+#include "estimator/arena.h"
+#include "estimator/fault.h"
+#include "estimator/gpu.h"
+#include "estimator/model.h"
+#include "estimator/report.h"
+#include "estimator/request.h"
+
+/* The rules that span fields (heads divide, contradictions, what is not modelled yet), after every field by itself was
+ * found right. Adds to faults and returns whether there were none. */
+bool est_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults);
+
+/* Memory that the run needs, by category and phase, and the verdict of every card in gpus[0..gpu_count). peak is told
+ * for gpus[0]; gpu_count is at least 1. The request must have passed est_check(). All work space and report->fits come
+ * from arena. Same inputs, same report. False only when the arena is too small. */
+bool est_run(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+	     size_t gpu_count, struct est_arena *arena, struct est_report *ret_report);
+
+/* Bytes of arena that are enough for est_run() on any checked request with that many cards. */
+size_t est_arena_size(size_t gpu_count);
+
+#endif

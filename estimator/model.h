@@ -1,0 +1,77 @@
+/* The shape of a model: what a Hugging Face config.json says that memory depends on.
+ * Filled by config/ from a preset, a config.json or a parameter count; read-only afterwards. */
+#ifndef EST_MODEL_H
+#define EST_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Which modelling code of Transformers the model runs: one row of architectures[] in architecture.c. */
+enum est_architecture {
+	EST_ARCH_UNSUPPORTED, /* known to the catalogue, not to the replay: refused with the reason */
+	EST_ARCH_LLAMA,       /* llama, mistral, qwen2, granite-like pre-norm decoders with RMSNorm and SwiGLU */
+	EST_ARCH_QWEN3,       /* + per-head q_norm, k_norm */
+	EST_ARCH_GEMMA,
+	EST_ARCH_GEMMA2,
+	EST_ARCH_GEMMA3,
+	EST_ARCH_PHI3,        /* fused qkv_proj and gate_up_proj */
+	EST_ARCH_OLMO,        /* non-parametric LayerNorm */
+	EST_ARCH_OLMO2,       /* post-norm, full-width q_norm and k_norm */
+	EST_ARCH_GPT2,
+	EST_ARCH_GPT_NEOX,
+	EST_ARCH_OPT
+};
+
+enum est_norm { EST_RMSNORM, EST_LAYERNORM, EST_LAYERNORM_NOBIAS, EST_NORM_NONPARAMETRIC };
+enum est_qk_norm { EST_QK_NORM_NONE, EST_QK_NORM_HEAD, EST_QK_NORM_HEAD_LAYERNORM, EST_QK_NORM_FULL,
+		   EST_QK_NORM_PER_HEAD };
+enum est_position { EST_ROPE, EST_LEARNED_POSITIONS, EST_ALIBI, EST_NO_POSITIONS };
+/* By what autograd keeps: silu and gelu are one kernel; gelu_new (NewGELUActivation) is eight python operators. */
+enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2 };
+
+enum { EST_ID_MAX = 96 };
+
+struct est_model {
+	char id[EST_ID_MAX];         /* preset id, or "custom" */
+	char model_type[EST_ID_MAX]; /* config.json's model_type, "" when inferred */
+	enum est_architecture architecture;
+	int64_t vocab_size, hidden_size, num_hidden_layers;
+	int64_t num_attention_heads, num_key_value_heads, head_dim;
+	int64_t intermediate_size, max_position_embeddings;
+	bool tie_word_embeddings;
+	bool gated_mlp;
+	bool qkv_bias, o_bias, mlp_bias, lm_head_bias;
+	enum est_norm norm;
+	int64_t norms_per_layer;
+	bool final_norm;
+	enum est_qk_norm qk_norm;
+	enum est_activation activation;
+	enum est_position position;
+	int64_t position_offset;      /* OPT: 2 more rows of positions */
+	int64_t embed_dim;            /* OPT-350m: width of the embedding when not hidden_size, with projections; else 0 */
+	double partial_rotary_factor; /* 1: the whole head is rotated */
+	int64_t sliding_window;       /* 0: none */
+	int64_t full_attention_every; /* with a window: layers n, 2n, ... attend in full (Gemma-2: 2, Gemma-3: 6); 0: none does */
+	bool parallel_residual;       /* GPT-NeoX: attention and MLP read the same input */
+	bool do_layer_norm_before;    /* OPT: false in 350m only */
+	double attention_dropout, residual_dropout, embedding_dropout; /* as trained by default */
+	double final_logit_softcapping, attn_logit_softcapping;        /* 0: none */
+	double embedding_multiplier, residual_multiplier, logits_scaling; /* Granite; 0 or 1: none */
+	bool refuses_sdpa;            /* _supports_sdpa = False: eager is the default */
+
+	int64_t num_experts;          /* 0: dense. Others of the sparse kind follow with the families that need them */
+	int64_t parameters;           /* total, tied embeddings once */
+	int64_t published_parameters; /* of the catalogue row; 0 when unknown */
+	bool inferred;                /* the shape was inferred from a parameter count: an assumption */
+	const char *unsupported;      /* why the replay refuses the model, or NULL */
+};
+
+/* Parameters of one decoder layer, and of everything, counted from the shape: attention, MLP, norms, biases,
+ * embeddings (tied ones once). THEORY 2. Exact for the architectures that the replay knows. */
+int64_t est_model_layer_parameters(const struct est_model *model);
+int64_t est_model_count_parameters(const struct est_model *model);
+
+/* True when layer (from 0) attends within the sliding window. */
+bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer);
+
+#endif
