@@ -1,0 +1,59 @@
+#include "estimator/report.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+static const char *const category_names[EST_CATEGORIES] = {
+	[EST_WEIGHTS] = "weights",
+	[EST_GRADIENTS] = "gradients",
+	[EST_OPTIMIZER] = "optimizer",
+	[EST_ACTIVATIONS] = "activations",
+	[EST_BUFFERS] = "buffers",
+	[EST_WORKSPACE] = "workspace",
+};
+
+static const char *const phase_names[EST_PHASES] = {
+	[EST_PHASE_LOAD] = "load",
+	[EST_PHASE_FORWARD] = "forward",
+	[EST_PHASE_LOSS_FORWARD] = "loss_forward",
+	[EST_PHASE_LOSS_BACKWARD] = "loss_backward",
+	[EST_PHASE_BACKWARD] = "backward",
+	[EST_PHASE_OPTIMIZER_STEP] = "optimizer_step",
+};
+
+static const char *const verdict_names[] = {
+	[EST_FITS] = "fits",
+	[EST_TIGHT] = "tight",
+	[EST_DOES_NOT_FIT] = "does_not_fit",
+	[EST_UNSUPPORTED] = "unsupported",
+};
+
+const char *est_category_name(enum est_category category)
+{
+	return category < EST_CATEGORIES ? category_names[category] : "";
+}
+
+const char *est_phase_name(enum est_phase phase)
+{
+	return phase < EST_PHASES ? phase_names[phase] : "";
+}
+
+const char *est_verdict_name(enum est_verdict verdict)
+{
+	return verdict <= EST_UNSUPPORTED ? verdict_names[verdict] : "";
+}
+
+void est_note_add(struct est_notes *notes, const char *pointer, const char *value, const char *format, ...)
+{
+	struct est_note *note;
+	va_list arguments;
+
+	if (notes->count == EST_NOTES_MAX)
+		return;
+	note = &notes->item[notes->count++];
+	note->pointer = pointer;
+	snprintf(note->value, sizeof(note->value), "%s", value);
+	va_start(arguments, format);
+	vsnprintf(note->detail, sizeof(note->detail), format, arguments);
+	va_end(arguments);
+}
