@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "estimator/request.h"
+#include "estimator/words.h"
 
 enum est_field_kind {
 	EST_FIELD_BOOL,     /* bool */
@@ -17,41 +18,49 @@ enum est_field_kind {
 	EST_FIELD_WORDS,    /* unsigned: bits of words, a list on the wire */
 	EST_FIELD_NAMES,    /* struct est_names: a list of strings; "all-linear" where words say so */
 	EST_FIELD_VERSION,  /* int64_t: "2.13" -> 2013 */
-	EST_FIELD_CHECKPOINTING, /* gradient_checkpointing: bool, word or object -> checkpointing, selective, every_n_layers */
+	EST_FIELD_CHECKPOINTING, /* bool, word or object -> checkpointing, selective, every_n_layers */
 	EST_FIELD_MODEL,    /* read by config/model: string or object; no offset */
 	EST_FIELD_GPUS,     /* read by config/: ids or aliases, one or a list; no offset */
 	EST_FIELD_BYTES     /* read by config/: list of byte counts (gpu_memory_bytes); no offset */
 };
 
-/* A word of the wire and its value. Aliases are further rows with alias = true; lists end with name NULL. */
-struct est_word {
-	const char *name;
-	int value;
-	bool alias;
-};
-
 struct est_field {
 	const char *name;              /* "parallelism.strategy" */
+	const char *pointer;           /* "/parallelism/strategy" */
 	enum est_field_kind kind;
 	size_t offset;                 /* in struct est_request */
-	double min, max;               /* EST_FIELD_INT, EST_FIELD_REAL */
+	double min, max;               /* EST_FIELD_INT, _REAL, _BYTES (each item); max may be infinite */
+	double step;                   /* EST_FIELD_INT: only min, min + step, ...; 0 is 1 */
 	const struct est_word *words;
 	double fallback;               /* value (or word value, or bits) when absent */
 	bool required;
-	bool by_framework;             /* the default depends on framework, method or model: defaults fill it, fallback is transformers' */
+	bool by_framework;             /* the default depends on other fields; fallback is transformers' */
 	const char *doc;               /* one sentence, ends with a full stop */
 };
 
 extern const struct est_field est_request_fields[];
 extern const size_t est_request_field_count; /* at most 128: est_request.named has a bit for each */
 
-/* The row called name, letter case regarded; NULL when there is none. */
+/* The row called name (letter case counts); NULL when there is none. */
 const struct est_field *est_field_find(const char *name);
-
-/* The wire's word for value; "" when words has none. */
-const char *est_word_name(const struct est_word *words, int value);
 
 /* Whether the client named the field (row of est_request_fields). */
 bool est_request_names(const struct est_request *request, const char *name);
+
+/* Marks the row as named by the client. */
+void est_request_name(struct est_request *request, const struct est_field *field);
+bool est_field_is_named(const struct est_field *field, const struct est_request *request);
+
+/* Every field at its fallback, none named. Names lists are empty, target_modules is all-linear. */
+void est_request_init(struct est_request *ret_request);
+
+/* A field as a number, and back: bool 0 or 1, a word its value, words their bits, checkpointing its enum, names
+ * whether all. Not for the kinds without offset. Integers up to 2^53 are exact. */
+double est_field_get(const struct est_field *field, const struct est_request *request);
+void est_field_set(const struct est_field *field, struct est_request *request, double value);
+
+/* A field's value as text, as it would stand in a query string, into text (size bytes, cut when short). Returns text;
+ * "" for the kinds without offset. */
+const char *est_field_text(const struct est_field *field, const struct est_request *request, char *text, size_t size);
 
 #endif

@@ -1,0 +1,175 @@
+#include "estimator/fields.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const struct est_field *est_field_find(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < est_request_field_count; i++)
+		if (!strcmp(est_request_fields[i].name, name))
+			return &est_request_fields[i];
+	return NULL;
+}
+
+bool est_field_is_named(const struct est_field *field, const struct est_request *request)
+{
+	size_t i = (size_t)(field - est_request_fields);
+
+	return request->named[i / 64] >> i % 64 & 1;
+}
+
+bool est_request_names(const struct est_request *request, const char *name)
+{
+	const struct est_field *field = est_field_find(name);
+
+	return field && est_field_is_named(field, request);
+}
+
+void est_request_name(struct est_request *request, const struct est_field *field)
+{
+	size_t i = (size_t)(field - est_request_fields);
+
+	request->named[i / 64] |= UINT64_C(1) << i % 64;
+}
+
+void est_request_init(struct est_request *ret_request)
+{
+	size_t i;
+
+	memset(ret_request, 0, sizeof(*ret_request));
+	for (i = 0; i < est_request_field_count; i++)
+		est_field_set(&est_request_fields[i], ret_request, est_request_fields[i].fallback);
+}
+
+double est_field_get(const struct est_field *field, const struct est_request *request)
+{
+	const char *at = (const char *)request + field->offset;
+
+	switch (field->kind) {
+	case EST_FIELD_BOOL:
+		return *(const bool *)at;
+	case EST_FIELD_INT:
+	case EST_FIELD_VERSION:
+		return (double)*(const int64_t *)(const void *)at;
+	case EST_FIELD_REAL:
+		return *(const double *)(const void *)at;
+	case EST_FIELD_WORD:
+	case EST_FIELD_CHECKPOINTING:
+	case EST_FIELD_WORDS:
+		return *(const unsigned *)(const void *)at;
+	case EST_FIELD_NAMES:
+		return ((const struct est_names *)(const void *)at)->all;
+	default:
+		return 0;
+	}
+}
+
+void est_field_set(const struct est_field *field, struct est_request *request, double value)
+{
+	void *at = (char *)request + field->offset;
+
+	switch (field->kind) {
+	case EST_FIELD_BOOL:
+		*(bool *)at = value != 0;
+		break;
+	case EST_FIELD_INT:
+	case EST_FIELD_VERSION:
+		*(int64_t *)at = (int64_t)value;
+		break;
+	case EST_FIELD_REAL:
+		*(double *)at = value;
+		break;
+	case EST_FIELD_WORD:
+	case EST_FIELD_CHECKPOINTING:
+	case EST_FIELD_WORDS:
+		*(unsigned *)at = (unsigned)value;
+		break;
+	case EST_FIELD_NAMES:
+		((struct est_names *)at)->all = value != 0;
+		break;
+	default:
+		break;
+	}
+}
+
+/* The words whose bits are set, or the names of a list, with commas between. */
+static void join(char *text, size_t size, const char *item)
+{
+	size_t used = strlen(text);
+
+	snprintf(text + used, size - used, "%s%s", used ? "," : "", item);
+}
+
+static void join_bits(const struct est_word *words, unsigned bits, char *text, size_t size)
+{
+	for (; words->name; words++)
+		if (bits & (unsigned)words->value)
+			join(text, size, words->name);
+}
+
+static void join_names(const struct est_field *field, const struct est_request *request, char *text, size_t size)
+{
+	const struct est_names *names = (const void *)((const char *)request + field->offset);
+	int i;
+
+	if (names->all)
+		join(text, size, "all-linear");
+	for (i = 0; i < names->count; i++)
+		join(text, size, names->name[i]);
+}
+
+static void write_checkpointing(const struct est_request *request, char *text, size_t size)
+{
+	if (request->checkpointing == EST_CHECKPOINT_EVERY_N)
+		snprintf(text, size, "every_n_layers %lld", (long long)request->every_n_layers);
+	else if (request->checkpointing == EST_CHECKPOINT_SELECTIVE)
+		snprintf(text, size, "selective %s", est_word_name(est_selective_words, (int)request->selective));
+	else
+		snprintf(text, size, "%s", est_word_name(est_checkpointing_words, (int)request->checkpointing));
+}
+
+static void write_number(const struct est_field *field, double value, char *text, size_t size)
+{
+	/* The words of a number are negative (auto), so that a count of elements is never taken for one. */
+	bool worded = field->kind == EST_FIELD_WORD || (field->words && value < 0);
+	const char *word = worded ? est_word_name(field->words, (int)value) : "";
+
+	if (*word)
+		snprintf(text, size, "%s", word);
+	else
+		snprintf(text, size, "%.*g", field->kind == EST_FIELD_REAL ? 6 : 16, value);
+}
+
+const char *est_field_text(const struct est_field *field, const struct est_request *request, char *text, size_t size)
+{
+	double value = est_field_get(field, request);
+
+	text[0] = '\0';
+	switch (field->kind) {
+	case EST_FIELD_BOOL:
+		snprintf(text, size, "%s", value != 0 ? "true" : "false");
+		break;
+	case EST_FIELD_WORDS:
+		join_bits(field->words, (unsigned)value, text, size);
+		break;
+	case EST_FIELD_NAMES:
+		join_names(field, request, text, size);
+		break;
+	case EST_FIELD_CHECKPOINTING:
+		write_checkpointing(request, text, size);
+		break;
+	case EST_FIELD_VERSION:
+		snprintf(text, size, "%d.%d", (int)value / 1000, (int)value % 1000);
+		break;
+	case EST_FIELD_INT:
+	case EST_FIELD_REAL:
+	case EST_FIELD_WORD:
+		write_number(field, value, text, size);
+		break;
+	default:
+		break;
+	}
+	return text;
+}
