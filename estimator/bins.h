@@ -1,0 +1,142 @@
+/* Free blocks of one pool, ordered by (size, address): the set that PyTorch keeps as a std::set, kept here as bins of
+ * nearly equal size with a bitmap over them. Finding the best fit is a bit scan and a short walk within one bin.
+ * Internal to allocator.c; inline because the replay lives in it. */
+#ifndef EST_BINS_H
+#define EST_BINS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum est_block_state { EST_BLOCK_USED, EST_BLOCK_FREE, EST_BLOCK_HOLE /* address space without memory behind it */ };
+
+/* A run of memory within a segment. Indices are into the allocator's block table; 0 is no block. Sizes and addresses
+ * count units of 512 bytes. */
+struct est_block {
+	uint64_t address, units;
+	uint32_t before, after;   /* neighbours in the segment */
+	uint32_t previous, next;  /* in the ring of the bin; of holes: in the list by address */
+	uint32_t requested;       /* units asked for, at most units: a small remainder is not split off */
+	uint16_t pool;
+	uint16_t state;           /* enum est_block_state */
+};
+
+/* 64 bins an octave; sizes below 128 units have a bin each. Covers every uint64_t. */
+enum { EST_BIN_BITS = 6, EST_BINS = (64 - EST_BIN_BITS + 1) << EST_BIN_BITS, EST_BIN_WORDS = EST_BINS / 64 };
+
+struct est_bins {
+	uint64_t words;                /* bit i: occupied[i] is not 0 */
+	uint64_t occupied[EST_BIN_WORDS];
+	uint32_t head[EST_BINS];       /* first of the ring, in order; meaningless where the bit is 0 */
+};
+
+/* The bin of blocks of that many units, at least 1. */
+static inline unsigned est_bin_of(uint64_t units)
+{
+	unsigned log;
+
+	if (units < 1U << EST_BIN_BITS)
+		return (unsigned)units;
+	log = 63U - (unsigned)__builtin_clzll(units) - EST_BIN_BITS;
+	return ((log + 1) << EST_BIN_BITS) + ((unsigned)(units >> log) & ((1U << EST_BIN_BITS) - 1));
+}
+
+static inline bool est_bin_is_occupied(const struct est_bins *bins, unsigned bin)
+{
+	return bins->occupied[bin / 64] >> bin % 64 & 1;
+}
+
+static inline bool est_block_precedes(const struct est_block *one, const struct est_block *other)
+{
+	return one->units != other->units ? one->units < other->units : one->address < other->address;
+}
+
+/* Puts a block, in no bin so far, where it belongs. */
+static inline void est_bins_insert(struct est_bins *bins, struct est_block *blocks, uint32_t index)
+{
+	struct est_block *block = &blocks[index];
+	unsigned bin = est_bin_of(block->units);
+	uint32_t follower = index;
+
+	if (!est_bin_is_occupied(bins, bin)) {
+		bins->occupied[bin / 64] |= UINT64_C(1) << bin % 64;
+		bins->words |= UINT64_C(1) << bin / 64;
+		bins->head[bin] = block->previous = block->next = index;
+		return;
+	}
+	follower = bins->head[bin];
+	if (est_block_precedes(block, &blocks[follower]))
+		bins->head[bin] = index;
+	else if (est_block_precedes(block, &blocks[blocks[follower].previous]))
+		do
+			follower = blocks[follower].next;
+		while (est_block_precedes(&blocks[follower], block));
+	block->next = follower;
+	block->previous = blocks[follower].previous;
+	blocks[block->previous].next = index;
+	blocks[follower].previous = index;
+}
+
+static inline void est_bins_remove(struct est_bins *bins, struct est_block *blocks, uint32_t index)
+{
+	const struct est_block *block = &blocks[index];
+	unsigned bin = est_bin_of(block->units);
+
+	if (block->next == index) {
+		bins->occupied[bin / 64] &= ~(UINT64_C(1) << bin % 64);
+		if (!bins->occupied[bin / 64])
+			bins->words &= ~(UINT64_C(1) << bin / 64);
+		return;
+	}
+	blocks[block->previous].next = block->next;
+	blocks[block->next].previous = block->previous;
+	if (bins->head[bin] == index)
+		bins->head[bin] = block->next;
+}
+
+/* The first block of the first occupied bin from bin on; 0 when there is none. */
+static inline uint32_t est_bins_first_from(const struct est_bins *bins, unsigned bin)
+{
+	unsigned word = bin / 64;
+	uint64_t bits;
+
+	if (bin >= EST_BINS)
+		return 0;
+	bits = bins->occupied[word] & ~UINT64_C(0) << bin % 64;
+	if (!bits) {
+		uint64_t words = bins->words & ~UINT64_C(1) << word; /* ~1 << word: the words above this one */
+
+		if (!words)
+			return 0;
+		word = (unsigned)__builtin_ctzll(words);
+		bits = bins->occupied[word];
+	}
+	return bins->head[word * 64 + (unsigned)__builtin_ctzll(bits)];
+}
+
+/* The block that follows index in the order; 0 after the last. */
+static inline uint32_t est_bins_next(const struct est_bins *bins, const struct est_block *blocks, uint32_t index)
+{
+	unsigned bin = est_bin_of(blocks[index].units);
+
+	if (blocks[index].next != bins->head[bin])
+		return blocks[index].next;
+	return est_bins_first_from(bins, bin + 1);
+}
+
+/* The least block, by (size, address), of at least units; 0 when there is none. */
+static inline uint32_t est_bins_find(const struct est_bins *bins, const struct est_block *blocks, uint64_t units)
+{
+	unsigned bin = est_bin_of(units);
+	uint32_t index;
+
+	if (!est_bin_is_occupied(bins, bin))
+		return est_bins_first_from(bins, bin + 1);
+	index = bins->head[bin];
+	if (blocks[blocks[index].previous].units < units)
+		return est_bins_first_from(bins, bin + 1);
+	while (blocks[index].units < units)
+		index = blocks[index].next;
+	return index;
+}
+
+#endif
