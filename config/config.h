@@ -82,6 +82,20 @@ void cfg_json_init(void);
 /* Whether an allocation of this thread's jansson failed since the last call; resets it. */
 bool cfg_json_out_of_memory(void);
 
+/* ---- Near misses (suggest.c). */
+
+/* Letters to insert, delete, change or swap with their neighbour to make b of a, without regard to case. */
+size_t cfg_edit_distance(const char *a, const char *b);
+
+/* Finds the candidate that name was meant to be: init with name, offer every candidate, read nearest (the first of the
+ * nearest, borrowed; NULL when every one differs in a third of name's letters or more). */
+struct cfg_suggestion {
+	const char *name, *nearest;
+	size_t distance;
+};
+void cfg_suggestion_init(struct cfg_suggestion *suggestion, const char *name);
+void cfg_suggestion_offer(struct cfg_suggestion *suggestion, const char *candidate);
+
 /* ---- Settings (settings.c): the command line. */
 enum { CFG_LISTEN_MAX = 16, CFG_ORIGINS_MAX = 16 };
 enum cfg_action { CFG_SERVE, CFG_CHECK, CFG_HEALTHCHECK, CFG_VERSION, CFG_HELP };

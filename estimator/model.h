@@ -56,7 +56,7 @@ struct est_model {
 	bool do_layer_norm_before;    /* OPT: false in 350m only */
 	double attention_dropout, residual_dropout, embedding_dropout; /* as trained by default */
 	double final_logit_softcapping, attn_logit_softcapping;        /* 0: none */
-	double embedding_multiplier, residual_multiplier, logits_scaling; /* Granite; 0 or 1: none */
+	double embedding_multiplier, residual_multiplier, logits_scaling; /* Granite multiplies even by 1; 0: no such op */
 	bool refuses_sdpa;            /* _supports_sdpa = False: eager is the default */
 
 	int64_t num_experts;          /* 0: dense. Others of the sparse kind follow with the families that need them */

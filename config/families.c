@@ -1,0 +1,186 @@
+#include <string.h>
+#include "config/families.h"
+
+/* Defaults are those of configuration_*.py, operators those of modeling_*.py, of Transformers 5.23. */
+#define GATED(norm_kind, norms, act) \
+	.norm = norm_kind, .norms_per_layer = norms, .final_norm = true, .gated_mlp = true, .activation = act, \
+	.position = EST_ROPE, .partial_rotary_factor = 1, .do_layer_norm_before = true
+#define LAYERNORM_MLP(positions, rotary, act) \
+	.norm = EST_LAYERNORM, .norms_per_layer = 2, .final_norm = true, .activation = act, .position = positions, \
+	.partial_rotary_factor = rotary, .do_layer_norm_before = true, .qkv_bias = true, .o_bias = true, \
+	.mlp_bias = true
+
+/* clang-format off */
+const struct cfg_family cfg_families[] = {
+	{ "llama", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048 } },
+	{ "mistral", CFG_READS_GQA | CFG_READS_WINDOW, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .sliding_window = 4096 } },
+	{ "qwen2", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU),
+		.max_position_embeddings = 32768, .qkv_bias = true,
+		.num_key_value_heads = 32, .sliding_window = 4096 } },
+	{ "granite", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_MULTIPLIERS, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.embedding_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1 } },
+	{ "qwen3", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_USE_WINDOW
+		| CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_QWEN3, GATED(EST_RMSNORM, 2, EST_SILU),
+		.max_position_embeddings = 32768, .head_dim = 128,
+		.qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 32, .sliding_window = 4096 } },
+	{ "gemma", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
+		.architecture = EST_ARCH_GEMMA, GATED(EST_RMSNORM, 2, EST_GELU),
+		.max_position_embeddings = 8192, .head_dim = 256,
+		.num_key_value_heads = 16, .tie_word_embeddings = true } },
+	{ "gemma2", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_SOFTCAP | CFG_READS_WINDOW
+		| CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_GEMMA2, GATED(EST_RMSNORM, 4, EST_GELU),
+		.max_position_embeddings = 8192, .head_dim = 256,
+		.num_key_value_heads = 4, .tie_word_embeddings = true,
+		.sliding_window = 4096, .full_attention_every = 2, .final_logit_softcapping = 30,
+		.attn_logit_softcapping = 50, .refuses_sdpa = true } },
+	{ "gemma3_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_SOFTCAP | CFG_READS_WINDOW
+		| CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_GEMMA3, GATED(EST_RMSNORM, 4, EST_GELU),
+		.max_position_embeddings = 131072, .head_dim = 256,
+		.num_key_value_heads = 4, .tie_word_embeddings = true,
+		.qk_norm = EST_QK_NORM_HEAD, .sliding_window = 4096, .full_attention_every = 6 } },
+	{ "phi3", CFG_READS_GQA | CFG_READS_DROPOUT | CFG_READS_WINDOW | CFG_READS_PARTIAL_ROTARY, .shape = {
+		.architecture = EST_ARCH_PHI3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096 } },
+	{ "olmo", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_CLIP_QKV, .shape = {
+		.architecture = EST_ARCH_OLMO, GATED(EST_NORM_NONPARAMETRIC, 2, EST_SILU),
+		.max_position_embeddings = 2048 } },
+	{ "olmo2", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
+		.architecture = EST_ARCH_OLMO2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.qk_norm = EST_QK_NORM_FULL } },
+	{ "olmo3", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_OLMO2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.qk_norm = EST_QK_NORM_FULL, .sliding_window = 4096, .full_attention_every = 4 } },
+	{ "gpt2", CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT, true, {
+		.architecture = EST_ARCH_GPT2, LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU_NEW),
+		.max_position_embeddings = 1024, .tie_word_embeddings = true,
+		.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1 } },
+	{ "gpt_neox", CFG_READS_ATTENTION_BIAS | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT
+		| CFG_READS_PARTIAL_ROTARY | CFG_READS_PARALLEL_RESIDUAL, .shape = {
+		.architecture = EST_ARCH_GPT_NEOX, LAYERNORM_MLP(EST_ROPE, 0.25, EST_GELU),
+		.max_position_embeddings = 2048, .parallel_residual = true } },
+	{ "opt", CFG_READS_ENABLE_BIAS | CFG_READS_DROPOUT | CFG_READS_OPT, .shape = {
+		.architecture = EST_ARCH_OPT, LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_RELU),
+		.max_position_embeddings = 2048, .position_offset = 2, .tie_word_embeddings = true,
+		.residual_dropout = 0.1 } },
+};
+
+#define MIXTURE "a mixture of experts, not modelled yet"
+#define VISION "a vision-language model, not modelled yet"
+#define HYBRID "layers other than attention (recurrent or convolutional), not modelled yet"
+#define ENCODER "an encoder, not modelled yet"
+#define ENCODER_DECODER "an encoder and decoder, not modelled yet"
+#define LATENT "latent attention, not modelled yet"
+#define REMOTE "modelling code outside of Transformers, not modelled"
+#define OTHER "modelling code that is not modelled yet"
+
+const struct cfg_refusal cfg_refusals[] = {
+	{ "apertus", "the xIELU activation, not modelled yet" },
+	{ "baichuan", REMOTE },
+	{ "bert", ENCODER },
+	{ "bloom", "ALiBi positions, not modelled yet" },
+	{ "cohere", OTHER },
+	{ "cohere2", OTHER },
+	{ "deberta-v2", ENCODER },
+	{ "deepseek", MIXTURE },
+	{ "deepseek_v2", MIXTURE },
+	{ "deepseek_v3", MIXTURE },
+	{ "deepseek_v32", MIXTURE },
+	{ "deepseek_v4", MIXTURE },
+	{ "distilbert", ENCODER },
+	{ "dots1", MIXTURE },
+	{ "ernie4_5", "interleaved rotary embedding in fp32, not modelled yet" },
+	{ "ernie4_5_moe", MIXTURE },
+	{ "exaone", REMOTE },
+	{ "exaone4", OTHER },
+	{ "exaone4_5", VISION },
+	{ "exaone_moe", MIXTURE },
+	{ "falcon", OTHER },
+	{ "gemma3", VISION },
+	{ "gemma3n", VISION },
+	{ "gemma4", VISION },
+	{ "gemma4_text", OTHER },
+	{ "gemma4_unified", VISION },
+	{ "glm", OTHER },
+	{ "glm4", OTHER },
+	{ "glm4_moe", MIXTURE },
+	{ "glm4_moe_lite", MIXTURE },
+	{ "glm_moe_dsa", MIXTURE },
+	{ "gpt_bigcode", "multi-query attention of GPT-BigCode, not modelled yet" },
+	{ "gpt_neo", OTHER },
+	{ "gpt_oss", MIXTURE },
+	{ "gptj", OTHER },
+	{ "granitemoe", MIXTURE },
+	{ "granitemoehybrid", HYBRID },
+	{ "internlm2", REMOTE },
+	{ "internlm3", REMOTE },
+	{ "kimi_k2", MIXTURE },
+	{ "kimi_k3", MIXTURE },
+	{ "kimi_linear", MIXTURE },
+	{ "lfm2", HYBRID },
+	{ "lfm2_moe", MIXTURE },
+	{ "llama4", MIXTURE },
+	{ "llava", VISION },
+	{ "mamba", HYBRID },
+	{ "mamba2", HYBRID },
+	{ "mimo", REMOTE },
+	{ "mimo_v2_flash", MIXTURE },
+	{ "minicpm", REMOTE },
+	{ "minicpm3", LATENT },
+	{ "minimax_m2", MIXTURE },
+	{ "minimax_m3", MIXTURE },
+	{ "ministral3", "queries scaled by position, not modelled yet" },
+	{ "mistral3", VISION },
+	{ "mistral4", MIXTURE },
+	{ "mixtral", MIXTURE },
+	{ "mllama", VISION },
+	{ "modernbert", ENCODER },
+	{ "mpt", "ALiBi positions, not modelled yet" },
+	{ "muse_glimmer", OTHER },
+	{ "nemotron_h", HYBRID },
+	{ "olmoe", MIXTURE },
+	{ "phi", OTHER },
+	{ "phimoe", MIXTURE },
+	{ "qwen2_5_vl", VISION },
+	{ "qwen2_moe", MIXTURE },
+	{ "qwen2_vl", VISION },
+	{ "qwen3_5", HYBRID },
+	{ "qwen3_5_moe", MIXTURE },
+	{ "qwen3_moe", MIXTURE },
+	{ "qwen3_next", MIXTURE },
+	{ "qwen3_vl", VISION },
+	{ "qwen3_vl_moe", MIXTURE },
+	{ "roberta", ENCODER },
+	{ "seed_oss", "dropout in the residual branches of a Llama layer, not modelled yet" },
+	{ "smollm3", "layers without rotary embedding, not modelled yet" },
+	{ "stablelm", OTHER },
+	{ "starcoder2", OTHER },
+	{ "t5", ENCODER_DECODER },
+	{ "xlm-roberta", ENCODER },
+};
+/* clang-format on */
+
+const size_t cfg_family_count = sizeof(cfg_families) / sizeof(cfg_families[0]);
+const size_t cfg_refusal_count = sizeof(cfg_refusals) / sizeof(cfg_refusals[0]);
+
+const struct cfg_family *cfg_family_find(const char *model_type)
+{
+	for (size_t i = 0; i < cfg_family_count; i++)
+		if (!strcmp(cfg_families[i].model_type, model_type))
+			return &cfg_families[i];
+	return NULL;
+}
+
+const struct cfg_refusal *cfg_refusal_find(const char *model_type)
+{
+	for (size_t i = 0; i < cfg_refusal_count; i++)
+		if (!strcmp(cfg_refusals[i].model_type, model_type))
+			return &cfg_refusals[i];
+	return NULL;
+}

@@ -1,0 +1,49 @@
+/* What Transformers' configuration and modelling classes say by themselves: the shape of a model_type before its
+ * config.json is read, and which keys of the file its code looks at. */
+#ifndef CFG_FAMILIES_H
+#define CFG_FAMILIES_H
+
+#include "config/config.h"
+
+/* Keys and rules that only some classes have: bits of cfg_family.reads. */
+enum {
+	CFG_READS_GQA = 1 << 0,             /* num_key_value_heads, head_dim */
+	CFG_READS_ATTENTION_BIAS = 1 << 1,  /* attention_bias: q, k, v and the output projection */
+	CFG_READS_MLP_BIAS = 1 << 2,
+	CFG_READS_ENABLE_BIAS = 1 << 3,     /* OPT: every linear layer */
+	CFG_READS_DROPOUT = 1 << 4,         /* dropout of the residual branches */
+	CFG_READS_EMBEDDING_DROPOUT = 1 << 5,
+	CFG_READS_SOFTCAP = 1 << 6,
+	CFG_READS_MULTIPLIERS = 1 << 7,     /* Granite */
+	CFG_READS_PARTIAL_ROTARY = 1 << 8,
+	CFG_READS_WINDOW = 1 << 9,          /* sliding_window */
+	CFG_READS_USE_WINDOW = 1 << 10,     /* the window counts only with use_sliding_window, from max_window_layers on */
+	CFG_READS_LAYER_TYPES = 1 << 11,    /* layer_types, sliding_window_pattern */
+	CFG_READS_PARALLEL_RESIDUAL = 1 << 12,
+	CFG_READS_CLIP_QKV = 1 << 13,
+	CFG_READS_OPT = 1 << 14             /* word_embed_proj_dim, do_layer_norm_before, ... */
+};
+
+struct cfg_family {
+	const char *model_type;
+	unsigned reads;
+	bool wide_mlp_by_default; /* intermediate_size may be absent: 4 * hidden_size */
+	struct est_model shape;   /* defaults of the class; 0 heads and head_dim: from the others */
+};
+
+/* A model_type that is known and whose modelling code the replay does not have. */
+struct cfg_refusal {
+	const char *model_type;
+	const char *reason;
+};
+
+extern const struct cfg_family cfg_families[];
+extern const size_t cfg_family_count;
+extern const struct cfg_refusal cfg_refusals[];
+extern const size_t cfg_refusal_count;
+
+/* The row of model_type, or NULL. */
+const struct cfg_family *cfg_family_find(const char *model_type);
+const struct cfg_refusal *cfg_refusal_find(const char *model_type);
+
+#endif

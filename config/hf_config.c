@@ -1,0 +1,355 @@
+#include <stdio.h>
+#include <string.h>
+#include "config/families.h"
+
+enum key_kind { KEY_INT, KEY_BOOL, KEY_REAL, KEY_ACTIVATION };
+
+/* One member of the shape and the names that config.json gives it, the class's own first. */
+struct key {
+	const char *names[4];
+	enum key_kind kind;
+	unsigned reads; /* only in families that read one of these; 0: in all */
+	size_t offset;  /* in struct est_model */
+	double min, max;
+};
+
+#define MEMBER(member) offsetof(struct est_model, member)
+
+/* The ranges keep every product of a count within 2^62. clang-format off */
+static const struct key keys[] = {
+	{ { "vocab_size" }, KEY_INT, 0, MEMBER(vocab_size), 1, 1 << 24 },
+	{ { "hidden_size", "n_embd" }, KEY_INT, 0, MEMBER(hidden_size), 1, 1 << 17 },
+	{ { "num_hidden_layers", "n_layer" }, KEY_INT, 0, MEMBER(num_hidden_layers), 1, 4096 },
+	{ { "num_attention_heads", "n_head" }, KEY_INT, 0, MEMBER(num_attention_heads), 1, 4096 },
+	{ { "num_key_value_heads" }, KEY_INT, CFG_READS_GQA, MEMBER(num_key_value_heads), 1, 4096 },
+	{ { "head_dim" }, KEY_INT, CFG_READS_GQA, MEMBER(head_dim), 1, 4096 },
+	{ { "intermediate_size", "n_inner", "ffn_dim" }, KEY_INT, 0, MEMBER(intermediate_size), 1, 1 << 20 },
+	{ { "max_position_embeddings", "n_positions" }, KEY_INT, 0, MEMBER(max_position_embeddings), 1, 1 << 30 },
+	{ { "tie_word_embeddings" }, KEY_BOOL, 0, MEMBER(tie_word_embeddings), 0, 0 },
+	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS, MEMBER(qkv_bias), 0, 0 },
+	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS, MEMBER(o_bias), 0, 0 },
+	{ { "mlp_bias" }, KEY_BOOL, CFG_READS_MLP_BIAS, MEMBER(mlp_bias), 0, 0 },
+	{ { "enable_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(qkv_bias), 0, 0 },
+	{ { "enable_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(o_bias), 0, 0 },
+	{ { "enable_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(mlp_bias), 0, 0 },
+	{ { "hidden_activation", "hidden_act", "activation_function" }, KEY_ACTIVATION, 0, MEMBER(activation), 0, 0 },
+	{ { "attention_dropout", "attn_pdrop" }, KEY_REAL, 0, MEMBER(attention_dropout), 0, 1 },
+	{ { "resid_pdrop", "hidden_dropout", "dropout" }, KEY_REAL, CFG_READS_DROPOUT, MEMBER(residual_dropout), 0, 1 },
+	{ { "embd_pdrop", "hidden_dropout" }, KEY_REAL, CFG_READS_EMBEDDING_DROPOUT, MEMBER(embedding_dropout), 0, 1 },
+	{ { "final_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(final_logit_softcapping), 0, 1e6 },
+	{ { "attn_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(attn_logit_softcapping), 0, 1e6 },
+	{ { "embedding_multiplier" }, KEY_REAL, CFG_READS_MULTIPLIERS, MEMBER(embedding_multiplier), 1e-6, 1e6 },
+	{ { "residual_multiplier" }, KEY_REAL, CFG_READS_MULTIPLIERS, MEMBER(residual_multiplier), 1e-6, 1e6 },
+	{ { "logits_scaling" }, KEY_REAL, CFG_READS_MULTIPLIERS, MEMBER(logits_scaling), 1e-6, 1e6 },
+	{ { "partial_rotary_factor", "rotary_pct" }, KEY_REAL, CFG_READS_PARTIAL_ROTARY,
+	  MEMBER(partial_rotary_factor), 0, 1 },
+	{ { "sliding_window" }, KEY_INT, CFG_READS_WINDOW, MEMBER(sliding_window), 1, 1 << 30 },
+	{ { "sliding_window_pattern" }, KEY_INT, CFG_READS_LAYER_TYPES, MEMBER(full_attention_every), 1, 4096 },
+	{ { "use_parallel_residual" }, KEY_BOOL, CFG_READS_PARALLEL_RESIDUAL, MEMBER(parallel_residual), 0, 0 },
+	{ { "word_embed_proj_dim", "embed_dim" }, KEY_INT, CFG_READS_OPT, MEMBER(embed_dim), 1, 1 << 17 },
+	{ { "do_layer_norm_before" }, KEY_BOOL, CFG_READS_OPT, MEMBER(do_layer_norm_before), 0, 0 },
+};
+
+/* Names of Transformers' activations.py whose operators the replay has. */
+static const struct { const char *name; enum est_activation value; } activations[] = {
+	{ "silu", EST_SILU },
+	{ "swish", EST_SILU },
+	{ "gelu", EST_GELU },
+	{ "gelu_pytorch_tanh", EST_GELU },
+	{ "gelu_new", EST_GELU_NEW },
+	{ "relu", EST_RELU },
+	{ "relu2", EST_RELU2 },
+};
+/* clang-format on */
+
+static const char unknown_activation[] = "an activation function that is not modelled yet";
+static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
+static const char clipped_qkv[] = "clipped queries, keys and values (clip_qkv), not modelled yet";
+
+/* What is being read. faults NULL: a model that is refused anyway, nothing is said about its values. */
+struct reading {
+	const json_t *object;
+	const char *pointer;
+	struct est_model *model;
+	struct est_faults *faults;
+};
+
+static void complain(const struct reading *reading, const char *key, enum est_fault_code code, const char *detail)
+{
+	char pointer[EST_POINTER_MAX];
+
+	if (!reading->faults)
+		return;
+	snprintf(pointer, sizeof(pointer), "%s/%s", reading->pointer, key);
+	est_fault_add(reading->faults, pointer, code, "%s", detail);
+}
+
+static void complain_range(const struct reading *reading, const char *name, const struct key *key)
+{
+	char detail[EST_DETAIL_MAX];
+
+	snprintf(detail, sizeof(detail), "must be a %s from %.15g to %.15g",
+		 key->kind == KEY_INT ? "whole number" : "number", key->min, key->max);
+	complain(reading, name, EST_OUT_OF_RANGE, detail);
+}
+
+static void refuse(struct est_model *model, const char *reason)
+{
+	model->architecture = EST_ARCH_UNSUPPORTED;
+	if (!model->unsupported)
+		model->unsupported = reason;
+}
+
+static void read_number(const struct reading *reading, const struct key *key, const char *name, const json_t *value)
+{
+	char *member = (char *)reading->model + key->offset;
+	double number = json_is_null(value) ? 0 : json_number_value(value);
+
+	if (!json_is_number(value) && !json_is_null(value))
+		complain(reading, name, EST_WRONG_TYPE, "must be a number");
+	else if (json_is_number(value) && !(number >= key->min && number <= key->max))
+		complain_range(reading, name, key);
+	else if (key->kind == KEY_REAL)
+		memcpy(member, &number, sizeof(number));
+	else if (number != (double)(int64_t)number)
+		complain_range(reading, name, key);
+	else
+		memcpy(member, &(int64_t){ (int64_t)number }, sizeof(int64_t));
+}
+
+static void read_bool(const struct reading *reading, const struct key *key, const char *name, const json_t *value)
+{
+	bool truth = json_is_true(value);
+
+	if (json_is_boolean(value))
+		memcpy((char *)reading->model + key->offset, &truth, sizeof(truth));
+	else if (!json_is_null(value))
+		complain(reading, name, EST_WRONG_TYPE, "must be true or false");
+}
+
+static void read_activation(const struct reading *reading, const char *name, const json_t *value)
+{
+	const char *word = json_string_value(value);
+
+	if (json_is_null(value))
+		return;
+	if (!word) {
+		complain(reading, name, EST_WRONG_TYPE, "must be a string");
+		return;
+	}
+	for (size_t i = 0; i < sizeof(activations) / sizeof(activations[0]); i++)
+		if (!strcmp(word, activations[i].name)) {
+			reading->model->activation = activations[i].value;
+			return;
+		}
+	refuse(reading->model, unknown_activation);
+}
+
+static void read_key(const struct reading *reading, const struct key *key)
+{
+	for (size_t i = 0; key->names[i]; i++) {
+		const json_t *value = json_object_get(reading->object, key->names[i]);
+
+		if (!value)
+			continue;
+		if (key->kind == KEY_BOOL)
+			read_bool(reading, key, key->names[i], value);
+		else if (key->kind == KEY_ACTIVATION)
+			read_activation(reading, key->names[i], value);
+		else
+			read_number(reading, key, key->names[i], value);
+		return;
+	}
+}
+
+static void read_keys(const struct reading *reading, unsigned reads)
+{
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+		if (!keys[i].reads || (keys[i].reads & reads))
+			read_key(reading, &keys[i]);
+}
+
+/* Transformers 5 writes the factor into rope_parameters. */
+static void read_rope_parameters(const struct reading *reading)
+{
+	const json_t *factor = json_object_get(json_object_get(reading->object, "rope_parameters"), "partial_rotary_factor");
+	double value = json_number_value(factor);
+
+	if (json_is_number(factor) && value >= 0 && value <= 1)
+		reading->model->partial_rotary_factor = value;
+}
+
+static bool is_sliding(const json_t *layer_types, size_t layer)
+{
+	const char *type = json_string_value(json_array_get(layer_types, layer));
+
+	return type && !strcmp(type, "sliding_attention");
+}
+
+/* layer_types as a window and its period: full attention in layers n, 2n, ... (from 1), or nowhere, or everywhere. */
+static void read_layer_types(const struct reading *reading, const json_t *layer_types)
+{
+	struct est_model *model = reading->model;
+	size_t count = json_array_size(layer_types), full = 0;
+
+	if (!json_is_array(layer_types) || count != (size_t)model->num_hidden_layers) {
+		complain(reading, "layer_types", EST_CONTRADICTION, "must list one type for each of num_hidden_layers");
+		return;
+	}
+	while (full < count && is_sliding(layer_types, full))
+		full++;
+	model->full_attention_every = full < count ? (int64_t)full + 1 : 0;
+	if (full == 0)
+		model->sliding_window = 0;
+	for (size_t layer = 0; layer < count; layer++)
+		if (is_sliding(layer_types, layer) != (full > 0 && (layer + 1) % (full + 1) != 0))
+			refuse(model, irregular_window);
+}
+
+static void read_window(const struct reading *reading, unsigned reads)
+{
+	const json_t *layer_types = json_object_get(reading->object, "layer_types");
+	const json_t *from = json_object_get(reading->object, "max_window_layers");
+	struct est_model *model = reading->model;
+
+	if ((reads & CFG_READS_USE_WINDOW) && !json_is_true(json_object_get(reading->object, "use_sliding_window")))
+		model->sliding_window = 0;
+	if (!model->sliding_window)
+		model->full_attention_every = 0;
+	else if ((reads & CFG_READS_LAYER_TYPES) && layer_types && !json_is_null(layer_types))
+		read_layer_types(reading, layer_types);
+	else if (reads & CFG_READS_USE_WINDOW) {
+		int64_t first = from ? json_integer_value(from) : 28;
+
+		if (first >= model->num_hidden_layers)
+			model->sliding_window = 0;
+		else if (first > 0)
+			refuse(model, irregular_window);
+	}
+}
+
+static void settle_opt(const struct reading *reading)
+{
+	struct est_model *model = reading->model;
+
+	model->final_norm = model->do_layer_norm_before
+		&& !json_is_true(json_object_get(reading->object, "_remove_final_layer_norm"));
+	if (json_is_false(json_object_get(reading->object, "layer_norm_elementwise_affine")))
+		model->norm = EST_NORM_NONPARAMETRIC;
+	if (model->embed_dim == model->hidden_size)
+		model->embed_dim = 0;
+}
+
+static void require_sizes(const struct reading *reading)
+{
+	const struct est_model *model = reading->model;
+	const struct { const char *key; int64_t value; } sizes[] = {
+		{ "vocab_size", model->vocab_size },
+		{ "hidden_size", model->hidden_size },
+		{ "num_hidden_layers", model->num_hidden_layers },
+		{ "num_attention_heads", model->num_attention_heads },
+		{ "intermediate_size", model->intermediate_size },
+	};
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+		if (!sizes[i].value)
+			complain(reading, sizes[i].key, EST_MISSING, "is required");
+}
+
+/* Heads from heads and widths from widths where the file leaves them out, then what the class itself would refuse. */
+static void settle_heads(const struct reading *reading)
+{
+	struct est_model *model = reading->model;
+
+	if (!model->num_key_value_heads)
+		model->num_key_value_heads = model->num_attention_heads;
+	if (!model->head_dim && model->hidden_size % model->num_attention_heads)
+		complain(reading, "num_attention_heads", EST_CONTRADICTION, "must divide hidden_size");
+	if (!model->head_dim)
+		model->head_dim = model->hidden_size / model->num_attention_heads;
+	if (model->num_attention_heads % model->num_key_value_heads)
+		complain(reading, "num_key_value_heads", EST_CONTRADICTION, "must divide num_attention_heads");
+}
+
+static void read_family(struct reading *reading, const struct cfg_family *family)
+{
+	struct est_model *model = reading->model;
+	const json_t *clip = json_object_get(reading->object, "clip_qkv");
+	size_t before = reading->faults->count;
+
+	*model = family->shape;
+	read_keys(reading, family->reads);
+	if (family->wide_mlp_by_default && !model->intermediate_size)
+		model->intermediate_size = 4 * model->hidden_size;
+	if (reading->faults->count == before)
+		require_sizes(reading);
+	if (reading->faults->count > before)
+		return;
+	settle_heads(reading);
+	if (family->reads & CFG_READS_WINDOW)
+		read_window(reading, family->reads);
+	if (family->reads & CFG_READS_PARTIAL_ROTARY)
+		read_rope_parameters(reading);
+	if (family->reads & CFG_READS_OPT)
+		settle_opt(reading);
+	if ((family->reads & CFG_READS_CLIP_QKV) && clip && !json_is_null(clip))
+		refuse(model, clipped_qkv);
+	model->parameters = est_model_count_parameters(model);
+}
+
+/* The sizes of a refused model as far as its file tells them; nothing is counted. */
+static void read_refused(struct reading *reading, const struct cfg_refusal *refusal)
+{
+	const json_t *text = json_object_get(reading->object, "text_config");
+
+	*reading->model = (struct est_model){ .partial_rotary_factor = 1, .do_layer_norm_before = true };
+	if (text)
+		reading->object = text;
+	reading->faults = NULL;
+	read_keys(reading, CFG_READS_GQA);
+	reading->model->unsupported = NULL;
+	refuse(reading->model, refusal->reason);
+}
+
+static void complain_type(const struct reading *reading, const char *type)
+{
+	struct cfg_suggestion suggestion;
+	char detail[EST_DETAIL_MAX];
+
+	cfg_suggestion_init(&suggestion, type);
+	for (size_t i = 0; i < cfg_family_count; i++)
+		cfg_suggestion_offer(&suggestion, cfg_families[i].model_type);
+	for (size_t i = 0; i < cfg_refusal_count; i++)
+		cfg_suggestion_offer(&suggestion, cfg_refusals[i].model_type);
+	if (suggestion.nearest)
+		snprintf(detail, sizeof(detail), "is not a known model type (did you mean %s?)", suggestion.nearest);
+	else
+		snprintf(detail, sizeof(detail), "is not a known model type");
+	complain(reading, "model_type", EST_UNKNOWN_VALUE, detail);
+}
+
+bool cfg_model_from_hf_config(const json_t *object, const char *pointer, struct est_model *ret_model,
+			      struct est_faults *faults)
+{
+	struct est_model model = { 0 };
+	struct reading reading = { object, pointer, &model, faults };
+	const char *type = json_string_value(json_object_get(object, "model_type"));
+	const struct cfg_family *family = type ? cfg_family_find(type) : NULL;
+	const struct cfg_refusal *refusal = type ? cfg_refusal_find(type) : NULL;
+	size_t before = faults->count;
+
+	if (!type)
+		complain(&reading, "model_type", EST_MISSING, "is required, a string");
+	else if (family)
+		read_family(&reading, family);
+	else if (refusal)
+		read_refused(&reading, refusal);
+	else
+		complain_type(&reading, type);
+	if (faults->count > before)
+		return false;
+	snprintf(model.id, sizeof(model.id), "custom");
+	snprintf(model.model_type, sizeof(model.model_type), "%s", type);
+	*ret_model = model;
+	return true;
+}
