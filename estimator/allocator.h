@@ -68,10 +68,6 @@ void est_allocator_empty_cache(struct est_allocator *allocator);
 /* torch.cuda.reset_peak_memory_stats(): the peaks become the present values. */
 void est_allocator_reset_peaks(struct est_allocator *allocator);
 
-/* Whether the books are right: blocks tile their segments, no two free neighbours, every free block in its bin and in
- * order, counts add up. For tests; costs a walk over everything. */
-bool est_allocator_is_consistent(const struct est_allocator *allocator);
-
 /* Units that hold bytes; saturates. */
 static inline uint32_t est_units(uint64_t bytes)
 {
