@@ -1,0 +1,61 @@
+#!/bin/bash
+# Builds docker/Dockerfile into an OCI archive without a Docker daemon and without a registry: buildah makes the image, on
+# a base that debootstrap makes of Debian's own packages. Needs root; installs buildah and debootstrap when missing.
+#     docker/build.sh [ARCHIVE]        default build/image/vramcast.oci.tar; load it with docker load or podman load
+#     MIRROR=URL                       the Debian mirror for debootstrap (default: debootstrap's own)
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/../script/common.sh"
+
+archive=$(realpath -m "${1:-$root/build/image/vramcast.oci.tar}")
+store=$root/build/image
+base=localhost/debian:12-slim
+image=localhost/vramcast:latest
+
+# No storage driver that needs a kernel module, no network namespace, no daemon.
+run_buildah()
+{
+	buildah --root "$store/storage" --runroot "$store/run" --storage-driver vfs "$@"
+}
+
+# Debian's slim image drops documentation and package caches, and keeps later installs from bringing them back.
+slim()
+{
+	local tree=$1
+	rm -rf "$tree"/var/lib/apt/lists/* "$tree"/var/cache/apt/* "$tree"/var/cache/ldconfig/* "$tree"/var/log/*.log \
+		"$tree"/usr/share/{doc,man,locale,info}/*
+	printf 'path-exclude /usr/share/%s/*\n' doc man locale info >"$tree/etc/dpkg/dpkg.cfg.d/docker"
+	printf 'path-include /usr/share/doc/*/copyright\n' >>"$tree/etc/dpkg/dpkg.cfg.d/docker"
+	cat >"$tree/etc/apt/apt.conf.d/docker-clean" <<-'CLEAN'
+		DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/*.bin || true"; };
+		Dir::Cache::pkgcache "";
+		Dir::Cache::srcpkgcache "";
+	CLEAN
+	: >"$tree/etc/machine-id"
+}
+
+make_base()
+{
+	local container
+	rm -rf "$store/tree"
+	debootstrap --variant=minbase bookworm "$store/tree" ${MIRROR:+"$MIRROR"} >"$store/debootstrap.log" </dev/null ||
+		die "debootstrap failed, see $store/debootstrap.log"
+	slim "$store/tree"
+	container=$(run_buildah from scratch)
+	tar -C "$store/tree" -cf "$store/base.tar" .
+	run_buildah add "$container" "$store/base.tar" / >&2
+	run_buildah config --cmd bash --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
+	run_buildah commit --rm "$container" "$base" >&2
+	rm -rf "$store/base.tar" "$store/tree"
+}
+
+[ "$(id -u)" = 0 ] || die "has to run as root: debootstrap and buildah's chroot need it"
+need buildah debootstrap
+mkdir -p "$store" "$(dirname "$archive")"
+run_buildah inspect --type image "$base" >/dev/null 2>&1 || make_base
+
+# --format docker: an OCI image has no HEALTHCHECK; the archive is OCI's layout all the same.
+run_buildah build --isolation chroot --network host --pull-never --format docker --layers=false \
+	--build-arg "BASE=$base" -t "$image" -f "$root/docker/Dockerfile" "$root" </dev/null >&2
+rm -f "$archive"
+run_buildah push --quiet "$image" "docker-archive:$archive:vramcast:latest" >&2
+printf '%s\n' "$archive"
