@@ -1,5 +1,6 @@
 /* Prints the tables that the description has to equal, as one JSON object: "request" is the field table as JSON Schema
- * (nested as on the wire), "words" the lists of words of an answer. tests/drift.py compares. */
+ * (nested as on the wire), "words" the lists of words of an answer, "routes" and "problems" the server's tables.
+ * tests/drift.py compares. */
 #include <assert.h>
 #include <jansson.h>
 #include <math.h>
@@ -7,6 +8,8 @@
 #include <string.h>
 #include "config/config.h"
 #include "estimator/fields.h"
+#include "server/problem.h"
+#include "server/routes.h"
 
 static json_t *number(double value)
 {
@@ -242,6 +245,31 @@ static json_t *dump_words(void)
 	return words;
 }
 
+static json_t *dump_routes(void)
+{
+	json_t *routes = json_array();
+	const char *method, *path;
+	size_t i;
+
+	for (i = 0; srv_route_row(i, &method, &path); i++)
+		json_array_append_new(routes, json_pack("{s:s, s:s}", "method", method, "path", path));
+	return routes;
+}
+
+static json_t *dump_problems(void)
+{
+	json_t *problems = json_array();
+	int i;
+
+	for (i = SRV_OK + 1; i < SRV_PROBLEMS; i++) {
+		const struct srv_problem_row *row = srv_problem_row((enum srv_problem)i);
+
+		json_array_append_new(problems, json_pack("{s:s+, s:i, s:s}", "type", "urn:vramcast:problem:", row->name,
+							  "status", row->status, "title", row->title));
+	}
+	return problems;
+}
+
 int main(void)
 {
 	json_t *tables = json_object();
@@ -249,6 +277,8 @@ int main(void)
 
 	put(tables, "request", dump_request());
 	put(tables, "words", dump_words());
+	put(tables, "routes", dump_routes());
+	put(tables, "problems", dump_problems());
 	failed = json_dumpf(tables, stdout, JSON_INDENT(2)) || putchar('\n') == EOF;
 	json_decref(tables);
 	return failed;
