@@ -1,12 +1,12 @@
 #!/bin/bash
-# Builds docker/Dockerfile into an OCI archive without a Docker daemon and without a registry: buildah makes the image, on
-# a base that debootstrap makes of Debian's own packages. Needs root; installs buildah and debootstrap when missing.
-#     docker/build.sh [ARCHIVE]        default build/image/vramcast.oci.tar; load it with docker load or podman load
+# Builds docker/Dockerfile into an archive without a Docker daemon and without a registry: buildah makes the image, on a base
+# that debootstrap makes of Debian's own packages. Needs root; installs buildah and debootstrap when missing.
+#     docker/build.sh [ARCHIVE]        default build/image/vramcast.tar; load it with docker load or podman load
 #     MIRROR=URL                       the Debian mirror for debootstrap (default: debootstrap's own)
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../script/common.sh"
 
-archive=$(realpath -m "${1:-$root/build/image/vramcast.oci.tar}")
+archive=$(realpath -m "${1:-$root/build/image/vramcast.tar}")
 store=$root/build/image
 base=localhost/debian:12-slim
 image=localhost/vramcast:latest
@@ -53,7 +53,7 @@ need buildah debootstrap
 mkdir -p "$store" "$(dirname "$archive")"
 run_buildah inspect --type image "$base" >/dev/null 2>&1 || make_base
 
-# --format docker: an OCI image has no HEALTHCHECK; the archive is OCI's layout all the same.
+# --format docker: OCI's format has no HEALTHCHECK and would drop it.
 run_buildah build --isolation chroot --network host --pull-never --format docker --layers=false \
 	--build-arg "BASE=$base" -t "$image" -f "$root/docker/Dockerfile" "$root" </dev/null >&2
 rm -f "$archive"

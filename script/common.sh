@@ -49,10 +49,9 @@ need()
 	fi
 	say "installing: ${missing[*]}"
 	as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y)
-	# Lists may be absent (a fresh image) or stale (a version that is gone): ask for new ones and try again.
+	# The lists are absent in a fresh image and stale elsewhere; without a network the old ones may still do.
+	"${as_root[@]}" update </dev/null >&2 || say "apt-get update failed, going on with the lists that are there"
 	"${as_root[@]}" install --no-install-recommends "${missing[@]}" </dev/null >&2 ||
-		{ "${as_root[@]}" update </dev/null >&2 &&
-			"${as_root[@]}" install --no-install-recommends "${missing[@]}" </dev/null >&2; } ||
 		die "apt-get could not install: ${missing[*]}"
 	for package in "${missing[@]}"; do
 		have "$package" || die "$package was installed, but what it should bring is not found"
@@ -61,13 +60,13 @@ need()
 
 need_build()
 {
-	need gcc libc6-dev binutils meson ninja-build pkg-config libmicrohttpd-dev libjansson-dev
+	need gcc libc6-dev binutils meson ninja-build pkg-config libmicrohttpd-dev libjansson-dev python3 python3-yaml
 }
 
 need_tests()
 {
 	need_build
-	need check python3 python3-yaml
+	need check
 }
 
 # build FOLDER MESON_OPTION...: configures build/FOLDER once, then compiles what has changed. Two callers take turns.
