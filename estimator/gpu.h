@@ -17,6 +17,7 @@ struct est_gpu {
 	uint64_t memory_bytes;       /* what the driver says, or the planning figure */
 	uint64_t usable_bytes;       /* what one process can have of it; Apple: the default Metal limit */
 	bool bf16, fp8;
+	bool fast_links;             /* NVLink, Infinity Fabric, ...: the cards of a node do not talk over PCIe */
 };
 
 #endif

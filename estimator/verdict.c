@@ -1,0 +1,41 @@
+#include "estimator/verdict.h"
+
+uint64_t est_usable_bytes(const struct est_gpu *gpu, double headroom_fraction)
+{
+	uint64_t headroom = (uint64_t)(headroom_fraction * (double)gpu->memory_bytes);
+
+	return headroom < gpu->usable_bytes ? gpu->usable_bytes - headroom : 0;
+}
+
+enum est_verdict est_judge(uint64_t required, uint64_t required_high, uint64_t usable)
+{
+	if (required_high <= usable && required <= usable)
+		return EST_FITS;
+	return required <= usable ? EST_TIGHT : EST_DOES_NOT_FIT;
+}
+
+void est_fit_judge(struct est_fit *fit, double headroom_fraction)
+{
+	if (fit->reason)
+		fit->verdict = EST_UNSUPPORTED;
+	else
+		fit->verdict = est_judge(fit->required, fit->required_high,
+					 est_usable_bytes(fit->gpu, headroom_fraction));
+}
+
+uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step,
+			 bool (*runs)(void *context, uint64_t limit), void *context)
+{
+	uint64_t low = floor / step + (floor % step != 0); /* in steps: every one below low is known to fail */
+	uint64_t high = ceiling / step + (ceiling % step != 0);
+
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+
+		if (runs(context, middle * step))
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return high * step < ceiling ? high * step : ceiling;
+}
