@@ -22,13 +22,11 @@ def facts(root, node, name=""):
     found, node = {"required": set()}, schema.resolve(root, node)
     for key, child in node.get("properties", {}).items():
         dotted, child = (name + "." if name else "") + key, schema.resolve(root, child)
-        if "properties" in child:
-            found[dotted] = {"type": child.get("type"), "additionalProperties": child.get("additionalProperties")}
-            inner = facts(root, child, dotted)
-            found["required"] |= inner.pop("required")
-            found.update(inner)
-        else:
-            found[dotted] = {key: value for key, value in child.items() if key not in ("description", "examples")}
+        found[dotted] = {key: value for key, value in child.items()
+                         if key not in ("description", "examples", "properties", "required")}
+        inner = facts(root, child, dotted)
+        found["required"] |= inner.pop("required")
+        found.update(inner)
         if key in node.get("required", []):
             found["required"].add(dotted)
     return found
@@ -129,7 +127,7 @@ def readme_table(tables):
     required = fields.pop("required")
     lines = ["| field | type, range | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in fields.items():
-        if field.get("type") != "object" or "additionalProperties" not in field:
+        if "additionalProperties" not in field:  # a group has rows of its own
             lines.append("| `%s` | %s | %s | %s |" % (name, type_text(field), default_text(name, field, required), docs[name]))
     return "\n".join(lines)
 
@@ -182,7 +180,8 @@ def removal_cases(tables, description):
     problem = ("components", "schemas", "Problem")
     fields = list(field_paths(tables["request"]))
     theirs = [path for path in field_paths(description["components"]["schemas"]["Request"])]
-    details = [path + (key,) for path in theirs for key in ("type", "minimum", "maximum", "enum", "default", "oneOf")
+    details = [path + (key,) for path in theirs for key in ("type", "minimum", "maximum", "enum", "default", "oneOf", "items", "pattern",
+                                                             "maxItems", "multipleOf", "x-default-depends")
                if key in node_at(description["components"]["schemas"]["Request"], path)]
     paths = [("paths", path, method) for path, item in description["paths"].items() for method in item]
     yield "a field goes from the tables", request_faults, "tables", [("request",) + path for path in fields]

@@ -11,6 +11,8 @@
 #include "server/problem.h"
 #include "server/routes.h"
 
+enum { EVERY_N_LAYERS_MAX = 65536 }; /* config/values.c */
+
 static json_t *number(double value)
 {
 	return value == floor(value) && fabs(value) < 9007199254740992.0 ? json_integer((json_int_t)value)
@@ -45,11 +47,14 @@ static json_t *one_word(const struct est_word *words)
 	return schema;
 }
 
-static json_t *list_of(json_t *items, int most)
+/* A list of items (taken over), of least to most of them; 0: any number. */
+static json_t *list_of(json_t *items, int least, int most)
 {
 	json_t *schema = typed("array");
 
 	put(schema, "items", items);
+	if (least)
+		put(schema, "minItems", json_integer(least));
 	if (most)
 		put(schema, "maxItems", json_integer(most));
 	return schema;
@@ -95,17 +100,27 @@ static json_t *checkpointing(const struct est_field *field)
 	json_t *count = typed("integer"), *objects, *words = either(typed("boolean"), one_word(field->words));
 
 	put(count, "minimum", json_integer(1));
+	put(count, "maximum", json_integer(EVERY_N_LAYERS_MAX));
 	objects = either(only("every_n_layers", count), only("selective", one_word(est_selective_words)));
 	json_array_extend(json_object_get(words, "oneOf"), json_object_get(objects, "oneOf"));
 	json_decref(objects);
 	return words;
 }
 
-static json_t *name(void)
+static json_t *names(void)
 {
 	json_t *schema = typed("string");
 
+	put(schema, "minLength", json_integer(1));
 	put(schema, "maxLength", json_integer(EST_NAME_MAX - 1));
+	return list_of(schema, 0, EST_NAMES_MAX);
+}
+
+static json_t *version(void)
+{
+	json_t *schema = typed("string");
+
+	put(schema, "pattern", json_string("^[0-9]{1,3}([.][0-9]{1,3})?([.+].*)?$"));
 	return schema;
 }
 
@@ -121,20 +136,19 @@ static json_t *schema_of(const struct est_field *field)
 	case EST_FIELD_WORD:
 		return one_word(field->words);
 	case EST_FIELD_WORDS:
-		return list_of(one_word(field->words), 0);
+		return list_of(one_word(field->words), 0, 0);
 	case EST_FIELD_NAMES:
-		return field->words ? either(one_word(field->words), list_of(name(), EST_NAMES_MAX))
-				    : list_of(name(), EST_NAMES_MAX);
+		return field->words ? either(one_word(field->words), names()) : names();
 	case EST_FIELD_VERSION:
-		return typed("string");
+		return version();
 	case EST_FIELD_CHECKPOINTING:
 		return checkpointing(field);
 	case EST_FIELD_MODEL:
 		return either(typed("string"), typed("object"));
 	case EST_FIELD_GPUS:
-		return either(typed("string"), list_of(typed("string"), CFG_CARDS_MAX));
+		return either(typed("string"), list_of(typed("string"), 1, CFG_CARDS_MAX - CFG_SIZES_MAX));
 	case EST_FIELD_BYTES:
-		return list_of(ranged("integer", field), CFG_SIZES_MAX);
+		return list_of(ranged("integer", field), 1, CFG_SIZES_MAX);
 	}
 	return NULL;
 }
@@ -194,6 +208,18 @@ static json_t *parent_of(json_t *schema, const char *dotted, const char **ret_la
 	return schema;
 }
 
+/* A word that numbers of a group know may stand for the group as a whole ("buckets": "auto"). */
+static void let_word_in(json_t *group, const struct est_field *field)
+{
+	char pattern[32];
+
+	if (field->kind != EST_FIELD_INT || !field->words)
+		return;
+	snprintf(pattern, sizeof(pattern), "^%s$", field->words->name);
+	put(group, "type", json_pack("[s, s]", "object", "string"));
+	put(group, "pattern", json_string(pattern));
+}
+
 static void add_field(json_t *request, const struct est_field *field)
 {
 	const char *last;
@@ -205,6 +231,7 @@ static void add_field(json_t *request, const struct est_field *field)
 		put(schema, "x-default-depends", json_true());
 	put(schema, "description", json_string(field->doc));
 	put(json_object_get(parent, "properties"), last, schema);
+	let_word_in(parent, field);
 	if (field->required) {
 		if (!json_object_get(parent, "required"))
 			put(parent, "required", json_array());
