@@ -59,6 +59,11 @@ void est_request_init(struct est_request *ret_request);
 double est_field_get(const struct est_field *field, const struct est_request *request);
 void est_field_set(const struct est_field *field, struct est_request *request, double value);
 
+/* Whether the field's value matters for the rest of the request: lora.rank does with a LoRA method. Where naming it
+ * without that is a contradiction, *ret_only says with what it goes ("method lora or qlora"); else NULL. ret_only may
+ * be NULL. */
+bool est_field_applies(const struct est_field *field, const struct est_request *request, const char **ret_only);
+
 /* A field's value as text, as it would stand in a query string, into text (size bytes, cut when short). Returns text;
  * "" for the kinds without offset. */
 const char *est_field_text(const struct est_field *field, const struct est_request *request, char *text, size_t size);

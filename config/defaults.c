@@ -1,0 +1,358 @@
+#include <string.h>
+#include "config/read.h"
+
+#define BIT(value) (1U << (value))
+
+enum {
+	WHOLE = BIT(EST_FULL) | BIT(EST_FREEZE),
+	ADAPTERS = BIT(EST_LORA) | BIT(EST_QLORA),
+	EVERY_METHOD = WHOLE | ADAPTERS
+};
+
+/* clang-format off */
+/* What a trainer does when nothing is said, where it differs from the fallback in the field's row (Transformers'). */
+static const struct {
+	enum est_framework framework;
+	unsigned methods;
+	const char *field;
+	double value;
+	const char *source;
+} frameworks[] = {
+	{ EST_TRL, WHOLE, "precision", EST_BF16_MIXED,
+	  "TRL loads a model by name in float32 and trains with bf16=True" },
+	{ EST_TRL, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_FULL, "TRL's configs switch it on" },
+	{ EST_TRL, EVERY_METHOD, "loss", EST_LOSS_CHUNKED,
+	  "TRL 1.x computes log-probabilities in tiles (chunked_logprob.py)" },
+	{ EST_TRL, BIT(EST_QLORA), "lora.adapter_dtype", EST_BF16,
+	  "TRL 1.x casts a quantised model's trainable parameters to bf16" },
+	{ EST_TRL, BIT(EST_QLORA), "quantization.prepare_kbit", false,
+	  "TRL 1.x does not call prepare_model_for_kbit_training" },
+	{ EST_AXOLOTL, WHOLE, "precision", EST_BF16_AUTOCAST,
+	  "Axolotl loads the model in bf16 and trains with bf16: auto" },
+	{ EST_LLAMA_FACTORY, WHOLE, "precision", EST_BF16_MIXED,
+	  "LLaMA-Factory casts trainable parameters to fp32 unless pure_bf16 (model/adapter.py)" },
+	{ EST_LLAMA_FACTORY, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_FULL,
+	  "LLaMA-Factory switches it on (disable_gradient_checkpointing: false)" },
+	{ EST_LLAMA_FACTORY, EVERY_METHOD, "use_reentrant", true, "LLaMA-Factory's use_reentrant_gc is true" },
+	{ EST_LLAMA_FACTORY, EVERY_METHOD, "optimizer", EST_ADAMW_TORCH,
+	  "LLaMA-Factory's examples and web page: adamw_torch" },
+	{ EST_LLAMA_FACTORY, BIT(EST_QLORA), "quantization.prepare_kbit", false,
+	  "LLaMA-Factory upcasts norms only with upcast_layernorm (model/model_utils/checkpointing.py)" },
+	{ EST_UNSLOTH, WHOLE, "precision", EST_BF16_AUTOCAST,
+	  "Unsloth loads the model in bf16 and trains with autocast" },
+	{ EST_UNSLOTH, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_OFFLOAD,
+	  "use_gradient_checkpointing = \"unsloth\" keeps checkpoints on the host" },
+	{ EST_UNSLOTH, EVERY_METHOD, "loss", EST_LOSS_CHUNKED, "Unsloth's fused cross entropy (unsloth_zoo)" },
+	{ EST_DEEPSPEED, WHOLE, "precision", EST_BF16_MASTER, "DeepSpeed holds fp32 master copies" },
+	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.reduce_bucket_size", 5e8,
+	  "deepspeed/runtime/zero/config.py" },
+	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.allgather_bucket_size", 5e8,
+	  "deepspeed/runtime/zero/config.py" },
+	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.prefetch_bucket_size", 5e7,
+	  "deepspeed/runtime/zero/config.py" },
+	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.param_persistence_threshold", 1e5,
+	  "deepspeed/runtime/zero/config.py" },
+	{ EST_TORCHTITAN, WHOLE, "precision", EST_BF16_MIXED,
+	  "torchtitan: fp32 shards, bf16 compute (mixed_precision_param)" },
+	{ EST_TORCHTITAN, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_SELECTIVE,
+	  "torchtitan's activation_checkpoint.mode is selective, per op" },
+	{ EST_TORCHTITAN, EVERY_METHOD, "parallelism.wrap", EST_WRAP_LAYER_ROOT,
+	  "torchtitan: fully_shard of each layer and of the model" },
+	{ EST_TORCHTITAN, EVERY_METHOD, "parallelism.reduce_dtype", EST_FP32,
+	  "torchtitan's mixed_precision_reduce is float32" },
+	{ EST_TORCHTITAN, EVERY_METHOD, "parallelism.output_dtype", EST_DTYPE_NONE,
+	  "torchtitan's policy names no output dtype" },
+	{ EST_TORCHTUNE, EVERY_METHOD, "precision", EST_PURE_BF16, "torchtune's recipes: dtype bf16, no autocast" },
+	{ EST_TORCHTUNE, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_FULL,
+	  "torchtune's recipes: enable_activation_checkpointing true" },
+	{ EST_TORCHTUNE, EVERY_METHOD, "loss", EST_LOSS_CHUNKED, "torchtune's recipes: CEWithChunkedOutputLoss" },
+	{ EST_TORCHTUNE, ADAPTERS, "lora.adapter_dtype", EST_BF16, "torchtune's recipes: dtype bf16" },
+	{ EST_TORCHTUNE, EVERY_METHOD, "max_grad_norm", 0, "torchtune's recipes: clip_grad_norm null" },
+	{ EST_TORCHTUNE, EVERY_METHOD, "parallelism.wrap", EST_WRAP_LAYER_ROOT,
+	  "torchtune: fully_shard of each layer and of the model" },
+	{ EST_LITGPT, EVERY_METHOD, "precision", EST_PURE_BF16, "LitGPT's config_hub: precision bf16-true" },
+	{ EST_LITGPT, EVERY_METHOD, "optimizer", EST_ADAMW_TORCH,
+	  "LitGPT: torch.optim.AdamW as it comes (foreach)" },
+	{ EST_LITGPT, ADAPTERS, "lora.adapter_dtype", EST_BF16, "LitGPT's config_hub: precision bf16-true" },
+	{ EST_LITGPT, EVERY_METHOD, "max_grad_norm", 0, "LitGPT's fine-tuning does not clip" },
+	{ EST_MEGATRON, WHOLE, "precision", EST_BF16_MASTER,
+	  "Megatron holds fp32 master copies and main gradients" },
+	{ EST_MEGATRON, EVERY_METHOD, "loss", EST_LOSS_VOCAB_PARALLEL, "Megatron's vocab_parallel_cross_entropy" },
+	{ EST_MEGATRON, EVERY_METHOD, "attention", EST_FLASH_ATTENTION_2,
+	  "Megatron with Transformer Engine: flash attention" },
+	{ EST_MEGATRON, EVERY_METHOD, "parallelism.grad_accum_dtype", EST_FP32,
+	  "Megatron's main gradients are fp32" },
+	{ EST_MLX, EVERY_METHOD, "precision", EST_PURE_BF16, "mlx-lm trains in the type of the checkpoint" },
+	{ EST_MLX, ADAPTERS, "lora.adapter_dtype", EST_BF16, "mlx-lm trains in the type of the checkpoint" },
+	{ EST_MLX, EVERY_METHOD, "max_grad_norm", 0, "mlx-lm does not clip" },
+};
+/* clang-format on */
+
+/* A default that follows from other fields or from the model: whether it does, its value, and why. */
+struct rule_input {
+	const struct est_request *request;
+	const struct est_model *model;
+};
+typedef const char *default_rule(const struct rule_input *input, double *ret);
+
+static bool has_adapters(const struct est_request *request)
+{
+	return request->method == EST_LORA || request->method == EST_QLORA;
+}
+
+static bool is_older(int64_t version, int64_t than)
+{
+	return version != 0 && version < than;
+}
+
+static bool runs_accelerate(const struct est_request *request)
+{
+	return request->framework <= EST_UNSLOTH;
+}
+
+static const char *precision_of_adapters(const struct rule_input *input, double *ret)
+{
+	*ret = EST_BF16_MIXED;
+	return has_adapters(input->request) ? "adapters in fp32 under bf16 autocast: PEFT's default" : NULL;
+}
+
+static const char *optimizer_of_old_torch(const struct rule_input *input, double *ret)
+{
+	*ret = EST_ADAMW_TORCH;
+	return is_older(input->request->versions.torch, 2008)
+		? "before torch 2.8 the Trainer's default is adamw_torch" : NULL;
+}
+
+static const char *outputs_of_accelerate(const struct rule_input *input, double *ret)
+{
+	enum est_precision precision = input->request->precision;
+
+	*ret = true;
+	if (!runs_accelerate(input->request))
+		return NULL;
+	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST
+		? "accelerate casts outputs to fp32 under autocast" : NULL;
+}
+
+static const char *attention_of_model(const struct rule_input *input, double *ret)
+{
+	*ret = EST_EAGER;
+	return input->model->refuses_sdpa ? "the model's class refuses sdpa" : NULL;
+}
+
+static const char *loss_of_liger(const struct rule_input *input, double *ret)
+{
+	*ret = EST_LOSS_LIGER;
+	return input->request->liger_kernel ? "liger_kernel fuses the head with the loss" : NULL;
+}
+
+static const char *loss_of_old_trl(const struct rule_input *input, double *ret)
+{
+	*ret = EST_LOSS_STANDARD;
+	return input->request->framework == EST_TRL && is_older(input->request->versions.trl, 1000)
+		? "before 1.0 TRL used the model's own loss" : NULL;
+}
+
+static const char *kbit_of_old_trl(const struct rule_input *input, double *ret)
+{
+	*ret = true;
+	return input->request->framework == EST_TRL && is_older(input->request->versions.trl, 1000)
+		? "before 1.0 TRL prepared quantised models itself" : NULL;
+}
+
+static const char *adapters_of_old_peft(const struct rule_input *input, double *ret)
+{
+	*ret = input->request->base_dtype;
+	return is_older(input->request->versions.peft, 12)
+		? "before 0.12 PEFT kept adapters in the base's dtype" : NULL;
+}
+
+static const char *clip_of_fused_step(const struct rule_input *input, double *ret)
+{
+	*ret = 0;
+	return input->request->fuse_optimizer_in_backward
+		? "with the step in backward there is nothing left to clip" : NULL;
+}
+
+static const char *strategy_of_gpus(const struct rule_input *input, double *ret)
+{
+	const struct est_parallelism *parallelism = &input->request->parallelism;
+
+	*ret = EST_ZERO3;
+	return parallelism->gpus > parallelism->tensor * parallelism->pipeline * parallelism->context
+		? "more than one data-parallel rank and no strategy named" : NULL;
+}
+
+static const char *type_of_bits(const struct rule_input *input, double *ret)
+{
+	*ret = EST_INT8;
+	return input->request->quantization.bits == 8 ? "8 bits: bitsandbytes' LLM.int8" : NULL;
+}
+
+static const char *bits_of_type(const struct rule_input *input, double *ret)
+{
+	*ret = 8;
+	return input->request->quantization.type == EST_INT8 ? "int8 has 8 bits" : NULL;
+}
+
+static const char *group_of_type(const struct rule_input *input, double *ret)
+{
+	enum est_quantization_type type = input->request->quantization.type;
+
+	*ret = 128;
+	return type == EST_GPTQ || type == EST_HQQ ? "128 is the habit of gptq and hqq" : NULL;
+}
+
+static const char *reference_of_objective(const struct rule_input *input, double *ret)
+{
+	const struct est_request *request = input->request;
+	bool kept = request->objective == EST_DPO || request->objective == EST_KTO
+		|| (request->objective == EST_GRPO && request->beta > 0);
+
+	*ret = has_adapters(request) ? EST_REFERENCE_ADAPTER : EST_REFERENCE_MODEL;
+	if (!kept)
+		return NULL;
+	return has_adapters(request) ? "the base with the adapter switched off" : "a second copy of the model";
+}
+
+static const char *task_of_model(const struct rule_input *input, double *ret)
+{
+	static const struct {
+		const char *model_type;
+		enum est_task task;
+	} tasks[] = {
+		{ "bert", EST_MASKED_LM }, { "roberta", EST_MASKED_LM }, { "modernbert", EST_MASKED_LM },
+		{ "deberta-v2", EST_MASKED_LM }, { "distilbert", EST_MASKED_LM }, { "xlm-roberta", EST_MASKED_LM },
+		{ "t5", EST_SEQUENCE_TO_SEQUENCE }, { "mt5", EST_SEQUENCE_TO_SEQUENCE },
+		{ "bart", EST_SEQUENCE_TO_SEQUENCE },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(tasks) / sizeof(tasks[0]); i++) {
+		*ret = tasks[i].task;
+		if (!strcmp(input->model->model_type, tasks[i].model_type))
+			return "the model's kind";
+	}
+	return NULL;
+}
+
+static const char *target_of_sequence(const struct rule_input *input, double *ret)
+{
+	*ret = (double)input->request->sequence_length;
+	return "as long as sequence_length";
+}
+
+static const char *alpha_of_rank(const struct rule_input *input, double *ret)
+{
+	*ret = 2 * (double)input->request->lora.rank;
+	return "twice the rank";
+}
+
+static const char *dtype_of_precision(const struct rule_input *input, double *ret)
+{
+	static const enum est_dtype types[] = {
+		[EST_BF16_MASTER] = EST_BF16, [EST_FP16_MASTER] = EST_FP16, [EST_BF16_MIXED] = EST_BF16,
+		[EST_FP16_MIXED] = EST_FP16, [EST_PURE_BF16] = EST_DTYPE_NONE, [EST_PURE_FP16] = EST_DTYPE_NONE,
+		[EST_BF16_AUTOCAST] = EST_BF16, [EST_PURE_FP32] = EST_DTYPE_NONE,
+	};
+
+	*ret = types[input->request->precision];
+	return "the policy that accelerate makes of the precision";
+}
+
+static const char *communication_of_precision(const struct rule_input *input, double *ret)
+{
+	static const enum est_dtype types[] = {
+		[EST_BF16_MASTER] = EST_BF16, [EST_FP16_MASTER] = EST_FP16, [EST_BF16_MIXED] = EST_BF16,
+		[EST_FP16_MIXED] = EST_FP16, [EST_PURE_BF16] = EST_BF16, [EST_PURE_FP16] = EST_FP16,
+		[EST_BF16_AUTOCAST] = EST_BF16, [EST_PURE_FP32] = EST_FP32,
+	};
+
+	*ret = types[input->request->precision];
+	return "the type that the precision computes in";
+}
+
+static const char *overlap_of_zero3(const struct rule_input *input, double *ret)
+{
+	*ret = true;
+	return input->request->parallelism.strategy == EST_ZERO3 ? "DeepSpeed overlaps by default in stage 3" : NULL;
+}
+
+static const char *checkpoint_of_old_transformers(const struct rule_input *input, double *ret)
+{
+	*ret = true;
+	return is_older(input->request->versions.transformers, 5000)
+		? "before Transformers 5 the checkpoint wrapped the layer from outside" : NULL;
+}
+
+/* In order: a rule may look at fields above its own. over: stronger than the trainer's row. */
+static const struct {
+	const char *field;
+	default_rule *rule;
+	bool over;
+} rules[] = {
+	{ "precision", precision_of_adapters, false },
+	{ "optimizer", optimizer_of_old_torch, false },
+	{ "outputs_to_fp32", outputs_of_accelerate, false },
+	{ "attention", attention_of_model, true },
+	{ "loss", loss_of_old_trl, true },
+	{ "loss", loss_of_liger, true },
+	{ "max_grad_norm", clip_of_fused_step, true },
+	{ "lora.alpha", alpha_of_rank, false },
+	{ "lora.adapter_dtype", adapters_of_old_peft, false },
+	{ "quantization.type", type_of_bits, false },
+	{ "quantization.bits", bits_of_type, false },
+	{ "quantization.group_size", group_of_type, false },
+	{ "quantization.prepare_kbit", kbit_of_old_trl, true },
+	{ "reference_model", reference_of_objective, false },
+	{ "task", task_of_model, false },
+	{ "target_length", target_of_sequence, false },
+	{ "parallelism.strategy", strategy_of_gpus, false },
+	{ "parallelism.param_dtype", dtype_of_precision, false },
+	{ "parallelism.reduce_dtype", dtype_of_precision, false },
+	{ "parallelism.output_dtype", dtype_of_precision, false },
+	{ "parallelism.grad_accum_dtype", communication_of_precision, false },
+	{ "parallelism.communication_data_type", communication_of_precision, false },
+	{ "parallelism.overlap_comm", overlap_of_zero3, false },
+	{ "parallelism.checkpoint_outside_unit", checkpoint_of_old_transformers, false },
+};
+
+static void take(struct est_request *request, const char *name, double value, const char *why,
+		 struct cfg_reasons *reasons)
+{
+	const struct est_field *field = est_field_find(name);
+
+	if (est_field_is_named(field, request))
+		return;
+	est_field_set(field, request, value);
+	reasons->text[field - est_request_fields] = why;
+}
+
+static void apply_framework(struct est_request *request, struct cfg_reasons *reasons)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(frameworks) / sizeof(frameworks[0]); i++)
+		if (frameworks[i].framework == request->framework && frameworks[i].methods & BIT(request->method))
+			take(request, frameworks[i].field, frameworks[i].value, frameworks[i].source, reasons);
+}
+
+void cfg_defaults_apply(struct est_request *request, const struct est_model *model, struct cfg_reasons *ret_reasons)
+{
+	const struct rule_input input = { request, model };
+	size_t i;
+
+	memset(ret_reasons, 0, sizeof(*ret_reasons));
+	apply_framework(request, ret_reasons);
+	for (i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
+		const struct est_field *field = est_field_find(rules[i].field);
+		const char *why;
+		double value;
+
+		if (ret_reasons->text[field - est_request_fields] && !rules[i].over)
+			continue;
+		why = rules[i].rule(&input, &value);
+		if (why)
+			take(request, rules[i].field, value, why, ret_reasons);
+	}
+}

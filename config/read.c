@@ -1,0 +1,147 @@
+#include <stdio.h>
+#include <string.h>
+#include "config/read.h"
+
+/* Whether rows lie under the dotted name group. */
+static bool is_group(const char *group)
+{
+	size_t i, length = strlen(group);
+
+	for (i = 0; i < est_request_field_count; i++)
+		if (!strncmp(est_request_fields[i].name, group, length) && est_request_fields[i].name[length] == '.')
+			return true;
+	return false;
+}
+
+/* Reports a key that no row has; suggests among the names that lie in the same object. */
+static void fault_unknown(struct cfg_reader *reader, const char *prefix, const char *key, const char *pointer)
+{
+	struct cfg_suggestion suggestion;
+	size_t i, length = strlen(prefix);
+	char name[64];
+
+	cfg_suggestion_init(&suggestion, key);
+	for (i = 0; i < est_request_field_count; i++)
+		if (!strncmp(est_request_fields[i].name, prefix, length))
+			cfg_suggestion_offer(&suggestion, est_request_fields[i].name + length);
+	if (!suggestion.nearest) {
+		est_fault_add(reader->faults, pointer, EST_UNKNOWN_FIELD, "is not a known field");
+		return;
+	}
+	snprintf(name, sizeof(name), "%s", suggestion.nearest);
+	est_fault_add(reader->faults, pointer, EST_UNKNOWN_FIELD, "is not a known field (did you mean \"%s\"?)", name);
+}
+
+static void read_group(struct cfg_reader *reader, const json_t *object, const char *prefix, const char *pointer);
+
+/* A word in the place of a group ("buckets": "auto") goes to every number in it that knows the word. */
+static bool read_group_word(struct cfg_reader *reader, const char *group, const json_t *value)
+{
+	size_t i, length = strlen(group);
+	bool read = false;
+
+	for (i = 0; i < est_request_field_count; i++) {
+		const struct est_field *field = &est_request_fields[i];
+		const struct est_word *word = cfg_word_find(field->words, value);
+
+		if (field->kind != EST_FIELD_INT || !word || strncmp(field->name, group, length)
+		    || field->name[length] != '.')
+			continue;
+		est_field_set(field, &reader->ret->request, word->value);
+		est_request_name(&reader->ret->request, field);
+		read = true;
+	}
+	return read;
+}
+
+/* The member key of the object that lies at prefix ("", "lora."); pointer is the member's. */
+static void read_member(struct cfg_reader *reader, const char *prefix, const char *key, const json_t *value,
+			const char *pointer)
+{
+	const struct est_field *field;
+	char name[96];
+	int length = snprintf(name, sizeof(name), "%s%s", prefix, key);
+
+	field = est_field_find(name);
+	if (length >= (int)sizeof(name) || strchr(key, '.') || (!field && !is_group(name))) {
+		fault_unknown(reader, prefix, key, pointer);
+	} else if (json_is_null(value)) {
+		return;
+	} else if (field) {
+		cfg_read_value(reader, field, value, pointer);
+		est_request_name(&reader->ret->request, field);
+	} else if (json_is_object(value)) {
+		snprintf(name + length, sizeof(name) - (size_t)length, ".");
+		read_group(reader, value, name, pointer);
+	} else if (!read_group_word(reader, name, value)) {
+		est_fault_add(reader->faults, pointer, EST_WRONG_TYPE, "must be an object");
+	}
+}
+
+static void read_group(struct cfg_reader *reader, const json_t *object, const char *prefix, const char *pointer)
+{
+	union { const json_t *given; json_t *iterated; } both = { object }; /* jansson iterates mutable objects only */
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(both.iterated, key, value) {
+		char place[EST_POINTER_MAX];
+
+		snprintf(place, sizeof(place), "%s", pointer);
+		cfg_pointer_add(place, key);
+		read_member(reader, prefix, key, value, place);
+	}
+}
+
+static void require_fields(struct cfg_reader *reader, const char *base)
+{
+	size_t i;
+
+	for (i = 0; i < est_request_field_count; i++) {
+		const struct est_field *field = &est_request_fields[i];
+		char place[2 * EST_POINTER_MAX];
+
+		if (!field->required || est_field_is_named(field, &reader->ret->request))
+			continue;
+		snprintf(place, sizeof(place), "%s%s", base, field->pointer);
+		est_fault_add(reader->faults, place, EST_MISSING, "is required");
+	}
+}
+
+/* est_check() points into the request; the client sees the request where it lies in its batch. */
+static bool check(struct cfg_request *request, const char *base, struct est_faults *faults)
+{
+	size_t i = faults->count;
+	bool right = est_check(&request->request, &request->model, faults);
+
+	for (; *base && i < faults->count && i < EST_FAULTS_MAX; i++) {
+		char inside[EST_POINTER_MAX];
+
+		memcpy(inside, faults->item[i].pointer, sizeof(inside));
+		snprintf(faults->item[i].pointer, sizeof(inside), "%.64s%.180s", base, inside);
+	}
+	return right;
+}
+
+bool cfg_read_request(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
+		      struct est_faults *faults)
+{
+	struct cfg_reader reader = { .catalog = catalog, .ret = ret, .faults = faults };
+	struct cfg_reasons reasons;
+	size_t before = faults->count;
+
+	memset(ret, 0, sizeof(*ret));
+	est_request_init(&ret->request);
+	if (!json_is_object(body)) {
+		est_fault_add(faults, base, EST_WRONG_TYPE, "must be an object");
+		return false;
+	}
+	read_group(&reader, body, "", base);
+	require_fields(&reader, base);
+	if (faults->count > before)
+		return false;
+	cfg_finish_cards(catalog, reader.size_count, ret);
+	cfg_defaults_apply(&ret->request, &ret->model, &reasons);
+	cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
+	return check(ret, base, faults);
+}

@@ -1,0 +1,144 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include "config/config.h"
+
+/* jansson turns a byte of "[{},{},...]" into 79 and recurses once for each level, so both are bounded before it sees
+ * the text. 32 levels hold any request (a batch with a config.json nests 6 deep). */
+enum { NESTING_MAX = 32, VALUES_MAX = 131072 };
+
+static _Thread_local bool allocation_failed;
+
+static void *allocate(size_t size)
+{
+	void *memory = malloc(size);
+
+	if (!memory)
+		allocation_failed = true;
+	return memory;
+}
+
+void cfg_json_init(void)
+{
+	json_set_alloc_funcs(allocate, free);
+	json_object_seed(0);
+}
+
+bool cfg_json_out_of_memory(void)
+{
+	bool failed = allocation_failed;
+
+	allocation_failed = false;
+	return failed;
+}
+
+/* What the scan has seen; whether the text is JSON at all is for jansson to say. */
+struct scan {
+	size_t nesting, values;
+	int line, column;
+	bool in_string, escaped, in_word; /* word: a number or a literal */
+	bool after_string;                /* a ':' makes the string before it a key, which is no value */
+};
+
+static void scan_structure(struct scan *scan, char c)
+{
+	scan->in_word = false;
+	if (c == ':')
+		scan->values -= scan->after_string;
+	else if (c == '[' || c == '{')
+		scan->nesting++;
+	else if ((c == ']' || c == '}') && scan->nesting)
+		scan->nesting--;
+	scan->in_string = c == '"';
+	scan->values += c == '[' || c == '{' || c == '"';
+	scan->after_string = false;
+}
+
+static void scan_string(struct scan *scan, char c)
+{
+	scan->in_string = scan->escaped || c != '"';
+	scan->escaped = c == '\\' && !scan->escaped;
+	scan->after_string = !scan->in_string;
+}
+
+static void scan_byte(struct scan *scan, char c)
+{
+	scan->line += c == '\n';
+	scan->column = c == '\n' ? 0 : scan->column + 1;
+	if (scan->in_string) {
+		scan_string(scan, c);
+	} else if (c == ' ' || c == '\t' || c == '\n' || c == '\r') {
+		scan->in_word = false;
+	} else if (c == '[' || c == ']' || c == '{' || c == '}' || c == ':' || c == ',' || c == '"') {
+		scan_structure(scan, c);
+	} else {
+		scan->values += !scan->in_word;
+		scan->in_word = true;
+	}
+}
+
+static bool scan_text(const char *text, size_t length, char *reason, size_t size)
+{
+	struct scan scan = { .line = 1 };
+	size_t i;
+
+	for (i = 0; i < length; i++) {
+		scan_byte(&scan, text[i]);
+		if (scan.nesting > NESTING_MAX || scan.values > VALUES_MAX) {
+			if (scan.nesting > NESTING_MAX)
+				snprintf(reason, size, "line %d, column %d: nested deeper than %d levels", scan.line,
+					 scan.column, NESTING_MAX);
+			else
+				snprintf(reason, size, "line %d, column %d: more than %d values", scan.line,
+					 scan.column, VALUES_MAX);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* jansson's own text quotes the input, which must not come back to the client. */
+static const char *error_words(enum json_error_code code)
+{
+	switch (code) {
+	case json_error_stack_overflow:
+		return "nested too deep";
+	case json_error_premature_end_of_input:
+		return "the text ends too early";
+	case json_error_end_of_input_expected:
+		return "more text after the end of the value";
+	case json_error_invalid_utf8:
+		return "not UTF-8";
+	case json_error_null_character:
+	case json_error_null_byte_in_key:
+		return "a NUL character in a string";
+	case json_error_duplicate_key:
+		return "an object has the same key twice";
+	case json_error_numeric_overflow:
+		return "a number too large to hold";
+	default:
+		return "not JSON";
+	}
+}
+
+json_t *cfg_parse_json(const char *text, size_t length, char *reason, size_t size, bool *ret_no_memory)
+{
+	json_error_t error;
+	json_t *value;
+
+	*ret_no_memory = false;
+	if (!scan_text(text, length, reason, size))
+		return NULL;
+	cfg_json_out_of_memory();
+	value = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+	if (cfg_json_out_of_memory()) {
+		/* Whatever came out is not to be trusted: a failed append shortens strings without a word. */
+		json_decref(value);
+		*ret_no_memory = true;
+		snprintf(reason, size, "out of memory");
+		return NULL;
+	}
+	if (!value)
+		snprintf(reason, size, "line %d, column %d: %s", error.line, error.column,
+			 error_words(json_error_code(&error)));
+	return value;
+}

@@ -1,0 +1,201 @@
+#include "estimator/estimator.h"
+#include "estimator/fields.h"
+#include "estimator/support.h"
+
+typedef void rule(const struct est_request *request, const struct est_model *model, struct est_faults *faults);
+
+/* Ranks that see different data; 0 when the model-parallel ranks do not divide the GPUs. */
+static int64_t data_parallel_ranks(const struct est_parallelism *parallelism)
+{
+	/* Each factor is at most 2^20, so that three of them fit in 63 bits. */
+	int64_t ranks = parallelism->tensor * parallelism->pipeline * parallelism->context;
+
+	return parallelism->gpus % ranks ? 0 : parallelism->gpus / ranks;
+}
+
+static bool uses_sdpa(const struct est_request *request)
+{
+	return request->attention == EST_SDPA
+		|| (request->attention >= EST_SDPA_FLASH && request->attention <= EST_SDPA_MATH);
+}
+
+static void check_companions(const struct est_request *request, const struct est_model *model,
+			     struct est_faults *faults)
+{
+	size_t i;
+
+	(void)model;
+	for (i = 0; i < est_request_field_count; i++) {
+		const struct est_field *field = &est_request_fields[i];
+		const char *only;
+
+		if (est_field_is_named(field, request) && !est_field_applies(field, request, &only) && only)
+			est_fault_add(faults, field->pointer, EST_CONTRADICTION, "goes only with %s", only);
+	}
+}
+
+static void check_freeze(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	if (request->method != EST_FREEZE)
+		return;
+	if (request->trainable_layers == 0)
+		est_fault_add(faults, "/trainable_layers", EST_MISSING, "is required with method freeze");
+	else if (request->trainable_layers > model->num_hidden_layers)
+		est_fault_add(faults, "/trainable_layers", EST_OUT_OF_RANGE, "must be at most the model's %lld layers",
+			      (long long)model->num_hidden_layers);
+}
+
+static void check_checkpointing(const struct est_request *request, const struct est_model *model,
+				struct est_faults *faults)
+{
+	if (request->checkpointing == EST_CHECKPOINT_EVERY_N && request->every_n_layers > model->num_hidden_layers)
+		est_fault_add(faults, "/gradient_checkpointing/every_n_layers", EST_OUT_OF_RANGE,
+			      "must be at most the model's %lld layers", (long long)model->num_hidden_layers);
+}
+
+static void check_ranks(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_parallelism *parallelism = &request->parallelism;
+	int64_t ranks = data_parallel_ranks(parallelism);
+
+	(void)model;
+	if (ranks == 0)
+		est_fault_add(faults, "/parallelism/gpus", EST_CONTRADICTION,
+			      "must be a multiple of tensor x pipeline x context = %lld",
+			      (long long)(parallelism->tensor * parallelism->pipeline * parallelism->context));
+	else if (parallelism->strategy == EST_SINGLE && ranks > 1)
+		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
+			      "must not be none with %lld data-parallel ranks", (long long)ranks);
+	else if (parallelism->shard_size > 0 && ranks % parallelism->shard_size)
+		est_fault_add(faults, "/parallelism/shard_size", EST_CONTRADICTION,
+			      "must divide the %lld data-parallel ranks", (long long)ranks);
+}
+
+static void check_model_parallel(const struct est_request *request, const struct est_model *model,
+				 struct est_faults *faults)
+{
+	const struct est_parallelism *parallelism = &request->parallelism;
+
+	if (model->num_attention_heads % parallelism->tensor)
+		est_fault_add(faults, "/parallelism/tensor", EST_CONTRADICTION,
+			      "must divide the model's %lld attention heads", (long long)model->num_attention_heads);
+	if (parallelism->pipeline > model->num_hidden_layers)
+		est_fault_add(faults, "/parallelism/pipeline", EST_CONTRADICTION,
+			      "must be at most the model's %lld layers", (long long)model->num_hidden_layers);
+	if (parallelism->expert > 1 && model->num_experts % parallelism->expert)
+		est_fault_add(faults, "/parallelism/expert", EST_CONTRADICTION,
+			      "must divide the model's %lld experts", (long long)model->num_experts);
+	else if (parallelism->expert > 1 && model->num_experts == 0)
+		est_fault_add(faults, "/parallelism/expert", EST_CONTRADICTION, "needs a model with experts");
+	if (parallelism->sequence_parallel && parallelism->tensor == 1)
+		est_fault_add(faults, "/parallelism/sequence_parallel", EST_CONTRADICTION, "needs tensor above 1");
+}
+
+static void check_attention(const struct est_request *request, const struct est_model *model,
+			    struct est_faults *faults)
+{
+	bool flash = request->attention == EST_FLASH_ATTENTION_2 || request->attention == EST_FLASH_ATTENTION_3
+		|| request->attention == EST_SDPA_FLASH;
+
+	if (model->refuses_sdpa && uses_sdpa(request))
+		est_fault_add(faults, "/attention", EST_CONTRADICTION,
+			      "must not be sdpa: the model's class refuses it (eager is its default)");
+	else if (flash && request->precision == EST_PURE_FP32)
+		est_fault_add(faults, "/attention", EST_CONTRADICTION,
+			      "must not be flash attention with precision fp32");
+	if (model->position == EST_LEARNED_POSITIONS && model->max_position_embeddings > 0
+	    && request->sequence_length > model->max_position_embeddings)
+		est_fault_add(faults, "/sequence_length", EST_CONTRADICTION,
+			      "must be at most the model's %lld learned positions",
+			      (long long)model->max_position_embeddings);
+}
+
+static void check_lora(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_names *targets = &request->lora.target_modules;
+
+	if (request->method != EST_LORA && request->method != EST_QLORA)
+		return;
+	if (request->lora.rank > model->hidden_size)
+		est_fault_add(faults, "/lora/rank", EST_OUT_OF_RANGE, "must be at most the model's hidden_size %lld",
+			      (long long)model->hidden_size);
+	if (!targets->all && targets->count == 0)
+		est_fault_add(faults, "/lora/target_modules", EST_OUT_OF_RANGE, "must name at least one module");
+}
+
+static void check_quantization(const struct est_request *request, const struct est_model *model,
+			       struct est_faults *faults)
+{
+	static const int64_t only_bits[] = { [EST_NF4] = 4, [EST_FP4] = 4, [EST_INT8] = 8, [EST_MXFP4] = 4 };
+	const struct est_quantization *quantization = &request->quantization;
+	int64_t bits = quantization->type <= EST_MXFP4 ? only_bits[quantization->type] : 0;
+
+	(void)model;
+	if (request->method != EST_QLORA)
+		return;
+	if (bits && bits != quantization->bits)
+		est_fault_add(faults, "/quantization/bits", EST_CONTRADICTION, "must be %lld with type %s",
+			      (long long)bits, est_word_name(est_quantization_words, (int)quantization->type));
+	if (quantization->group_size == 0)
+		est_fault_add(faults, "/quantization/group_size", EST_OUT_OF_RANGE, "must be -1 or at least 1");
+}
+
+static void check_objective(const struct est_request *request, const struct est_model *model,
+			    struct est_faults *faults)
+{
+	bool adapters = request->method == EST_LORA || request->method == EST_QLORA;
+
+	(void)model;
+	if (request->reference_model == EST_REFERENCE_ADAPTER && !adapters)
+		est_fault_add(faults, "/reference_model", EST_CONTRADICTION,
+			      "must not be adapter: there is none with method %s",
+			      est_word_name(est_method_words, (int)request->method));
+}
+
+static void check_fused_step(const struct est_request *request, const struct est_model *model,
+			     struct est_faults *faults)
+{
+	(void)model;
+	if (!request->fuse_optimizer_in_backward)
+		return;
+	if (request->max_grad_norm > 0)
+		est_fault_add(faults, "/max_grad_norm", EST_CONTRADICTION,
+			      "must be 0 with fuse_optimizer_in_backward: no gradient is left to clip");
+	if (request->gradient_accumulation_steps > 1)
+		est_fault_add(faults, "/gradient_accumulation_steps", EST_CONTRADICTION,
+			      "must be 1 with fuse_optimizer_in_backward");
+}
+
+/* A generous bound on all bytes that the run could ever hold, in floating point: what passes cannot wrap 64 bits. */
+static void check_size(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const double limit = 0x1p60;
+	double sequences = 2.0 * (double)request->micro_batch_size, length = (double)request->sequence_length;
+	double layers = (double)model->num_hidden_layers, heads = (double)model->num_attention_heads;
+	double width = (double)model->hidden_size + heads * (double)model->head_dim + (double)model->intermediate_size;
+	double weights = 64 * (double)(model->parameters > 0 ? model->parameters : 1);
+	double tokens = sequences * length * (128 * layers * width + 32 * (double)model->vocab_size);
+	double scores = 32 * layers * sequences * heads * length * length;
+
+	if (weights > limit)
+		est_fault_add(faults, "/model", EST_OUT_OF_RANGE,
+			      "must need less than 2^60 bytes for its weights and states");
+	else if (tokens + scores > limit)
+		est_fault_add(faults, "/sequence_length", EST_OUT_OF_RANGE,
+			      "must need less than 2^60 bytes of activations with this micro_batch_size and model");
+}
+
+static rule *const rules[] = {
+	check_companions, check_freeze, check_checkpointing, check_ranks, check_model_parallel, check_attention,
+	check_lora, check_quantization, check_objective, check_fused_step, check_size,
+};
+
+bool est_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	size_t i, before = faults->count;
+
+	for (i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
+		rules[i](request, model, faults);
+	est_support_check(request, model, faults);
+	return faults->count == before;
+}

@@ -1,0 +1,132 @@
+#include "estimator/support.h"
+
+#include <stdio.h>
+#include <string.h>
+#include "estimator/fields.h"
+
+#define BIT(value) (UINT64_C(1) << (value))
+#define ANY UINT64_MAX /* also values beyond the bits */
+
+/* The values that each accounting models: a bit for each (words by their enum, booleans and small numbers as they are).
+ * A field without a row is modelled whole. To model one more value is to add its bit here. */
+static const struct modelled {
+	const char *field;
+	uint64_t replay, rule_of_thumb;
+} modelled[] = {
+	{ "framework",
+	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED), ANY },
+	{ "method", BIT(EST_FULL), BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
+	{ "optimizer",
+	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM),
+	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM)
+	  | BIT(EST_ADAMW_8BIT) | BIT(EST_ADAMW_8BIT_TORCHAO) | BIT(EST_ADAFACTOR) },
+	{ "fuse_optimizer_in_backward", BIT(false), BIT(false) },
+	{ "gradient_checkpointing", BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) | BIT(EST_CHECKPOINT_EVERY_N),
+	  BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) },
+	{ "attention",
+	  BIT(EST_SDPA) | BIT(EST_FLASH_ATTENTION_2) | BIT(EST_EAGER) | BIT(EST_SDPA_FLASH) | BIT(EST_SDPA_EFFICIENT)
+	  | BIT(EST_SDPA_MATH), ANY },
+	{ "loss", BIT(EST_LOSS_STANDARD), ANY },
+	{ "liger_kernel", BIT(false), BIT(false) },
+	{ "torch_compile", BIT(false), BIT(false) },
+	{ "parallelism.tensor", BIT(1), BIT(1) },
+	{ "parallelism.pipeline", BIT(1), BIT(1) },
+	{ "parallelism.context", BIT(1), BIT(1) },
+	{ "parallelism.expert", BIT(1), BIT(1) },
+	{ "parallelism.sequence_parallel", BIT(false), BIT(false) },
+	{ "offload.optimizer", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
+	{ "offload.parameters", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
+	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
+	{ "lora.dora", BIT(false), BIT(false) },
+	{ "quantization.type", 0, BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
+	{ "quantization.double_quant", 0, BIT(true) },
+	{ "quantization.quant_storage", 0, BIT(EST_STORE_UINT8) },
+	{ "objective", BIT(EST_SFT) | BIT(EST_PRETRAIN), BIT(EST_SFT) | BIT(EST_PRETRAIN) },
+	{ "task", BIT(EST_CAUSAL_LM), ANY },
+};
+
+/* Schedules of FSDP, DDP and DeepSpeed: sharding is static so far. Naming their default changes nothing, naming
+ * anything else is refused; the types of communication depend on the precision and are refused when named. */
+static const char *const schedules[] = {
+	"parallelism.gradient_as_bucket_view", "parallelism.reshard_after_forward", "parallelism.wrap",
+	"parallelism.checkpoint_outside_unit", "parallelism.sync_each_microbatch", "parallelism.use_orig_params",
+	"parallelism.limit_all_gathers", "parallelism.overlap_comm", "parallelism.contiguous_gradients",
+	"parallelism.sub_group_size", "parallelism.max_live_parameters", "parallelism.max_reuse_distance",
+	"parallelism.buckets.reduce_bucket_size", "parallelism.buckets.allgather_bucket_size",
+	"parallelism.buckets.prefetch_bucket_size", "parallelism.buckets.param_persistence_threshold",
+	"quantization.group_size",
+};
+static const char *const types[] = {
+	"parallelism.param_dtype", "parallelism.reduce_dtype", "parallelism.output_dtype",
+	"parallelism.grad_accum_dtype", "parallelism.communication_data_type",
+};
+
+static bool has_bit(uint64_t bits, double value)
+{
+	return bits == ANY || (value >= 0 && value < 64 && bits >> (unsigned)value & 1);
+}
+
+static void refuse(const struct est_field *field, const struct est_request *request, struct est_faults *faults)
+{
+	bool named = est_field_is_named(field, request);
+	char value[EST_NAME_MAX];
+
+	est_field_text(field, request, value, sizeof(value));
+	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet%s with accounting %s",
+		      value, named ? "" : " (the default here: name another)",
+		      est_word_name(est_accounting_words, (int)request->accounting));
+}
+
+static void check_values(const struct est_request *request, struct est_faults *faults)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++) {
+		const struct est_field *field = est_field_find(modelled[i].field);
+		uint64_t bits = request->accounting == EST_REPLAY ? modelled[i].replay : modelled[i].rule_of_thumb;
+
+		if (has_bit(bits, est_field_get(field, request)))
+			continue;
+		if (est_field_is_named(field, request) || est_field_applies(field, request, NULL))
+			refuse(field, request, faults);
+	}
+}
+
+static void check_named(const char *const *names, size_t count, bool default_is_fine, const struct est_request *request,
+			struct est_faults *faults)
+{
+	size_t i;
+
+	for (i = 0; i < count; i++) {
+		const struct est_field *field = est_field_find(names[i]);
+
+		if (est_field_is_named(field, request)
+		    && !(default_is_fine && !(est_field_get(field, request) != field->fallback)))
+			refuse(field, request, faults);
+	}
+}
+
+static void check_model(const struct est_model *model, struct est_faults *faults)
+{
+	if (model->unsupported)
+		est_fault_add(faults, "/model", EST_NOT_SUPPORTED_YET, "%s", model->unsupported);
+	else if (model->architecture == EST_ARCH_UNSUPPORTED || model->num_experts > 0)
+		est_fault_add(faults, "/model", EST_NOT_SUPPORTED_YET,
+			      "the architecture of this model is not modelled yet with accounting replay");
+}
+
+void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const int64_t transformers = request->versions.transformers;
+
+	check_values(request, faults);
+	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
+	check_named(types, sizeof(types) / sizeof(types[0]), false, request, faults);
+	if (request->lora.modules_to_save.count > 0)
+		refuse(est_field_find("lora.modules_to_save"), request, faults);
+	if (request->accounting != EST_REPLAY)
+		return;
+	check_model(model, faults);
+	if (transformers && transformers < 5000)
+		refuse(est_field_find("versions.transformers"), request, faults);
+}
