@@ -136,7 +136,8 @@ static bool check_names(const struct index *index, const json_t *rows, const str
 }
 
 /* Names of all rows: column is the second own name beside the id. */
-static bool build_index(struct index *index, const json_t *rows, const char *column, const struct complaint *complaint)
+static bool build_index(struct index *index, const json_t *rows, const char *column,
+			const struct complaint *complaint)
 {
 	size_t i;
 	const json_t *row;
@@ -293,14 +294,16 @@ static bool find_row(const struct index *index, const char *text, size_t *ret_ro
 	return candidates == 1;
 }
 
-const struct cfg_preset *cfg_catalog_find_preset(const struct cfg_catalog *catalog, const char *name, size_t *ret_candidates)
+const struct cfg_preset *cfg_catalog_find_preset(const struct cfg_catalog *catalog, const char *name,
+						 size_t *ret_candidates)
 {
 	size_t row;
 
 	return find_row(&catalog->preset_index, name, &row, ret_candidates) ? &catalog->presets[row] : NULL;
 }
 
-const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, const char *name, size_t *ret_candidates)
+const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, const char *name,
+						 size_t *ret_candidates)
 {
 	size_t row;
 

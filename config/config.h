@@ -114,6 +114,8 @@ struct cfg_settings {
 };
 /* argv -> settings. False with one clear line in error; the program then exits with 2. Strings are borrowed from argv. */
 bool cfg_settings_read(int argc, char **argv, struct cfg_settings *ret, char *error, size_t size);
+/* The directory of the catalogues: the one that was named, else the installed one where it exists, else the source's. */
+const char *cfg_settings_catalog(const struct cfg_settings *settings);
 /* The text of --help. Static. */
 const char *cfg_settings_help(void);
 
