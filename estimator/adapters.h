@@ -6,9 +6,9 @@
 #include "estimator/model.h"
 #include "estimator/request.h"
 
-/* Parameters that LoRA adds and trains: r * (in + out) for every linear module that is a target (DoRA: + out), and full
- * copies of the embedding or head in modules_to_save. "all-linear" is every linear module but the head. A target is
- * the last part of a module's name in Transformers ("q_proj", "c_attn"); one that the model does not have adds none. */
+/* Parameters that LoRA adds and trains: r * (in + out) for every linear module that is a target (DoRA: + out), and
+ * full copies of the embedding or head in modules_to_save. "all-linear" is every linear module but the head. A target
+ * is the last part of a module's name in Transformers ("q_proj", "c_attn"); one that the model lacks adds nothing. */
 int64_t est_lora_parameters(const struct est_model *model, const struct est_lora *lora);
 
 /* Parameters with a gradient: all of them, the adapters, or (freeze) the last layers and the head, which is the embedding

@@ -1,5 +1,5 @@
-/* The books of the caching allocator: a table of blocks, linked to their neighbours, and the pools that hold the free ones.
- * Internal to allocator.c and segments.c; inline because the replay lives in it. */
+/* The books of the caching allocator: a table of blocks, linked to their neighbours, and the pools that hold the free
+ * ones. Internal to allocator.c and segments.c; inline because the replay lives in it. */
 #ifndef EST_BLOCKS_H
 #define EST_BLOCKS_H
 
