@@ -1,0 +1,104 @@
+/* POST and GET /estimate. */
+#include <inttypes.h>
+#include <stdio.h>
+#include "estimator/fields.h"
+#include "server/handlers.h"
+#include "server/report.h"
+
+enum { NOT_MODELLED = EST_INCLUDE_LIMITS | EST_INCLUDE_ADVICE | EST_INCLUDE_HINTS, REASON_MAX = 256 };
+
+/* By default everything is included that there is; a part that is asked for by name and not there yet is refused. */
+static bool check_include(const struct est_request *request, struct est_faults *faults)
+{
+	const struct est_field *field = est_field_find("include");
+
+	if (!est_request_names(request, "include"))
+		return true;
+	for (int bit = 1; bit <= EST_INCLUDE_ALL; bit *= 2)
+		if (request->include & (unsigned)(bit & NOT_MODELLED))
+			est_fault_add(faults, "/include", EST_NOT_SUPPORTED_YET, "%s is not answered yet",
+				      est_word_name(field->words, bit));
+	return !faults->count;
+}
+
+/* Runs the checked request and writes the estimate. */
+static void run(struct srv_call *call)
+{
+	struct srv_context *context = call->context;
+	struct cfg_request *request = &context->request;
+
+	est_arena_init(&context->arena, context->arena.base, context->arena.size);
+	if (!est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
+		     &context->report)
+	    || !srv_report_write(call->reply->buffer, call->format, request, &context->report, &context->arena,
+				 context->rows)) {
+		srv_reply_no_memory(call->reply);
+		return;
+	}
+	call->reply->content_type = srv_format_media_type(call->format);
+}
+
+/* body -> context->request. Answers the faults when there are some. */
+static bool read_request(struct srv_call *call, const json_t *body)
+{
+	struct srv_context *context = call->context;
+
+	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults)
+	    && check_include(&context->request.request, &context->faults))
+		return true;
+	if (cfg_json_out_of_memory())
+		srv_reply_no_memory(call->reply);
+	else
+		srv_reply_faults(call->reply, &context->faults);
+	return false;
+}
+
+void srv_post_estimate(struct srv_call *call)
+{
+	const struct srv_request *request = call->request;
+	char reason[REASON_MAX];
+	bool no_memory = false;
+	json_t *body;
+
+	if (!srv_query_read(request->query, NULL, 0, NULL, &call->context->faults)) {
+		srv_reply_faults(call->reply, &call->context->faults);
+		return;
+	}
+	body = cfg_parse_json(request->body ? request->body : "", request->body_length, reason, sizeof reason, &no_memory);
+	if (!body && no_memory)
+		srv_reply_no_memory(call->reply);
+	else if (!body)
+		srv_reply_problem(call->reply, SRV_NOT_JSON, reason);
+	else if (read_request(call, body))
+		run(call);
+	json_decref(body);
+}
+
+/* An estimate is a function of the request and the catalogues alone. */
+static bool is_unchanged(struct srv_call *call)
+{
+	const struct srv_service *service = call->context->service;
+	const char *query = call->request->query ? call->request->query : "";
+	uint64_t hash = srv_hash(service->presets.hash, &service->gpus.hash, sizeof service->gpus.hash);
+
+	hash = srv_hash(hash, SRV_VERSION, sizeof SRV_VERSION);
+	hash = srv_hash(hash, &call->format, sizeof call->format);
+	hash = srv_hash(hash, query, strlen(query));
+	srv_reply_header(call->reply, "Cache-Control", "public, max-age=60");
+	return srv_reply_etag(call->reply, call->request, hash);
+}
+
+void srv_get_estimate(struct srv_call *call)
+{
+	static const char *const skip[] = { "format", NULL };
+	const char *query = call->request->query ? call->request->query : "";
+	json_t *body = cfg_query_to_json(query, skip, &call->context->faults);
+
+	if (!body && (cfg_json_out_of_memory() || !call->context->faults.count))
+		srv_reply_no_memory(call->reply);
+	else if (!body)
+		srv_reply_faults(call->reply, &call->context->faults);
+	else if (read_request(call, body) && !is_unchanged(call))
+		run(call);
+	json_decref(body);
+}

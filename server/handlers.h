@@ -1,0 +1,50 @@
+/* One call of a route, and what the routes' table names. A handler reads, checks, computes, answers. */
+#ifndef SRV_HANDLERS_H
+#define SRV_HANDLERS_H
+
+#include "server/formats.h"
+#include "server/query.h"
+#include "server/service.h"
+
+struct srv_call {
+	struct srv_context *context;
+	const struct srv_request *request;
+	struct srv_reply *reply;
+	enum srv_format format;          /* negotiated, on routes that have formats */
+	char id[SRV_PARAMETER_MAX];      /* the decoded {id} of the path */
+};
+
+/* estimate.c */
+void srv_post_estimate(struct srv_call *call);
+void srv_get_estimate(struct srv_call *call);
+
+/* presets.c */
+bool srv_presets_init(struct srv_listing *listing, const struct cfg_catalog *catalog);
+void srv_get_presets(struct srv_call *call);
+void srv_get_preset(struct srv_call *call);
+
+/* gpus.c */
+bool srv_gpus_init(struct srv_listing *listing, const struct cfg_catalog *catalog);
+void srv_get_gpus(struct srv_call *call);
+void srv_get_gpu(struct srv_call *call);
+
+/* meta.c */
+void srv_get_page(struct srv_call *call);
+void srv_get_openapi_yaml(struct srv_call *call);
+void srv_get_openapi_json(struct srv_call *call);
+void srv_get_healthz(struct srv_call *call);
+void srv_get_readyz(struct srv_call *call);
+void srv_get_metrics(struct srv_call *call);
+
+/* lists.c: what the two catalogues share. */
+
+/* Sets the ETag of listing for this query and format; true when the client has it already (304). */
+bool srv_list_unchanged(struct srv_call *call, const struct srv_listing *listing);
+/* Writes count of the rows of listing (context->rows), of total that match, in the format of the call. */
+void srv_list_write(struct srv_call *call, const struct srv_listing *listing, size_t count, size_t total);
+/* Writes row i of listing alone. */
+void srv_list_write_one(struct srv_call *call, const struct srv_listing *listing, size_t i);
+/* Answers that call->id names nothing, or several rows (candidates > 1), with the nearest id when there is one. */
+void srv_list_not_found(struct srv_call *call, const char *noun, size_t candidates, const char *suggestion);
+
+#endif

@@ -1,0 +1,58 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include "server/handlers.h"
+#include "server/write.h"
+
+bool srv_list_unchanged(struct srv_call *call, const struct srv_listing *listing)
+{
+	const char *query = call->request->query ? call->request->query : "";
+	uint64_t hash = srv_hash(listing->hash, SRV_VERSION, sizeof SRV_VERSION);
+
+	hash = srv_hash(hash, &call->format, sizeof call->format);
+	hash = srv_hash(hash, query, strlen(query) + 1);
+	hash = srv_hash(hash, call->request->path, strlen(call->request->path));
+	srv_reply_header(call->reply, "Cache-Control", "public, max-age=300");
+	return srv_reply_etag(call->reply, call->request, hash);
+}
+
+void srv_list_write(struct srv_call *call, const struct srv_listing *listing, size_t count, size_t total)
+{
+	struct srv_buffer *buffer = call->reply->buffer;
+
+	call->reply->content_type = srv_format_media_type(call->format);
+	if (call->format != SRV_JSON) {
+		srv_write_rows(buffer, call->format, listing->table, call->context->rows, count);
+		return;
+	}
+	srv_buffer_add_byte(buffer, '{');
+	srv_write_string(buffer, listing->name);
+	srv_buffer_add_byte(buffer, ':');
+	srv_write_rows(buffer, SRV_JSON, listing->table, call->context->rows, count);
+	SRV_PUT(buffer, ",\"total\":");
+	srv_write_u64(buffer, total);
+	srv_buffer_add_byte(buffer, '}');
+}
+
+void srv_list_write_one(struct srv_call *call, const struct srv_listing *listing, size_t i)
+{
+	if (srv_list_unchanged(call, listing))
+		return;
+	call->reply->content_type = srv_format_media_type(call->format);
+	if (call->format == SRV_JSON)
+		srv_listing_write_one(call->reply->buffer, listing, i);
+	else
+		srv_write_rows(call->reply->buffer, call->format, listing->table, &listing->rows[i], 1);
+}
+
+void srv_list_not_found(struct srv_call *call, const char *noun, size_t candidates, const char *suggestion)
+{
+	char detail[EST_DETAIL_MAX];
+
+	if (candidates > 1)
+		snprintf(detail, sizeof detail, "the name stands for %zu %ss; use an id", candidates, noun);
+	else if (suggestion)
+		snprintf(detail, sizeof detail, "there is no such %s (did you mean %s?)", noun, suggestion);
+	else
+		snprintf(detail, sizeof detail, "there is no such %s", noun);
+	srv_reply_problem(call->reply, SRV_NOT_FOUND, detail);
+}

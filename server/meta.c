@@ -1,0 +1,68 @@
+/* The routes about the service itself: page, description, health, metrics. */
+#include "server/assets.h"
+#include "server/handlers.h"
+#include "server/routes.h"
+
+enum { THREADS_MAX = 1024 };
+
+static void answer_asset(struct srv_call *call, const struct srv_asset *asset, const char *content_type)
+{
+	srv_reply_header(call->reply, "Cache-Control", "public, max-age=300");
+	if (asset->policy) {
+		srv_reply_header(call->reply, "Content-Security-Policy", asset->policy);
+		srv_reply_header(call->reply, "Referrer-Policy", "no-referrer");
+	}
+	if (!srv_reply_etag(call->reply, call->request, asset->hash))
+		srv_reply_fixed(call->reply, content_type, (const char *)asset->bytes, asset->length);
+}
+
+void srv_get_page(struct srv_call *call)
+{
+	answer_asset(call, &srv_page, "text/html; charset=utf-8");
+}
+
+void srv_get_openapi_yaml(struct srv_call *call)
+{
+	answer_asset(call, &srv_openapi_yaml, "application/yaml");
+}
+
+void srv_get_openapi_json(struct srv_call *call)
+{
+	answer_asset(call, &srv_openapi_json, "application/json");
+}
+
+static void answer_ok(struct srv_call *call)
+{
+	static const char ok[] = "{\"status\":\"ok\"}";
+
+	srv_reply_header(call->reply, "Cache-Control", "no-store");
+	srv_reply_fixed(call->reply, "application/json", ok, sizeof ok - 1);
+}
+
+void srv_get_healthz(struct srv_call *call)
+{
+	answer_ok(call);
+}
+
+void srv_get_readyz(struct srv_call *call)
+{
+	if (atomic_load_explicit(&call->context->service->draining, memory_order_relaxed))
+		srv_reply_problem(call->reply, SRV_DRAINING, "the service is finishing what it has begun");
+	else
+		answer_ok(call);
+}
+
+void srv_get_metrics(struct srv_call *call)
+{
+	const struct srv_service *service = call->context->service;
+	const struct srv_metrics *metrics[THREADS_MAX] = { &call->context->metrics };
+	const char *patterns[SRV_ROUTES_MAX];
+	size_t count = service->contexts ? (size_t)service->context_count : 1, routes = srv_route_patterns(patterns);
+
+	count = count < THREADS_MAX ? count : THREADS_MAX;
+	for (size_t i = 0; service->contexts && i < count; i++)
+		metrics[i] = &service->contexts[i]->metrics;
+	srv_reply_header(call->reply, "Cache-Control", "no-store");
+	call->reply->content_type = "text/plain; version=0.0.4; charset=utf-8";
+	srv_metrics_write(call->reply->buffer, metrics, count, patterns, routes);
+}

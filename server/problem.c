@@ -1,0 +1,109 @@
+#include "server/problem.h"
+#include <stdio.h>
+#include "server/write.h"
+
+const char srv_problem_type[] = "application/problem+json";
+
+/* clang-format off */
+static const struct srv_problem_row problems[SRV_PROBLEMS] = {
+	[SRV_NOT_JSON]           = { 400, "not-json", "The body is not JSON", 0 },
+	[SRV_BAD_FRAMING]        = { 400, "bad-framing", "The request is not proper HTTP", 0 },
+	[SRV_NOT_FOUND]          = { 404, "not-found", "There is nothing here", 0 },
+	[SRV_METHOD_NOT_ALLOWED] = { 405, "method-not-allowed", "The method is not allowed here", 0 },
+	[SRV_NOT_ACCEPTABLE]     = { 406, "not-acceptable", "The answer does not exist in that format", 0 },
+	[SRV_LENGTH_REQUIRED]    = { 411, "length-required", "The body's length is required", 0 },
+	[SRV_TOO_LARGE]          = { 413, "too-large", "The body is too large", 0 },
+	[SRV_TARGET_TOO_LONG]    = { 414, "target-too-long", "The request target is too long", 0 },
+	[SRV_UNSUPPORTED_TYPE]   = { 415, "unsupported-media-type", "The body has to be application/json", 0 },
+	[SRV_EXPECTATION_FAILED] = { 417, "expectation-failed", "The expectation cannot be met", 0 },
+	[SRV_INVALID]            = { 422, "invalid", "The request is not valid", 0 },
+	[SRV_OUT_OF_MEMORY]      = { 503, "out-of-memory", "The service is short of memory", 1 },
+	[SRV_OVERLOADED]         = { 503, "overloaded", "The service is overloaded", 1 },
+	[SRV_DRAINING]           = { 503, "draining", "The service is going away", 1 },
+};
+/* clang-format on */
+
+const char srv_no_memory_body[] =
+	"{\"type\":\"urn:vramcast:problem:out-of-memory\",\"title\":\"The service is short of memory\",\"status\":503,"
+	"\"detail\":\"memory ran short while this request was answered; try again\",\"errors\":[]}";
+
+const struct srv_problem_row *srv_problem_row(enum srv_problem problem)
+{
+	return problem > SRV_OK && problem < SRV_PROBLEMS ? &problems[problem] : NULL;
+}
+
+/* Sets status and headers and writes the members up to detail, without the closing brace. */
+static void begin_problem(struct srv_reply *reply, enum srv_problem problem, const char *detail)
+{
+	const struct srv_problem_row *row = &problems[problem];
+	struct srv_buffer *buffer = reply->buffer;
+
+	srv_buffer_clear(buffer);
+	srv_reply_drop_headers(reply);
+	reply->fixed = NULL;
+	reply->status = row->status;
+	reply->content_type = srv_problem_type;
+	srv_reply_header(reply, "Cache-Control", "no-store");
+	if (row->retry_after)
+		srv_reply_header_format(reply, "Retry-After", "%d", row->retry_after);
+	SRV_PUT(buffer, "{\"type\":\"urn:vramcast:problem:");
+	srv_write_text(buffer, row->name);
+	SRV_PUT(buffer, "\",\"title\":");
+	srv_write_string(buffer, row->title);
+	SRV_PUT(buffer, ",\"status\":");
+	srv_write_i64(buffer, row->status);
+	SRV_PUT(buffer, ",\"detail\":");
+	srv_write_string(buffer, detail);
+}
+
+void srv_reply_problem(struct srv_reply *reply, enum srv_problem problem, const char *detail)
+{
+	begin_problem(reply, problem, detail);
+	SRV_PUT(reply->buffer, ",\"errors\":[]}");
+}
+
+static void write_fault(struct srv_buffer *buffer, const struct est_fault *fault)
+{
+	SRV_PUT(buffer, "{\"pointer\":");
+	srv_write_string(buffer, fault->pointer);
+	SRV_PUT(buffer, ",\"code\":");
+	srv_write_string(buffer, est_fault_code_name(fault->code));
+	SRV_PUT(buffer, ",\"detail\":");
+	srv_write_string(buffer, fault->detail);
+	srv_buffer_add_byte(buffer, '}');
+}
+
+void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults)
+{
+	size_t listed = faults->count < EST_FAULTS_MAX ? faults->count : EST_FAULTS_MAX;
+	char detail[96];
+
+	if (listed < faults->count)
+		snprintf(detail, sizeof detail, "the request has %zu faults, of which the first %zu are listed", faults->count,
+			 listed);
+	else
+		snprintf(detail, sizeof detail, "the request has %zu fault%s", listed, listed == 1 ? "" : "s");
+	begin_problem(reply, SRV_INVALID, detail);
+	SRV_PUT(reply->buffer, ",\"errors\":[");
+	for (size_t i = 0; i < listed; i++) {
+		if (i)
+			srv_buffer_add_byte(reply->buffer, ',');
+		write_fault(reply->buffer, &faults->item[i]);
+	}
+	SRV_PUT(reply->buffer, "]");
+	if (listed < faults->count) {
+		SRV_PUT(reply->buffer, ",\"count\":");
+		srv_write_u64(reply->buffer, faults->count);
+	}
+	srv_buffer_add_byte(reply->buffer, '}');
+}
+
+void srv_reply_no_memory(struct srv_reply *reply)
+{
+	srv_buffer_clear(reply->buffer);
+	srv_reply_drop_headers(reply);
+	reply->status = problems[SRV_OUT_OF_MEMORY].status;
+	srv_reply_fixed(reply, srv_problem_type, srv_no_memory_body, sizeof srv_no_memory_body - 1);
+	srv_reply_header(reply, "Cache-Control", "no-store");
+	srv_reply_header(reply, "Retry-After", "1");
+}

@@ -1,0 +1,110 @@
+#include "server/reply.h"
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <strings.h>
+
+void srv_reply_begin(struct srv_reply *reply, struct srv_buffer *buffer)
+{
+	srv_buffer_clear(buffer);
+	reply->status = 200;
+	reply->route = SRV_NO_ROUTE;
+	reply->content_type = NULL;
+	reply->fixed = NULL;
+	reply->fixed_length = 0;
+	reply->buffer = buffer;
+	reply->header_count = 0;
+	reply->text_used = 0;
+}
+
+void srv_reply_header(struct srv_reply *reply, const char *name, const char *value)
+{
+	if (reply->header_count < SRV_HEADERS_MAX)
+		reply->header[reply->header_count++] = (struct srv_header){ name, value };
+}
+
+void srv_reply_header_format(struct srv_reply *reply, const char *name, const char *format, ...)
+{
+	size_t room = sizeof reply->text - reply->text_used;
+	char *value = reply->text + reply->text_used;
+	va_list arguments;
+	int length;
+
+	va_start(arguments, format);
+	length = vsnprintf(value, room, format, arguments);
+	va_end(arguments);
+	if (length < 0 || (size_t)length >= room)
+		return;
+	reply->text_used += (size_t)length + 1;
+	srv_reply_header(reply, name, value);
+}
+
+void srv_reply_drop_headers(struct srv_reply *reply)
+{
+	reply->header_count = 0;
+	reply->text_used = 0;
+}
+
+const char *srv_reply_find(const struct srv_reply *reply, const char *name)
+{
+	for (size_t i = 0; i < reply->header_count; i++)
+		if (!strcasecmp(reply->header[i].name, name))
+			return reply->header[i].value;
+	return NULL;
+}
+
+const char *srv_reply_body(const struct srv_reply *reply, size_t *ret_length)
+{
+	if (reply->fixed) {
+		*ret_length = reply->fixed_length;
+		return reply->fixed;
+	}
+	*ret_length = reply->buffer->length;
+	return reply->buffer->length ? reply->buffer->data : "";
+}
+
+void srv_reply_fixed(struct srv_reply *reply, const char *content_type, const char *body, size_t length)
+{
+	reply->content_type = content_type;
+	reply->fixed = body;
+	reply->fixed_length = length;
+}
+
+uint64_t srv_hash(uint64_t hash, const void *bytes, size_t length)
+{
+	const unsigned char *at = bytes;
+
+	for (size_t i = 0; i < length; i++)
+		hash = (hash ^ at[i]) * UINT64_C(0x100000001b3);
+	return hash;
+}
+
+/* Whether a list of entity tags holds tag; a weak one matches too (RFC 9110 13.1.2). */
+static bool holds_tag(const char *list, const char *tag)
+{
+	size_t length = strlen(tag);
+
+	for (;;) {
+		list += strspn(list, ", \t");
+		if (!*list)
+			return false;
+		if (*list == '*')
+			return true;
+		list += !strncmp(list, "W/", 2) ? 2 : 0;
+		if (!strncmp(list, tag, length) && strchr(", \t", list[length])) /* the end of the text too */
+			return true;
+		list += strcspn(list, ",");
+	}
+}
+
+bool srv_reply_etag(struct srv_reply *reply, const struct srv_request *request, uint64_t hash)
+{
+	char tag[24];
+
+	snprintf(tag, sizeof tag, "\"%016" PRIx64 "\"", hash);
+	srv_reply_header_format(reply, "ETag", "%s", tag);
+	if (!request->if_none_match || !holds_tag(request->if_none_match, tag))
+		return false;
+	reply->status = 304;
+	return true;
+}

@@ -1,0 +1,277 @@
+#include "server/report.h"
+#include <stddef.h>
+#include "server/table.h"
+#include "server/write.h"
+
+/* clang-format off */
+static const struct srv_column model_columns[] = {
+	SRV_COLUMN("id", SRV_CHARS, struct est_model, id),
+	SRV_COLUMN("parameters", SRV_I64, struct est_model, parameters),
+};
+static const struct srv_column trainable_columns[] = {
+	SRV_COLUMN("trainable_parameters", SRV_I64, struct est_report, trainable_parameters),
+};
+static const struct srv_column shape_columns[] = {
+	SRV_OPTIONAL("model_type", SRV_CHARS, struct est_model, model_type),
+	SRV_COLUMN("hidden_size", SRV_I64, struct est_model, hidden_size),
+	SRV_COLUMN("num_hidden_layers", SRV_I64, struct est_model, num_hidden_layers),
+	SRV_COLUMN("num_attention_heads", SRV_I64, struct est_model, num_attention_heads),
+	SRV_COLUMN("num_key_value_heads", SRV_I64, struct est_model, num_key_value_heads),
+	SRV_COLUMN("head_dim", SRV_I64, struct est_model, head_dim),
+	SRV_COLUMN("intermediate_size", SRV_I64, struct est_model, intermediate_size),
+	SRV_COLUMN("vocab_size", SRV_I64, struct est_model, vocab_size),
+	SRV_COLUMN("max_position_embeddings", SRV_I64, struct est_model, max_position_embeddings),
+	SRV_OPTIONAL("sliding_window", SRV_I64, struct est_model, sliding_window),
+	SRV_OPTIONAL("num_experts", SRV_I64, struct est_model, num_experts),
+	SRV_COLUMN("tie_word_embeddings", SRV_BOOL, struct est_model, tie_word_embeddings),
+	SRV_COLUMN("inferred", SRV_BOOL, struct est_model, inferred),
+};
+static const struct srv_column rows_columns[] = {
+	SRV_COLUMN("weights_bytes", SRV_U64, struct est_rows, weights),
+	SRV_COLUMN("gradients_bytes", SRV_U64, struct est_rows, gradients),
+	SRV_COLUMN("optimizer_bytes", SRV_U64, struct est_rows, optimizer),
+	SRV_COLUMN("activations_bytes", SRV_U64, struct est_rows, activations),
+	SRV_COLUMN("buffers_bytes", SRV_U64, struct est_rows, buffers),
+	SRV_COLUMN("overhead_bytes", SRV_U64, struct est_rows, overhead),
+	SRV_COLUMN("total_bytes", SRV_U64, struct est_rows, total),
+};
+static const struct srv_column thumb_columns[] = {
+	SRV_COLUMN("weights_bytes", SRV_U64, struct est_rows, weights),
+	SRV_COLUMN("gradients_bytes", SRV_U64, struct est_rows, gradients),
+	SRV_COLUMN("optimizer_bytes", SRV_U64, struct est_rows, optimizer),
+	SRV_COLUMN("activations_bytes", SRV_U64, struct est_rows, activations),
+	SRV_COLUMN("overhead_bytes", SRV_U64, struct est_rows, overhead),
+	SRV_COLUMN("total_bytes", SRV_U64, struct est_rows, total),
+};
+static const struct srv_column range_columns[] = {
+	SRV_COLUMN("low_bytes", SRV_U64, struct est_range, low),
+	SRV_COLUMN("expected_bytes", SRV_U64, struct est_range, expected),
+	SRV_COLUMN("high_bytes", SRV_U64, struct est_range, high),
+};
+static const struct srv_column moment_columns[] = {
+	SRV_COLUMN("allocated_bytes", SRV_U64, struct est_moment, allocated),
+	SRV_COLUMN("reserved_bytes", SRV_U64, struct est_moment, reserved),
+};
+static const struct srv_column host_columns[] = {
+	SRV_COLUMN("pinned_bytes", SRV_U64, struct est_report, host_pinned),
+	SRV_COLUMN("pageable_bytes", SRV_U64, struct est_report, host_pageable),
+};
+static const struct srv_column note_columns[] = {
+	SRV_COLUMN("pointer", SRV_TEXT, struct est_note, pointer),
+	SRV_OPTIONAL("value", SRV_CHARS, struct est_note, value),
+	SRV_COLUMN("detail", SRV_CHARS, struct est_note, detail),
+};
+
+/* A verdict with what follows from it. */
+struct fit_row {
+	const char *gpu, *name, *verdict, *reason;
+	uint64_t memory, usable, required, required_high;
+	int64_t headroom;
+	double utilization;
+	int64_t min_gpus, max_micro_batch_size, max_sequence_length;
+};
+static const struct srv_column fit_columns[] = {
+	SRV_COLUMN("gpu", SRV_TEXT, struct fit_row, gpu),
+	SRV_COLUMN("name", SRV_TEXT, struct fit_row, name),
+	SRV_COLUMN("memory_bytes", SRV_U64, struct fit_row, memory),
+	SRV_COLUMN("usable_bytes", SRV_U64, struct fit_row, usable),
+	SRV_COLUMN("required_bytes", SRV_U64, struct fit_row, required),
+	SRV_COLUMN("required_high_bytes", SRV_U64, struct fit_row, required_high),
+	SRV_COLUMN("headroom_bytes", SRV_I64, struct fit_row, headroom),
+	SRV_COLUMN("utilization", SRV_RATIO, struct fit_row, utilization),
+	SRV_COLUMN("verdict", SRV_TEXT, struct fit_row, verdict),
+	SRV_OPTIONAL("reason", SRV_TEXT, struct fit_row, reason),
+	SRV_OPTIONAL("min_gpus", SRV_I64, struct fit_row, min_gpus),
+	SRV_OPTIONAL("max_micro_batch_size", SRV_I64, struct fit_row, max_micro_batch_size),
+	SRV_OPTIONAL("max_sequence_length", SRV_I64, struct fit_row, max_sequence_length),
+};
+
+static const struct srv_table model_table = SRV_TABLE(model_columns), trainable_table = SRV_TABLE(trainable_columns);
+static const struct srv_table shape_table = SRV_TABLE(shape_columns), rows_table = SRV_TABLE(rows_columns);
+static const struct srv_table thumb_table = SRV_TABLE(thumb_columns), range_table = SRV_TABLE(range_columns);
+static const struct srv_table moment_table = SRV_TABLE(moment_columns), host_table = SRV_TABLE(host_columns);
+static const struct srv_table note_table = SRV_TABLE(note_columns), fit_table = SRV_TABLE(fit_columns);
+/* clang-format on */
+
+static struct fit_row fit_row(const struct est_fit *fit)
+{
+	const struct est_gpu *gpu = fit->gpu;
+
+	return (struct fit_row){
+		.gpu = gpu->id, .name = gpu->name, .verdict = est_verdict_name(fit->verdict), .reason = fit->reason,
+		.memory = gpu->memory_bytes, .usable = gpu->usable_bytes, .required = fit->required,
+		.required_high = fit->required_high,
+		.headroom = (int64_t)(gpu->usable_bytes - fit->required_high), /* both below 2^53: wraps to negative */
+		.utilization = gpu->usable_bytes ? (double)fit->required / (double)gpu->usable_bytes : 0,
+		.min_gpus = fit->min_gpus, .max_micro_batch_size = fit->max_micro_batch_size,
+		.max_sequence_length = fit->max_sequence_length,
+	};
+}
+
+size_t srv_report_arena_size(size_t fit_count)
+{
+	return fit_count * sizeof(struct fit_row) + _Alignof(max_align_t);
+}
+
+static bool make_fit_rows(const struct est_report *report, struct est_arena *arena, const void **ret_rows)
+{
+	struct fit_row *made = est_arena_take(arena, report->fit_count, sizeof *made);
+
+	if (!made)
+		return false;
+	for (size_t i = 0; i < report->fit_count; i++) {
+		made[i] = fit_row(&report->fits[i]);
+		ret_rows[i] = &made[i];
+	}
+	return true;
+}
+
+/* ---- the document, key by key */
+
+static void write_model(struct srv_buffer *buffer, const struct est_model *model, const struct est_report *report)
+{
+	SRV_PUT(buffer, "{\"model\":{");
+	srv_write_members(buffer, &model_table, model);
+	srv_buffer_add_byte(buffer, ',');
+	srv_write_members(buffer, &trainable_table, report);
+	srv_buffer_add_byte(buffer, ',');
+	srv_write_members(buffer, &shape_table, model);
+	srv_buffer_add_byte(buffer, '}');
+}
+
+static void write_at_peak(struct srv_buffer *buffer, const uint64_t *at_peak)
+{
+	for (int i = 0; i < EST_CATEGORIES; i++) {
+		srv_buffer_add_byte(buffer, i ? ',' : '{');
+		srv_buffer_add_byte(buffer, '"');
+		srv_write_text(buffer, est_category_name((enum est_category)i));
+		SRV_PUT(buffer, "_bytes\":");
+		srv_write_u64(buffer, at_peak[i]);
+	}
+	srv_buffer_add_byte(buffer, '}');
+}
+
+static void write_peak(struct srv_buffer *buffer, const struct est_peak *peak)
+{
+	SRV_PUT(buffer, ",\"peak\":{\"phase\":");
+	srv_write_string(buffer, est_phase_name(peak->phase));
+	SRV_PUT(buffer, ",\"gpu\":");
+	srv_write_string(buffer, peak->gpu->id);
+	SRV_PUT(buffer, ",\"at_peak\":");
+	write_at_peak(buffer, peak->at_peak);
+	SRV_PUT(buffer, ",\"allocated\":");
+	srv_write_object(buffer, &range_table, &peak->allocated);
+	SRV_PUT(buffer, ",\"reserved\":");
+	srv_write_object(buffer, &range_table, &peak->reserved);
+	SRV_PUT(buffer, ",\"device\":");
+	srv_write_object(buffer, &range_table, &peak->device);
+	srv_buffer_add_byte(buffer, '}');
+}
+
+static void write_timeline(struct srv_buffer *buffer, const struct est_report *report)
+{
+	SRV_PUT(buffer, ",\"timeline\":[");
+	for (size_t i = 0; i < report->moments; i++) {
+		if (i)
+			srv_buffer_add_byte(buffer, ',');
+		SRV_PUT(buffer, "{\"phase\":");
+		srv_write_string(buffer, est_phase_name(report->timeline[i].phase));
+		srv_buffer_add_byte(buffer, ',');
+		srv_write_members(buffer, &moment_table, &report->timeline[i]);
+		srv_buffer_add_byte(buffer, '}');
+	}
+	srv_buffer_add_byte(buffer, ']');
+}
+
+static void write_thumb(struct srv_buffer *buffer, const struct est_report *report)
+{
+	SRV_PUT(buffer, ",\"rule_of_thumb\":{");
+	srv_write_members(buffer, &thumb_table, &report->thumb);
+	SRV_PUT(buffer, ",\"per_gpu_bytes\":");
+	srv_write_u64(buffer, report->thumb_per_gpu.total);
+	srv_buffer_add_byte(buffer, '}');
+}
+
+/* The members of an array, going on behind first ones when there are some. */
+static bool write_notes(struct srv_buffer *buffer, const struct est_notes *notes, bool first)
+{
+	for (size_t i = 0; i < notes->count; i++, first = false) {
+		if (!first)
+			srv_buffer_add_byte(buffer, ',');
+		srv_write_object(buffer, &note_table, &notes->item[i]);
+	}
+	return first;
+}
+
+static void write_document(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report,
+			   const void *const *rows)
+{
+	write_model(buffer, &request->model, report);
+	SRV_PUT(buffer, ",\"single_gpu\":");
+	srv_write_object(buffer, &rows_table, &report->single_gpu);
+	SRV_PUT(buffer, ",\"per_gpu\":");
+	srv_write_object(buffer, &rows_table, &report->per_gpu);
+	if (report->replayed) {
+		write_peak(buffer, &report->peak);
+		if (request->request.include & EST_INCLUDE_TIMELINE)
+			write_timeline(buffer, report);
+	}
+	SRV_PUT(buffer, ",\"host\":");
+	srv_write_object(buffer, &host_table, report);
+	if (request->request.include & EST_INCLUDE_RULE_OF_THUMB)
+		write_thumb(buffer, report);
+	SRV_PUT(buffer, ",\"fits\":");
+	srv_write_rows(buffer, SRV_JSON, &fit_table, rows, report->fit_count);
+	SRV_PUT(buffer, ",\"assumptions\":[");
+	write_notes(buffer, &report->assumptions, write_notes(buffer, &request->notes, true));
+	SRV_PUT(buffer, "],\"warnings\":[");
+	write_notes(buffer, &report->warnings, true);
+	SRV_PUT(buffer, "]}");
+}
+
+/* ---- for people */
+
+static void write_gib(struct srv_buffer *buffer, const char *label, uint64_t bytes)
+{
+	srv_write_text(buffer, label);
+	srv_write_fixed(buffer, (double)bytes / (1024.0 * 1024 * 1024), 1);
+	SRV_PUT(buffer, " GiB");
+}
+
+static void write_summary(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+{
+	const struct est_rows *rows = &report->per_gpu;
+
+	srv_write_text(buffer, request->model.id);
+	SRV_PUT(buffer, ": ");
+	srv_write_i64(buffer, report->parameters);
+	SRV_PUT(buffer, " parameters, ");
+	srv_write_i64(buffer, report->trainable_parameters);
+	SRV_PUT(buffer, " trained; per GPU ");
+	write_gib(buffer, "weights ", rows->weights);
+	write_gib(buffer, ", gradients ", rows->gradients);
+	write_gib(buffer, ", optimizer ", rows->optimizer);
+	write_gib(buffer, ", activations ", rows->activations);
+	if (report->replayed) {
+		write_gib(buffer, "; peak allocated ", report->peak.allocated.expected);
+		write_gib(buffer, ", reserved ", report->peak.reserved.expected);
+	} else {
+		write_gib(buffer, "; in all ", rows->total);
+	}
+	SRV_PUT(buffer, "\n\n");
+}
+
+bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const struct cfg_request *request,
+		      const struct est_report *report, struct est_arena *arena, const void **rows)
+{
+	if (!make_fit_rows(report, arena, rows))
+		return false;
+	if (format == SRV_JSON) {
+		write_document(buffer, request, report, rows);
+		return true;
+	}
+	if (format == SRV_FOR_PEOPLE)
+		write_summary(buffer, request, report);
+	srv_write_rows(buffer, format, &fit_table, rows, report->fit_count);
+	return true;
+}

@@ -1,0 +1,56 @@
+/* The service without a socket: what all threads share, what each has for itself, and the one function that answers. */
+#ifndef SRV_SERVICE_H
+#define SRV_SERVICE_H
+
+#include <stdatomic.h>
+#include "config/config.h"
+#include "server/listing.h"
+#include "server/metrics.h"
+#include "server/problem.h"
+#include "server/reply.h"
+
+/* SRV_VERSION: the version of the project, given by the build. */
+
+/* Shared by all threads; read-only while they run, but for the atomics. */
+struct srv_service {
+	const struct cfg_catalog *catalog;
+	struct srv_listing presets, gpus;
+	int origin_count;
+	const char *const *origins;      /* allowed by CORS; "*" is any */
+	atomic_bool draining;
+	int context_count;               /* contexts whose metrics are summed */
+	struct srv_context *const *contexts;
+};
+
+/* What one thread needs to answer: buffers, work space, counters. Never shared. */
+struct srv_context {
+	struct srv_service *service;
+	struct srv_buffer buffer;        /* the answer being written */
+	struct est_arena arena;
+	void *arena_base;
+	const void **rows;               /* room for the rows of the longest list or of a verdict */
+	struct cfg_request request;      /* large: kept off the stack */
+	struct est_report report;
+	struct est_faults faults;
+	uint64_t id_state;               /* of the request ids that are made here */
+	struct srv_metrics metrics;
+};
+
+/* Prepares the listings of catalog. False when memory is short. origins is borrowed. */
+bool srv_service_init(struct srv_service *service, const struct cfg_catalog *catalog, const char *const *origins,
+		      int origin_count);
+void srv_service_finish(struct srv_service *service);
+
+/* A new context on the heap; NULL when memory is short. destroy takes NULL. */
+struct srv_context *srv_context_create(struct srv_service *service);
+void srv_context_destroy(struct srv_context *context);
+
+/* Answers request: finds the route, chooses the format, runs the handler, adds the headers that every answer has. The body
+ * lies in context->buffer until the next call. Never fails: where memory is short the answer is a 503. */
+void srv_route(struct srv_context *context, const struct srv_request *request, struct srv_reply *reply);
+
+/* The same for a request that the transport refuses. */
+void srv_refuse(struct srv_context *context, const struct srv_request *request, enum srv_problem problem,
+		const char *detail, struct srv_reply *reply);
+
+#endif

@@ -1,0 +1,129 @@
+#include "server/write.h"
+#include <math.h>
+
+static const char digits[] =
+	"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
+	"5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
+
+enum { DIGITS_MAX = 20 };
+
+void srv_write_u64(struct srv_buffer *buffer, uint64_t value)
+{
+	char text[DIGITS_MAX];
+	char *at = text + sizeof text;
+
+	while (value >= 100) {
+		at -= 2;
+		memcpy(at, digits + 2 * (value % 100), 2);
+		value /= 100;
+	}
+	if (value >= 10) {
+		at -= 2;
+		memcpy(at, digits + 2 * value, 2);
+	} else {
+		*--at = (char)('0' + value);
+	}
+	srv_buffer_add(buffer, at, (size_t)(text + sizeof text - at));
+}
+
+void srv_write_i64(struct srv_buffer *buffer, int64_t value)
+{
+	if (value < 0)
+		srv_buffer_add_byte(buffer, '-');
+	srv_write_u64(buffer, value < 0 ? 0 - (uint64_t)value : (uint64_t)value);
+}
+
+void srv_write_fixed(struct srv_buffer *buffer, double value, int decimals)
+{
+	static const uint64_t powers[] = { 1, 10, 100, 1000, 10000, 100000, 1000000 };
+	uint64_t scale = powers[decimals], whole;
+	double scaled = fabs(value) * (double)scale;
+
+	if (!(scaled < 9007199254740992.0)) /* NaN too */
+		scaled = 0;
+	whole = (uint64_t)(scaled + 0.5);
+	if (value < 0 && whole)
+		srv_buffer_add_byte(buffer, '-');
+	srv_write_u64(buffer, whole / scale);
+	if (decimals) {
+		srv_buffer_add_byte(buffer, '.');
+		for (uint64_t unit = scale / 10; unit; unit /= 10)
+			srv_buffer_add_byte(buffer, (char)('0' + whole / unit % 10));
+	}
+}
+
+void srv_write_bool(struct srv_buffer *buffer, bool value)
+{
+	if (value)
+		SRV_PUT(buffer, "true");
+	else
+		SRV_PUT(buffer, "false");
+}
+
+void srv_write_text(struct srv_buffer *buffer, const char *text)
+{
+	srv_buffer_add(buffer, text, strlen(text));
+}
+
+/* Length of the UTF-8 sequence at text, of at most left bytes; 0 when it is none (overlong, surrogate, cut off). */
+static size_t utf8_length(const unsigned char *text, size_t left)
+{
+	unsigned char first = text[0];
+	size_t length = first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+
+	if (!length || length > left)
+		return 0;
+	for (size_t i = 1; i < length; i++)
+		if ((text[i] & 0xc0) != 0x80)
+			return 0;
+	if ((first == 0xe0 && text[1] < 0xa0) || (first == 0xed && text[1] > 0x9f)
+	    || (first == 0xf0 && text[1] < 0x90) || (first == 0xf4 && text[1] > 0x8f))
+		return 0;
+	return length;
+}
+
+static void write_escape(struct srv_buffer *buffer, unsigned char byte)
+{
+	static const char hex[] = "0123456789abcdef";
+	static const char plain[] = "\b\t\n\f\r\"\\", letters[] = "btnfr\"\\";
+	const char *known = byte ? strchr(plain, byte) : NULL;
+
+	srv_buffer_add_byte(buffer, '\\');
+	if (known) {
+		srv_buffer_add_byte(buffer, letters[known - plain]);
+		return;
+	}
+	SRV_PUT(buffer, "u00");
+	srv_buffer_add_byte(buffer, hex[byte >> 4]);
+	srv_buffer_add_byte(buffer, hex[byte & 15]);
+}
+
+void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t length)
+{
+	const unsigned char *bytes = (const unsigned char *)text;
+	size_t start = 0, at = 0;
+
+	srv_buffer_add_byte(buffer, '"');
+	while (at < length) {
+		unsigned char byte = bytes[at];
+		size_t step = byte < 0x80 ? 1 : utf8_length(bytes + at, length - at);
+
+		if (step && byte >= 0x20 && byte != '"' && byte != '\\' && byte != 0x7f) {
+			at += step;
+			continue;
+		}
+		srv_buffer_add(buffer, text + start, at - start);
+		if (step)
+			write_escape(buffer, byte);
+		else
+			SRV_PUT(buffer, "\\ufffd");
+		start = ++at;
+	}
+	srv_buffer_add(buffer, text + start, at - start);
+	srv_buffer_add_byte(buffer, '"');
+}
+
+void srv_write_string(struct srv_buffer *buffer, const char *text)
+{
+	srv_write_string_n(buffer, text, strlen(text));
+}
