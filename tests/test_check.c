@@ -1,0 +1,293 @@
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include "estimator/estimator.h"
+#include "estimator/fields.h"
+
+/* Llama-3.1-8B, as far as the rules look at it. */
+static struct est_model llama(void)
+{
+	return (struct est_model){
+		.architecture = EST_ARCH_LLAMA, .vocab_size = 128256, .hidden_size = 4096, .num_hidden_layers = 32,
+		.num_attention_heads = 32, .num_key_value_heads = 8, .head_dim = 128, .intermediate_size = 14336,
+		.max_position_embeddings = 131072, .parameters = 8030261248,
+	};
+}
+
+/* "a=1 b=2": fields by their numbers as est_field_set() takes them; all are named. */
+static void set_fields(struct est_request *request, const char *assignments)
+{
+	char name[64];
+	double value;
+	int used;
+
+	est_request_init(request);
+	for (; sscanf(assignments, " %63[^=]=%lf%n", name, &value, &used) == 2; assignments += used) {
+		const struct est_field *field = est_field_find(name);
+
+		ck_assert_msg(field != NULL, "%s", name);
+		est_field_set(field, request, value);
+		est_request_name(request, field);
+	}
+	ck_assert_msg(strspn(assignments, " ") == strlen(assignments), "not read: %s", assignments);
+}
+
+#define THUMB "accounting=1 "   /* rule_of_thumb */
+#define LORA THUMB "method=1 "
+#define QLORA THUMB "method=2 "
+
+static const struct {
+	const char *name, *fields, *pointer; /* NULL: accepted */
+	enum est_fault_code code;
+} cases[] = {
+	{ "nothing named", "", NULL, 0 },
+	{ "as many GPUs as ranks", THUMB "parallelism.gpus=8 parallelism.strategy=4", NULL, 0 },
+	{ "lora without lora", "lora.rank=8", "/lora/rank", EST_CONTRADICTION },
+	{ "quantization without qlora", LORA "quantization.bits=4", "/quantization/bits", EST_CONTRADICTION },
+	{ "a base type without a base", "base_dtype=0", "/base_dtype", EST_CONTRADICTION },
+	{ "a rank for an optimizer without one", "optimizer_rank=8", "/optimizer_rank", EST_CONTRADICTION },
+	{ "layers to train without freeze", "trainable_layers=2", "/trainable_layers", EST_CONTRADICTION },
+	{ "a decoder length without decoder", "target_length=64", "/target_length", EST_CONTRADICTION },
+	{ "a reference without preferences", "reference_model=3", "/reference_model", EST_CONTRADICTION },
+	{ "a shard size without hsdp", "parallelism.strategy=5 parallelism.shard_size=1", "/parallelism/shard_size",
+	  EST_CONTRADICTION },
+	{ "a rank as wide as the model", LORA "lora.rank=4096", NULL, 0 },
+	{ "a rank wider than the model", LORA "lora.rank=4097", "/lora/rank", EST_OUT_OF_RANGE },
+	{ "every 32 layers", "gradient_checkpointing=4", NULL, 0 },
+	{ "ranks that do not divide", "parallelism.gpus=7 parallelism.strategy=4 parallelism.tensor=2",
+	  "/parallelism/gpus",
+	  EST_CONTRADICTION },
+	{ "data-parallel ranks without strategy", "parallelism.gpus=8 parallelism.strategy=0", "/parallelism/strategy",
+	  EST_CONTRADICTION },
+	{ "shards that do not divide", "parallelism.gpus=8 parallelism.strategy=7 parallelism.shard_size=3",
+	  "/parallelism/shard_size", EST_CONTRADICTION },
+	{ "shards that divide", "parallelism.gpus=8 parallelism.strategy=7 parallelism.shard_size=4", NULL, 0 },
+	{ "heads that do not divide", "parallelism.gpus=3 parallelism.tensor=3", "/parallelism/tensor",
+	  EST_CONTRADICTION },
+	{ "more stages than layers", "parallelism.gpus=33 parallelism.pipeline=33", "/parallelism/pipeline",
+	  EST_CONTRADICTION },
+	{ "experts that are not there", "parallelism.expert=2", "/parallelism/expert", EST_CONTRADICTION },
+	{ "a sequence split over one rank", "parallelism.sequence_parallel=1", "/parallelism/sequence_parallel",
+	  EST_CONTRADICTION },
+	{ "flash attention in fp32", "attention=1 precision=7", "/attention", EST_CONTRADICTION },
+	{ "int8 in 4 bits", QLORA "quantization.type=2 quantization.bits=4", "/quantization/bits", EST_CONTRADICTION },
+	{ "int8 in 8 bits", QLORA "quantization.type=2 quantization.bits=8", NULL, 0 },
+	{ "a group of nothing", QLORA "quantization.group_size=0", "/quantization/group_size", EST_OUT_OF_RANGE },
+	{ "an adapter as reference without one", "objective=2 reference_model=1", "/reference_model",
+	  EST_CONTRADICTION },
+	{ "clipping what is already gone", "fuse_optimizer_in_backward=1 max_grad_norm=1", "/max_grad_norm",
+	  EST_CONTRADICTION },
+	{ "adding up what is already gone",
+	  "fuse_optimizer_in_backward=1 max_grad_norm=0 gradient_accumulation_steps=2",
+	  "/gradient_accumulation_steps", EST_CONTRADICTION },
+	{ "freeze without layers", "method=3", "/trainable_layers", EST_MISSING },
+	{ "freeze more than there is", "method=3 trainable_layers=33", "/trainable_layers", EST_OUT_OF_RANGE },
+	{ "the longest sequence of the largest batch", "micro_batch_size=65536 sequence_length=16777216",
+	  "/sequence_length", EST_OUT_OF_RANGE },
+	{ "a long sequence", "sequence_length=131072", NULL, 0 },
+	{ "lora by replay", "method=1", "/method", EST_NOT_SUPPORTED_YET },
+	{ "8-bit states by replay", "optimizer=2", "/optimizer", EST_NOT_SUPPORTED_YET },
+	{ "8-bit states by the rule", THUMB "optimizer=2", NULL, 0 },
+	{ "a paged optimizer by the rule", THUMB "optimizer=5", "/optimizer", EST_NOT_SUPPORTED_YET },
+	{ "flex attention", "attention=4", "/attention", EST_NOT_SUPPORTED_YET },
+	{ "another loss by replay", "loss=2", "/loss", EST_NOT_SUPPORTED_YET },
+	{ "another loss by the rule, which knows none", THUMB "loss=2", NULL, 0 },
+	{ "liger", "liger_kernel=1", "/liger_kernel", EST_NOT_SUPPORTED_YET },
+	{ "compile", THUMB "torch_compile=1", "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "tensor parallel", "parallelism.gpus=2 parallelism.tensor=2", "/parallelism/tensor", EST_NOT_SUPPORTED_YET },
+	{ "offload", "offload.optimizer=1", "/offload/optimizer", EST_NOT_SUPPORTED_YET },
+	{ "dora", LORA "lora.dora=1", "/lora/dora", EST_NOT_SUPPORTED_YET },
+	{ "an fsdp type", "parallelism.strategy=5 parallelism.param_dtype=0", "/parallelism/param_dtype",
+	  EST_NOT_SUPPORTED_YET },
+	{ "an fsdp switch as it is anyway", "parallelism.strategy=5 parallelism.reshard_after_forward=1", NULL, 0 },
+	{ "an fsdp switch the other way", "parallelism.strategy=5 parallelism.reshard_after_forward=0",
+	  "/parallelism/reshard_after_forward", EST_NOT_SUPPORTED_YET },
+	{ "a bucket", "parallelism.strategy=4 parallelism.buckets.reduce_bucket_size=5e8",
+	  "/parallelism/buckets/reduce_bucket_size", EST_NOT_SUPPORTED_YET },
+	{ "preferences", "objective=2 reference_model=2", "/objective", EST_NOT_SUPPORTED_YET },
+	{ "another trainer's model code", "framework=7", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "every precision", "precision=5", NULL, 0 },
+	{ "reentrant checkpoints", "gradient_checkpointing=1 use_reentrant=1", NULL, 0 },
+	{ "selective checkpoints", "gradient_checkpointing=2", "/gradient_checkpointing", EST_NOT_SUPPORTED_YET },
+	{ "an old transformers", "versions.transformers=4045", "/versions/transformers", EST_NOT_SUPPORTED_YET },
+	{ "a new transformers", "versions.transformers=5023", NULL, 0 },
+};
+
+START_TEST(accepts_or_points_at_the_fault)
+{
+	struct est_model model = llama();
+	struct est_request request;
+	struct est_faults faults = { 0 };
+	size_t i;
+	bool right;
+
+	set_fields(&request, cases[_i].fields);
+	request.every_n_layers = 32;
+	right = est_check(&request, &model, &faults);
+	ck_assert_int_eq(right, faults.count == 0);
+	ck_assert_msg((faults.count > 0) == (cases[_i].pointer != NULL), "%s: %s %s", cases[_i].name,
+		      faults.item[0].pointer, faults.item[0].detail);
+	/* What is contradicted may not be modelled either; that is told too, and nothing else. */
+	for (i = 1; i < faults.count; i++)
+		ck_assert_msg(cases[_i].code != EST_NOT_SUPPORTED_YET
+			      && faults.item[i].code == EST_NOT_SUPPORTED_YET, "%s: %s %s", cases[_i].name,
+			      faults.item[i].pointer, faults.item[i].detail);
+	if (!cases[_i].pointer)
+		return;
+	ck_assert_str_eq(faults.item[0].pointer, cases[_i].pointer);
+	ck_assert_msg(faults.item[0].code == cases[_i].code, "%s: %s", cases[_i].name, faults.item[0].detail);
+}
+END_TEST
+
+/* Changes to the model that the rules notice. */
+static void refuse_sdpa(struct est_model *model)
+{
+	model->refuses_sdpa = true;
+}
+
+static void learn_positions(struct est_model *model)
+{
+	model->position = EST_LEARNED_POSITIONS;
+	model->max_position_embeddings = 1024;
+}
+
+static void forget_architecture(struct est_model *model)
+{
+	model->architecture = EST_ARCH_UNSUPPORTED;
+}
+
+static void give_reason(struct est_model *model)
+{
+	model->unsupported = "state space models are not modelled yet";
+}
+
+static void add_experts(struct est_model *model)
+{
+	model->num_experts = 8;
+}
+
+static void blow_up(struct est_model *model)
+{
+	model->parameters = INT64_C(1) << 60;
+}
+
+static const struct {
+	const char *name;
+	void (*change)(struct est_model *model);
+	const char *fields, *pointer;
+	enum est_fault_code code;
+} models[] = {
+	{ "sdpa where it is refused", refuse_sdpa, "", "/attention", EST_CONTRADICTION },
+	{ "a forced kernel where sdpa is refused", refuse_sdpa, "attention=8", "/attention", EST_CONTRADICTION },
+	{ "eager where sdpa is refused", refuse_sdpa, "attention=3", NULL, 0 },
+	{ "beyond the learned positions", learn_positions, "sequence_length=1025", "/sequence_length",
+	  EST_CONTRADICTION },
+	{ "all learned positions", learn_positions, "sequence_length=1024", NULL, 0 },
+	{ "an unknown architecture", forget_architecture, "", "/model", EST_NOT_SUPPORTED_YET },
+	{ "an unknown architecture by the rule", forget_architecture, THUMB, NULL, 0 },
+	{ "a model with a reason", give_reason, "", "/model", EST_NOT_SUPPORTED_YET },
+	{ "experts by replay", add_experts, "", "/model", EST_NOT_SUPPORTED_YET },
+	{ "experts that do not divide", add_experts, THUMB "parallelism.expert=3", "/parallelism/expert",
+	  EST_CONTRADICTION },
+	{ "more parameters than bytes can count", blow_up, THUMB, "/model", EST_OUT_OF_RANGE },
+};
+
+START_TEST(looks_at_the_model)
+{
+	struct est_model model = llama();
+	struct est_request request;
+	struct est_faults faults = { 0 };
+
+	models[_i].change(&model);
+	set_fields(&request, models[_i].fields);
+	est_check(&request, &model, &faults);
+	ck_assert_msg((faults.count > 0) == (models[_i].pointer != NULL), "%s: %s %s", models[_i].name,
+		      faults.item[0].pointer, faults.item[0].detail);
+	if (!models[_i].pointer)
+		return;
+	ck_assert_str_eq(faults.item[0].pointer, models[_i].pointer);
+	ck_assert_int_eq(faults.item[0].code, models[_i].code);
+	if (model.unsupported)
+		ck_assert_str_eq(faults.item[0].detail, model.unsupported);
+}
+END_TEST
+
+START_TEST(tells_a_refused_default_from_a_named_value)
+{
+	struct est_model model = llama();
+	struct est_request request;
+	struct est_faults faults = { 0 };
+
+	est_request_init(&request);
+	request.loss = EST_LOSS_CHUNKED;
+	est_check(&request, &model, &faults);
+	ck_assert_uint_eq(faults.count, 1);
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "the default here"));
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "chunked"));
+}
+END_TEST
+
+START_TEST(tells_every_contradiction_at_once)
+{
+	struct est_model model = llama();
+	struct est_request request;
+	struct est_faults faults = { 0 };
+
+	set_fields(&request,
+			"lora.rank=8 trainable_layers=2 parallelism.gpus=3 parallelism.strategy=4 loss=1 method=0");
+	ck_assert(!est_check(&request, &model, &faults));
+	ck_assert_uint_eq(faults.count, 3);
+}
+END_TEST
+
+/* No value that a field accepts by itself may make est_check() do anything but accept or refuse: the smallest and the
+ * largest of every number, every word, in a replay and by the rule of thumb. */
+START_TEST(survives_the_ends_of_every_range)
+{
+	const struct est_field *field = &est_request_fields[_i % (int)est_request_field_count];
+	struct est_model model = llama();
+	struct est_request request;
+	int value;
+
+	if (field->kind >= EST_FIELD_MODEL)
+		return;
+	for (value = -1; value < 20; value++) {
+		struct est_faults faults = { 0 };
+		bool right;
+
+		est_request_init(&request);
+		request.accounting = _i < (int)est_request_field_count ? EST_REPLAY : EST_RULE_OF_THUMB;
+		if (field->kind == EST_FIELD_INT)
+			est_field_set(field, &request, value < 0 ? field->min : field->max);
+		else if (field->kind == EST_FIELD_WORD && !*est_word_name(field->words, value))
+			continue;
+		else if (value >= 0)
+			est_field_set(field, &request, value);
+		est_request_name(&request, field);
+		right = est_check(&request, &model, &faults);
+		ck_assert_msg(right == (faults.count == 0), "%s", field->name);
+		ck_assert_msg(right || faults.item[0].pointer[0] == '/', "%s", field->name);
+	}
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("check");
+	TCase *rules = tcase_create("rules");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_loop_test(rules, accepts_or_points_at_the_fault, 0, sizeof(cases) / sizeof(cases[0]));
+	tcase_add_loop_test(rules, looks_at_the_model, 0, sizeof(models) / sizeof(models[0]));
+	tcase_add_test(rules, tells_a_refused_default_from_a_named_value);
+	tcase_add_test(rules, tells_every_contradiction_at_once);
+	tcase_add_loop_test(rules, survives_the_ends_of_every_range, 0, 2 * (int)est_request_field_count);
+	suite_add_tcase(suite, rules);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
+}

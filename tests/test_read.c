@@ -1,0 +1,555 @@
+#include <check.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "config/read.h"
+
+static struct cfg_catalog *catalog;
+static struct cfg_request request;
+static struct est_faults faults;
+
+/* Reads text, with ' for ", into request and faults. */
+static bool read_at(const char *text, const char *base)
+{
+	char json[4096], reason[160];
+	bool no_memory, right;
+	json_t *body;
+	size_t i;
+
+	for (i = 0; text[i]; i++)
+		json[i] = (char)(text[i] == '\'' ? '"' : text[i]);
+	body = cfg_parse_json(json, i, reason, sizeof(reason), &no_memory);
+	ck_assert_msg(body != NULL, "%s: %s", text, reason);
+	memset(&faults, 0, sizeof(faults));
+	right = cfg_read_request(body, base, catalog, &request, &faults);
+	json_decref(body);
+	ck_assert_msg(right == (faults.count == 0), "%s", text);
+	return right;
+}
+
+static void open_catalog(void)
+{
+	char directory[1024], error[512];
+
+	snprintf(directory, sizeof(directory), "%s/config", getenv("VRAMCAST_SOURCE"));
+	catalog = cfg_catalog_create(directory, error, sizeof(error));
+	ck_assert_msg(catalog != NULL, "%s", error);
+}
+
+static void close_catalog(void)
+{
+	cfg_catalog_destroy(catalog);
+}
+
+#define LLAMA "'model':'llama-3.1-8b'"
+#define THUMB "'model':'llama-3.1-8b','accounting':'rule_of_thumb'"
+
+/* One fault or none: pointer NULL when accepted. */
+static const struct {
+	const char *name, *body, *pointer;
+	enum est_fault_code code;
+} cases[] = {
+	{ "model alone is enough", "{" LLAMA "}", NULL, 0 },
+	{ "no model", "{}", "/model", EST_MISSING },
+	{ "null is absent", "{'model':null}", "/model", EST_MISSING },
+	{ "a list is no request", "[]", "", EST_WRONG_TYPE },
+	{ "an unknown preset", "{'model':'llama-9'}", "/model", EST_UNKNOWN_VALUE },
+	{ "an unknown field", "{" LLAMA ",'sequence_lenght':1}", "/sequence_lenght", EST_UNKNOWN_FIELD },
+	{ "an unknown field that is null", "{" LLAMA ",'color':null}", "/color", EST_UNKNOWN_FIELD },
+	{ "an unknown field in a group", "{" LLAMA ",'lora':{'rnk':8}}", "/lora/rnk", EST_UNKNOWN_FIELD },
+	{ "a dotted key is no path", "{" LLAMA ",'parallelism.gpus':8}", "/parallelism.gpus", EST_UNKNOWN_FIELD },
+	{ "slash in a key", "{" LLAMA ",'a/b':1}", "/a~1b", EST_UNKNOWN_FIELD },
+	{ "tilde in a key", "{" LLAMA ",'a~b':1}", "/a~0b", EST_UNKNOWN_FIELD },
+	{ "an empty key", "{" LLAMA ",'':1}", "/", EST_UNKNOWN_FIELD },
+	{ "an empty name of a group", "{" LLAMA ",'lora':{'':1}}", "/lora/", EST_UNKNOWN_FIELD },
+	{ "a group that is a number", "{" LLAMA ",'parallelism':8}", "/parallelism", EST_WRONG_TYPE },
+	{ "a group that is a word", "{" LLAMA ",'offload':'none'}", "/offload", EST_WRONG_TYPE },
+	{ "a group that is null", "{" LLAMA ",'parallelism':null}", NULL, 0 },
+	{ "an empty group", "{" LLAMA ",'parallelism':{}}", NULL, 0 },
+	{ "a whole real", "{" LLAMA ",'sequence_length':4e3}", NULL, 0 },
+	{ "a number as text", "{" LLAMA ",'sequence_length':'4'}", "/sequence_length", EST_WRONG_TYPE },
+	{ "a number as boolean", "{" LLAMA ",'sequence_length':true}", "/sequence_length", EST_WRONG_TYPE },
+	{ "a broken number", "{" LLAMA ",'sequence_length':4.5}", "/sequence_length", EST_OUT_OF_RANGE },
+	{ "below the range", "{" LLAMA ",'micro_batch_size':0}", "/micro_batch_size", EST_OUT_OF_RANGE },
+	{ "above the range", "{" LLAMA ",'micro_batch_size':65537}", "/micro_batch_size", EST_OUT_OF_RANGE },
+	{ "beyond 2^53", "{" LLAMA ",'micro_batch_size':9007199254740993}", "/micro_batch_size", EST_OUT_OF_RANGE },
+	{ "a huge real", "{" LLAMA ",'micro_batch_size':1e308}", "/micro_batch_size", EST_OUT_OF_RANGE },
+	{ "a boolean as number", "{" LLAMA ",'torch_compile':0}", "/torch_compile", EST_WRONG_TYPE },
+	{ "a negative norm", "{" LLAMA ",'max_grad_norm':-1}", "/max_grad_norm", EST_OUT_OF_RANGE },
+	{ "a norm as text", "{" LLAMA ",'max_grad_norm':'1'}", "/max_grad_norm", EST_WRONG_TYPE },
+	{ "a word in capitals", "{" LLAMA ",'optimizer':'AdamW'}", NULL, 0 },
+	{ "a word that is near", "{" LLAMA ",'optimizer':'adamw_8bits'}", "/optimizer", EST_UNKNOWN_VALUE },
+	{ "a word that is none", "{" LLAMA ",'optimizer':'none'}", "/optimizer", EST_UNKNOWN_VALUE },
+	{ "a word with more behind it",
+	  "{" LLAMA ",'precision':'bf16\\u00e9'}", "/precision", EST_UNKNOWN_VALUE },
+	{ "a word as number", "{" LLAMA ",'method':1}", "/method", EST_WRONG_TYPE },
+	{ "none stays no base type", "{" THUMB ",'method':'lora','base_dtype':'none'}", "/base_dtype",
+	  EST_UNKNOWN_VALUE },
+	{ "include", "{" LLAMA ",'include':['limits','ADVICE']}", NULL, 0 },
+	{ "include nothing", "{" LLAMA ",'include':[]}", NULL, 0 },
+	{ "include as word", "{" LLAMA ",'include':'limits'}", "/include", EST_WRONG_TYPE },
+	{ "include something else", "{" LLAMA ",'include':['limits','all']}", "/include/1", EST_UNKNOWN_VALUE },
+	{ "a version", "{" LLAMA ",'versions':{'torch':'2.13.0+cu128','transformers':'5'}}", NULL, 0 },
+	{ "a version as number", "{" LLAMA ",'versions':{'torch':2.13}}", "/versions/torch", EST_WRONG_TYPE },
+	{ "a version with a sign", "{" LLAMA ",'versions':{'torch':'2.-1'}}", "/versions/torch", EST_OUT_OF_RANGE },
+	{ "a version with a letter", "{" LLAMA ",'versions':{'torch':'v2'}}", "/versions/torch", EST_OUT_OF_RANGE },
+	{ "an old version", "{" LLAMA ",'versions':{'transformers':'4.40'}}", "/versions/transformers",
+	  EST_NOT_SUPPORTED_YET },
+	{ "checkpointing on", "{" LLAMA ",'gradient_checkpointing':true}", NULL, 0 },
+	{ "checkpointing in words", "{" LLAMA ",'gradient_checkpointing':'Full'}", NULL, 0 },
+	{ "checkpointing each other layer", "{" LLAMA ",'gradient_checkpointing':{'every_n_layers':2}}", NULL, 0 },
+	{ "checkpointing beyond the layers", "{" LLAMA ",'gradient_checkpointing':{'every_n_layers':33}}",
+	  "/gradient_checkpointing/every_n_layers", EST_OUT_OF_RANGE },
+	{ "checkpointing no layers", "{" LLAMA ",'gradient_checkpointing':{'every_n_layers':0}}",
+	  "/gradient_checkpointing/every_n_layers", EST_OUT_OF_RANGE },
+	{ "checkpointing layers as text", "{" LLAMA ",'gradient_checkpointing':{'every_n_layers':'2'}}",
+	  "/gradient_checkpointing/every_n_layers", EST_WRONG_TYPE },
+	{ "checkpointing by a number", "{" LLAMA ",'gradient_checkpointing':1}", "/gradient_checkpointing",
+	  EST_WRONG_TYPE },
+	{ "checkpointing two ways", "{" LLAMA ",'gradient_checkpointing':{'every_n_layers':2,'selective':'op'}}",
+	  "/gradient_checkpointing", EST_WRONG_TYPE },
+	{ "checkpointing selectively, unknown", "{" LLAMA ",'gradient_checkpointing':{'selective':'ops'}}",
+	  "/gradient_checkpointing/selective", EST_UNKNOWN_VALUE },
+	{ "checkpointing selectively", "{" LLAMA ",'gradient_checkpointing':{'selective':'attention'}}",
+	  "/gradient_checkpointing", EST_NOT_SUPPORTED_YET },
+	{ "one card", "{" LLAMA ",'gpus':'H100-SXM5-80GB'}", NULL, 0 },
+	{ "cards", "{" LLAMA ",'gpus':['h100-sxm5-80gb','rtx-4090']}", NULL, 0 },
+	{ "no cards", "{" LLAMA ",'gpus':[]}", "/gpus", EST_OUT_OF_RANGE },
+	{ "a card that is near", "{" LLAMA ",'gpus':['rtx-4090','rtx-4009']}", "/gpus/1", EST_UNKNOWN_VALUE },
+	{ "a card that is none", "{" LLAMA ",'gpus':'abacus'}", "/gpus", EST_UNKNOWN_VALUE },
+	{ "a card that is several", "{" LLAMA ",'gpus':['rtx-4090','1g.10gb']}", "/gpus/1", EST_AMBIGUOUS },
+	{ "a card as number", "{" LLAMA ",'gpus':[80]}", "/gpus/0", EST_WRONG_TYPE },
+	{ "cards as number", "{" LLAMA ",'gpus':80}", "/gpus", EST_WRONG_TYPE },
+	{ "sizes", "{" LLAMA ",'gpu_memory_bytes':[1e10,20000000000]}", NULL, 0 },
+	{ "a size alone", "{" LLAMA ",'gpu_memory_bytes':1}", "/gpu_memory_bytes", EST_WRONG_TYPE },
+	{ "a size of nothing", "{" LLAMA ",'gpu_memory_bytes':[1,0]}", "/gpu_memory_bytes/1", EST_OUT_OF_RANGE },
+	{ "a size as text", "{" LLAMA ",'gpu_memory_bytes':['1']}", "/gpu_memory_bytes/0", EST_WRONG_TYPE },
+	{ "modules", "{" THUMB ",'method':'lora','lora':{'target_modules':['q_proj','v_proj']}}", NULL, 0 },
+	{ "all modules", "{" THUMB ",'method':'lora','lora':{'target_modules':'All-Linear'}}", NULL, 0 },
+	{ "modules by a pattern", "{" THUMB ",'method':'lora','lora':{'target_modules':'.*proj'}}",
+	  "/lora/target_modules", EST_WRONG_TYPE },
+	{ "a module without name", "{" THUMB ",'method':'lora','lora':{'target_modules':['q_proj','']}}",
+	  "/lora/target_modules/1", EST_OUT_OF_RANGE },
+	{ "a module as number", "{" THUMB ",'method':'lora','lora':{'target_modules':[1,'v_proj']}}",
+	  "/lora/target_modules/0", EST_WRONG_TYPE },
+	{ "no module", "{" THUMB ",'method':'lora','lora':{'target_modules':[]}}", "/lora/target_modules",
+	  EST_OUT_OF_RANGE },
+	{ "no module to save", "{" THUMB ",'method':'lora','lora':{'modules_to_save':[]}}", NULL, 0 },
+	{ "modules to save by a word", "{" THUMB ",'method':'lora','lora':{'modules_to_save':'all-linear'}}",
+	  "/lora/modules_to_save", EST_WRONG_TYPE },
+	{ "bits", "{" THUMB ",'method':'qlora','quantization':{'bits':8}}", NULL, 0 },
+	{ "bits between", "{" THUMB ",'method':'qlora','quantization':{'bits':6}}", "/quantization/bits",
+	  EST_OUT_OF_RANGE },
+	{ "buckets in a word", "{" LLAMA ",'parallelism':{'gpus':8,'buckets':'auto'}}", NULL, 0 },
+	{ "a bucket in a word", "{" LLAMA ",'parallelism':{'buckets':{'reduce_bucket_size':'AUTO'}}}", NULL, 0 },
+	{ "a bucket in another word", "{" LLAMA ",'parallelism':{'buckets':{'reduce_bucket_size':'big'}}}",
+	  "/parallelism/buckets/reduce_bucket_size", EST_WRONG_TYPE },
+	{ "buckets in another word", "{" LLAMA ",'parallelism':{'buckets':'big'}}", "/parallelism/buckets",
+	  EST_WRONG_TYPE },
+	{ "a lora field without lora", "{" LLAMA ",'lora':{'rank':8}}", "/lora/rank", EST_CONTRADICTION },
+	{ "a trainer whose loss is not modelled", "{" LLAMA ",'framework':'trl'}", "/loss", EST_NOT_SUPPORTED_YET },
+	{ "the same with its loss named", "{" LLAMA ",'framework':'trl','loss':'standard'}", NULL, 0 },
+};
+
+START_TEST(reads_or_points_at_the_fault)
+{
+	read_at(cases[_i].body, "");
+	ck_assert_msg(faults.count == (cases[_i].pointer != NULL), "%s: %zu faults, first %s %s", cases[_i].name,
+		      faults.count, faults.item[0].pointer, faults.item[0].detail);
+	if (!cases[_i].pointer)
+		return;
+	ck_assert_str_eq(faults.item[0].pointer, cases[_i].pointer);
+	ck_assert_msg(faults.item[0].code == cases[_i].code, "%s: %s, %s", cases[_i].name,
+		      est_fault_code_name(faults.item[0].code), faults.item[0].detail);
+	ck_assert(faults.item[0].detail[0] != '\0');
+}
+END_TEST
+
+START_TEST(tells_all_faults_at_once)
+{
+	read_at("{'method':7,'lora':{'rank':'8','rang':1},'sequence_length':0}", "/requests/3");
+	ck_assert_uint_eq(faults.count, 5);
+	ck_assert_str_eq(faults.item[0].pointer, "/requests/3/method");
+	ck_assert_str_eq(faults.item[1].pointer, "/requests/3/lora/rank");
+	ck_assert_str_eq(faults.item[2].pointer, "/requests/3/lora/rang");
+	ck_assert_str_eq(faults.item[3].pointer, "/requests/3/sequence_length");
+	ck_assert_str_eq(faults.item[4].pointer, "/requests/3/model");
+}
+END_TEST
+
+START_TEST(points_into_the_batch_for_rules_across_fields_too)
+{
+	read_at("{" LLAMA ",'lora':{'rank':8}}", "/requests/3");
+	ck_assert_uint_eq(faults.count, 1);
+	ck_assert_str_eq(faults.item[0].pointer, "/requests/3/lora/rank");
+}
+END_TEST
+
+START_TEST(counts_faults_beyond_the_list)
+{
+	char text[2000] = "{" LLAMA;
+	int i;
+
+	for (i = 0; i < 100; i++)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text), ",'zz%d':1", i);
+	strcat(text, "}");
+	read_at(text, "");
+	ck_assert_uint_eq(faults.count, 100);
+	ck_assert_str_eq(faults.item[EST_FAULTS_MAX - 1].pointer, "/zz63");
+}
+END_TEST
+
+START_TEST(suggests_what_was_meant)
+{
+	read_at("{" LLAMA ",'sequence_lenght':1,'optimizer':'adamw_8bits','gpus':'rtx-4009','lora':{'rnk':1}}", "");
+	ck_assert_uint_eq(faults.count, 4);
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "\"sequence_length\""));
+	ck_assert_ptr_nonnull(strstr(faults.item[1].detail, "\"adamw_8bit\""));
+	ck_assert_ptr_nonnull(strstr(faults.item[2].detail, "\"rtx-4090\""));
+	ck_assert_ptr_nonnull(strstr(faults.item[3].detail, "\"rank\""));
+}
+END_TEST
+
+START_TEST(cuts_a_long_key_between_characters)
+{
+	char text[1200] = "{" LLAMA ",'x";
+	json_t *string;
+	int i;
+
+	for (i = 0; i < 200; i++)
+		strcat(text, "\xC3\xA9");
+	strcat(text, "':1}");
+	read_at(text, "");
+	ck_assert_uint_eq(faults.count, 1);
+	ck_assert_uint_ge(strlen(faults.item[0].pointer), EST_POINTER_MAX - 3);
+	string = json_string(faults.item[0].pointer); /* NULL when it is not UTF-8 */
+	ck_assert_ptr_nonnull(string);
+	json_decref(string);
+}
+END_TEST
+
+START_TEST(takes_values_as_written)
+{
+	const struct est_request *got = &request.request;
+
+	ck_assert(read_at("{" THUMB ",'method':'qlora','micro_batch_size':4.0,'headroom_fraction':0.25,"
+			  "'include':['advice'],"
+			  "'optimizer':'adamw_bnb_8bit','versions':{'torch':'2.13','peft':'0.21.2'},'lora':{'rank':64,"
+			  "'target_modules':['q_proj','v_proj'],'dropout':0.1},"
+			  "'parallelism':{'gpus':8,'buckets':'auto'}}",
+			  ""));
+	ck_assert_int_eq(got->micro_batch_size, 4);
+	ck_assert_double_eq(got->headroom_fraction, 0.25);
+	ck_assert_uint_eq(got->include, EST_INCLUDE_ADVICE);
+	ck_assert_uint_eq(got->optimizer, EST_ADAMW_8BIT);
+	ck_assert_int_eq(got->versions.torch, 2013);
+	ck_assert_int_eq(got->versions.peft, 21);
+	ck_assert_int_eq(got->lora.rank, 64);
+	ck_assert_int_eq(got->lora.target_modules.count, 2);
+	ck_assert(!got->lora.target_modules.all);
+	ck_assert_str_eq(got->lora.target_modules.name[1], "v_proj");
+	ck_assert_int_eq(got->parallelism.buckets.prefetch_bucket_size, EST_AUTO);
+	ck_assert(est_request_names(got, "parallelism.buckets.prefetch_bucket_size"));
+	ck_assert(!est_request_names(got, "parallelism.strategy"));
+	ck_assert_uint_eq(got->parallelism.strategy, EST_ZERO3);
+	ck_assert_uint_eq(got->precision, EST_BF16_MIXED);
+	ck_assert_double_eq(got->lora.alpha, 128);
+	ck_assert_int_eq(got->target_length, 2048);
+	ck_assert_str_eq(request.model.id, "llama-3.1-8b");
+}
+END_TEST
+
+/* What a default becomes when other fields say so: body, field, value as text. */
+static const struct {
+	const char *body, *field, *value;
+} defaults[] = {
+	{ "{" LLAMA "}", "precision", "bf16_master" },
+	{ "{" LLAMA "}", "optimizer", "adamw_torch_fused" },
+	{ "{" LLAMA "}", "gradient_checkpointing", "none" },
+	{ "{" LLAMA "}", "parallelism.strategy", "none" },
+	{ "{" LLAMA ",'versions':{'torch':'2.4'}}", "optimizer", "adamw_torch" },
+	{ "{" LLAMA ",'parallelism':{'gpus':8}}", "parallelism.strategy", "zero3" },
+	{ "{" LLAMA ",'parallelism':{'gpus':8,'strategy':'ddp'}}", "parallelism.strategy", "ddp" },
+	{ "{" LLAMA ",'parallelism':{'gpus':8}}", "parallelism.overlap_comm", "true" },
+	{ "{" LLAMA ",'parallelism':{'gpus':8}}", "parallelism.buckets.reduce_bucket_size", "auto" },
+	{ "{" LLAMA ",'framework':'deepspeed','parallelism':{'gpus':8}}", "parallelism.buckets.reduce_bucket_size",
+	  "500000000" },
+	{ "{" LLAMA ",'framework':'trl','loss':'standard'}", "gradient_checkpointing", "full" },
+	{ "{" LLAMA ",'framework':'trl','loss':'standard'}", "precision", "bf16_mixed" },
+	{ "{" LLAMA ",'framework':'trl','loss':'standard','gradient_checkpointing':false}", "gradient_checkpointing",
+	  "none" },
+	{ "{" LLAMA ",'framework':'trl','versions':{'trl':'0.12'}}", "loss", "standard" },
+	{ "{" LLAMA ",'framework':'llama_factory'}", "use_reentrant", "true" },
+	{ "{" LLAMA ",'precision':'bf16_mixed'}", "outputs_to_fp32", "true" },
+	{ "{" LLAMA ",'precision':'bf16'}", "outputs_to_fp32", "false" },
+	{ "{" LLAMA ",'precision':'fp16_mixed'}", "parallelism.param_dtype", "fp16" },
+	{ "{" LLAMA ",'precision':'bf16'}", "parallelism.reduce_dtype", "none" },
+	{ "{" LLAMA ",'precision':'fp32'}", "parallelism.communication_data_type", "fp32" },
+	{ "{'model':'gemma-2-2b'}", "attention", "eager" },
+	{ "{" THUMB ",'method':'lora'}", "precision", "bf16_mixed" },
+	{ "{" THUMB ",'method':'lora'}", "lora.adapter_dtype", "fp32" },
+	{ "{" THUMB ",'method':'lora'}", "lora.target_modules", "all-linear" },
+	{ "{" THUMB ",'method':'lora','lora':{'rank':8}}", "lora.alpha", "16" },
+	{ "{" THUMB ",'method':'lora','base_dtype':'fp16','versions':{'peft':'0.5'}}", "lora.adapter_dtype", "fp16" },
+	{ "{" THUMB ",'method':'qlora'}", "quantization.prepare_kbit", "true" },
+	{ "{" THUMB ",'method':'qlora','framework':'trl'}", "quantization.prepare_kbit", "false" },
+	{ "{" THUMB ",'method':'qlora','framework':'trl','versions':{'trl':'0.9'}}", "quantization.prepare_kbit",
+	  "true" },
+	{ "{" THUMB ",'method':'qlora','framework':'trl'}", "lora.adapter_dtype", "bf16" },
+	{ "{" THUMB ",'method':'qlora','quantization':{'bits':8}}", "quantization.type", "int8" },
+	{ "{" THUMB ",'method':'qlora','quantization':{'type':'int8'}}", "quantization.bits", "8" },
+	{ "{" THUMB ",'method':'qlora'}", "quantization.group_size", "64" },
+	{ "{" THUMB ",'framework':'litgpt'}", "precision", "bf16" },
+	{ "{" THUMB ",'framework':'megatron'}", "loss", "vocab_parallel" },
+	{ "{" THUMB ",'sequence_length':512}", "target_length", "512" },
+};
+
+START_TEST(completes_what_is_not_named)
+{
+	const struct est_field *field = est_field_find(defaults[_i].field);
+	char value[64];
+
+	ck_assert_ptr_nonnull(field);
+	ck_assert_msg(read_at(defaults[_i].body, ""), "%s %s", faults.item[0].pointer, faults.item[0].detail);
+	ck_assert_str_eq(est_field_text(field, &request.request, value, sizeof(value)), defaults[_i].value);
+}
+END_TEST
+
+/* Values whose own modelling is refused, but whose companions are completed all the same. */
+START_TEST(completes_before_it_refuses)
+{
+	read_at("{" LLAMA ",'liger_kernel':true}", "");
+	ck_assert_uint_eq(request.request.loss, EST_LOSS_LIGER);
+	read_at("{" LLAMA ",'fuse_optimizer_in_backward':true}", "");
+	ck_assert_double_eq(request.request.max_grad_norm, 0);
+	read_at("{" LLAMA ",'objective':'dpo'}", "");
+	ck_assert_uint_eq(request.request.reference_model, EST_REFERENCE_MODEL);
+	read_at("{" LLAMA ",'objective':'dpo','method':'lora'}", "");
+	ck_assert_uint_eq(request.request.reference_model, EST_REFERENCE_ADAPTER);
+	read_at("{" LLAMA ",'method':'qlora','quantization':{'type':'gptq'}}", "");
+	ck_assert_int_eq(request.request.quantization.group_size, 128);
+	read_at("{" LLAMA ",'versions':{'transformers':'4.45'}}", "");
+	ck_assert(request.request.parallelism.checkpoint_outside_unit);
+}
+END_TEST
+
+static const struct est_note *find_note(const char *pointer)
+{
+	size_t i;
+
+	for (i = 0; i < request.notes.count; i++)
+		if (!strcmp(request.notes.item[i].pointer, pointer))
+			return &request.notes.item[i];
+	return NULL;
+}
+
+START_TEST(notes_each_default_that_matters)
+{
+	ck_assert(read_at("{" LLAMA ",'sequence_length':4096}", ""));
+	ck_assert_ptr_null(find_note("/sequence_length"));
+	ck_assert_ptr_null(find_note("/lora/rank"));
+	ck_assert_ptr_null(find_note("/parallelism/wrap"));
+	ck_assert_ptr_nonnull(find_note("/versions"));
+	ck_assert_ptr_nonnull(find_note("/gpus"));
+	ck_assert_ptr_nonnull(find_note("/attention"));
+	ck_assert_str_eq(find_note("/attention")->value, "sdpa");
+	ck_assert(read_at("{" THUMB ",'method':'lora','gpus':'rtx-4090','parallelism':{'gpus':2,'strategy':'fsdp'}}",
+			""));
+	ck_assert_ptr_null(find_note("/gpus"));
+	ck_assert_str_eq(find_note("/lora/rank")->value, "16");
+	ck_assert_str_eq(find_note("/parallelism/wrap")->value, "accelerate");
+	ck_assert_uint_lt(request.notes.count, EST_NOTES_MAX);
+}
+END_TEST
+
+START_TEST(judges_every_card_when_none_is_named)
+{
+	size_t count;
+
+	cfg_catalog_cards(catalog, &count);
+	ck_assert(read_at("{" LLAMA "}", ""));
+	ck_assert_uint_eq(request.card_count, count);
+	ck_assert_str_eq(request.cards[0]->id, "h100-sxm5-80gb");
+	ck_assert(!request.cards_named);
+}
+END_TEST
+
+START_TEST(keeps_the_order_of_cards_with_sizes_behind)
+{
+	ck_assert(read_at("{'gpu_memory_bytes':[12000000000]," LLAMA ",'gpus':['rtx-4090','H100-SXM5-80GB']}", ""));
+	ck_assert_uint_eq(request.card_count, 3);
+	ck_assert_str_eq(request.cards[0]->id, "rtx-4090");
+	ck_assert_str_eq(request.cards[1]->id, "h100-sxm5-80gb");
+	ck_assert_uint_eq(request.cards[2]->usable_bytes, UINT64_C(12000000000));
+	ck_assert_str_eq(request.cards[2]->id, "12000000000-bytes");
+	ck_assert(request.cards_named);
+}
+END_TEST
+
+/* ---- Text to JSON */
+
+static json_t *parse(const char *text, char reason[160], bool *ret_no_memory)
+{
+	return cfg_parse_json(text, strlen(text), reason, 160, ret_no_memory);
+}
+
+static const struct {
+	const char *name, *text, *reason; /* NULL when it is JSON */
+} texts[] = {
+	{ "object", "{}", NULL },
+	{ "scalar", " 5 ", NULL },
+	{ "nothing", "", "line 1, column 0: the text ends too early" },
+	{ "open", "{\"a\":", "line 1, column 5: the text ends too early" },
+	{ "two values", "{} {}", "line 1, column 4: more text after the end of the value" },
+	{ "duplicate key", "{\"a\":1,\"a\":2}", "line 1, column 10: an object has the same key twice" },
+	{ "not UTF-8", "\"\xFF\"", "line 1, column 1: not UTF-8" },
+	{ "NUL", "\"a\\u0000\"", "line 1, column 9: a NUL character in a string" },
+	{ "too large", "1e999", "line 1, column 5: a number too large to hold" },
+	{ "comma", "{\n\"a\":1,\n}", "line 3, column 1: not JSON" },
+};
+
+START_TEST(says_in_its_own_words_why_it_is_not_json)
+{
+	char reason[160] = "";
+	bool no_memory;
+	json_t *value = parse(texts[_i].text, reason, &no_memory);
+
+	ck_assert_msg((value != NULL) == (texts[_i].reason == NULL), "%s", texts[_i].name);
+	ck_assert(!no_memory);
+	if (texts[_i].reason)
+		ck_assert_str_eq(reason, texts[_i].reason);
+	json_decref(value);
+}
+END_TEST
+
+static json_t *parse_nested(size_t levels)
+{
+	char text[256], reason[160];
+	bool no_memory;
+
+	memset(text, '[', levels);
+	memset(text + levels, ']', levels);
+	return cfg_parse_json(text, 2 * levels, reason, sizeof(reason), &no_memory);
+}
+
+/* A list of n + 1 items and nothing else. */
+static json_t *parse_list(const char *first, const char *others, int n)
+{
+	char *text = malloc((size_t)n * strlen(others) + strlen(first) + 3), *end = text, reason[160];
+	bool no_memory;
+	json_t *value;
+	int i;
+
+	end += sprintf(end, "[%s", first);
+	for (i = 0; i < n; i++)
+		end += sprintf(end, "%s", others);
+	end += sprintf(end, "]");
+	value = cfg_parse_json(text, (size_t)(end - text), reason, sizeof(reason), &no_memory);
+	free(text);
+	return value;
+}
+
+START_TEST(bounds_nesting_and_values_before_anything_is_allocated)
+{
+	json_t *deep = parse_nested(32), *wide = parse_list("0", ",0", 131070);
+	json_t *keyed = parse_list("{\"a\":1}", ",{\"a\":1}", 65534); /* keys are no values */
+
+	ck_assert_ptr_nonnull(deep);
+	ck_assert_ptr_nonnull(wide);
+	ck_assert_ptr_nonnull(keyed);
+	ck_assert_ptr_null(parse_nested(33));
+	ck_assert_ptr_null(parse_list("0", ",0", 131071));
+	ck_assert_ptr_null(parse_list("{\"a\":1}", ",{\"a\":1}", 65535));
+	json_decref(deep);
+	json_decref(wide);
+	json_decref(keyed);
+}
+END_TEST
+
+START_TEST(does_not_count_what_lies_in_strings)
+{
+	char reason[160];
+	bool no_memory;
+	json_t *value = parse("\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[[[[[[[[[[[[[[[[[[\"", reason, &no_memory);
+
+	ck_assert_ptr_nonnull(value);
+	json_decref(value);
+}
+END_TEST
+
+static json_malloc_t allocate;
+static int allocations_left;
+
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "allocator_may_return_null=1";
+}
+
+/* Passes on to the project's own allocator, which is made to fail at the end of the count by an impossible size. */
+static void *allocate_or_fail(size_t size)
+{
+	return allocate(allocations_left-- == 0 ? SIZE_MAX / 2 : size);
+}
+
+START_TEST(tells_a_failed_allocation_from_bad_text)
+{
+	static const char text[] = "{\"model\":\"a name that is long enough to need more than one buffer ......\","
+				   "\"lora\":{\"rank\":8,\"target_modules\":[\"q_proj\",\"v_proj\"]},\"beta\":0.5}";
+	char reason[160];
+	bool no_memory = true;
+	json_free_t release;
+	json_t *value;
+	int n;
+
+	json_get_alloc_funcs(&allocate, &release);
+	json_set_alloc_funcs(allocate_or_fail, release);
+	for (n = 0; no_memory; n++) {
+		allocations_left = n;
+		value = parse(text, reason, &no_memory);
+		ck_assert_msg((value == NULL) == no_memory, "allocation %d", n);
+		if (no_memory)
+			ck_assert_str_eq(reason, "out of memory");
+		else
+			json_decref(value);
+		ck_assert(!cfg_json_out_of_memory());
+	}
+	json_set_alloc_funcs(allocate, release);
+	ck_assert_int_gt(n, 10); /* there were allocations to fail */
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("read");
+	TCase *reading = tcase_create("requests"), *parsing = tcase_create("text");
+	SRunner *runner;
+	int failed;
+
+	cfg_json_init();
+	tcase_add_checked_fixture(reading, open_catalog, close_catalog);
+	tcase_add_loop_test(reading, reads_or_points_at_the_fault, 0, sizeof(cases) / sizeof(cases[0]));
+	tcase_add_test(reading, tells_all_faults_at_once);
+	tcase_add_test(reading, points_into_the_batch_for_rules_across_fields_too);
+	tcase_add_test(reading, counts_faults_beyond_the_list);
+	tcase_add_test(reading, suggests_what_was_meant);
+	tcase_add_test(reading, cuts_a_long_key_between_characters);
+	tcase_add_test(reading, takes_values_as_written);
+	tcase_add_loop_test(reading, completes_what_is_not_named, 0, sizeof(defaults) / sizeof(defaults[0]));
+	tcase_add_test(reading, completes_before_it_refuses);
+	tcase_add_test(reading, notes_each_default_that_matters);
+	tcase_add_test(reading, judges_every_card_when_none_is_named);
+	tcase_add_test(reading, keeps_the_order_of_cards_with_sizes_behind);
+	tcase_add_loop_test(parsing, says_in_its_own_words_why_it_is_not_json, 0, sizeof(texts) / sizeof(texts[0]));
+	tcase_add_test(parsing, bounds_nesting_and_values_before_anything_is_allocated);
+	tcase_add_test(parsing, does_not_count_what_lies_in_strings);
+	tcase_add_test(parsing, tells_a_failed_allocation_from_bad_text);
+	suite_add_tcase(suite, reading);
+	suite_add_tcase(suite, parsing);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed != 0;
+}
