@@ -20,9 +20,9 @@ struct member {
 /* clang-format off */
 static const struct member members[] = {
 	{ MEMBER(hidden_size), 1 << 17, "the width at which the MLP is 3.5 times as wide" },
-	{ MEMBER(num_hidden_layers), 4096, "between the depths of Llama's sizes, or what parameters leave room for" },
+	{ MEMBER(num_hidden_layers), EST_LAYERS_MAX, "between the depths of Llama's sizes, or what parameters leave room for" },
 	{ MEMBER(num_attention_heads), 4096, "hidden_size / head_dim" },
-	{ MEMBER(num_key_value_heads), 4096, "8, or one for each head where 8 do not divide them" },
+	{ MEMBER(num_key_value_heads), 4096, "8 or 4 groups of heads; one for each head of a small model" },
 	{ MEMBER(head_dim), 4096, "hidden_size / num_attention_heads; 128, or 64 below a width of 2048" },
 	{ MEMBER(intermediate_size), 1 << 20, "what is left of parameters" },
 	{ MEMBER(vocab_size), 1 << 24, "Llama 3's; 32000 below 1e9 parameters, 1024 below 1e7" },

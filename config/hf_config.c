@@ -19,7 +19,7 @@ struct key {
 static const struct key keys[] = {
 	{ { "vocab_size" }, KEY_INT, 0, MEMBER(vocab_size), 1, 1 << 24 },
 	{ { "hidden_size", "n_embd" }, KEY_INT, 0, MEMBER(hidden_size), 1, 1 << 17 },
-	{ { "num_hidden_layers", "n_layer" }, KEY_INT, 0, MEMBER(num_hidden_layers), 1, 4096 },
+	{ { "num_hidden_layers", "n_layer" }, KEY_INT, 0, MEMBER(num_hidden_layers), 1, EST_LAYERS_MAX },
 	{ { "num_attention_heads", "n_head" }, KEY_INT, 0, MEMBER(num_attention_heads), 1, 4096 },
 	{ { "num_key_value_heads" }, KEY_INT, CFG_READS_GQA, MEMBER(num_key_value_heads), 1, 4096 },
 	{ { "head_dim" }, KEY_INT, CFG_READS_GQA, MEMBER(head_dim), 1, 4096 },

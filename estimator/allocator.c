@@ -108,9 +108,9 @@ bool est_allocator_init(struct est_allocator *allocator, struct est_arena *arena
 	if (ids > (UINT32_MAX - SPARE_SEGMENTS) / 3)
 		return false;
 	allocator->block_max = (uint32_t)blocks;
-	allocator->blocks = est_arena_take(arena, blocks, sizeof(*allocator->blocks));
-	allocator->block_of_id = est_arena_take(arena, ids + 1, sizeof(*allocator->block_of_id));
-	allocator->pools = est_arena_take(arena, 2 * EST_STREAMS, sizeof(*allocator->pools));
+	allocator->blocks = est_arena_reserve(arena, blocks, sizeof(*allocator->blocks));
+	allocator->block_of_id = est_arena_reserve(arena, ids + 1, sizeof(*allocator->block_of_id));
+	allocator->pools = est_arena_reserve(arena, 2 * EST_STREAMS, sizeof(*allocator->pools));
 	if (!allocator->blocks || !allocator->block_of_id || !allocator->pools)
 		return false;
 	est_allocator_reset(allocator, limit);
@@ -131,7 +131,8 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit)
 	est_allocator_reset_peaks(allocator);
 	allocator->out_of_memory = allocator->exhausted = false;
 	allocator->limit = limit ? limit : UINT64_MAX;
-	allocator->block_count = 1; /* 0 is no block: used, and nobody's neighbour */
+	allocator->blocks[0] = (struct est_block){ 0 }; /* no block: used, hence nobody's free neighbour */
+	allocator->block_count = 1;
 	allocator->spare = 0;
 	allocator->address = 0;
 	memset(allocator->block_of_id, 0, allocator->id_count * sizeof(*allocator->block_of_id));

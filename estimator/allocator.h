@@ -1,5 +1,5 @@
-/* PyTorch's CUDA caching allocator (c10/cuda/CUDACachingAllocator.cpp) as bookkeeping without memory: what a sequence of
- * allocations and frees makes of torch.cuda's "allocated" and "reserved", and whether it succeeds under a limit.
+/* PyTorch's CUDA caching allocator (c10/cuda/CUDACachingAllocator.cpp) as bookkeeping without memory: what a sequence
+ * of allocations and frees makes of torch.cuda's "allocated" and "reserved", and whether it succeeds under a limit.
  *
  * Sizes are in units of 512 bytes (torch rounds every request up to them). Requests up to 1 MiB come from segments of
  * 2 MiB, up to 10 MiB from segments of 20 MiB, larger ones from segments of their own size rounded to 2 MiB. The best

@@ -12,7 +12,7 @@ void est_arena_init(struct est_arena *arena, void *base, size_t size)
 	arena->exhausted = false;
 }
 
-void *est_arena_take(struct est_arena *arena, size_t count, size_t size)
+void *est_arena_reserve(struct est_arena *arena, size_t count, size_t size)
 {
 	const size_t align = alignof(max_align_t);
 	size_t bytes;
@@ -25,7 +25,14 @@ void *est_arena_take(struct est_arena *arena, size_t count, size_t size)
 	}
 	object = arena->base + arena->used;
 	arena->used += bytes;
-	return memset(object, 0, bytes);
+	return object;
+}
+
+void *est_arena_take(struct est_arena *arena, size_t count, size_t size)
+{
+	void *object = est_arena_reserve(arena, count, size);
+
+	return object ? memset(object, 0, count * size) : NULL;
 }
 
 void est_arena_rewind(struct est_arena *arena, size_t used)

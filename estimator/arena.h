@@ -20,6 +20,9 @@ void est_arena_init(struct est_arena *arena, void *base, size_t size);
  * they do not fit. Given back by est_arena_rewind() only. */
 void *est_arena_take(struct est_arena *arena, size_t count, size_t size);
 
+/* The same without zeroing: for tables that are filled before they are read. */
+void *est_arena_reserve(struct est_arena *arena, size_t count, size_t size);
+
 /* Gives back everything taken since used was read off arena->used. */
 void est_arena_rewind(struct est_arena *arena, size_t used);
 

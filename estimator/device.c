@@ -97,6 +97,11 @@ struct est_range est_device_outside(const struct est_gpu *gpu, const struct est_
 	return sum(est_device_context(gpu), est_device_communication(gpu, parallelism));
 }
 
+bool est_device_has_flash(const struct est_gpu *gpu)
+{
+	return gpu->vendor != EST_NVIDIA || gpu->compute_capability == 0 || gpu->compute_capability >= 80;
+}
+
 /* ---- what a card cannot run */
 
 static bool is_older(const struct est_gpu *gpu, int64_t capability)

@@ -3,6 +3,7 @@
 #ifndef EST_DEVICE_H
 #define EST_DEVICE_H
 
+#include <stdbool.h>
 #include "estimator/gpu.h"
 #include "estimator/report.h"
 #include "estimator/request.h"
@@ -22,6 +23,9 @@ struct est_range est_device_communication(const struct est_gpu *gpu, const struc
 
 /* Context and communication together: device - reserved. */
 struct est_range est_device_outside(const struct est_gpu *gpu, const struct est_parallelism *parallelism);
+
+/* Whether PyTorch's SDPA has flash kernels on the card: NVIDIA from Ampere on, AMD's CDNA; taken for granted elsewhere. */
+bool est_device_has_flash(const struct est_gpu *gpu);
 
 /* Why the card cannot run the recipe, or NULL when it can. Static text, a clause without the full stop. */
 const char *est_device_refuses(const struct est_gpu *gpu, const struct est_request *request);

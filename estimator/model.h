@@ -29,7 +29,7 @@ enum est_position { EST_ROPE, EST_LEARNED_POSITIONS, EST_ALIBI, EST_NO_POSITIONS
 /* By what autograd keeps: silu and gelu are one kernel; gelu_new (NewGELUActivation) is eight python operators. */
 enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2 };
 
-enum { EST_ID_MAX = 96 };
+enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024 };
 
 struct est_model {
 	char id[EST_ID_MAX];         /* preset id, or "custom" */

@@ -1,0 +1,282 @@
+/* Attention: which kernel runs, what it keeps and what its backward takes. Kernel choice after
+ * aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, callers after transformers/integrations. */
+#include "estimator/pass.h"
+
+/* ---- choice */
+
+static bool flash_takes(const struct est_pass *pass, bool masked, uint8_t element)
+{
+	return pass->flash && !masked && element == EST_16BIT && pass->model->head_dim <= 256;
+}
+
+/* transformers' use_gqa_in_sdpa(): without a mask the grouped heads go to SDPA as they are */
+static bool passes_grouped(const struct est_model *model, bool masked)
+{
+	return !masked && model->head_dim <= 256 && model->num_key_value_heads != model->num_attention_heads;
+}
+
+static enum est_kernel sdpa_kernel(const struct est_pass *pass, bool masked, uint8_t element)
+{
+	if (flash_takes(pass, masked, element))
+		return EST_KERNEL_FLASH;
+	/* the memory-efficient kernel is built without grouped heads */
+	return passes_grouped(pass->model, masked) ? EST_KERNEL_MATH : EST_KERNEL_EFFICIENT;
+}
+
+static enum est_kernel choose_kernel(const struct est_pass *pass, bool masked, uint8_t element)
+{
+	switch (pass->request->attention) {
+	case EST_EAGER:
+		return EST_KERNEL_EAGER;
+	case EST_FLASH_ATTENTION_2:
+	case EST_FLASH_ATTENTION_3:
+		return masked ? EST_KERNEL_FLASH_VARLEN : EST_KERNEL_FLASH;
+	case EST_SDPA_FLASH:
+		return EST_KERNEL_FLASH;
+	case EST_SDPA_EFFICIENT:
+		return EST_KERNEL_EFFICIENT;
+	case EST_SDPA_MATH:
+		return EST_KERNEL_MATH;
+	case EST_SDPA_CUDNN:
+		return EST_KERNEL_CUDNN;
+	case EST_SDPA:
+	case EST_FLEX_ATTENTION:
+		break;
+	}
+	return sdpa_kernel(pass, masked, element);
+}
+
+static bool uses_flash_attention_package(const struct est_request *request)
+{
+	return request->attention == EST_FLASH_ATTENTION_2 || request->attention == EST_FLASH_ATTENTION_3;
+}
+
+bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *layer)
+{
+	if (pass->request->attention == EST_EAGER || pass->request->attention_mask)
+		return true;
+	/* a window shorter than the sequence cannot be said by is_causal; the flash package has an argument for it */
+	return layer->sliding && (uint64_t)pass->model->sliding_window < pass->sequence
+		&& !uses_flash_attention_package(pass->request);
+}
+
+/* ---- fused kernels. extra: 0 batch, 1 heads, 2 sequence, 3 head_dim, 4 whether k and v are expanded */
+
+static uint64_t round_up(uint64_t n, uint64_t multiple)
+{
+	return (n + multiple - 1) / multiple * multiple;
+}
+
+static void make_input_grads(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 0; i < 3; i++) {
+		ret[i] = est_grad_for(tape, node, i, node->edge_element[i]);
+		ret[i].view = true;
+	}
+}
+
+/* flash_api.cpp mha_bwd: softmax_d, the fp32 accumulator of dq, and dk, dv of every query head when they are grouped */
+static void backward_flash(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	uint64_t batch = node->extra[0], heads = node->extra[1], sequence = node->extra[2], dim = node->extra[3];
+	uint64_t rows = batch * heads * round_up(sequence, 128);
+	struct est_tensor work[4] = { { 0 } };
+
+	make_input_grads(tape, node, ret);
+	work[0] = est_empty_as(tape, rows, EST_32BIT, EST_BUFFERS);
+	work[1] = est_empty_as(tape, rows * (dim <= 192 ? round_up(dim, 32) : 256), EST_32BIT, EST_BUFFERS);
+	for (unsigned i = 2; i < 4 && node->extra[4]; i++)
+		work[i] = est_empty_as(tape, batch * heads * sequence * dim, EST_16BIT, EST_BUFFERS);
+	for (unsigned i = 4; i-- > 0;)
+		est_drop(tape, work[i]);
+}
+static const struct est_op flash_op = { "FlashAttention", backward_flash };
+
+/* attention_backward.cu: delta, and an fp32 accumulator of dq in blocks of 128 rows for 16-bit kernels */
+static void backward_efficient(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	uint64_t batch = node->extra[0], heads = node->extra[1], sequence = node->extra[2], dim = node->extra[3];
+	struct est_tensor delta, accumulator = est_none;
+
+	make_input_grads(tape, node, ret);
+	delta = est_empty_as(tape, batch * heads * sequence, EST_32BIT, EST_BUFFERS);
+	if (node->edge_element[0] == EST_16BIT)
+		accumulator = est_empty_as(tape, batch * heads * round_up(sequence, 128) * round_up(dim, 64), EST_32BIT,
+					   EST_BUFFERS);
+	est_drop(tape, accumulator);
+	est_drop(tape, delta);
+}
+static const struct est_op efficient_op = { "EfficientAttention", backward_efficient };
+
+static void backward_cudnn(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	make_input_grads(tape, node, ret);
+}
+static const struct est_op cudnn_op = { "CudnnAttention", backward_cudnn };
+
+/* What a fused kernel keeps: q, k, v, its bias, the output, logsumexp and two random-state scalars. */
+static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, const struct est_tensor in[3], struct est_tensor bias,
+			       uint64_t lse_rows)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_node *node = est_node_new(tape, op, 3, in);
+	struct est_tensor out, small[3];
+
+	for (unsigned i = 0; i < 3; i++)
+		est_save(tape, node, in[i]);
+	if (bias.numel)
+		est_save(tape, node, bias);
+	out = est_empty(tape, in[0].numel, in[0].element);
+	small[0] = est_empty(tape, lse_rows, EST_32BIT);
+	small[1] = est_empty(tape, 2, EST_INT64);
+	small[2] = est_empty(tape, 1, EST_INT64);
+	est_save(tape, node, out);
+	est_save(tape, node, small[0]);
+	/* the two scalars of random state are of no account */
+	for (unsigned i = 0; i < 3; i++)
+		est_drop(tape, small[i]);
+	if (node) {
+		node->extra[0] = pass->batch;
+		node->extra[1] = (uint64_t)pass->model->num_attention_heads;
+		node->extra[2] = pass->sequence;
+		node->extra[3] = (uint64_t)pass->model->head_dim;
+		node->extra[4] = in[1].numel != in[0].numel;
+	}
+	for (unsigned i = 0; i < 3; i++)
+		est_finish(tape, in[i]);
+	return est_output(tape, node, 0, out);
+}
+
+/* ---- SDPA's math path (_scaled_dot_product_attention_math): q and k are scaled each, scores and softmax in their dtype */
+
+/* is_causal: ones().tril(), then 0 or -inf in the dtype of q */
+static struct est_tensor causal_bias(struct est_pass *pass, uint8_t element)
+{
+	uint64_t scores = pass->sequence * pass->sequence;
+	struct est_tensor ones = est_empty(pass->tape, scores, EST_BYTE), triangle = est_empty(pass->tape, scores, EST_BYTE), bias;
+
+	est_drop(pass->tape, ones);
+	bias = est_empty(pass->tape, scores, element);
+	est_drop(pass->tape, triangle);
+	return est_hold(bias);
+}
+
+static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct est_tensor k, struct est_tensor v,
+			      struct est_tensor mask, uint64_t n_rep)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t scores = q.numel / (uint64_t)pass->model->head_dim * pass->sequence;
+	struct est_tensor scaled_q = est_hold(est_mul_scalar(tape, est_hold(q))), bias = est_none, key, value, weights, out;
+
+	if (!mask.numel)
+		bias = causal_bias(pass, q.element);
+	key = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep));
+	value = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep));
+	weights = est_bmm_heads(tape, scaled_q, est_mul_scalar(tape, key), scores);
+	weights = est_safe_softmax(tape, weights, scores / pass->sequence);
+	out = est_bmm(tape, weights, value, q.numel);
+	est_drop(tape, key);
+	est_drop(tape, value);
+	est_drop(tape, scaled_q);
+	est_drop(tape, bias);
+	est_finish(tape, q);
+	est_finish(tape, k);
+	est_finish(tape, v);
+	return out;
+}
+
+/* ---- callers */
+
+/* sdpa_attention_forward: a mask makes transformers repeat k and v and PyTorch turn the boolean mask into an additive one */
+static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, struct est_tensor q, struct est_tensor k,
+			      struct est_tensor v, struct est_tensor mask)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
+	uint64_t lse = pass->batch * (uint64_t)pass->model->num_attention_heads;
+	struct est_tensor in[3] = { q, k, v }, bias = est_none, out;
+
+	if (mask.numel || kernel == EST_KERNEL_EFFICIENT)
+		for (unsigned i = 1; i < 3; i++)
+			in[i] = est_repeat_kv(tape, in[i], n_rep);
+	for (unsigned i = 3; i-- > 0;)
+		in[i] = est_autocast(tape, in[i]);
+	if (mask.numel)
+		bias = est_hold(est_empty(tape, mask.numel, in[0].element));
+	if (kernel == EST_KERNEL_MATH)
+		out = math(pass, in[0], in[1], in[2], bias, mask.numel ? 1 : n_rep);
+	else if (kernel == EST_KERNEL_EFFICIENT)
+		out = fused(pass, &efficient_op, in, bias, lse * round_up(pass->sequence, 32));
+	else
+		out = fused(pass, kernel == EST_KERNEL_CUDNN ? &cudnn_op : &flash_op, in, bias, lse * pass->sequence);
+	est_drop(tape, bias);
+	return kernel == EST_KERNEL_MATH ? est_merge_heads(tape, out) : out;
+}
+
+/* flash-attn with padding: q, k and v are unpadded into copies, the output is padded again */
+static struct est_tensor flash_varlen(struct est_pass *pass, struct est_tensor q, struct est_tensor k, struct est_tensor v)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor in[3] = { q, k, v };
+
+	for (unsigned i = 3; i-- > 0;)
+		in[i] = est_contiguous(tape, est_autocast(tape, in[i]));
+	return est_contiguous(tape, fused(pass, &flash_op, in, est_none,
+					  pass->tokens * (uint64_t)pass->model->num_attention_heads));
+}
+
+/* eager_attention_forward: scores in the dtype of q, softmax in fp32, probabilities cast back */
+static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struct est_tensor k, struct est_tensor v,
+			       struct est_tensor mask)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
+	uint64_t scores = q.numel / (uint64_t)pass->model->head_dim * pass->sequence;
+	struct est_tensor key_states = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep));
+	struct est_tensor value_states = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep));
+	struct est_tensor weights, probabilities, out;
+
+	weights = est_mul_scalar(tape, est_bmm_heads(tape, q, key_states, scores));
+	if (pass->model->attn_logit_softcapping != 0)
+		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
+	weights = est_hold(est_add(tape, weights, mask));
+	probabilities = est_to(tape, est_softmax(tape, weights), q.element);
+	est_drop(tape, weights);
+	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
+	out = est_merge_heads(tape, est_bmm(tape, probabilities, value_states, q.numel));
+	est_drop(tape, probabilities);
+	est_drop(tape, key_states);
+	est_drop(tape, value_states);
+	return out;
+}
+
+static enum est_kernel kernel_of(const struct est_pass *pass, const struct est_layer *layer, uint8_t element)
+{
+	return choose_kernel(pass, est_layer_is_masked(pass, layer), pass->tape->autocast ? EST_16BIT : element);
+}
+
+struct est_tensor est_value_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)
+{
+	enum est_kernel kernel = kernel_of(pass, layer, v.element);
+	bool repeated = pass->model->num_attention_heads != pass->model->num_key_value_heads;
+
+	if (kernel == EST_KERNEL_EAGER || kernel == EST_KERNEL_MATH || (kernel == EST_KERNEL_EFFICIENT && repeated))
+		return est_view_as_heads(pass->tape, v);
+	return v;
+}
+
+struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+				struct est_tensor v)
+{
+	bool masked = est_layer_is_masked(pass, layer);
+	struct est_tensor mask = layer->sliding && pass->sliding_mask.numel ? pass->sliding_mask : pass->mask;
+	enum est_kernel kernel = kernel_of(pass, layer, q.element);
+
+	if (!masked)
+		mask = est_none;
+	if (kernel == EST_KERNEL_EAGER)
+		return eager(pass, q, k, v, mask);
+	if (kernel == EST_KERNEL_FLASH_VARLEN)
+		return flash_varlen(pass, q, k, v);
+	return sdpa(pass, kernel, q, k, v, mask);
+}

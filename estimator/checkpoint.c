@@ -1,0 +1,131 @@
+/* torch.utils.checkpoint, both ways. */
+#include <string.h>
+#include "estimator/tape.h"
+
+/* ---- use_reentrant=False: saved tensors are replaced by positions; the first one that the backward asks for runs the forward again,
+ * up to the last of them. */
+
+static struct est_tensor run(const struct est_call *call, struct est_tensor input)
+{
+	return call->function(call->context, input, call->argument);
+}
+
+static struct est_tensor checkpoint_non_reentrant(struct est_tape *tape, const struct est_call *call, struct est_tensor input)
+{
+	struct est_frame *frame;
+	struct est_tensor out;
+
+	if (tape->frame_count == tape->frame_limit) {
+		tape->exhausted = true;
+		return run(call, input);
+	}
+	frame = &tape->frames[tape->frame_count++];
+	memset(frame, 0, sizeof(*frame));
+	frame->call = *call;
+	frame->autocast = tape->autocast;
+	frame->saved = tape->frame_saves + tape->frame_save_count;
+	frame->input = est_hold(est_alias(tape, input));
+	for (unsigned i = 0; i < EST_CALL_KWARGS; i++)
+		est_storage_retain(tape, call->kwargs[i].storage);
+	tape->packing = tape->frame_count;
+	out = run(call, input);
+	tape->packing = 0;
+	return out;
+}
+
+static void recompute(struct est_tape *tape, uint32_t number)
+{
+	struct est_frame *frame = &tape->frames[number - 1];
+	struct est_tensor input = frame->input;
+	bool autocast = tape->autocast;
+
+	tape->recomputing = number;
+	tape->recomputed_saves = 0;
+	tape->stopped = frame->count == 0;
+	tape->autocast = frame->autocast;
+	input.source = 0;
+	est_finish(tape, run(&frame->call, input));
+	if (frame->autocast)
+		est_autocast_exit(tape);
+	tape->autocast = autocast;
+	tape->recomputing = 0;
+	tape->stopped = false;
+	frame->recomputed = true;
+}
+
+void est_frame_unpack(struct est_tape *tape, struct est_node *node)
+{
+	struct est_frame *frame = &tape->frames[node->frame - 1];
+
+	if (node->saved_count && !frame->recomputed)
+		recompute(tape, node->frame);
+	for (unsigned i = 0; i < node->saved_count; i++)
+		node->saved[i] = frame->saved[node->saved[i]]; /* the reference moves */
+	node->frame = 0;
+}
+
+void est_frame_release(struct est_tape *tape, uint32_t number, uint32_t count)
+{
+	struct est_frame *frame = &tape->frames[number - 1];
+
+	if (count == 0 || (frame->released += count) < frame->count)
+		return;
+	est_drop(tape, frame->input);
+	for (unsigned i = 0; i < EST_CALL_KWARGS; i++)
+		est_drop(tape, frame->call.kwargs[i]);
+}
+
+/* ---- use_reentrant=True: one node that saves its input; its backward runs the whole forward with gradients and a backward of its own. */
+
+struct reentrant {
+	struct est_call call;
+	bool autocast;
+};
+
+static void backward_reentrant(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	const struct reentrant *context = node->context;
+	uint32_t first = tape->node_count, leaf = tape->leaf_count;
+	struct est_tensor input = { .numel = node->edge_numel[0], .element = node->edge_element[0], .storage = node->saved[0] };
+	bool autocast = tape->autocast;
+	struct est_tensor out;
+
+	est_storage_retain(tape, input.storage);
+	leaf = est_leaf_new(tape, input, true, false);
+	tape->autocast = context->autocast;
+	out = est_hold(run(&context->call, est_leaf_tensor(tape, leaf)));
+	if (context->autocast)
+		est_autocast_exit(tape);
+	tape->autocast = autocast;
+	/* the caller keeps its gradient and the output until it returns */
+	est_tape_backward(tape, first, out, est_alias(tape, node->grad[0]));
+	est_drop(tape, out);
+	ret[0] = tape->leaves[leaf].grad;
+	est_drop(tape, tape->leaves[leaf].value);
+	tape->leaf_count = leaf;
+}
+
+static const struct est_op reentrant_op = { "CheckpointFunction", backward_reentrant };
+
+static struct est_tensor checkpoint_reentrant(struct est_tape *tape, const struct est_call *call, struct est_tensor input)
+{
+	struct est_node *node = est_node_new(tape, &reentrant_op, 1, &input);
+	struct reentrant *context = est_arena_take(tape->arena, 1, sizeof(*context));
+	bool no_grad = tape->no_grad;
+	struct est_tensor out;
+
+	if (!node || !context)
+		return run(call, input);
+	*context = (struct reentrant){ *call, tape->autocast };
+	node->context = context;
+	est_save(tape, node, input);
+	tape->no_grad = true;
+	out = run(call, input);
+	tape->no_grad = no_grad;
+	return est_output(tape, node, 0, out);
+}
+
+struct est_tensor est_checkpoint(struct est_tape *tape, const struct est_call *call, struct est_tensor input, bool reentrant)
+{
+	return reentrant ? checkpoint_reentrant(tape, call, input) : checkpoint_non_reentrant(tape, call, input);
+}

@@ -1,0 +1,173 @@
+/* GPT2Block, GPTNeoXLayer, OPTDecoderLayer: LayerNorm with biases, an MLP without a gate, dropout. */
+#include "estimator/pass.h"
+
+static struct est_tensor dropout(struct est_pass *pass, struct est_tensor x)
+{
+	return est_dropout(pass->tape, x, pass->model->residual_dropout);
+}
+
+/* ---- GPT-2: Conv1D, q, k and v split from one product */
+
+static struct est_tensor gpt2_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t width = pass->tokens * (uint64_t)pass->model->hidden_size;
+	struct est_tensor qkv[3], out;
+
+	est_split(tape, est_conv1d(tape, &layer->qkv_proj, x), 3, (const uint64_t[]){ width, width, width }, qkv);
+	for (unsigned i = 0; i < 3; i++)
+		qkv[i] = est_hold(qkv[i]);
+	out = est_attention(pass, layer, qkv[0], qkv[1], qkv[2]);
+	out = dropout(pass, est_conv1d(tape, &layer->o_proj, out));
+	for (unsigned i = 0; i < 3; i++)
+		est_drop(tape, qkv[i]);
+	return out;
+}
+
+static struct est_tensor gpt2_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor h = est_hold(est_conv1d(tape, &layer->up_proj, x)), activated;
+
+	activated = est_hold(est_activate(pass, h));
+	est_drop(tape, h);
+	h = est_hold(est_conv1d(tape, &layer->down_proj, activated));
+	est_drop(tape, activated);
+	activated = dropout(pass, h);
+	est_drop(tape, h);
+	return activated;
+}
+
+struct est_tensor est_gpt2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attention, residual;
+
+	attention = est_hold(gpt2_attention(pass, layer, y));
+	residual = est_hold(est_add(tape, attention, x));
+	est_drop(tape, y);
+	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, residual));
+	x = est_hold(gpt2_mlp(pass, layer, y));
+	est_drop(tape, y);
+	y = est_add(tape, residual, x);
+	est_drop(tape, x);
+	est_drop(tape, attention);
+	est_drop(tape, residual);
+	return y;
+}
+
+/* ---- GPT-NeoX: rotary embedding on a part of each head, attention and MLP side by side */
+
+static struct est_tensor neox_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t width = pass->tokens * (uint64_t)pass->model->hidden_size;
+	struct est_tensor qkv = est_hold(est_linear(tape, &layer->qkv_proj, x)), part[3], q, k, out;
+
+	est_split(tape, qkv, 3, (const uint64_t[]){ width, width, width }, part);
+	for (unsigned i = 0; i < 3; i++)
+		part[i] = est_hold(part[i]);
+	q = est_hold(est_rope(pass, part[0]));
+	k = est_hold(est_rope(pass, part[1]));
+	est_drop(tape, part[0]);
+	est_drop(tape, part[1]);
+	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q, k, part[2]));
+	est_drop(tape, q);
+	est_drop(tape, k);
+	est_drop(tape, part[2]);
+	est_drop(tape, qkv);
+	return out;
+}
+
+static struct est_tensor neox_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor h = est_hold(est_linear(tape, &layer->up_proj, x)), activated;
+
+	activated = est_hold(est_activate(pass, h));
+	est_drop(tape, h);
+	h = est_linear(tape, &layer->down_proj, activated);
+	est_drop(tape, activated);
+	return h;
+}
+
+struct est_tensor est_gpt_neox_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_torch_layer_norm(pass, &layer->input_layernorm, x), attention, mlp, out;
+
+	y = est_hold(y);
+	attention = est_hold(dropout(pass, neox_attention(pass, layer, y)));
+	est_drop(tape, y);
+	if (!pass->model->parallel_residual) {
+		y = est_add(tape, attention, x);
+		est_drop(tape, attention);
+		attention = est_hold(y);
+	}
+	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, pass->model->parallel_residual ? x : attention));
+	mlp = est_hold(dropout(pass, neox_mlp(pass, layer, y)));
+	est_drop(tape, y);
+	out = est_add(tape, mlp, attention);
+	if (pass->model->parallel_residual)
+		out = est_add(tape, out, x);
+	est_drop(tape, mlp);
+	est_drop(tape, attention);
+	return out;
+}
+
+/* ---- OPT: biased projections, norms before (350m: after) each block */
+
+static struct est_tensor opt_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q = est_hold(est_mul_scalar(tape, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_linear(tape, &layer->k_proj, x)), v = est_hold(est_linear(tape, &layer->v_proj, x)), out;
+
+	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q, k, v));
+	est_drop(tape, q);
+	est_drop(tape, k);
+	est_drop(tape, v);
+	return out;
+}
+
+/* The frame's hidden_states = f(hidden_states): x moves in. */
+static struct est_tensor opt_norm_if(struct est_pass *pass, bool now, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	struct est_tensor y;
+
+	if (!now)
+		return x;
+	y = est_hold(est_torch_layer_norm(pass, norm, x));
+	est_drop(pass->tape, x);
+	return y;
+}
+
+struct est_tensor est_opt_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	bool before = pass->model->do_layer_norm_before;
+	struct est_tensor h = opt_norm_if(pass, before, &layer->input_layernorm, est_hold(est_alias(tape, x))), y, residual;
+
+	y = est_hold(opt_attention(pass, layer, h));
+	est_drop(tape, h);
+	h = est_hold(dropout(pass, y));
+	est_drop(tape, y);
+	residual = est_hold(est_add(tape, x, h));
+	est_drop(tape, h);
+	residual = opt_norm_if(pass, !before, &layer->input_layernorm, residual);
+	h = opt_norm_if(pass, before, &layer->post_attention_layernorm, est_hold(est_alias(tape, residual)));
+	y = est_hold(est_linear(tape, &layer->up_proj, h));
+	est_drop(tape, h);
+	h = est_hold(est_activate(pass, y));
+	est_drop(tape, y);
+	y = est_hold(est_linear(tape, &layer->down_proj, h));
+	est_drop(tape, h);
+	h = est_hold(dropout(pass, y));
+	est_drop(tape, y);
+	y = est_hold(est_add(tape, residual, h));
+	est_drop(tape, h);
+	est_drop(tape, residual);
+	y = opt_norm_if(pass, !before, &layer->post_attention_layernorm, y);
+	y.temporary = true;
+	return y;
+}

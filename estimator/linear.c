@@ -1,0 +1,141 @@
+/* Matrix products: linear layers, embeddings, batched products. */
+#include "estimator/ops.h"
+
+struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x)
+{
+	struct est_leaf *leaf;
+
+	if (!tape->autocast || x.element != EST_32BIT)
+		return x;
+	leaf = est_parameter_of(tape, x);
+	if (!leaf || !x.requires_grad || tape->no_grad)
+		return est_to(tape, x, EST_16BIT);
+	if (!leaf->cast.numel)
+		leaf->cast = est_hold(est_to(tape, x, EST_16BIT));
+	return leaf->cast;
+}
+
+/* Mm and Addmm: inputs x, weight, bias. The weight's gradient comes first and is a view (TBackward); the input's is a view too
+ * (ViewBackward); the bias's is the gradient summed. */
+static void backward_linear(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 2; i-- > 0;) {
+		if (!est_needs(node, i))
+			continue;
+		ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+		ret[i].view = true;
+	}
+	if (est_needs(node, 2))
+		ret[2] = est_take_grad(node, 0);
+}
+static const struct est_op linear_op = { "Linear", backward_linear };
+
+struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	uint64_t rows = x.numel / linear->in;
+	struct est_tensor in[3] = { x, est_leaf_tensor(tape, linear->weight), est_none };
+	struct est_tensor out;
+	struct est_node *node;
+
+	if (linear->has_bias)
+		in[2] = est_autocast(tape, est_leaf_tensor(tape, linear->bias));
+	in[1] = est_autocast(tape, in[1]);
+	in[0] = est_autocast(tape, x);
+	node = est_node_new(tape, &linear_op, 3, in);
+	if (node && in[1].requires_grad)
+		est_save(tape, node, in[0]);
+	if (node && in[0].requires_grad)
+		est_save(tape, node, in[1]);
+	out = est_output(tape, node, 0, est_empty(tape, rows * linear->out, in[0].element));
+	for (unsigned i = 0; i < 3; i++)
+		est_finish(tape, in[i]);
+	return out;
+}
+
+/* addmm(bias, x, weight): the weight's gradient is no view, and neither is x's */
+static void backward_conv1d(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	backward_linear(tape, node, ret);
+	ret[1].view = false;
+}
+static const struct est_op conv1d_op = { "Conv1D", backward_conv1d };
+
+struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	uint32_t count = tape->node_count;
+	struct est_tensor out = est_linear(tape, linear, x);
+
+	if (tape->node_count > count)
+		tape->nodes[tape->node_count - 1].op = &conv1d_op;
+	return out;
+}
+
+/* extra[0]: indices */
+static void backward_embedding(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	uint64_t indices = node->extra[0], vocabulary = node->extra[1], width = node->edge_numel[0] / vocabulary;
+	uint64_t distinct = indices < vocabulary ? indices : vocabulary, partial = indices / 10 + distinct;
+	struct est_tensor work[9];
+
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+	if (indices <= 3072)
+		return;
+	/* EmbeddingBackwardKernel.cu's sorted path: sorted indices, their segments, and fp32 partial sums per segment */
+	for (unsigned i = 0; i < 3; i++)
+		work[i] = est_empty_as(tape, indices, EST_INT64, EST_BUFFERS);
+	est_drop(tape, est_empty_as(tape, 2 * indices + 512, EST_INT64, EST_BUFFERS)); /* cub's sort */
+	work[3] = est_empty_as(tape, indices, EST_INT64, EST_BUFFERS);
+	work[4] = est_empty_as(tape, distinct, EST_INT64, EST_BUFFERS);
+	work[5] = est_empty_as(tape, distinct, EST_INT64, EST_BUFFERS);
+	work[6] = est_empty_as(tape, partial, EST_INT64, EST_BUFFERS);
+	work[7] = est_empty_as(tape, partial * width, EST_32BIT, EST_BUFFERS);
+	for (unsigned i = 0; i < 8; i++)
+		est_drop(tape, work[i]);
+}
+static const struct est_op embedding_op = { "Embedding", backward_embedding };
+
+struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows, uint64_t width)
+{
+	struct est_tensor table = est_leaf_tensor(tape, weight), out;
+	struct est_node *node = est_node_new(tape, &embedding_op, 1, &table);
+
+	est_save(tape, node, ids);
+	if (node) {
+		node->extra[0] = ids.numel;
+		node->extra[1] = rows;
+	}
+	out = est_output(tape, node, 0, est_empty(tape, ids.numel * width, table.element));
+	est_finish(tape, ids);
+	return out;
+}
+
+static void backward_bmm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 2; i-- > 0;)
+		if (est_needs(node, i))
+			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+}
+static const struct est_op bmm_op = { "Bmm", backward_bmm };
+
+struct est_tensor est_bmm(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
+{
+	struct est_tensor in[2] = { a, b }, out;
+	struct est_node *node;
+
+	in[1] = est_autocast(tape, b);
+	in[0] = est_autocast(tape, a);
+	node = est_node_new(tape, &bmm_op, 2, in);
+	if (node && in[1].requires_grad)
+		est_save(tape, node, in[0]);
+	if (node && in[0].requires_grad)
+		est_save(tape, node, in[1]);
+	out = est_output(tape, node, 0, est_empty(tape, numel, in[0].element));
+	est_finish(tape, in[0]);
+	est_finish(tape, in[1]);
+	return out;
+}
+
+struct est_tensor est_bmm_heads(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
+{
+	return est_bmm(tape, est_contiguous(tape, est_autocast(tape, a)), b, numel);
+}

@@ -1,0 +1,89 @@
+/* LlamaDecoderLayer and those that read alike: Mistral, Qwen2, Qwen3, Granite, Gemma (1). */
+#include "estimator/pass.h"
+
+/* o_proj(attention(rope(q), rope(k), v)); q, k and v move in */
+static struct est_tensor attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+				struct est_tensor v)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q_embed, k_embed, out;
+
+	q_embed = est_hold(est_rope(pass, q));
+	k_embed = est_hold(est_rope(pass, k));
+	est_drop(tape, q);
+	est_drop(tape, k);
+	out = est_hold(est_attention(pass, layer, q_embed, k_embed, v));
+	q = est_linear(tape, &layer->o_proj, out);
+	est_drop(tape, out);
+	est_drop(tape, q_embed);
+	est_drop(tape, k_embed);
+	est_drop(tape, v);
+	return q;
+}
+
+static struct est_tensor llama_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->k_proj, x)));
+	struct est_tensor v = est_hold(est_value_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+
+	return attend(pass, layer, q, k, v);
+}
+
+/* q_norm and k_norm on each head, before the transposition */
+static struct est_tensor qwen3_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q = est_hold(est_llama_norm(pass, &layer->q_norm, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_llama_norm(pass, &layer->k_norm, est_linear(tape, &layer->k_proj, x)));
+	struct est_tensor v = est_hold(est_value_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+
+	return attend(pass, layer, q, k, v);
+}
+
+static struct est_tensor residual_add(struct est_pass *pass, struct est_tensor residual, struct est_tensor y)
+{
+	/* Granite: residual + hidden_states * self.residual_multiplier */
+	if (pass->model->residual_multiplier != 0 && pass->model->architecture == EST_ARCH_LLAMA)
+		y = est_mul_scalar(pass->tape, y);
+	return est_add(pass->tape, residual, y);
+}
+
+/* residual = x; x = input_layernorm(x); x = residual + self_attn(x); residual = x; x = residual + mlp(post_attention_layernorm(x)) */
+static struct est_tensor pre_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+					est_norm_function *norm, est_layer_function *attention)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_hold(norm(pass, &layer->input_layernorm, x)), residual;
+
+	residual = attention(pass, layer, y);
+	est_drop(tape, y);
+	residual = est_hold(residual_add(pass, x, residual));
+	y = est_hold(norm(pass, &layer->post_attention_layernorm, residual));
+	x = est_gated_mlp(pass, layer, y);
+	est_drop(tape, y);
+	x = residual_add(pass, residual, x);
+	est_drop(tape, residual);
+	return x;
+}
+
+struct est_tensor est_llama_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return pre_norm_layer(pass, layer, x, est_llama_norm, llama_attention);
+}
+
+struct est_tensor est_qwen3_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return pre_norm_layer(pass, layer, x, est_llama_norm, qwen3_attention);
+}
+
+struct est_tensor est_gemma_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return pre_norm_layer(pass, layer, x, est_gemma_norm, llama_attention);
+}
+
+struct est_tensor est_olmo_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return pre_norm_layer(pass, layer, x, est_olmo_norm, llama_attention);
+}

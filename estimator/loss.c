@@ -1,0 +1,90 @@
+#include "estimator/loss.h"
+
+/* The head's input: its gradient is the end of the loss's backward. */
+static void backward_mark(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_take_grad(node, 0);
+	est_mark(tape, EST_PHASE_BACKWARD);
+}
+static const struct est_op mark_op = { "HeadInput", backward_mark };
+
+static struct est_tensor marked(struct est_tape *tape, struct est_tensor x)
+{
+	struct est_node *node = est_node_new(tape, &mark_op, 1, &x);
+
+	return est_output(tape, node, 0, x);
+}
+
+/* nll_loss_backward and _log_softmax_backward_data: a tensor of the logits' size in fp32 each */
+static void backward_like_input(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_grad_for(tape, node, 0, EST_32BIT);
+}
+static const struct est_op log_softmax_op = { "LogSoftmax", backward_like_input };
+static const struct est_op nll_loss_op = { "NllLoss", backward_like_input };
+
+/* F.cross_entropy: log_softmax keeps its result, nll_loss the same tensor and the labels */
+static struct est_tensor cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)
+{
+	struct est_node *node = est_node_new(tape, &log_softmax_op, 1, &logits);
+	struct est_tensor log_probabilities = est_empty(tape, logits.numel, EST_32BIT), loss, total_weight;
+
+	est_save(tape, node, log_probabilities);
+	log_probabilities = est_hold(est_output(tape, node, 0, log_probabilities));
+	node = est_node_new(tape, &nll_loss_op, 1, &log_probabilities);
+	est_save(tape, node, log_probabilities);
+	est_save(tape, node, labels);
+	loss = est_empty(tape, 1, EST_32BIT);
+	total_weight = est_empty(tape, 1, EST_32BIT);
+	est_save(tape, node, total_weight);
+	est_drop(tape, total_weight);
+	est_drop(tape, log_probabilities);
+	return est_output(tape, node, 0, loss);
+}
+
+/* ForCausalLMLoss: logits.float(), labels shifted by padding, cross entropy over all positions */
+static struct est_tensor for_causal_lm_loss(struct est_pass *pass, struct est_tensor logits)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor logits32 = est_hold(est_to(tape, logits, EST_32BIT)), padded, shifted, loss;
+
+	padded = est_hold(est_empty_as(tape, pass->batch * (pass->sequence + 1), EST_INT64, EST_BUFFERS));
+	shifted = est_hold(est_empty_as(tape, pass->tokens, EST_INT64, EST_BUFFERS));
+	loss = est_hold(cross_entropy(tape, logits32, shifted));
+	est_drop(tape, logits32);
+	est_drop(tape, padded);
+	est_drop(tape, shifted);
+	return loss;
+}
+
+static struct est_tensor scaled_logits(struct est_pass *pass, struct est_tensor logits)
+{
+	const struct est_model *model = pass->model;
+
+	if (model->logits_scaling != 0)
+		logits = est_mul_scalar(pass->tape, logits);
+	if (model->final_logit_softcapping != 0)
+		logits = est_mul_scalar(pass->tape, est_tanh(pass->tape, est_mul_scalar(pass->tape, logits)));
+	return est_hold(logits);
+}
+
+struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hidden)
+{
+	struct est_tape *tape = pass->tape;
+	bool autocast = tape->autocast;
+	struct est_tensor logits, loss;
+
+	est_mark(tape, EST_PHASE_LOSS_FORWARD);
+	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, est_hold(marked(tape, hidden))));
+	loss = for_causal_lm_loss(pass, logits);
+	est_drop(tape, hidden);
+	est_autocast_exit(tape);
+	if (autocast && pass->request->outputs_to_fp32) {
+		struct est_tensor logits32 = est_hold(est_to(tape, logits, EST_32BIT));
+
+		est_drop(tape, logits);
+		logits = logits32;
+	}
+	est_drop(tape, logits);
+	return loss;
+}

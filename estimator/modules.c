@@ -1,0 +1,140 @@
+/* Norms, RoPE and MLPs as they stand in Transformers' modelling code. */
+#include "estimator/pass.h"
+
+/* x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps); x32 and the variance are variables of the caller's frame */
+static struct est_tensor normalized(struct est_tape *tape, struct est_tensor x32, struct est_tensor *ret_variance, uint64_t rows)
+{
+	struct est_tensor variance = est_hold(est_mean(tape, est_pow(tape, x32), rows));
+
+	*ret_variance = variance;
+	return est_mul(tape, x32, est_rsqrt(tape, est_add_scalar(tape, variance)));
+}
+
+struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, out;
+
+	y = est_hold(normalized(tape, x32, &variance, x.numel / norm->width));
+	est_drop(tape, x32);
+	out = est_to(tape, y, x.element);
+	out = est_mul(tape, est_leaf_tensor(tape, norm->weight), out);
+	est_drop(tape, y);
+	est_drop(tape, variance);
+	est_finish(tape, x);
+	return out;
+}
+
+struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, out;
+
+	y = est_hold(normalized(tape, x32, &variance, x.numel / norm->width));
+	est_drop(tape, x32);
+	out = est_to(tape, est_mul(tape, est_leaf_tensor(tape, norm->weight), y), x.element);
+	est_drop(tape, y);
+	est_drop(tape, variance);
+	est_finish(tape, x);
+	return out;
+}
+
+struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, weight, out;
+
+	y = est_hold(normalized(tape, x32, &variance, x.numel / norm->width));
+	est_drop(tape, variance);
+	est_drop(tape, x32);
+	weight = est_add_scalar(tape, est_to(tape, est_leaf_tensor(tape, norm->weight), EST_32BIT));
+	out = est_hold(est_mul(tape, y, weight));
+	est_drop(tape, y);
+	y = est_to(tape, out, x.element);
+	est_drop(tape, out);
+	est_finish(tape, x);
+	return y;
+}
+
+struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_layer_norm(tape, est_to(tape, est_hold(x), EST_32BIT), x.numel / norm->width, EST_NO_LEAF,
+					     EST_NO_LEAF);
+
+	y = est_to(tape, y, x.element);
+	est_finish(tape, x);
+	return y;
+}
+
+struct est_tensor est_torch_layer_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	return est_layer_norm(pass->tape, x, x.numel / norm->width, norm->weight, norm->bias);
+}
+
+/* NewGELUActivation: 0.5 * x * (1.0 + torch.tanh(c * (x + 0.044715 * torch.pow(x, 3.0)))) */
+static struct est_tensor gelu_new(struct est_tape *tape, struct est_tensor x)
+{
+	struct est_tensor input = est_hold(x), half, inner;
+
+	half = est_mul_scalar(tape, input);
+	inner = est_add(tape, input, est_mul_scalar(tape, est_pow(tape, input)));
+	inner = est_add_scalar(tape, est_tanh(tape, est_mul_scalar(tape, inner)));
+	half = est_mul(tape, half, inner);
+	est_finish(tape, x);
+	return half;
+}
+
+struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x)
+{
+	switch (pass->model->activation) {
+	case EST_SILU:
+		return est_silu(pass->tape, x);
+	case EST_GELU_NEW:
+		return gelu_new(pass->tape, x);
+	case EST_RELU:
+	case EST_RELU2:
+		return est_relu(pass->tape, x);
+	case EST_GELU:
+		break;
+	}
+	return est_gelu(pass->tape, x);
+}
+
+/* (x * cos) + (rotate_half(x) * sin) */
+static struct est_tensor rotated(struct est_pass *pass, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor with_cos = est_mul(tape, x, pass->cos);
+
+	return est_add(tape, with_cos, est_mul(tape, est_rotate_half(tape, x), pass->sin));
+}
+
+struct est_tensor est_rope(struct est_pass *pass, struct est_tensor x)
+{
+	double factor = pass->model->partial_rotary_factor;
+	uint64_t rotary = (uint64_t)((double)pass->model->head_dim * factor) * (x.numel / (uint64_t)pass->model->head_dim);
+	struct est_tape *tape = pass->tape;
+	struct est_tensor rot, rest, out;
+
+	if (rotary == x.numel && pass->model->architecture != EST_ARCH_PHI3)
+		return rotated(pass, x);
+	/* partial rotary embedding: the rest of each head is joined again, even when it is empty */
+	rot = est_hold(est_slice(tape, x, rotary));
+	rest = est_hold(est_slice(tape, x, x.numel - rotary));
+	out = est_cat(tape, rotated(pass, rot), rest);
+	est_drop(tape, rot);
+	est_drop(tape, rest);
+	return out;
+}
+
+struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor input = est_hold(x), gate, down;
+
+	gate = est_activate(pass, est_linear(tape, &layer->gate_proj, input));
+	down = est_linear(tape, &layer->down_proj, est_mul(tape, gate, est_linear(tape, &layer->up_proj, input)));
+	est_finish(tape, x);
+	return down;
+}

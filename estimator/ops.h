@@ -1,0 +1,79 @@
+/* The operators that decoder models are made of, as PyTorch runs them: what each allocates, what autograd keeps of it and
+ * what its backward allocates. Arguments are released when temporary; results are temporary (tape.h).
+ * Order matters and is PyTorch's: inputs are saved before the output is made, autograd's formulas compute the last input's
+ * gradient first, and autocast casts the last argument first. Checked event by event against traces of torch 2.13. */
+#ifndef EST_OPS_H
+#define EST_OPS_H
+
+#include "estimator/tape.h"
+
+enum { EST_16BIT = 2, EST_32BIT = 4, EST_INT64 = 8, EST_BYTE = 1 };
+
+/* A linear layer's parameters: leaves of the tape. */
+struct est_linear {
+	uint32_t weight, bias;
+	uint64_t in, out;
+	bool has_bias;
+};
+
+/* x.to(dtype): the same tensor when it has that dtype already. */
+struct est_tensor est_to(struct est_tape *tape, struct est_tensor x, uint8_t element);
+/* Elementwise, with broadcasting of the smaller operand and promotion to the larger dtype. */
+struct est_tensor est_add(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
+struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
+/* With a python number: nothing is kept. */
+struct est_tensor est_add_scalar(struct est_tape *tape, struct est_tensor x);
+struct est_tensor est_mul_scalar(struct est_tape *tape, struct est_tensor x);
+/* x.pow(2) and x.pow(3) (the backward of any other power than 2 is the same to memory). */
+struct est_tensor est_pow(struct est_tape *tape, struct est_tensor x);
+/* x.mean(-1): rows results. */
+struct est_tensor est_mean(struct est_tape *tape, struct est_tensor x, uint64_t rows);
+struct est_tensor est_rsqrt(struct est_tape *tape, struct est_tensor x);
+/* Functions of one operand that keep their input (silu, gelu) or their result (tanh, relu). */
+struct est_tensor est_silu(struct est_tape *tape, struct est_tensor x);
+struct est_tensor est_gelu(struct est_tape *tape, struct est_tensor x);
+struct est_tensor est_relu(struct est_tape *tape, struct est_tensor x);
+struct est_tensor est_tanh(struct est_tape *tape, struct est_tensor x);
+/* torch.nn.functional.dropout in training: the result and a mask of one byte each; nothing at all when p is 0. */
+struct est_tensor est_dropout(struct est_tape *tape, struct est_tensor x, double p);
+/* torch.nn.functional.softmax(x, dim=-1, dtype=torch.float32) and .to(dtype): fp32 in and out inside. */
+struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x);
+/* _safe_softmax in the operand's own dtype, with its search for rows that are masked whole. */
+struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows);
+/* F.layer_norm over rows; weight and bias are leaves, or EST_NO_LEAF. Autocast runs it in fp32. */
+enum { EST_NO_LEAF = UINT32_MAX };
+struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint32_t weight, uint32_t bias);
+
+/* torch.cat of half-negated halves: LlamaAttention's rotate_half. */
+struct est_tensor est_rotate_half(struct est_tape *tape, struct est_tensor x);
+/* x[..., start:end]: a view of numel elements; its backward is zeros of x with the gradient copied in. */
+struct est_tensor est_slice(struct est_tape *tape, struct est_tensor x, uint64_t numel);
+/* torch.cat of two. */
+struct est_tensor est_cat(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
+/* x.chunk(n)/x.split(): views made by one operator, whose backward is one cat. ret[0..n). x is released when temporary. */
+void est_split(struct est_tape *tape, struct est_tensor x, unsigned n, const uint64_t numel[], struct est_tensor ret[]);
+/* A view whose gradient arrives in another layout and is copied: view(b, s, heads, d).transpose(1, 2) before RoPE. */
+struct est_tensor est_view_as_heads(struct est_tape *tape, struct est_tensor x);
+/* .contiguous() or .reshape() of a permuted tensor: a copy. */
+struct est_tensor est_contiguous(struct est_tape *tape, struct est_tensor x);
+/* attn_output.transpose(1, 2).contiguous(): a copy whose gradient is copied back. */
+struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x);
+/* repeat_kv: expand and reshape, n_rep times as large; the same tensor when n_rep is 1. */
+struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep);
+
+/* F.linear(x, weight, bias), under autocast with its casts. */
+struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+/* transformers' Conv1D (GPT-2): addmm on an untransposed weight. */
+struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+/* F.embedding of tokens indices (int64 storage ids, borrowed) into weight (a leaf) of width columns. */
+struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows, uint64_t width);
+
+/* Casts an operand for a matrix product when autocast is on; trainable fp32 leaves are cast once and cached. */
+struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x);
+
+/* torch.matmul of two batched operands: a [batch, m, k] x b [batch, k, n]. */
+struct est_tensor est_bmm(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel);
+/* The same where a is permuted (query heads): matmul copies it first. */
+struct est_tensor est_bmm_heads(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel);
+
+#endif

@@ -1,0 +1,278 @@
+#include "estimator/architecture.h"
+
+/* ---- parameters, in the order in which the model's constructor makes them */
+
+static uint32_t parameter(struct est_pass *pass, uint64_t numel)
+{
+	struct est_tensor value = est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS);
+
+	return est_leaf_new(pass->tape, value, true, true);
+}
+
+static void build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out, bool bias)
+{
+	linear->in = in;
+	linear->out = out;
+	linear->has_bias = bias;
+	linear->weight = parameter(pass, in * out);
+	if (bias)
+		linear->bias = parameter(pass, out);
+}
+
+static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width)
+{
+	enum est_norm kind = pass->model->norm;
+
+	norm->width = width;
+	norm->weight = kind == EST_NORM_NONPARAMETRIC ? EST_NO_LEAF : parameter(pass, width);
+	norm->bias = kind == EST_LAYERNORM ? parameter(pass, width) : EST_NO_LEAF;
+}
+
+static bool has_bias(const struct est_model *model, enum est_bias bias)
+{
+	return (bias == EST_BIAS_QKV && model->qkv_bias) || (bias == EST_BIAS_O && model->o_bias)
+	       || (bias == EST_BIAS_MLP && model->mlp_bias);
+}
+
+static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
+{
+	const struct est_model *model = pass->model;
+
+	for (; module->offset != SIZE_MAX; module++) {
+		void *member = (char *)layer + module->offset;
+
+		if (module->is_norm)
+			build_norm(pass, member, est_width(model, module->out));
+		else
+			build_linear(pass, member, est_width(model, module->in), est_width(model, module->out),
+				     has_bias(model, module->bias));
+	}
+}
+
+static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
+{
+	const struct est_model *model = pass->model;
+	uint64_t hidden = (uint64_t)model->hidden_size;
+
+	pass->embed_tokens = parameter(pass, (uint64_t)model->vocab_size * embed_dim);
+	if (model->position == EST_LEARNED_POSITIONS)
+		pass->embed_positions = parameter(pass, (uint64_t)(model->max_position_embeddings + model->position_offset) * hidden);
+	if (embed_dim != hidden) {
+		build_linear(pass, &pass->project_out, hidden, embed_dim, false);
+		build_linear(pass, &pass->project_in, embed_dim, hidden, false);
+	}
+}
+
+static void build_head(struct est_pass *pass, uint64_t embed_dim)
+{
+	const struct est_model *model = pass->model;
+
+	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size };
+	if (!model->tie_word_embeddings)
+		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
+}
+
+static bool is_16bit(enum est_precision precision)
+{
+	return precision != EST_BF16_MIXED && precision != EST_FP16_MIXED && precision != EST_PURE_FP32;
+}
+
+bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request)
+{
+	const struct est_architecture_row *row = est_architecture_row(model->architecture);
+	uint64_t embed_dim = (uint64_t)(model->embed_dim ? model->embed_dim : model->hidden_size);
+	bool final_norm_first = model->architecture == EST_ARCH_OPT;
+
+	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
+				   .batch = (uint64_t)request->micro_batch_size, .sequence = (uint64_t)request->sequence_length };
+	pass->tokens = pass->batch * pass->sequence;
+	pass->parameter_element = is_16bit(request->precision) ? EST_16BIT : EST_32BIT;
+	pass->layers = est_arena_take(tape->arena, (size_t)model->num_hidden_layers, sizeof(*pass->layers));
+	if (!pass->layers)
+		return false;
+	build_embeddings(pass, embed_dim);
+	if (model->final_norm && final_norm_first)
+		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
+	for (int64_t i = 0; i < model->num_hidden_layers; i++) {
+		build_layer(pass, row->modules, &pass->layers[i]);
+		pass->layers[i].sliding = est_model_layer_is_sliding(model, i);
+	}
+	if (model->final_norm && !final_norm_first)
+		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
+	/* rotary_emb.inv_freq and its original */
+	for (unsigned i = 0; i < 2 * row->ropes; i++)
+		est_empty_as(tape, (uint64_t)model->head_dim / 2, EST_32BIT, EST_BUFFERS);
+	build_head(pass, embed_dim);
+	return !tape->exhausted;
+}
+
+/* ---- buffers of a forward: positions, cos and sin, masks */
+
+static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t element)
+{
+	return est_hold(est_empty_as(pass->tape, numel, element, EST_BUFFERS));
+}
+
+/* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream */
+static void make_rope(struct est_pass *pass, bool fp32)
+{
+	uint64_t pairs = pass->sequence * (uint64_t)((double)pass->model->head_dim * pass->model->partial_rotary_factor);
+	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb = buffer(pass, pairs, EST_32BIT), cos, sin, raw;
+	bool cast = !fp32 && pass->parameter_element == EST_16BIT;
+
+	raw = buffer(pass, pairs, EST_32BIT);
+	cos = buffer(pass, pairs, EST_32BIT);
+	est_drop(pass->tape, raw);
+	raw = buffer(pass, pairs, EST_32BIT);
+	sin = buffer(pass, pairs, EST_32BIT);
+	est_drop(pass->tape, raw);
+	pass->cos = cast ? buffer(pass, pairs, EST_16BIT) : cos;
+	pass->sin = cast ? buffer(pass, pairs, EST_16BIT) : sin;
+	est_drop(pass->tape, freqs);
+	est_drop(pass->tape, emb);
+	if (cast) {
+		est_drop(pass->tape, cos);
+		est_drop(pass->tape, sin);
+	}
+}
+
+/* masking_utils: a boolean mask for SDPA; eager gets an additive one in the dtype of the stream */
+static struct est_tensor make_mask(struct est_pass *pass)
+{
+	uint64_t scores = pass->sequence * pass->sequence;
+	bool padded = pass->request->attention_mask;
+	struct est_tensor causal = buffer(pass, scores, EST_BYTE), mask = causal;
+
+	if (padded) { /* causal & padding */
+		struct est_tensor both = buffer(pass, scores, EST_BYTE);
+
+		est_drop(pass->tape, causal);
+		mask = buffer(pass, pass->batch * scores, EST_BYTE);
+		est_drop(pass->tape, both);
+	} else {
+		mask.numel = pass->batch * scores; /* expanded over the batch, without memory */
+	}
+	if (pass->request->attention == EST_EAGER) {
+		causal = mask;
+		mask = buffer(pass, pass->batch * scores, pass->parameter_element);
+		est_drop(pass->tape, causal);
+	}
+	return mask;
+}
+
+static void make_masks(struct est_pass *pass)
+{
+	bool full = false, sliding = false;
+
+	if (pass->request->attention == EST_FLASH_ATTENTION_2 || pass->request->attention == EST_FLASH_ATTENTION_3)
+		return; /* the padding mask itself, two-dimensional */
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
+		if (est_layer_is_masked(pass, &pass->layers[i]))
+			*(pass->layers[i].sliding ? &sliding : &full) = true;
+	if (full)
+		pass->mask = make_mask(pass);
+	if (sliding)
+		pass->sliding_mask = make_mask(pass);
+}
+
+/* ---- forward */
+
+static struct est_tensor layer_function(void *context, struct est_tensor x, const void *layer)
+{
+	struct est_pass *pass = context;
+
+	return est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
+}
+
+static bool is_checkpointed(const struct est_request *request, int64_t layer)
+{
+	if (request->checkpointing == EST_CHECKPOINT_EVERY_N)
+		return layer % request->every_n_layers == 0;
+	return request->checkpointing == EST_CHECKPOINT_FULL;
+}
+
+static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer *layer, bool checkpointed, struct est_tensor x)
+{
+	struct est_call call = { .function = layer_function, .context = pass, .argument = layer,
+				 .kwargs = { pass->cos, pass->sin, pass->mask, pass->sliding_mask } };
+
+	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass, x, layer);
+}
+
+/* hidden_states = decoder_layer(hidden_states) for each; x moves in */
+static struct est_tensor run_layers(struct est_pass *pass, struct est_tensor x)
+{
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
+		struct est_tensor y = run_layer(pass, &pass->layers[i], is_checkpointed(pass->request, i), x);
+
+		est_drop(pass->tape, x);
+		x = est_hold(y);
+	}
+	return x;
+}
+
+/* Positions that are learned are looked up and added (GPT-2: one row a position; OPT: one a token). */
+static struct est_tensor add_positions(struct est_pass *pass, struct est_tensor x)
+{
+	bool per_token = pass->model->architecture == EST_ARCH_OPT;
+	struct est_tensor ids = buffer(pass, per_token ? pass->tokens : pass->sequence, EST_INT64), positions;
+
+	positions = est_embedding(pass->tape, ids, pass->embed_positions,
+				  (uint64_t)(pass->model->max_position_embeddings + pass->model->position_offset),
+				  (uint64_t)pass->model->hidden_size);
+	est_drop(pass->tape, ids);
+	return est_add(pass->tape, x, positions);
+}
+
+/* inputs_embeds: what the embedding gives, as the model's frame holds it to its end */
+static struct est_tensor embed(struct est_pass *pass)
+{
+	const struct est_model *model = pass->model;
+	struct est_tensor x = est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
+					    pass->lm_head.in);
+
+	if (model->embedding_multiplier != 0 || est_architecture_row(model->architecture)->scaled_embedding)
+		x = est_mul_scalar(pass->tape, x);
+	if (model->embed_dim && model->embed_dim != model->hidden_size)
+		x = est_linear(pass->tape, &pass->project_in, x);
+	return est_hold(x);
+}
+
+struct est_tensor est_pass_forward(struct est_pass *pass)
+{
+	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
+	struct est_tape *tape = pass->tape;
+	struct est_tensor inputs_embeds, x;
+
+	pass->cos = pass->sin = pass->mask = pass->sliding_mask = est_none;
+	inputs_embeds = embed(pass);
+	make_masks(pass);
+	if (row->ropes)
+		make_rope(pass, row->fp32_rope);
+	x = est_alias(tape, inputs_embeds);
+	if (pass->model->position == EST_LEARNED_POSITIONS)
+		x = add_positions(pass, x);
+	x = run_layers(pass, est_hold(est_dropout(tape, x, pass->model->embedding_dropout)));
+	if (pass->model->final_norm) {
+		struct est_tensor y = row->final_norm(pass, &pass->norm, x);
+
+		est_drop(tape, x);
+		x = est_hold(y);
+	}
+	if (pass->model->embed_dim && pass->model->embed_dim != pass->model->hidden_size) {
+		struct est_tensor y = est_linear(tape, &pass->project_out, x);
+
+		est_drop(tape, x);
+		x = est_hold(y);
+	}
+	est_drop(tape, inputs_embeds);
+	return x;
+}
+
+void est_pass_release(struct est_pass *pass)
+{
+	est_drop(pass->tape, pass->cos);
+	est_drop(pass->tape, pass->sin);
+	est_drop(pass->tape, pass->mask);
+	est_drop(pass->tape, pass->sliding_mask);
+}

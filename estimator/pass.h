@@ -1,0 +1,95 @@
+/* One forward pass of a model over a micro-batch: its parameters as leaves of the tape, its buffers, and the pieces that the
+ * families' modelling code is written with. */
+#ifndef EST_PASS_H
+#define EST_PASS_H
+
+#include "estimator/model.h"
+#include "estimator/ops.h"
+#include "estimator/request.h"
+
+/* A norm's parameters; EST_NO_LEAF where it has none. */
+struct est_norm_weights {
+	uint32_t weight, bias;
+	uint64_t width;
+};
+
+/* The modules of a decoder layer under the names of Llama's; a family uses those it has (architecture.c lists them). */
+struct est_layer {
+	struct est_linear q_proj, k_proj, v_proj, o_proj;
+	struct est_linear qkv_proj;                 /* fused: Phi-3, GPT-2's c_attn, GPT-NeoX's query_key_value */
+	struct est_linear gate_proj, up_proj, down_proj;
+	struct est_linear gate_up_proj;             /* fused: Phi-3 */
+	struct est_norm_weights input_layernorm, post_attention_layernorm;
+	struct est_norm_weights pre_feedforward_layernorm, post_feedforward_layernorm;
+	struct est_norm_weights q_norm, k_norm;
+	bool sliding;
+};
+
+/* Which kernel attention runs; attention.c chooses as PyTorch does. */
+enum est_kernel { EST_KERNEL_EAGER, EST_KERNEL_FLASH, EST_KERNEL_EFFICIENT, EST_KERNEL_MATH, EST_KERNEL_CUDNN,
+		  EST_KERNEL_FLASH_VARLEN };
+
+struct est_pass {
+	struct est_tape *tape;
+	const struct est_model *model;
+	const struct est_request *request;
+	uint64_t batch, sequence, tokens;
+	uint8_t parameter_element;                  /* bytes of a parameter */
+	bool flash;                                 /* the card has flash attention kernels */
+
+	uint32_t embed_tokens, embed_positions, lm_head_bias;
+	struct est_linear lm_head, project_in, project_out;
+	struct est_norm_weights norm;
+	struct est_layer *layers;
+
+	struct est_tensor input_ids, labels, attention_mask_2d;
+	struct est_tensor cos, sin;                 /* cos and sin of RoPE, shared by all layers */
+	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
+};
+
+/* ---- attention.c */
+
+/* Whether any layer, or one with a sliding window, gets a 4-D mask: padding, a window shorter than the sequence, eager. */
+bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *layer);
+/* v as heads: its gradient comes back permuted, and is copied, unless a fused kernel takes v itself. v is released when temporary. */
+struct est_tensor est_value_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v);
+/* ALL_ATTENTION_FUNCTIONS[...]: q, k, v after RoPE -> the heads' outputs side by side. q, k, v are borrowed. */
+struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+				struct est_tensor v);
+
+/* ---- modules.c */
+
+/* LlamaRMSNorm: weight * (x32 * rsqrt(mean(x32^2) + eps)).to(dtype) */
+struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* GemmaRMSNorm: (x32 * rsqrt(...)) * (1 + weight32), then the dtype */
+struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* Olmo2RMSNorm: (weight * x32 * rsqrt(...)).to(dtype) */
+struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* OlmoLayerNorm: F.layer_norm(x32, no parameters).to(dtype) */
+struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* nn.LayerNorm */
+struct est_tensor est_torch_layer_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* ACT2FN[hidden_act] */
+struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x);
+/* (x * cos) + (rotate_half(x) * sin); the first rotary part of each head only when partial_rotary_factor < 1. x is borrowed. */
+struct est_tensor est_rope(struct est_pass *pass, struct est_tensor x);
+/* down_proj(act(gate_proj(x)) * up_proj(x)) */
+struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+
+/* ---- architecture.c */
+
+typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+typedef struct est_tensor est_norm_function(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+
+/* Builds the parameters as the model's constructor does, in its order: weights in the events, leaves in the tape. */
+bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request);
+/* input_ids -> last hidden state after the final norm: embedding, buffers, decoder layers with their checkpoints. */
+struct est_tensor est_pass_forward(struct est_pass *pass);
+/* Gives up cos, sin and the masks: at the end of the forward, or, where reentrant checkpoints still need them, of the backward. */
+void est_pass_release(struct est_pass *pass);
+
+/* The families' decoder layers, one file each or a few: llama.c, gemma.c, phi3.c, olmo.c, gpt.c. x is borrowed. */
+est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
+	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer;
+
+#endif

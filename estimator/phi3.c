@@ -1,0 +1,55 @@
+/* Phi3DecoderLayer: qkv and gate_up are fused, and cut up as views. */
+#include "estimator/pass.h"
+
+static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor qkv = est_hold(est_linear(tape, &layer->qkv_proj, x)), q, k, v, q_embed, k_embed, out;
+	uint64_t query = pass->tokens * (uint64_t)(pass->model->num_attention_heads * pass->model->head_dim);
+	uint64_t key = pass->tokens * (uint64_t)(pass->model->num_key_value_heads * pass->model->head_dim);
+
+	q = est_hold(est_slice(tape, qkv, query));
+	k = est_hold(est_slice(tape, qkv, key));
+	v = est_hold(est_slice(tape, qkv, key));
+	q_embed = est_hold(est_rope(pass, q));
+	k_embed = est_hold(est_rope(pass, k));
+	est_drop(tape, q);
+	est_drop(tape, k);
+	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q_embed, k_embed, v));
+	est_drop(tape, q_embed);
+	est_drop(tape, k_embed);
+	est_drop(tape, v);
+	est_drop(tape, qkv);
+	return out;
+}
+
+static struct est_tensor mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor gate_up = est_linear(tape, &layer->gate_up_proj, x), half[2], up;
+	uint64_t width = pass->tokens * (uint64_t)pass->model->intermediate_size;
+
+	est_split(tape, gate_up, 2, (const uint64_t[]){ width, width }, half);
+	half[0] = est_hold(half[0]);
+	up = est_hold(est_mul(tape, half[1], est_activate(pass, half[0])));
+	x = est_linear(tape, &layer->down_proj, up);
+	est_drop(tape, up);
+	est_drop(tape, half[0]);
+	return x;
+}
+
+struct est_tensor est_phi3_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_hold(est_llama_norm(pass, &layer->input_layernorm, x)), residual;
+
+	residual = attention(pass, layer, y);
+	est_drop(tape, y);
+	residual = est_hold(est_add(tape, x, est_dropout(tape, residual, pass->model->residual_dropout)));
+	y = est_hold(est_llama_norm(pass, &layer->post_attention_layernorm, residual));
+	x = mlp(pass, layer, y);
+	est_drop(tape, y);
+	x = est_add(tape, residual, est_dropout(tape, x, pass->model->residual_dropout));
+	est_drop(tape, residual);
+	return x;
+}

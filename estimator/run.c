@@ -1,0 +1,287 @@
+/* est_run(): traces the run, replays it, and judges the cards. */
+#include "estimator/estimator.h"
+
+#include <string.h>
+#include "estimator/adapters.h"
+#include "estimator/device.h"
+#include "estimator/replay.h"
+#include "estimator/thumb.h"
+#include "estimator/verdict.h"
+
+/* Everything that depends on the card only through what its kernels can do: one trace, replayed for all cards of the class. */
+struct outcome {
+	bool traced;
+	struct est_levels levels;
+	uint64_t reserved, least;           /* torch's reserved with room, and the least limit on it that succeeds */
+	uint64_t phase_reserved[EST_PHASES];
+	int64_t trainable_parameters;
+};
+
+struct run {
+	const struct est_request *request;
+	const struct est_model *model;
+	struct est_arena *arena;
+	struct outcome outcomes[2];         /* without and with flash attention kernels */
+};
+
+/* ---- static sharding: ZeRO-1 shards the states, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights too */
+
+static uint64_t data_parallel(const struct est_parallelism *p)
+{
+	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
+}
+
+static void set_shards(const struct est_parallelism *p, uint64_t shards[EST_CATEGORIES])
+{
+	uint64_t ranks = p->strategy == EST_HSDP && p->shard_size ? (uint64_t)p->shard_size : data_parallel(p);
+
+	for (unsigned i = 0; i < EST_CATEGORIES; i++)
+		shards[i] = 1;
+	if (p->strategy == EST_SINGLE || p->strategy == EST_DDP)
+		return;
+	shards[EST_OPTIMIZER] = ranks;
+	if (p->strategy != EST_ZERO1)
+		shards[EST_GRADIENTS] = ranks;
+	if (p->strategy != EST_ZERO1 && p->strategy != EST_ZERO2)
+		shards[EST_WEIGHTS] = ranks;
+}
+
+/* ---- replay */
+
+struct trial {
+	const struct est_program *program;
+	struct est_allocator *allocator;
+};
+
+static bool succeeds(void *context, uint64_t limit)
+{
+	struct trial *trial = context;
+	uint64_t reserved;
+
+	return est_replay_reserved(trial->program, trial->allocator, limit, &reserved, NULL);
+}
+
+static bool replay(const struct est_program *program, struct est_arena *arena, struct outcome *outcome)
+{
+	struct est_allocator allocator;
+	struct trial trial = { program, &allocator };
+
+	est_replay_levels(program, &outcome->levels);
+	if (!est_allocator_init(&allocator, arena, program->ids, false, 0))
+		return false;
+	est_replay_reserved(program, &allocator, 0, &outcome->reserved, outcome->phase_reserved);
+	outcome->least = est_least_limit(outcome->levels.allocated, outcome->reserved, EST_LIMIT_STEP, succeeds, &trial);
+	return !allocator.exhausted;
+}
+
+static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], bool flash, struct outcome *outcome)
+{
+	size_t mark = run->arena->used;
+	struct est_program program;
+	bool complete;
+
+	memset(outcome, 0, sizeof(*outcome));
+	complete = est_program_trace(&program, run->model, run->request, flash, shards, run->arena)
+		   && replay(&program, run->arena, outcome);
+	outcome->trainable_parameters = program.trainable_parameters;
+	outcome->traced = complete;
+	est_arena_rewind(run->arena, mark);
+	return complete;
+}
+
+static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu)
+{
+	bool flash = est_device_has_flash(gpu);
+	struct outcome *outcome = &run->outcomes[flash];
+	uint64_t shards[EST_CATEGORIES];
+
+	set_shards(&run->request->parallelism, shards);
+	if (!outcome->traced && !evaluate(run, shards, flash, outcome))
+		return NULL;
+	return outcome;
+}
+
+/* ---- ranges */
+
+/* What the request leaves open, as parts of a thousand: scratch of kernels that is not modelled (reductions, sorts), and how
+ * blocks come to lie in the allocator. The second is the spread of our replay against traces of real runs (docs/accuracy.md). */
+enum { SCRATCH_PER_MILLE = 10, FRAGMENTATION_PER_MILLE = 40, SCRATCH_BYTES = 16 << 20 };
+
+static struct est_range allocated_range(uint64_t expected)
+{
+	return (struct est_range){ expected, expected, expected + expected / 1000 * SCRATCH_PER_MILLE + SCRATCH_BYTES };
+}
+
+static struct est_range reserved_range(uint64_t allocated, uint64_t reserved)
+{
+	return (struct est_range){ allocated, reserved,
+				   reserved + reserved / 1000 * (SCRATCH_PER_MILLE + FRAGMENTATION_PER_MILLE) + SCRATCH_BYTES };
+}
+
+static struct est_range plus(struct est_range a, struct est_range b)
+{
+	return (struct est_range){ a.low + b.low, a.expected + b.expected, a.high + b.high };
+}
+
+/* cuBLAS workspaces stay from the first product on: the same on top of every figure */
+static uint64_t workspaces(const struct est_gpu *gpu)
+{
+	return EST_WORKSPACES * est_device_workspace(gpu);
+}
+
+static uint64_t rounded_to_segments(uint64_t bytes)
+{
+	return (bytes + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP * EST_LIMIT_STEP;
+}
+
+/* ---- report */
+
+static void report_peak(const struct run *run, const struct outcome *outcome, const struct est_gpu *gpu, struct est_peak *peak)
+{
+	uint64_t workspace = workspaces(gpu), allocated = outcome->levels.allocated + workspace;
+
+	peak->gpu = gpu;
+	peak->phase = outcome->levels.phase;
+	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
+	peak->at_peak[EST_WORKSPACE] += workspace;
+	peak->allocated = allocated_range(allocated);
+	peak->reserved = reserved_range(allocated, outcome->reserved + rounded_to_segments(workspace));
+	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
+}
+
+static void report_timeline(const struct outcome *outcome, const struct est_gpu *gpu, struct est_report *report)
+{
+	report->moments = 0;
+	for (enum est_phase phase = EST_PHASE_FORWARD; phase < EST_PHASES; phase++)
+		report->timeline[report->moments++] =
+			(struct est_moment){ phase, outcome->levels.phase_peak[phase] + workspaces(gpu),
+					     outcome->phase_reserved[phase] + rounded_to_segments(workspaces(gpu)) };
+}
+
+static void report_rows(const struct run *run, const struct outcome *outcome, const struct est_gpu *gpu,
+			const struct est_parallelism *parallelism, struct est_rows *rows)
+{
+	const uint64_t *component = outcome->levels.component;
+	struct est_range outside = est_device_outside(gpu, parallelism);
+
+	(void)run;
+	rows->weights = component[EST_WEIGHTS];
+	rows->gradients = component[EST_GRADIENTS];
+	rows->optimizer = component[EST_OPTIMIZER];
+	rows->activations = component[EST_ACTIVATIONS];
+	rows->buffers = component[EST_BUFFERS];
+	/* workspaces, what the allocator keeps beyond the peak, and what lies outside it */
+	rows->overhead = workspaces(gpu) + (outcome->reserved - outcome->levels.allocated) + outside.expected;
+	rows->total = rows->weights + rows->gradients + rows->optimizer + rows->activations + rows->buffers + rows->overhead;
+}
+
+static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct est_report *report)
+{
+	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
+	static const struct est_parallelism alone = { .gpus = 1, .tensor = 1, .pipeline = 1, .context = 1, .expert = 1 };
+	struct outcome outcome;
+
+	if (run->request->parallelism.gpus == 1) {
+		report->single_gpu = report->per_gpu;
+		return true;
+	}
+	if (!evaluate(run, whole, est_device_has_flash(gpu), &outcome))
+		return false;
+	report_rows(run, &outcome, gpu, &alone, &report->single_gpu);
+	return true;
+}
+
+static bool judge_by_replay(struct run *run, struct est_fit *fit)
+{
+	const struct outcome *outcome = outcome_for(run, fit->gpu);
+	struct est_range outside = est_device_outside(fit->gpu, &run->request->parallelism);
+	uint64_t workspace = workspaces(fit->gpu);
+	struct est_range limit;
+
+	if (!outcome)
+		return false;
+	limit = reserved_range(outcome->levels.allocated + workspace, outcome->least + workspace);
+	fit->required = limit.expected + outside.expected;
+	fit->required_high = limit.high + outside.high;
+	return true;
+}
+
+static bool report_fits(struct run *run, const struct est_gpu *const *gpus, size_t count, struct est_report *report)
+{
+	report->fit_count = count;
+	report->fits = est_arena_take(run->arena, count, sizeof(*report->fits));
+	for (size_t i = 0; i < count && report->fits; i++) {
+		struct est_fit *fit = &report->fits[i];
+
+		fit->gpu = gpus[i];
+		fit->reason = est_device_refuses(gpus[i], run->request);
+		if (!report->replayed)
+			fit->required = fit->required_high = report->thumb_per_gpu.total;
+		else if (!judge_by_replay(run, fit))
+			return false;
+		est_fit_judge(fit, run->request->headroom_fraction);
+	}
+	return report->fits != NULL;
+}
+
+/* ---- notes */
+
+static void note_limits(const struct est_request *request, struct est_report *report)
+{
+	const struct est_parallelism *p = &request->parallelism;
+	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
+
+	if (p->gpus > 1 && p->strategy != EST_SINGLE)
+		est_note_add(&report->warnings, "/parallelism/strategy", "",
+			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is not in these figures, which are "
+			     "lower than a real rank's");
+	if (master)
+		est_note_add(&report->assumptions, "/precision", "",
+			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "
+			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
+}
+
+/* ---- entry */
+
+static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est_report *report)
+{
+	const struct outcome *outcome = outcome_for(run, gpu);
+
+	if (!outcome)
+		return false;
+	report->replayed = true;
+	report->trainable_parameters = outcome->trainable_parameters;
+	report_peak(run, outcome, gpu, &report->peak);
+	report_timeline(outcome, gpu, report);
+	report_rows(run, outcome, gpu, &run->request->parallelism, &report->per_gpu);
+	return report_single_gpu(run, gpu, report);
+}
+
+bool est_run(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+	     size_t gpu_count, struct est_arena *arena, struct est_report *ret_report)
+{
+	struct run run = { .request = request, .model = model, .arena = arena };
+	bool by_thumb = request->accounting == EST_RULE_OF_THUMB;
+	int64_t trainable = est_trainable_parameters(request, model);
+
+	memset(ret_report, 0, sizeof(*ret_report));
+	ret_report->parameters = model->parameters;
+	ret_report->trainable_parameters = trainable;
+	est_thumb(request, model, trainable, &ret_report->thumb, &ret_report->thumb_per_gpu);
+	if (!by_thumb && !report_replay(&run, gpus[0], ret_report))
+		return false;
+	if (by_thumb) {
+		ret_report->single_gpu = ret_report->thumb;
+		ret_report->per_gpu = ret_report->thumb_per_gpu;
+	} else {
+		note_limits(request, ret_report);
+	}
+	return report_fits(&run, gpus, gpu_count, ret_report);
+}
+
+size_t est_arena_size(size_t gpu_count)
+{
+	size_t program = est_program_arena_size(EST_LAYERS_MAX);
+
+	return program + est_program_ids(EST_LAYERS_MAX) * 128 + (1 << 20) + gpu_count * (sizeof(struct est_fit) + 64);
+}

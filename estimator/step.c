@@ -1,0 +1,138 @@
+#include "estimator/step.h"
+
+#include <string.h>
+#include "estimator/loss.h"
+#include "estimator/optimizer.h"
+
+/* ---- how large the tables may grow: generous counts per layer, checked by the tape */
+
+enum {
+	EVENTS_PER_LAYER = 2600, NODES_PER_LAYER = 96, STORAGES_PER_LAYER = 160, LEAVES_PER_LAYER = 24,
+	SAVES_PER_LAYER = 160, BASE = 512
+};
+
+static struct est_tape_limits limits_for(int64_t layers)
+{
+	uint32_t n = (uint32_t)layers;
+
+	return (struct est_tape_limits){ .events = (size_t)n * EVENTS_PER_LAYER + 16 * BASE, .nodes = n * NODES_PER_LAYER + BASE,
+					 .storages = n * STORAGES_PER_LAYER + 2 * BASE, .leaves = n * LEAVES_PER_LAYER + BASE,
+					 .frames = 2 * n + 1, .frame_saves = 2 * (size_t)n * SAVES_PER_LAYER };
+}
+
+size_t est_program_arena_size(int64_t layers)
+{
+	struct est_tape_limits limits = limits_for(layers);
+
+	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
+	       + limits.storages * sizeof(struct est_storage) + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
+	       + limits.frames * sizeof(struct est_frame) + limits.frame_saves * sizeof(uint32_t)
+	       + (size_t)layers * (sizeof(struct est_layer) + 64) + 65536;
+}
+
+uint32_t est_program_ids(int64_t layers)
+{
+	return limits_for(layers).storages;
+}
+
+/* ---- parts */
+
+static bool uses_autocast(enum est_precision precision)
+{
+	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST;
+}
+
+static struct est_tensor input(struct est_pass *pass)
+{
+	return est_hold(est_empty_as(pass->tape, pass->tokens, EST_INT64, EST_BUFFERS));
+}
+
+/* One micro-batch: Trainer.training_step(). */
+static void trace_micro(struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	bool recomputes_reentrantly = pass->request->checkpointing != EST_CHECKPOINT_NONE && pass->request->use_reentrant;
+	struct est_tensor loss, hidden;
+
+	tape->frame_count = 0;
+	tape->frame_save_count = 0;
+	est_mark(tape, EST_PHASE_FORWARD);
+	pass->input_ids = input(pass);
+	pass->labels = input(pass);
+	pass->attention_mask_2d = pass->request->attention_mask ? input(pass) : est_none;
+	tape->autocast = uses_autocast(pass->request->precision);
+	hidden = est_pass_forward(pass);
+	if (!recomputes_reentrantly)
+		est_pass_release(pass);
+	loss = est_causal_lm_loss(pass, hidden);
+	est_drop(tape, pass->input_ids);
+	est_drop(tape, pass->labels);
+	est_drop(tape, pass->attention_mask_2d);
+	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
+	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
+	est_drop(tape, loss);
+	if (recomputes_reentrantly)
+		est_pass_release(pass);
+}
+
+static void begin(struct est_program *program, const struct est_tape *tape, enum est_part part)
+{
+	program->begin[part] = tape->event_count;
+}
+
+static void end(struct est_program *program, const struct est_tape *tape, enum est_part part)
+{
+	program->end[part] = tape->event_count;
+}
+
+static int64_t count_trainable(const struct est_tape *tape)
+{
+	int64_t count = 0;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (tape->leaves[i].value.requires_grad)
+			count += (int64_t)tape->leaves[i].value.numel;
+	return count;
+}
+
+bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
+		       bool flash, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
+{
+	struct est_tape_limits limits = limits_for(model->num_hidden_layers);
+	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
+	struct est_update update;
+	struct est_pass pass;
+
+	memset(program, 0, sizeof(*program));
+	if (!tape || !est_tape_init(tape, arena, &limits))
+		return false;
+	memcpy(tape->shards, shards, sizeof(tape->shards));
+	begin(program, tape, EST_PART_LOAD);
+	est_mark(tape, EST_PHASE_LOAD);
+	if (!est_pass_build(&pass, tape, model, request))
+		return false;
+	pass.flash = flash;
+	est_optimizer_load(tape, request);
+	end(program, tape, EST_PART_LOAD);
+	begin(program, tape, EST_PART_MICRO_FIRST);
+	trace_micro(&pass);
+	end(program, tape, EST_PART_MICRO_FIRST);
+	begin(program, tape, EST_PART_MICRO_NEXT);
+	if (request->gradient_accumulation_steps > 1)
+		trace_micro(&pass);
+	end(program, tape, EST_PART_MICRO_NEXT);
+	begin(program, tape, EST_PART_CLIP);
+	est_optimizer_clip(tape, request, &update);
+	end(program, tape, EST_PART_CLIP);
+	begin(program, tape, EST_PART_STATES);
+	est_optimizer_states(tape, request);
+	end(program, tape, EST_PART_STATES);
+	begin(program, tape, EST_PART_UPDATE);
+	est_optimizer_update(tape, request, &update);
+	end(program, tape, EST_PART_UPDATE);
+	program->events = tape->events;
+	program->ids = tape->storage_count;
+	program->accumulation_steps = (uint64_t)request->gradient_accumulation_steps;
+	program->trainable_parameters = count_trainable(tape);
+	return !tape->exhausted && !arena->exhausted;
+}

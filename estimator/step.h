@@ -1,0 +1,38 @@
+/* A training run as a program of events: loading, the micro-batches of a step, the optimizer's step. The parts are traced
+ * once and replayed as often as wanted (replay.h). */
+#ifndef EST_STEP_H
+#define EST_STEP_H
+
+#include "estimator/model.h"
+#include "estimator/request.h"
+#include "estimator/tape.h"
+
+enum est_part {
+	EST_PART_LOAD,        /* the model's constructor, and an optimizer's master weights */
+	EST_PART_MICRO_FIRST, /* forward, loss, backward while no gradient exists */
+	EST_PART_MICRO_NEXT,  /* the same with gradients to accumulate into; empty without accumulation */
+	EST_PART_CLIP,        /* clip_grad_norm_(), and what optimizer.step() does before its states */
+	EST_PART_STATES,      /* the optimizer's states: in the first step only */
+	EST_PART_UPDATE,      /* the update's temporaries, zero_grad() */
+	EST_PARTS
+};
+
+struct est_program {
+	const struct est_event *events;
+	size_t begin[EST_PARTS], end[EST_PARTS];
+	uint32_t ids;               /* all ids are less */
+	uint64_t accumulation_steps;
+	int64_t trainable_parameters;
+};
+
+/* Traces the run. Tables and events come from arena and stay there. shards: how many ranks share what is in a category
+ * (1: all of it). flash: the card has flash attention kernels. False when the arena is too small. */
+bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
+		       bool flash, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena);
+
+/* Arena bytes that suffice for a model with so many layers. */
+size_t est_program_arena_size(int64_t layers);
+/* How many ids a program of such a model can have. */
+uint32_t est_program_ids(int64_t layers);
+
+#endif

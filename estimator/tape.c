@@ -1,0 +1,442 @@
+#include <assert.h>
+#include <string.h>
+#include "estimator/tape.h"
+
+/* An edge names where a gradient goes: 1 + 4 * node + output, or a leaf with the top bit set. */
+#define EDGE_LEAF UINT32_C(0x80000000)
+
+enum { ALIGNMENT = 512 }; /* the caching allocator's rounding */
+
+const struct est_tensor est_none = { 0 };
+
+static uint32_t edge_of_node(uint32_t node, unsigned output)
+{
+	return 1 + 4 * node + output;
+}
+
+bool est_tape_init(struct est_tape *tape, struct est_arena *arena, const struct est_tape_limits *limits)
+{
+	memset(tape, 0, sizeof(*tape));
+	tape->arena = arena;
+	tape->event_limit = limits->events;
+	tape->storage_limit = limits->storages;
+	tape->node_limit = limits->nodes;
+	tape->leaf_limit = limits->leaves;
+	tape->frame_limit = limits->frames;
+	tape->frame_save_limit = limits->frame_saves;
+	tape->events = est_arena_reserve(arena, limits->events, sizeof(*tape->events));
+	tape->storages = est_arena_reserve(arena, limits->storages, sizeof(*tape->storages));
+	tape->nodes = est_arena_reserve(arena, limits->nodes, sizeof(*tape->nodes));
+	tape->leaves = est_arena_reserve(arena, limits->leaves, sizeof(*tape->leaves));
+	tape->frames = est_arena_reserve(arena, limits->frames, sizeof(*tape->frames));
+	tape->frame_saves = est_arena_reserve(arena, limits->frame_saves, sizeof(*tape->frame_saves));
+	tape->storage_count = 1; /* 0 is "no storage" */
+	tape->category = EST_ACTIVATIONS;
+	for (unsigned i = 0; i < EST_CATEGORIES; i++)
+		tape->shards[i] = 1;
+	return !arena->exhausted;
+}
+
+static void record(struct est_tape *tape, enum est_event_kind kind, uint32_t id, uint64_t bytes, enum est_category category)
+{
+	struct est_event *event;
+
+	if (tape->event_count == tape->event_limit) {
+		tape->exhausted = true;
+		return;
+	}
+	event = &tape->events[tape->event_count++];
+	event->kind = (uint8_t)kind;
+	event->id = id;
+	event->bytes = bytes;
+	event->category = (uint8_t)category;
+}
+
+static uint32_t unused_id(struct est_tape *tape)
+{
+	if (tape->storage_count < tape->storage_limit)
+		return tape->storage_count++;
+	tape->exhausted = true;
+	return 0;
+}
+
+static uint32_t recycled_id(struct est_tape *tape)
+{
+	uint32_t id = tape->storage_free;
+
+	if (!id)
+		return unused_id(tape);
+	tape->storage_free = tape->storages[id].next;
+	return id;
+}
+
+static uint32_t storage_new(struct est_tape *tape, uint64_t bytes, enum est_category category, bool persistent)
+{
+	uint32_t id;
+
+	if (bytes == 0)
+		return 0;
+	id = persistent ? unused_id(tape) : recycled_id(tape);
+	if (!id)
+		return 0;
+	bytes = (bytes + tape->shards[category] - 1) / tape->shards[category];
+	bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+	tape->storages[id].bytes = bytes;
+	tape->storages[id].references = 1;
+	tape->storages[id].category = category;
+	record(tape, EST_EVENT_ALLOC, id, bytes, category);
+	return id;
+}
+
+void est_storage_retain(struct est_tape *tape, uint32_t storage)
+{
+	if (storage)
+		tape->storages[storage].references++;
+}
+
+void est_storage_release(struct est_tape *tape, uint32_t storage)
+{
+	struct est_storage *s = &tape->storages[storage];
+
+	if (!storage)
+		return;
+	assert(s->references > 0);
+	if (--s->references)
+		return;
+	record(tape, EST_EVENT_FREE, storage, s->bytes, s->category);
+	s->next = tape->storage_free;
+	tape->storage_free = storage;
+}
+
+struct est_tensor est_empty_as(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category)
+{
+	struct est_tensor tensor = { .numel = numel, .element = element, .temporary = true };
+
+	if (!tape->stopped)
+		tensor.storage = storage_new(tape, numel * element, category, false);
+	return tensor;
+}
+
+struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category)
+{
+	return (struct est_tensor){ .numel = numel, .element = element,
+				    .storage = storage_new(tape, numel * element, category, true) };
+}
+
+struct est_tensor est_empty(struct est_tape *tape, uint64_t numel, uint8_t element)
+{
+	return est_empty_as(tape, numel, element, tape->category);
+}
+
+struct est_tensor est_alias(struct est_tape *tape, struct est_tensor tensor)
+{
+	est_storage_retain(tape, tensor.storage);
+	tensor.temporary = true;
+	return tensor;
+}
+
+struct est_tensor est_detach(struct est_tape *tape, struct est_tensor tensor)
+{
+	tensor = est_alias(tape, tensor);
+	tensor.source = 0;
+	tensor.requires_grad = false;
+	return tensor;
+}
+
+struct est_tensor est_hold(struct est_tensor tensor)
+{
+	tensor.temporary = false;
+	return tensor;
+}
+
+void est_drop(struct est_tape *tape, struct est_tensor tensor)
+{
+	est_storage_release(tape, tensor.storage);
+}
+
+void est_finish(struct est_tape *tape, struct est_tensor argument)
+{
+	if (argument.temporary)
+		est_drop(tape, argument);
+}
+
+/* ---- graph */
+
+static bool any_requires_grad(size_t count, const struct est_tensor *inputs)
+{
+	for (size_t i = 0; i < count; i++)
+		if (inputs[i].requires_grad)
+			return true;
+	return false;
+}
+
+static void connect(struct est_tape *tape, struct est_node *node, size_t count, const struct est_tensor *inputs)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (!inputs[i].requires_grad)
+			continue;
+		node->edge[i] = inputs[i].source;
+		node->edge_element[i] = inputs[i].element;
+		node->edge_numel[i] = inputs[i].numel;
+		if (inputs[i].source & EDGE_LEAF)
+			tape->leaves[inputs[i].source & ~EDGE_LEAF].uses++;
+	}
+}
+
+struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, size_t count, const struct est_tensor *inputs)
+{
+	struct est_node *node = &tape->scratch;
+
+	assert(count <= EST_NODE_INPUTS);
+	if (tape->no_grad || !any_requires_grad(count, inputs))
+		return NULL;
+	if (!tape->recomputing && tape->node_count == tape->node_limit)
+		tape->exhausted = true;
+	else if (!tape->recomputing)
+		node = &tape->nodes[tape->node_count++];
+	memset(node, 0, sizeof(*node));
+	node->op = op;
+	node->frame = tape->packing;
+	if (node != &tape->scratch)
+		connect(tape, node, count, inputs);
+	return node;
+}
+
+static void save_for_recomputation(struct est_tape *tape, struct est_tensor tensor)
+{
+	struct est_frame *frame = &tape->frames[tape->recomputing - 1];
+
+	if (tape->stopped)
+		return;
+	est_storage_retain(tape, tensor.storage);
+	frame->saved[tape->recomputed_saves++] = tensor.storage;
+	/* torch.utils.checkpoint's early stop: nothing after the last saved tensor runs */
+	if (tape->recomputed_saves == frame->count)
+		tape->stopped = true;
+}
+
+static void save_by_position(struct est_tape *tape, struct est_node *node)
+{
+	struct est_frame *frame = &tape->frames[tape->packing - 1];
+
+	if (tape->frame_save_count == tape->frame_save_limit) {
+		tape->exhausted = true;
+		return;
+	}
+	tape->frame_save_count++;
+	node->saved[node->saved_count++] = frame->count++;
+}
+
+void est_save(struct est_tape *tape, struct est_node *node, struct est_tensor tensor)
+{
+	if (!node)
+		return;
+	if (tape->recomputing) {
+		save_for_recomputation(tape, tensor);
+		return;
+	}
+	assert(node->saved_count < EST_NODE_SAVED);
+	if (node->frame) {
+		save_by_position(tape, node);
+	} else {
+		est_storage_retain(tape, tensor.storage);
+		node->saved[node->saved_count++] = tensor.storage;
+	}
+}
+
+struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor out)
+{
+	out.requires_grad = node != NULL;
+	out.source = node && node != &tape->scratch ? edge_of_node((uint32_t)(node - tape->nodes), i) : 0;
+	out.temporary = true;
+	return out;
+}
+
+struct est_tensor est_take_grad(struct est_node *node, unsigned i)
+{
+	struct est_tensor grad = node->grad[i];
+
+	node->grad[i] = est_none;
+	return grad;
+}
+
+bool est_needs(const struct est_node *node, unsigned i)
+{
+	return node->edge[i] != 0;
+}
+
+static bool edge_is_parameter(const struct est_tape *tape, uint32_t edge)
+{
+	return (edge & EDGE_LEAF) && tape->leaves[edge & ~EDGE_LEAF].parameter;
+}
+
+struct est_tensor est_grad_for(struct est_tape *tape, const struct est_node *node, unsigned i, uint8_t element)
+{
+	return est_empty_as(tape, node->edge_numel[i], element,
+			    edge_is_parameter(tape, node->edge[i]) ? EST_GRADIENTS : EST_ACTIVATIONS);
+}
+
+uint32_t est_leaf_new(struct est_tape *tape, struct est_tensor value, bool requires_grad, bool parameter)
+{
+	struct est_leaf *leaf;
+
+	if (tape->leaf_count == tape->leaf_limit) {
+		tape->exhausted = true;
+		return 0;
+	}
+	leaf = &tape->leaves[tape->leaf_count];
+	memset(leaf, 0, sizeof(*leaf));
+	leaf->value = est_hold(value);
+	leaf->value.requires_grad = requires_grad;
+	leaf->parameter = parameter;
+	leaf->value.source = EDGE_LEAF | tape->leaf_count;
+	return tape->leaf_count++;
+}
+
+struct est_tensor est_leaf_tensor(const struct est_tape *tape, uint32_t leaf)
+{
+	return tape->leaves[leaf].value;
+}
+
+struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tensor)
+{
+	return tensor.source & EDGE_LEAF ? &tape->leaves[tensor.source & ~EDGE_LEAF] : NULL;
+}
+
+/* ---- engine */
+
+void est_mark(struct est_tape *tape, enum est_phase phase)
+{
+	record(tape, EST_EVENT_PHASE, (uint32_t)phase, 0, EST_ACTIVATIONS);
+}
+
+/* InputBuffer::accumulate: in place when the first gradient is nobody else's and no view, else a third tensor. */
+static struct est_tensor accumulate(struct est_tape *tape, struct est_tensor old, struct est_tensor grad, enum est_category category)
+{
+	struct est_tensor sum;
+
+	if (!old.storage && !old.numel)
+		return grad;
+	if (old.storage && tape->storages[old.storage].references == 1 && !old.view) {
+		est_drop(tape, grad);
+		return old;
+	}
+	sum = est_hold(est_empty_as(tape, old.numel, old.element > grad.element ? old.element : grad.element, category));
+	est_drop(tape, old);
+	est_drop(tape, grad);
+	return sum;
+}
+
+static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
+{
+	struct est_tensor grad = leaf->arrived;
+
+	leaf->arrived = est_none;
+	if (leaf->grad.storage) {
+		est_drop(tape, grad); /* variable_grad += new_grad */
+		return;
+	}
+	if (grad.storage && tape->storages[grad.storage].references > 1) { /* not ours alone: cloned */
+		struct est_tensor copy = est_hold(est_empty_as(tape, grad.numel, grad.element, EST_GRADIENTS));
+
+		est_drop(tape, grad);
+		grad = copy;
+	}
+	leaf->grad = grad;
+}
+
+static void deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
+{
+	if (edge & EDGE_LEAF) {
+		struct est_leaf *leaf = &tape->leaves[edge & ~EDGE_LEAF];
+
+		leaf->arrived = accumulate(tape, leaf->arrived, grad,
+					   leaf->parameter ? EST_GRADIENTS : EST_ACTIVATIONS);
+		if (--leaf->uses == 0)
+			accumulate_grad(tape, leaf);
+	} else {
+		struct est_node *node = &tape->nodes[(edge - 1) / 4];
+		unsigned output = (edge - 1) % 4;
+
+		node->grad[output] = accumulate(tape, node->grad[output], grad, EST_ACTIVATIONS);
+	}
+}
+
+/* The engine's validate_outputs(): a gradient takes the shape (a broadcast one is summed) and the dtype of its tensor. */
+static struct est_tensor validate_output(struct est_tape *tape, const struct est_node *node, unsigned i, struct est_tensor grad)
+{
+	struct est_tensor out = grad;
+
+	if (grad.numel != node->edge_numel[i]) {
+		out = est_hold(est_grad_for(tape, node, i, grad.element));
+		est_drop(tape, grad);
+	}
+	if (out.element != node->edge_element[i]) {
+		grad = out;
+		out = est_hold(est_grad_for(tape, node, i, node->edge_element[i]));
+		est_drop(tape, grad);
+	}
+	return out;
+}
+
+static bool has_gradient(const struct est_node *node)
+{
+	for (unsigned i = 0; i < EST_NODE_OUTPUTS; i++)
+		if (node->grad[i].numel)
+			return true;
+	return false;
+}
+
+static void release_saved(struct est_tape *tape, struct est_node *node)
+{
+	for (unsigned i = 0; i < node->saved_count && !node->frame; i++)
+		est_storage_release(tape, node->saved[i]);
+	node->saved_count = 0;
+}
+
+static void run_node(struct est_tape *tape, struct est_node *node)
+{
+	struct est_tensor ret[EST_NODE_INPUTS] = { { 0 } };
+	uint32_t frame = node->frame, saved_count = node->saved_count;
+
+	if (frame)
+		est_frame_unpack(tape, node);
+	node->op->backward(tape, node, ret);
+	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
+		if (node->edge[i] && ret[i].numel)
+			ret[i] = validate_output(tape, node, i, ret[i]);
+	for (unsigned i = 0; i < EST_NODE_OUTPUTS; i++)
+		est_drop(tape, est_take_grad(node, i));
+	release_saved(tape, node);
+	if (frame)
+		est_frame_release(tape, frame, saved_count);
+	for (unsigned i = 0; i < EST_NODE_INPUTS; i++) {
+		if (node->edge[i] && ret[i].numel)
+			deliver(tape, node->edge[i], est_hold(ret[i]));
+		else
+			est_drop(tape, ret[i]);
+	}
+}
+
+void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)
+{
+	deliver(tape, root.source, est_hold(grad));
+	for (uint32_t i = tape->node_count; i-- > first;) {
+		struct est_node *node = &tape->nodes[i];
+
+		if (has_gradient(node))
+			run_node(tape, node);
+		else
+			release_saved(tape, node);
+	}
+	tape->node_count = first;
+}
+
+void est_autocast_exit(struct est_tape *tape)
+{
+	tape->autocast = false;
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		est_drop(tape, tape->leaves[i].cast);
+		tape->leaves[i].cast = est_none;
+	}
+}

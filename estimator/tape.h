@@ -1,0 +1,199 @@
+/* A miniature of PyTorch's autograd on tensors without data.
+ *
+ * A tensor is a handle on a storage (bytes and a reference count). Operators (ops.h) make output tensors, and a node when
+ * some input requires a gradient; the node keeps references to what its backward needs. est_tape_backward() runs the nodes in
+ * reverse order of creation, which is the order of PyTorch's engine (ready nodes by sequence number), and accumulates
+ * gradients by its rules. Every allocation and release becomes an event; replay.c plays them through the allocator.
+ *
+ * Lifetimes are those of the Python code that is mirrored. An operator's result is *temporary*: the next operator that takes
+ * it releases it when it returns, as Python does with the value of an inner expression. est_hold() makes it a variable, to be
+ * given up by est_drop() (Python's del, or the end of the function).
+ */
+#ifndef EST_TAPE_H
+#define EST_TAPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "estimator/arena.h"
+#include "estimator/report.h"
+
+enum { EST_NODE_INPUTS = 4, EST_NODE_OUTPUTS = 3, EST_NODE_SAVED = 7, EST_NODE_EXTRA = 8 };
+
+enum est_event_kind { EST_EVENT_ALLOC, EST_EVENT_FREE, EST_EVENT_PHASE };
+
+struct est_event {
+	uint64_t bytes;    /* of the storage, rounded up to 512 */
+	uint32_t id;       /* which storage: ids are reused after EST_EVENT_FREE. EST_EVENT_PHASE: enum est_phase */
+	uint8_t kind;
+	uint8_t category;  /* enum est_category */
+};
+
+struct est_tensor {
+	uint64_t numel;
+	uint32_t storage;      /* 0: no memory (beyond an early stop) */
+	uint32_t source;       /* where its gradient goes: an edge, see est_node; 0: nowhere */
+	uint8_t element;       /* bytes of one element */
+	bool requires_grad;
+	bool view;             /* a gradient that is a view of a living base: cannot be added to in place */
+	bool temporary;
+};
+
+struct est_tape;
+struct est_node;
+
+/* One kind of operator: backward turns the gradients of the outputs (node->grad[], owned by the engine) into those of the
+ * inputs: ret[i] for every input i with node->edge[i], new references or moved ones (est_node_take_grad()). */
+struct est_op {
+	const char *name;
+	void (*backward)(struct est_tape *tape, struct est_node *node, struct est_tensor ret[]);
+};
+
+struct est_node {
+	const struct est_op *op;
+	uint32_t edge[EST_NODE_INPUTS];           /* gradient destinations of the inputs; 0: none */
+	uint8_t edge_element[EST_NODE_INPUTS];    /* dtype of the input: a gradient of another dtype is cast */
+	uint64_t edge_numel[EST_NODE_INPUTS];
+	struct est_tensor grad[EST_NODE_OUTPUTS]; /* input buffer: what has arrived for each output */
+	uint32_t saved[EST_NODE_SAVED];           /* storages, or indices of frame's when frame is set */
+	uint8_t saved_count;
+	uint32_t frame;                           /* checkpoint frame + 1; 0: saved holds storages */
+	uint64_t extra[EST_NODE_EXTRA];           /* shapes, as the operator likes */
+	const void *context;
+};
+
+/* A leaf: a parameter, or the detached input of a checkpoint. */
+struct est_leaf {
+	struct est_tensor value;
+	struct est_tensor grad;     /* .grad; storage 0: None */
+	struct est_tensor arrived;  /* input buffer of AccumulateGrad */
+	struct est_tensor cast;     /* autocast's cached 16-bit copy; storage 0: none */
+	uint32_t uses;              /* edges of the running graph that still have to arrive */
+	bool parameter;             /* its gradient counts as one; a checkpoint's input is none */
+};
+
+/* What torch.utils.checkpoint is called with: function(context, input, argument); kwargs are the tensors that the call keeps
+ * alive beside its input (cos, sin, masks). */
+enum { EST_CALL_KWARGS = 4 };
+struct est_call {
+	struct est_tensor (*function)(void *context, struct est_tensor input, const void *argument);
+	void *context;
+	const void *argument;
+	struct est_tensor kwargs[EST_CALL_KWARGS];
+};
+
+/* One non-reentrant checkpoint: what its forward saved by position, recomputed on the first demand. */
+struct est_frame {
+	struct est_call call;
+	struct est_tensor input;
+	uint32_t *saved;            /* storages after the recomputation, taken one by one */
+	uint32_t count;             /* how many the forward saved */
+	uint32_t released;          /* how many of them the backward is done with */
+	bool recomputed, autocast;
+};
+
+struct est_storage {
+	uint64_t bytes;
+	uint32_t references;        /* 0: free; next then links the list of free ids */
+	uint32_t next;
+	enum est_category category;
+};
+
+struct est_tape {
+	struct est_arena *arena;
+	struct est_event *events;
+	size_t event_count, event_limit;
+	struct est_storage *storages;
+	uint32_t storage_count, storage_limit, storage_free;
+	struct est_node *nodes;
+	uint32_t node_count, node_limit;
+	struct est_node scratch;    /* stands for the nodes of a recomputation, which are not kept */
+	struct est_leaf *leaves;
+	uint32_t leaf_count, leaf_limit;
+	struct est_frame *frames;
+	uint32_t frame_count, frame_limit;
+	uint32_t *frame_saves;      /* pool of est_frame.saved */
+	size_t frame_save_count, frame_save_limit;
+
+	bool no_grad;               /* torch.no_grad() */
+	bool autocast;              /* inside an autocast region */
+	uint32_t packing;           /* frame + 1 whose forward runs; saved tensors are only counted */
+	uint32_t recomputing;       /* frame + 1 that is being recomputed */
+	uint32_t recomputed_saves;
+	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
+	enum est_category category; /* of what operators allocate */
+	uint64_t shards[EST_CATEGORIES]; /* static sharding: a rank holds one part in so many of what is in a category */
+	bool exhausted;             /* a limit was reached: the trace is not whole */
+};
+
+/* How large the tables may grow. */
+struct est_tape_limits {
+	size_t events;
+	uint32_t storages, nodes, leaves, frames;
+	size_t frame_saves;
+};
+
+/* Takes all tables from arena. False when it is too small. */
+bool est_tape_init(struct est_tape *tape, struct est_arena *arena, const struct est_tape_limits *limits);
+
+/* ---- tensors */
+
+/* A new storage of numel elements: a temporary tensor without a node. */
+struct est_tensor est_empty(struct est_tape *tape, uint64_t numel, uint8_t element);
+struct est_tensor est_empty_as(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category);
+/* The same for what lives as long as the run: its id is never one that a step has used, so that steps can be replayed. */
+struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category);
+/* Another reference to the same storage, gradient included (a view, or a second name): temporary. */
+struct est_tensor est_alias(struct est_tape *tape, struct est_tensor tensor);
+/* Without its gradient: temporary. */
+struct est_tensor est_detach(struct est_tape *tape, struct est_tensor tensor);
+struct est_tensor est_hold(struct est_tensor tensor);
+void est_drop(struct est_tape *tape, struct est_tensor tensor);
+/* What an operator does with its argument at its end. */
+void est_finish(struct est_tape *tape, struct est_tensor argument);
+extern const struct est_tensor est_none;
+
+void est_storage_retain(struct est_tape *tape, uint32_t storage);
+void est_storage_release(struct est_tape *tape, uint32_t storage);
+
+/* ---- graph */
+
+/* A node for inputs[0..count) when one requires a gradient and gradients are on, else NULL: then nothing is saved and the output
+ * requires none. The caller saves (inputs before it makes the output, as PyTorch does) and sets extra. */
+struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, size_t count, const struct est_tensor *inputs);
+/* Keeps a tensor for node's backward. */
+void est_save(struct est_tape *tape, struct est_node *node, struct est_tensor tensor);
+/* out as output i of node (NULL: of nothing): where its gradient goes. Temporary. */
+struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor out);
+/* Moves the gradient of output i out of node. */
+struct est_tensor est_take_grad(struct est_node *node, unsigned i);
+/* Whether anything waits for the gradient of input i. */
+bool est_needs(const struct est_node *node, unsigned i);
+/* A gradient for input i: storage of input i's size in element bytes; weights' gradients are categorised as such. */
+struct est_tensor est_grad_for(struct est_tape *tape, const struct est_node *node, unsigned i, uint8_t element);
+
+/* A leaf over value (its reference moves in), a parameter or a detached input. Returns the leaf's number. */
+uint32_t est_leaf_new(struct est_tape *tape, struct est_tensor value, bool requires_grad, bool parameter);
+/* The leaf as an operand (borrowed: not temporary). */
+struct est_tensor est_leaf_tensor(const struct est_tape *tape, uint32_t leaf);
+
+/* The leaf whose value tensor is, or NULL. */
+struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tensor);
+
+/* ---- engine */
+
+/* Marks a phase in the events. */
+void est_mark(struct est_tape *tape, enum est_phase phase);
+/* Runs the nodes from node_count down to first with grad (moved) arriving at root, then forgets them. */
+void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad);
+/* Leaves an autocast region: the cached casts go. */
+void est_autocast_exit(struct est_tape *tape);
+
+/* torch.utils.checkpoint: runs the call and keeps only input (borrowed) and the kwargs. */
+struct est_tensor est_checkpoint(struct est_tape *tape, const struct est_call *call, struct est_tensor input, bool reentrant);
+/* Storage k of a node's saved tensors, recomputing its checkpoint when needed; called by the engine before backward. */
+void est_frame_unpack(struct est_tape *tape, struct est_node *node);
+/* count of a frame's saved tensors are done with; with the last one the checkpoint's input and kwargs go. */
+void est_frame_release(struct est_tape *tape, uint32_t frame, uint32_t count);
+
+#endif
