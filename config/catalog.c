@@ -182,7 +182,7 @@ static json_t *load_rows(const char *directory, const struct complaint *complain
 		const char *id = json_string_value(json_object_get(row, "id"));
 
 		if (!id || strcmp(before, id) >= 0) {
-			snprintf(fault, sizeof(fault), "row %zu must have an id that sorts after the row before", i + 1);
+			snprintf(fault, sizeof(fault), "row %zu must have an id, after the one before", i + 1);
 			complain(complaint, row, fault);
 			json_decref(rows);
 			return NULL;

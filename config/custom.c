@@ -20,7 +20,7 @@ struct member {
 /* clang-format off */
 static const struct member members[] = {
 	{ MEMBER(hidden_size), 1 << 17, "the width at which the MLP is 3.5 times as wide" },
-	{ MEMBER(num_hidden_layers), EST_LAYERS_MAX, "between the depths of Llama's sizes, or what parameters leave room for" },
+	{ MEMBER(num_hidden_layers), EST_LAYERS_MAX, "between the depths of Llama's sizes, or what there is room for" },
 	{ MEMBER(num_attention_heads), 4096, "hidden_size / head_dim" },
 	{ MEMBER(num_key_value_heads), 4096, "8 or 4 groups of heads; one for each head of a small model" },
 	{ MEMBER(head_dim), 4096, "hidden_size / num_attention_heads; 128, or 64 below a width of 2048" },
@@ -164,8 +164,8 @@ static void note_member(const struct member *member, int64_t value, struct est_n
 static void note_shape(const struct est_model *given, struct est_model *model, bool tie_given,
 		       struct est_notes *notes)
 {
-	est_note_add(notes, "/model", "llama", "a custom model is taken for a Llama: RMSNorm, rotary positions, a gated "
-		     "SiLU MLP, no biases; the shape counts %lld parameters",
+	est_note_add(notes, "/model", "llama", "a custom model is taken for a Llama: RMSNorm, rotary positions, a "
+		     "gated SiLU MLP, no biases; the shape counts %lld parameters",
 		     (long long)est_model_count_parameters(model));
 	for (size_t i = 0; i < MEMBERS; i++) {
 		struct est_model before = *given;

@@ -17,7 +17,7 @@ enum {
 	CFG_READS_MULTIPLIERS = 1 << 7,     /* Granite */
 	CFG_READS_PARTIAL_ROTARY = 1 << 8,
 	CFG_READS_WINDOW = 1 << 9,          /* sliding_window */
-	CFG_READS_USE_WINDOW = 1 << 10,     /* the window counts only with use_sliding_window, from max_window_layers on */
+	CFG_READS_USE_WINDOW = 1 << 10,     /* only with use_sliding_window, from max_window_layers on */
 	CFG_READS_LAYER_TYPES = 1 << 11,    /* layer_types, sliding_window_pattern */
 	CFG_READS_PARALLEL_RESIDUAL = 1 << 12,
 	CFG_READS_CLIP_QKV = 1 << 13,

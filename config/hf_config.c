@@ -172,7 +172,8 @@ static void read_keys(const struct reading *reading, unsigned reads)
 /* Transformers 5 writes the factor into rope_parameters. */
 static void read_rope_parameters(const struct reading *reading)
 {
-	const json_t *factor = json_object_get(json_object_get(reading->object, "rope_parameters"), "partial_rotary_factor");
+	const json_t *rope = json_object_get(reading->object, "rope_parameters");
+	const json_t *factor = json_object_get(rope, "partial_rotary_factor");
 	double value = json_number_value(factor);
 
 	if (json_is_number(factor) && value >= 0 && value <= 1)

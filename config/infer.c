@@ -7,7 +7,7 @@ static const struct { double parameters, layers; } depths[] = {
 	{ 4.0585e11, 126 },
 };
 /* clang-format on */
-enum { DEPTHS = sizeof(depths) / sizeof(depths[0]), WIDEST = 1 << 16, DEEPEST = 4096, WIDEST_MLP = 1 << 20 };
+enum { DEPTHS = sizeof(depths) / sizeof(depths[0]), WIDEST = 1 << 16, DEEPEST = EST_LAYERS_MAX, WIDEST_MLP = 1 << 20 };
 
 static const double mlp_ratio = 3.5; /* intermediate_size / hidden_size of Llama 3 */
 
@@ -41,6 +41,14 @@ static int64_t typical_head_dim(int64_t hidden_size)
 	return hidden_size < 2048 ? 64 : 128;
 }
 
+/* Few heads keep keys of their own; of many, 8 groups or 4. */
+static int64_t typical_key_value_heads(int64_t heads)
+{
+	if (heads % 8 == 0)
+		return 8;
+	return heads > 8 && heads % 4 == 0 ? 4 : heads;
+}
+
 static void fill_heads(struct est_model *model)
 {
 	int64_t h = model->hidden_size;
@@ -52,7 +60,7 @@ static void fill_heads(struct est_model *model)
 	if (!model->num_attention_heads)
 		model->num_attention_heads = clamp((double)(h / model->head_dim), 1, h);
 	if (!model->num_key_value_heads)
-		model->num_key_value_heads = model->num_attention_heads % 8 ? model->num_attention_heads : 8;
+		model->num_key_value_heads = typical_key_value_heads(model->num_attention_heads);
 }
 
 /* As many layers of intermediate_size (or of the usual one) as parameters leave room for. */
@@ -110,7 +118,7 @@ static double oddity(const struct est_model *model, double parameters)
 	return 20 * miss + mlp + depth / 2;
 }
 
-/* The step between widths that are worth trying: whole heads. */
+/* The step between widths that are worth trying: whole heads, and fours of them where a model is large. */
 static int64_t width_step(const struct est_model *model, int64_t width)
 {
 	if (model->head_dim && model->num_attention_heads)
@@ -119,7 +127,7 @@ static int64_t width_step(const struct est_model *model, int64_t width)
 		return model->head_dim;
 	if (model->num_attention_heads)
 		return model->num_attention_heads;
-	return typical_head_dim(width);
+	return width < 1024 ? 64 : 4 * typical_head_dim(width);
 }
 
 void cfg_infer_shape(struct est_model *model, double parameters)

@@ -50,8 +50,8 @@ static const char *const vendors[] = { [EST_NVIDIA] = "nvidia", [EST_AMD] = "amd
 	[EST_INTEL] = "intel", [EST_GOOGLE] = "google", [EST_AWS] = "aws", NULL };
 static const char *const kinds[] = { [EST_DISCRETE] = "discrete", [EST_UNIFIED] = "unified", [EST_MIG] = "mig", NULL };
 static const char *const preset_evidence[] = { "exact", "approx", "unverified", NULL };
-static const char *const memory_evidence[] = { "driver-output", "test-fixture", "byte-count-unnamed", "community-record",
-	"marketed", NULL };
+static const char *const memory_evidence[] = { "driver-output", "test-fixture", "byte-count-unnamed",
+	"community-record", "marketed", NULL };
 /* clang-format on */
 
 static bool is_texts(const json_t *value)

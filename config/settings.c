@@ -46,7 +46,7 @@ enum { OPTIONS = sizeof(options) / sizeof(options[0]) };
 static const char help[] =
 	"vramcast: estimates the GPU memory of a fine-tuning run, over HTTP.\n"
 	"\n"
-	"  --listen ADDR:PORT       where to listen, up to 16 times (127.0.0.1:8080); [::1]:8080 for IPv6, port 0: a free one\n"
+	"  --listen ADDR:PORT       where to listen, up to 16 times (127.0.0.1:8080); port 0: a free one\n"
 	"  --threads N              event loops (0: one for each core)\n"
 	"  --max-body BYTES         longest request body (1048576)\n"
 	"  --max-connections N      open connections, all loops together (4096)\n"

@@ -1,0 +1,357 @@
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "config/families.h"
+
+static const char *source(void)
+{
+	const char *root = getenv("VRAMCAST_SOURCE");
+
+	return root ? root : ".";
+}
+
+static bool read_text(const char *text, struct est_model *ret_model, struct est_faults *faults)
+{
+	json_t *object = json_loads(text, 0, NULL);
+	bool read;
+
+	ck_assert_msg(object, "%s", text);
+	faults->count = 0;
+	read = cfg_model_from_hf_config(object, "/model", ret_model, faults);
+	json_decref(object);
+	return read;
+}
+
+/* Members that a replay looks at, as numbers: what the config.json of a model and its preset must agree on. */
+#define INT(member) { #member, offsetof(struct est_model, member), 'i' }
+#define REAL(member) { #member, offsetof(struct est_model, member), 'r' }
+#define BOOL(member) { #member, offsetof(struct est_model, member), 'b' }
+#define ENUM(member) { #member, offsetof(struct est_model, member), 'e' }
+static const struct {
+	const char *name;
+	size_t offset;
+	char kind;
+} members[] = {
+	ENUM(architecture), INT(vocab_size), INT(hidden_size), INT(num_hidden_layers), INT(num_attention_heads),
+	INT(num_key_value_heads), INT(head_dim), INT(intermediate_size), INT(max_position_embeddings),
+	BOOL(tie_word_embeddings), BOOL(gated_mlp), BOOL(qkv_bias), BOOL(o_bias), BOOL(mlp_bias), BOOL(lm_head_bias),
+	ENUM(norm), INT(norms_per_layer), BOOL(final_norm), ENUM(qk_norm), ENUM(activation), ENUM(position),
+	INT(position_offset), INT(embed_dim), REAL(partial_rotary_factor), INT(sliding_window),
+	INT(full_attention_every),
+	BOOL(parallel_residual), BOOL(do_layer_norm_before), REAL(attention_dropout), REAL(residual_dropout),
+	REAL(embedding_dropout), REAL(final_logit_softcapping), REAL(attn_logit_softcapping),
+	REAL(embedding_multiplier),
+	REAL(residual_multiplier), REAL(logits_scaling), BOOL(refuses_sdpa), INT(num_experts), INT(parameters),
+};
+
+static double member_of(const struct est_model *model, size_t i)
+{
+	const char *at = (const char *)model + members[i].offset;
+	int64_t whole;
+	double real;
+	bool flag;
+	int word;
+
+	switch (members[i].kind) {
+	case 'i':
+		memcpy(&whole, at, sizeof(whole));
+		return (double)whole;
+	case 'r':
+		memcpy(&real, at, sizeof(real));
+		return real;
+	case 'b':
+		memcpy(&flag, at, sizeof(flag));
+		return flag;
+	default:
+		memcpy(&word, at, sizeof(word));
+		return word;
+	}
+}
+
+/* Published config.json files in tests/hf_config, by the preset of the same model. */
+static const char *const published[] = { "gemma-2-2b", "gemma-2b", "gemma-3-1b", "gpt2", "llama-3.1-8b", "llama-3.2-1b",
+	"mistral-7b-v0.1", "mistral-7b-v0.3", "olmo-1b", "olmo-2-7b", "opt-1.3b", "opt-350m", "phi-3-mini", "pythia-1b",
+	"qwen2.5-7b", "qwen3-8b" };
+
+START_TEST(a_published_config_and_its_preset_are_one_shape)
+{
+	char path[4096], error[512] = "";
+	struct est_faults faults = { 0 };
+	struct est_model model;
+	const struct cfg_preset *preset;
+	struct cfg_catalog *catalog;
+	json_t *object;
+
+	snprintf(path, sizeof(path), "%s/config", source());
+	catalog = cfg_catalog_create(path, error, sizeof(error));
+	ck_assert_msg(catalog, "%s", error);
+	preset = cfg_catalog_find_preset(catalog, published[_i], NULL);
+	snprintf(path, sizeof(path), "%s/tests/hf_config/%s.json", source(), published[_i]);
+	object = json_load_file(path, 0, NULL);
+	ck_assert_msg(preset && object, "%s", published[_i]);
+	ck_assert_msg(cfg_model_from_hf_config(object, "/model", &model, &faults), "%s %s", published[_i],
+		      faults.item[0].pointer);
+	for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
+		ck_assert_msg(member_of(&model, i) == member_of(&preset->model, i), "%s: %s is %g, of the preset %g",
+			      published[_i], members[i].name, member_of(&model, i), member_of(&preset->model, i));
+	ck_assert_str_eq(model.model_type, preset->model.model_type);
+	ck_assert_str_eq(model.id, "custom");
+	json_decref(object);
+	cfg_catalog_destroy(catalog);
+}
+END_TEST
+
+#define SIZES "\"vocab_size\":1000,\"hidden_size\":64,\"num_hidden_layers\":8,\"num_attention_heads\":4," \
+	"\"intermediate_size\":160"
+#define CONFIG(type, more) "{\"model_type\":\"" type "\"," SIZES more "}"
+
+/* One member of what is read, and what it must be. */
+static const struct {
+	const char *name, *text, *member;
+	double value;
+} readings[] = {
+	{ "no key_value heads are all heads", CONFIG("llama", ""), "num_key_value_heads", 4 },
+	{ "a null is a key that is not there", CONFIG("llama", ",\"num_key_value_heads\":null"),
+	  "num_key_value_heads", 4 },
+	{ "no head_dim is width by heads", CONFIG("llama", ""), "head_dim", 16 },
+	{ "a head_dim of its own stays", CONFIG("llama", ",\"head_dim\":32"), "head_dim", 32 },
+	{ "4096.0 is 4096", CONFIG("llama", ",\"max_position_embeddings\":4096.0"), "max_position_embeddings", 4096 },
+	{ "Llama is not tied by itself", CONFIG("llama", ""), "tie_word_embeddings", 0 },
+	{ "Llama is tied when it says so", CONFIG("llama", ",\"tie_word_embeddings\":true"), "tie_word_embeddings", 1 },
+	{ "Gemma is tied by itself", CONFIG("gemma", ",\"num_key_value_heads\":1"), "tie_word_embeddings", 1 },
+	{ "Gemma has heads of 256", CONFIG("gemma", ",\"num_key_value_heads\":1"), "head_dim", 256 },
+	{ "Qwen 3 has heads of 128", CONFIG("qwen3", ",\"num_key_value_heads\":2"), "head_dim", 128 },
+	{ "Qwen 3 norms each head", CONFIG("qwen3", ",\"num_key_value_heads\":2"), "qk_norm", EST_QK_NORM_HEAD },
+	{ "attention_bias biases q, k and v of Llama", CONFIG("llama", ",\"attention_bias\":true"), "qkv_bias", 1 },
+	{ "attention_bias biases the output of Llama", CONFIG("llama", ",\"attention_bias\":true"), "o_bias", 1 },
+	{ "mlp_bias biases the MLP of Llama", CONFIG("llama", ",\"mlp_bias\":true"), "mlp_bias", 1 },
+	{ "Mistral's code knows no attention_bias",
+	  CONFIG("mistral", ",\"num_key_value_heads\":4,\"attention_bias\":true"), "qkv_bias", 0 },
+	{ "Qwen 2 has biased q, k and v", CONFIG("qwen2", ",\"num_key_value_heads\":2"), "qkv_bias", 1 },
+	{ "Qwen 2 has an unbiased output", CONFIG("qwen2", ",\"num_key_value_heads\":2"), "o_bias", 0 },
+	{ "Mistral slides by itself", CONFIG("mistral", ",\"num_key_value_heads\":4"), "sliding_window", 4096 },
+	{ "Mistral's null switches the window off",
+	  CONFIG("mistral", ",\"num_key_value_heads\":4,\"sliding_window\":null"), "sliding_window", 0 },
+	{ "Qwen 2's window counts only when used",
+	  CONFIG("qwen2", ",\"num_key_value_heads\":4,\"sliding_window\":512"), "sliding_window", 0 },
+	{ "Qwen 2's window from the first layer on", CONFIG("qwen2",
+	  ",\"num_key_value_heads\":4,\"sliding_window\":512,\"use_sliding_window\":true,\"max_window_layers\":0"),
+	  "sliding_window", 512 },
+	{ "Qwen 2's window beyond the last layer", CONFIG("qwen2",
+	  ",\"num_key_value_heads\":4,\"sliding_window\":512,\"use_sliding_window\":true,\"max_window_layers\":8"),
+	  "sliding_window", 0 },
+	{ "Qwen 2's window in the last layers only is not modelled", CONFIG("qwen2",
+	  ",\"num_key_value_heads\":4,\"sliding_window\":512,\"use_sliding_window\":true,\"max_window_layers\":6"),
+	  "architecture", EST_ARCH_UNSUPPORTED },
+	{ "Gemma 2 alternates", CONFIG("gemma2", ""), "full_attention_every", 2 },
+	{ "Gemma 2 refuses sdpa", CONFIG("gemma2", ""), "refuses_sdpa", 1 },
+	{ "Gemma 2 caps its scores", CONFIG("gemma2", ""), "attn_logit_softcapping", 50 },
+	{ "Gemma 2 caps its logits", CONFIG("gemma2", ""), "final_logit_softcapping", 30 },
+	{ "a null lifts the cap", CONFIG("gemma2", ",\"final_logit_softcapping\":null"), "final_logit_softcapping", 0 },
+	{ "Gemma 3 caps nothing", CONFIG("gemma3_text", ""), "attn_logit_softcapping", 0 },
+	{ "Gemma 3's pattern is read", CONFIG("gemma3_text", ",\"sliding_window_pattern\":4"),
+	  "full_attention_every", 4 },
+	{ "layer_types tell the period", CONFIG("gemma3_text", ",\"layer_types\":[\"sliding_attention\","
+	  "\"sliding_attention\",\"full_attention\",\"sliding_attention\",\"sliding_attention\",\"full_attention\","
+	  "\"sliding_attention\",\"sliding_attention\"]"), "full_attention_every", 3 },
+	{ "layer_types without sliding lift the window", CONFIG("olmo3", ",\"layer_types\":[\"full_attention\","
+	  "\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\","
+	  "\"full_attention\",\"full_attention\"]"), "sliding_window", 0 },
+	{ "irregular layer_types are not modelled", CONFIG("olmo3", ",\"layer_types\":[\"sliding_attention\","
+	  "\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\","
+	  "\"full_attention\",\"full_attention\"]"), "architecture", EST_ARCH_UNSUPPORTED },
+	{ "OLMo 3 attends in full in each fourth", CONFIG("olmo3", ""), "full_attention_every", 4 },
+	{ "OLMo's norms have no weights", CONFIG("olmo", ""), "norm", EST_NORM_NONPARAMETRIC },
+	{ "OLMo that clips is not modelled", CONFIG("olmo", ",\"clip_qkv\":8.0"), "architecture",
+	  EST_ARCH_UNSUPPORTED },
+	{ "Phi-3 drops out its residual", CONFIG("phi3", ",\"resid_pdrop\":0.25"), "residual_dropout", 0.25 },
+	{ "Phi-3's code knows no embedding dropout", CONFIG("phi3", ",\"embd_pdrop\":0.25"), "embedding_dropout", 0 },
+	{ "Phi-4-mini rotates three quarters", CONFIG("phi3", ",\"partial_rotary_factor\":0.75"),
+	  "partial_rotary_factor", 0.75 },
+	{ "rope_parameters tell the share, too", CONFIG("phi3", ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}"),
+	  "partial_rotary_factor", 0.5 },
+	{ "NeoX rotates a quarter", CONFIG("gpt_neox", ""), "partial_rotary_factor", 0.25 },
+	{ "rotary_pct is NeoX's word", CONFIG("gpt_neox", ",\"rotary_pct\":1.0"), "partial_rotary_factor", 1 },
+	{ "NeoX is parallel by itself", CONFIG("gpt_neox", ""), "parallel_residual", 1 },
+	{ "NeoX in sequence", CONFIG("gpt_neox", ",\"use_parallel_residual\":false"), "parallel_residual", 0 },
+	{ "NeoX's hidden_dropout is of the embedding, too", CONFIG("gpt_neox", ",\"hidden_dropout\":0.5"),
+	  "embedding_dropout", 0.5 },
+	{ "NeoX has a bias by itself", CONFIG("gpt_neox", ""), "o_bias", 1 },
+	{ "NeoX without attention_bias", CONFIG("gpt_neox", ",\"attention_bias\":false"), "qkv_bias", 0 },
+	{ "GPT-2 has an MLP four times as wide",
+	  "{\"model_type\":\"gpt2\",\"vocab_size\":100,\"n_embd\":64,\"n_layer\":2,"
+	  "\"n_head\":4}", "intermediate_size", 256 },
+	{ "GPT-2 drops out a tenth", "{\"model_type\":\"gpt2\",\"vocab_size\":100,\"n_embd\":64,\"n_layer\":2,"
+	  "\"n_head\":4}", "attention_dropout", 0.1 },
+	{ "GPT-2's gelu_new is eight operators",
+	  "{\"model_type\":\"gpt2\",\"vocab_size\":100,\"n_embd\":64,\"n_layer\":2,"
+	  "\"n_head\":4}", "activation", EST_GELU_NEW },
+	{ "the tanh gelu of torch is one kernel", CONFIG("llama", ",\"hidden_act\":\"gelu_pytorch_tanh\""),
+	  "activation",
+	  EST_GELU },
+	{ "swish is silu", CONFIG("llama", ",\"hidden_act\":\"swish\""), "activation", EST_SILU },
+	{ "an activation of many operators is not modelled", CONFIG("llama", ",\"hidden_act\":\"quick_gelu\""),
+	  "architecture", EST_ARCH_UNSUPPORTED },
+	{ "OPT without biases", CONFIG("opt", ",\"enable_bias\":false"), "mlp_bias", 0 },
+	{ "OPT's ffn_dim", "{\"model_type\":\"opt\",\"vocab_size\":100,\"hidden_size\":64,\"num_hidden_layers\":2,"
+	  "\"num_attention_heads\":4,\"ffn_dim\":96}", "intermediate_size", 96 },
+	{ "OPT's embedding as wide as the rest has no projection", CONFIG("opt", ",\"word_embed_proj_dim\":64"),
+	  "embed_dim", 0 },
+	{ "OPT that norms after has no final norm", CONFIG("opt", ",\"do_layer_norm_before\":false"), "final_norm", 0 },
+	{ "Granite multiplies even by 1", CONFIG("granite", ""), "residual_multiplier", 1 },
+	{ "Granite's multiplier", CONFIG("granite", ",\"residual_multiplier\":0.22"), "residual_multiplier", 0.22 },
+	{ "Llama has no multiplier", CONFIG("llama", ",\"residual_multiplier\":0.22"), "residual_multiplier", 0 },
+	{ "keys that nobody knows are allowed", CONFIG("llama", ",\"surprise\":[1,2,{}]"), "hidden_size", 64 },
+	{ "a refused model tells its sizes", CONFIG("mixtral", ""), "hidden_size", 64 },
+	{ "a refused model counts nothing", CONFIG("mixtral", ""), "parameters", 0 },
+	{ "a vision model's text is nested", "{\"model_type\":\"gemma3\",\"text_config\":{\"hidden_size\":2560}}",
+	  "hidden_size", 2560 },
+	{ "a refused model may say what it likes", "{\"model_type\":\"gemma3n\",\"intermediate_size\":[1,2]}",
+	  "intermediate_size", 0 },
+};
+
+START_TEST(a_key_or_its_absence_makes_the_shape)
+{
+	struct est_faults faults;
+	struct est_model model;
+	size_t i = 0;
+
+	ck_assert_msg(read_text(readings[_i].text, &model, &faults), "%s: %s %s", readings[_i].name,
+		      faults.item[0].pointer, faults.item[0].detail);
+	while (strcmp(members[i].name, readings[_i].member) != 0)
+		ck_assert_msg(++i < sizeof(members) / sizeof(members[0]), "%s", readings[_i].member);
+	ck_assert_msg(member_of(&model, i) == readings[_i].value, "%s: %s is %g", readings[_i].name,
+		      readings[_i].member,
+		      member_of(&model, i));
+	ck_assert_msg((model.architecture == EST_ARCH_UNSUPPORTED) == (model.unsupported != NULL), "%s",
+		      readings[_i].name);
+}
+END_TEST
+
+static const struct {
+	const char *name, *text, *pointer;
+	enum est_fault_code code;
+} faulty[] = {
+	{ "no model_type", "{" SIZES "}", "/model/model_type", EST_MISSING },
+	{ "a model_type that is no text", "{\"model_type\":3}", "/model/model_type", EST_MISSING },
+	{ "an unknown model_type", CONFIG("lama", ""), "/model/model_type", EST_UNKNOWN_VALUE },
+	{ "no sizes", "{\"model_type\":\"llama\"}", "/model/vocab_size", EST_MISSING },
+	{ "a size of null", CONFIG("llama", ",\"hidden_size\":null"), "/model/hidden_size", EST_MISSING },
+	{ "a size in text", "{\"model_type\":\"gpt2\",\"n_embd\":\"64\"}", "/model/n_embd", EST_WRONG_TYPE },
+	{ "no layers", CONFIG("llama", ",\"num_hidden_layers\":0"), "/model/num_hidden_layers", EST_OUT_OF_RANGE },
+	{ "too many layers", CONFIG("llama", ",\"num_hidden_layers\":1025"), "/model/num_hidden_layers",
+	  EST_OUT_OF_RANGE },
+	{ "half a head", CONFIG("llama", ",\"num_attention_heads\":1.5"), "/model/num_attention_heads",
+	  EST_OUT_OF_RANGE },
+	{ "heads that do not divide the width", CONFIG("llama", ",\"num_attention_heads\":5"),
+	  "/model/num_attention_heads",
+	  EST_CONTRADICTION },
+	{ "key_value heads that do not divide the heads", CONFIG("llama", ",\"num_key_value_heads\":3"),
+	  "/model/num_key_value_heads", EST_CONTRADICTION },
+	{ "a switch that is a number", CONFIG("llama", ",\"tie_word_embeddings\":1"), "/model/tie_word_embeddings",
+	  EST_WRONG_TYPE },
+	{ "an activation that is a number", CONFIG("llama", ",\"hidden_act\":1"), "/model/hidden_act", EST_WRONG_TYPE },
+	{ "dropout above 1", CONFIG("llama", ",\"attention_dropout\":1.5"), "/model/attention_dropout",
+	  EST_OUT_OF_RANGE },
+	{ "layer_types of another length", CONFIG("gemma2", ",\"layer_types\":[\"full_attention\"]"),
+	  "/model/layer_types",
+	  EST_CONTRADICTION },
+	{ "layer_types that are no list", CONFIG("gemma2", ",\"layer_types\":\"full\""), "/model/layer_types",
+	  EST_CONTRADICTION },
+};
+
+/* The later of two equal keys wins in jansson: the cases above override SIZES that way. */
+START_TEST(a_fault_points_at_the_key_of_the_file)
+{
+	struct est_faults faults;
+	struct est_model model = { .hidden_size = -1 };
+
+	ck_assert_msg(!read_text(faulty[_i].text, &model, &faults), "%s", faulty[_i].name);
+	ck_assert_str_eq(faults.item[0].pointer, faulty[_i].pointer);
+	ck_assert_msg(faults.item[0].code == faulty[_i].code, "%s: %s", faulty[_i].name, faults.item[0].detail);
+	ck_assert_int_eq(model.hidden_size, -1);
+}
+END_TEST
+
+START_TEST(every_faulty_key_is_told)
+{
+	struct est_faults faults;
+	struct est_model model;
+
+	ck_assert(!read_text(CONFIG("llama", ",\"hidden_size\":0,\"vocab_size\":\"x\",\"mlp_bias\":3"), &model,
+		      &faults));
+	ck_assert_uint_eq(faults.count, 3);
+	ck_assert(!read_text("{\"model_type\":\"llama\"}", &model, &faults));
+	ck_assert_uint_eq(faults.count, 5);
+}
+END_TEST
+
+START_TEST(a_near_miss_is_suggested)
+{
+	struct est_faults faults;
+	struct est_model model;
+
+	ck_assert(!read_text(CONFIG("gemma_2", ""), &model, &faults));
+	ck_assert_msg(strstr(faults.item[0].detail, "did you mean gemma2?"), "%s", faults.item[0].detail);
+}
+END_TEST
+
+START_TEST(a_model_type_is_modelled_or_refused_and_never_both)
+{
+	ck_assert_ptr_eq(cfg_family_find(cfg_families[_i].model_type), &cfg_families[_i]);
+	ck_assert_ptr_null(cfg_refusal_find(cfg_families[_i].model_type));
+	ck_assert(cfg_families[_i].shape.architecture != EST_ARCH_UNSUPPORTED);
+}
+END_TEST
+
+START_TEST(a_refusal_says_why)
+{
+	char text[256];
+	struct est_faults faults;
+	struct est_model model;
+
+	ck_assert_ptr_eq(cfg_refusal_find(cfg_refusals[_i].model_type), &cfg_refusals[_i]);
+	snprintf(text, sizeof(text), "{\"model_type\":\"%s\"}", cfg_refusals[_i].model_type);
+	ck_assert(read_text(text, &model, &faults));
+	ck_assert_int_eq(model.architecture, EST_ARCH_UNSUPPORTED);
+	ck_assert_ptr_eq(model.unsupported, cfg_refusals[_i].reason);
+}
+END_TEST
+
+START_TEST(the_largest_config_counts_without_overflow)
+{
+	struct est_faults faults;
+	struct est_model model;
+
+	ck_assert(read_text("{\"model_type\":\"llama\",\"vocab_size\":16777216,\"hidden_size\":131072,"
+			    "\"num_hidden_layers\":1024,\"num_attention_heads\":4096,\"head_dim\":4096,"
+			    "\"intermediate_size\":1048576}", &model, &faults));
+	/* 4 * 2^17 * 2^24 of attention and 3 * 2^17 * 2^20 of MLP in each of 2^10 layers, 2 * 2^24 * 2^17 outside. */
+	ck_assert(model.parameters > INT64_C(1) << 53 && model.parameters < INT64_C(1) << 54);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("hf_config");
+	TCase *test = tcase_create("hf_config");
+	SRunner *runner;
+	int failed;
+
+#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+	tcase_add_loop_test(test, a_published_config_and_its_preset_are_one_shape, 0, COUNT(published));
+	tcase_add_loop_test(test, a_key_or_its_absence_makes_the_shape, 0, COUNT(readings));
+	tcase_add_loop_test(test, a_fault_points_at_the_key_of_the_file, 0, COUNT(faulty));
+	tcase_add_test(test, every_faulty_key_is_told);
+	tcase_add_test(test, a_near_miss_is_suggested);
+	tcase_add_loop_test(test, a_model_type_is_modelled_or_refused_and_never_both, 0, (int)cfg_family_count);
+	tcase_add_loop_test(test, a_refusal_says_why, 0, (int)cfg_refusal_count);
+	tcase_add_test(test, the_largest_config_counts_without_overflow);
+	suite_add_tcase(suite, test);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
