@@ -49,7 +49,7 @@ static json_t *literal(const char *text, size_t length)
 	json_t *value = NULL;
 
 	if (length && strchr("-0123456789tf", text[0]))
-		value = json_loadb(text, length, JSON_DECODE_ANY, NULL);
+		value = cfg_json_load(text, length, NULL);
 	if (value)
 		return value;
 	return json_stringn(text, length);

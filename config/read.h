@@ -23,6 +23,10 @@ void cfg_pointer_add(char pointer[EST_POINTER_MAX], const char *key);
 /* The same for an index into an array. */
 void cfg_pointer_add_index(char pointer[EST_POINTER_MAX], size_t index);
 
+/* json_loadb() of any JSON value without duplicate keys, made safe against failing allocations: NULL then, and
+ * cfg_json_out_of_memory() says so. New reference; ret_error may be NULL. No limits: the caller has bounded the text. */
+json_t *cfg_json_load(const char *text, size_t length, json_error_t *ret_error);
+
 /* A number that is a whole one within +-2^53 (4, 4.0, 4e0) -> ret. */
 bool cfg_json_whole(const json_t *value, double *ret);
 

@@ -1,20 +1,37 @@
 #include <stdio.h>
 #include <stdlib.h>
-#include "config/config.h"
+#include "config/read.h"
 
 /* jansson turns a byte of "[{},{},...]" into 79 and recurses once for each level, so both are bounded before it sees
  * the text. 32 levels hold any request (a batch with a config.json nests 6 deep). */
 enum { NESTING_MAX = 32, VALUES_MAX = 131072 };
 
-static _Thread_local bool allocation_failed;
+static _Thread_local bool allocation_failed, loading;
 
+/* While text is read the first failure is made to last: jansson 2.14 goes on after a string lost bytes for want of
+ * memory, and runs off the end of its buffer when the closing quote was among them, unless the copy that it makes next
+ * fails too. */
 static void *allocate(size_t size)
 {
-	void *memory = malloc(size);
+	void *memory = loading && allocation_failed ? NULL : malloc(size);
 
 	if (!memory)
 		allocation_failed = true;
 	return memory;
+}
+
+json_t *cfg_json_load(const char *text, size_t length, json_error_t *ret_error)
+{
+	json_t *value;
+
+	loading = true;
+	value = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, ret_error);
+	loading = false;
+	if (!allocation_failed)
+		return value;
+	/* Whatever came out is not to be trusted. */
+	json_decref(value);
+	return NULL;
 }
 
 void cfg_json_init(void)
@@ -129,15 +146,11 @@ json_t *cfg_parse_json(const char *text, size_t length, char *reason, size_t siz
 	if (!scan_text(text, length, reason, size))
 		return NULL;
 	cfg_json_out_of_memory();
-	value = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-	if (cfg_json_out_of_memory()) {
-		/* Whatever came out is not to be trusted: a failed append shortens strings without a word. */
-		json_decref(value);
-		*ret_no_memory = true;
+	value = cfg_json_load(text, length, &error);
+	*ret_no_memory = cfg_json_out_of_memory();
+	if (*ret_no_memory)
 		snprintf(reason, size, "out of memory");
-		return NULL;
-	}
-	if (!value)
+	else if (!value)
 		snprintf(reason, size, "line %d, column %d: %s", error.line, error.column,
 			 error_words(json_error_code(&error)));
 	return value;

@@ -493,16 +493,18 @@ static void *allocate_or_fail(size_t size)
 	return allocate(allocations_left-- == 0 ? SIZE_MAX / 2 : size);
 }
 
+/* The text's string has _i letters, so that each of its bytes, the closing quote too, is once the one for which a buffer
+ * has to grow and cannot. */
 START_TEST(tells_a_failed_allocation_from_bad_text)
 {
-	static const char text[] = "{\"model\":\"a name that is long enough to need more than one buffer ......\","
-				   "\"lora\":{\"rank\":8,\"target_modules\":[\"q_proj\",\"v_proj\"]},\"beta\":0.5}";
-	char reason[160];
+	char text[256], reason[160];
 	bool no_memory = true;
 	json_free_t release;
 	json_t *value;
 	int n;
 
+	snprintf(text, sizeof(text), "{\"%.*s\":{\"rank\":8,\"target_modules\":[\"q_proj\",\"v_proj\"]},\"beta\":0.5}", _i,
+		 "a name that is as long as it takes to outgrow several buffers, one after the other");
 	json_get_alloc_funcs(&allocate, &release);
 	json_set_alloc_funcs(allocate_or_fail, release);
 	for (n = 0; no_memory; n++) {
@@ -544,7 +546,7 @@ int main(void)
 	tcase_add_loop_test(parsing, says_in_its_own_words_why_it_is_not_json, 0, sizeof(texts) / sizeof(texts[0]));
 	tcase_add_test(parsing, bounds_nesting_and_values_before_anything_is_allocated);
 	tcase_add_test(parsing, does_not_count_what_lies_in_strings);
-	tcase_add_test(parsing, tells_a_failed_allocation_from_bad_text);
+	tcase_add_loop_test(parsing, tells_a_failed_allocation_from_bad_text, 0, 72);
 	suite_add_tcase(suite, reading);
 	suite_add_tcase(suite, parsing);
 	runner = srunner_create(suite);
