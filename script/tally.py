@@ -3,8 +3,8 @@
 
     tally.py LOGS...        folders meson-logs; exit status 1 when something failed, is missing, or nothing ran
 
-A TAP program counts by its cases, any other test as one. A program that fails without a failed case (it crashed, ran too
-long, broke its plan) is one failure more.
+A TAP program counts by its cases, any other test as one. A program that fails without a failed case (it crashed, ran
+too long, broke its plan) is one failure more.
 """
 import json
 import pathlib

@@ -14,6 +14,8 @@ import sys
 
 import schema
 
+FACTS = ("type", "minimum", "maximum", "enum", "default", "oneOf", "items", "pattern", "minItems", "maxItems",
+         "multipleOf", "x-default-depends")
 MARKS = ("<!-- fields -->", "<!-- /fields -->")
 
 
@@ -128,7 +130,8 @@ def readme_table(tables):
     lines = ["| field | type, range | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in fields.items():
         if "additionalProperties" not in field:  # a group has rows of its own
-            lines.append("| `%s` | %s | %s | %s |" % (name, type_text(field), default_text(name, field, required), docs[name]))
+            row = name, type_text(field), default_text(name, field, required), docs[name]
+            lines.append("| `%s` | %s | %s | %s |" % row)
     return "\n".join(lines)
 
 
@@ -179,21 +182,22 @@ def removal_cases(tables, description):
     request = ("components", "schemas", "Request")
     problem = ("components", "schemas", "Problem")
     fields = list(field_paths(tables["request"]))
-    theirs = [path for path in field_paths(description["components"]["schemas"]["Request"])]
-    details = [path + (key,) for path in theirs for key in ("type", "minimum", "maximum", "enum", "default", "oneOf", "items", "pattern",
-                                                             "maxItems", "multipleOf", "x-default-depends")
+    theirs = list(field_paths(description["components"]["schemas"]["Request"]))
+    details = [path + (key,) for path in theirs for key in FACTS
                if key in node_at(description["components"]["schemas"]["Request"], path)]
+    routes, problems = range(len(tables["routes"])), range(len(tables["problems"]))
     paths = [("paths", path, method) for path, item in description["paths"].items() for method in item]
     yield "a field goes from the tables", request_faults, "tables", [("request",) + path for path in fields]
     yield "a field goes from the description", request_faults, "description", [request + path for path in theirs]
-    yield "a fact of a field goes from the description", request_faults, "description", [request + path for path in details]
+    yield "a fact of a field goes from the description", request_faults, "description", \
+        [request + path for path in details]
     yield "required goes from either side", request_faults, "tables", [("request", "required")]
     yield "required goes from the description", request_faults, "description", [request + ("required",)]
-    yield "a route goes from the tables", route_faults, "tables", [("routes", i) for i in range(len(tables["routes"]))]
+    yield "a route goes from the tables", route_faults, "tables", [("routes", i) for i in routes]
     yield "a route goes from the description", route_faults, "description", paths
-    yield "a problem goes from the tables", problem_faults, "tables", [("problems", i) for i in range(len(tables["problems"]))]
+    yield "a problem goes from the tables", problem_faults, "tables", [("problems", i) for i in problems]
     yield "a problem goes from the description", problem_faults, "description", \
-        [problem + ("x-problems", i) for i in range(len(description["components"]["schemas"]["Problem"]["x-problems"]))]
+        [problem + ("x-problems", i) for i in problems]
     yield "a word of the answer goes from the tables", word_faults, "tables", \
         [("words", key, i) for key, words in tables["words"].items() for i in range(len(words))]
 
@@ -218,7 +222,8 @@ def cases(tables, description, readme):
     yield "the problems equal the description's", problem_faults(tables, description)
     yield "the README's field table equals the tables", readme_faults(tables, readme)
     for name, rule, side, paths in removal_cases(tables, description):
-        yield "noticed: " + name, unnoticed(rule, tables, description, side, paths) if paths else ["nothing to take away"]
+        found = unnoticed(rule, tables, description, side, paths)
+        yield "noticed: " + name, found if paths else ["nothing to take away"]
     yield "noticed: a row goes from the README", readme_removals(tables, readme)
     yield "the validator refuses what breaks a schema", schema.self_test()
 

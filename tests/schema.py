@@ -8,8 +8,8 @@ import re
 import yaml
 
 ANNOTATIONS = {"description", "default", "examples", "example", "title", "x-default-depends", "x-problems"}
-KNOWN = {"$ref", "type", "enum", "const", "required", "properties", "additionalProperties", "items", "minItems", "maxItems",
-         "minimum", "maximum", "multipleOf", "minLength", "maxLength", "pattern", "oneOf", "anyOf", "allOf"}
+KNOWN = {"$ref", "type", "enum", "const", "required", "properties", "additionalProperties", "items", "minItems",
+         "maxItems", "minimum", "maximum", "multipleOf", "minLength", "maxLength", "pattern", "oneOf", "anyOf", "allOf"}
 
 
 class UniqueKeys(yaml.SafeLoader):
@@ -118,13 +118,16 @@ def faults(root, schema, value, closed=False, at=""):
 # Each must break the schema beside it: what a check lets through is found here, not by a client.
 BROKEN = [
     ({"type": "integer"}, True), ({"type": "integer"}, 1.5), ({"type": "number"}, "1"), ({"type": "string"}, None),
-    ({"type": "integer", "minimum": 1}, 0), ({"type": "integer", "maximum": 1}, 2), ({"type": "integer", "multipleOf": 4}, 6),
+    ({"type": "integer", "minimum": 1}, 0), ({"type": "integer", "maximum": 1}, 2),
+    ({"type": "integer", "multipleOf": 4}, 6),
     ({"type": "string", "enum": ["a"]}, "b"), ({"const": "a"}, "b"), ({"type": "string", "maxLength": 1}, "ab"),
-    ({"type": "string", "pattern": "^a$"}, "b"), ({"type": "array", "minItems": 1}, []), ({"type": "array", "maxItems": 0}, [1]),
+    ({"type": "string", "pattern": "^a$"}, "b"), ({"type": "array", "minItems": 1}, []),
+    ({"type": "array", "maxItems": 0}, [1]),
     ({"type": "array", "items": {"type": "integer"}}, ["a"]), ({"type": "object", "required": ["a"]}, {}),
     ({"type": "object", "properties": {"a": {"type": "integer"}}}, {"a": "b"}),
     ({"type": "object", "properties": {"a": {}}, "additionalProperties": False}, {"b": 1}),
-    ({"type": "object", "properties": {"a": {}}}, {"b": 1}), ({"type": "object", "additionalProperties": {"type": "null"}}, {"b": 1}),
+    ({"type": "object", "properties": {"a": {}}}, {"b": 1}),
+    ({"type": "object", "additionalProperties": {"type": "null"}}, {"b": 1}),
     ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, 1), ({"oneOf": [{"type": "integer"}]}, "a"),
     ({"anyOf": [{"type": "integer"}]}, "a"), ({"allOf": [{"type": "integer"}, {"minimum": 2}]}, 1),
     ({"$ref": "#/a"}, 0),
@@ -135,7 +138,8 @@ def self_test():
     """The rows of BROKEN that are let through, and sound values that are not."""
     root = {"a": {"type": "integer", "minimum": 1}}
     found = ["%s lets %r through" % row for row in BROKEN if not list(faults(root, *row, closed=True))]
-    sound = {"type": "object", "required": ["a"], "properties": {"a": {"oneOf": [{"type": "boolean"}, {"$ref": "#/a"}]}}}
+    either = {"oneOf": [{"type": "boolean"}, {"$ref": "#/a"}]}
+    sound = {"type": "object", "required": ["a"], "properties": {"a": either}}
     for value in ({"a": 4.0}, {"a": True}, {"a": 1, "b": 2}):
         found += list(faults(root, sound, value))
     try:
