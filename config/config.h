@@ -29,8 +29,8 @@ void cfg_catalog_destroy(struct cfg_catalog *catalog);
 const struct cfg_preset *cfg_catalog_presets(const struct cfg_catalog *catalog, size_t *ret_count);
 const struct cfg_card *cfg_catalog_cards(const struct cfg_catalog *catalog, size_t *ret_count);
 
-/* By id, alias or Hugging Face id / driver name, without regard to case. NULL when there is none; with an alias of several rows
- * NULL and *ret_candidates > 1 (ret_candidates may be NULL). */
+/* By id, alias or Hugging Face id / driver name, without regard to case, dash for blank or underscore. NULL when there is
+ * none; with an alias of several rows NULL and *ret_candidates > 1 (ret_candidates may be NULL). */
 const struct cfg_preset *cfg_catalog_find_preset(const struct cfg_catalog *catalog, const char *name, size_t *ret_candidates);
 const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, const char *name, size_t *ret_candidates);
 
@@ -38,9 +38,10 @@ const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, 
 const char *cfg_catalog_suggest_preset(const struct cfg_catalog *catalog, const char *name);
 const char *cfg_catalog_suggest_card(const struct cfg_catalog *catalog, const char *name);
 
-/* ---- Model shapes (hf_config.c, custom.c). pointer is the JSON pointer of object, for faults. */
+/* ---- Model shapes (hf_config.c, custom.c, resolve.c). pointer is the JSON pointer of object, for faults. */
 
-/* A Hugging Face config.json (or a preset's "config") -> shape. Unknown keys are allowed. */
+/* A Hugging Face config.json (or a preset's "config") -> shape. Unknown keys are allowed. A model_type that is known
+ * but not modelled is no fault: its unsupported says why, and its parameters are 0. */
 bool cfg_model_from_hf_config(const json_t *object, const char *pointer, struct est_model *ret_model, struct est_faults *faults);
 /* {"parameters": 8e9 or "8B", "hidden_size"?, ...} -> shape; what is absent is inferred and stated in notes. */
 bool cfg_model_from_parameters(const json_t *object, const char *pointer, struct est_model *ret_model,
@@ -114,7 +115,8 @@ struct cfg_settings {
 };
 /* argv -> settings. False with one clear line in error; the program then exits with 2. Strings are borrowed from argv. */
 bool cfg_settings_read(int argc, char **argv, struct cfg_settings *ret, char *error, size_t size);
-/* The directory of the catalogues: the one that was named, else the installed one where it exists, else the source's. */
+/* The directory of the catalogues: the one that was named, else the installed one where it exists, else the
+ * source's. */
 const char *cfg_settings_catalog(const struct cfg_settings *settings);
 /* The text of --help. Static. */
 const char *cfg_settings_help(void);

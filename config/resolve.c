@@ -39,7 +39,7 @@ static bool read_config(const json_t *object, const char *pointer, struct est_mo
 	if (!cfg_model_from_hf_config(object, pointer, &model, faults))
 		return false;
 	if (!model.parameters) {
-		est_fault_add(faults, pointer, EST_NOT_SUPPORTED_YET, "has %s", model.unsupported);
+		est_fault_add(faults, pointer, EST_NOT_SUPPORTED_YET, "%s", model.unsupported);
 		return false;
 	}
 	*ret_model = model;
