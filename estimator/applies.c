@@ -1,8 +1,12 @@
 #include "estimator/fields.h"
 
-#include <string.h>
-
 typedef bool condition(const struct est_request *request);
+
+static bool always(const struct est_request *request)
+{
+	(void)request;
+	return true;
+}
 
 static bool never(const struct est_request *request)
 {
@@ -100,81 +104,36 @@ static bool is_zero12(const struct est_request *request)
 	return is_zero(request) && !is_zero3(request);
 }
 
-/* Names that end with a dot stand for all below them. only: what a client who names the field all the same is told;
- * NULL where naming it is harmless. */
-static const struct row {
-	const char *name;
+/* only: what a client who names the field all the same is told; NULL where naming it is harmless. */
+static const struct {
 	condition *holds;
 	const char *only;
-} rows[] = {
-	{ "versions.", never, NULL },
-	{ "accounting", never, NULL },
-	{ "include", never, NULL },
-	{ "headroom_fraction", never, NULL },
-	{ "gpus", never, NULL },
-	{ "gpu_memory_bytes", never, NULL },
-	{ "model", never, NULL },
-	{ "lora.alpha", never, NULL },
-	{ "base_dtype", trains_adapters, "method lora or qlora" },
-	{ "lora.", trains_adapters, "method lora or qlora" },
-	{ "quantization.", is_quantized, "method qlora" },
-	{ "trainable_layers", is_frozen, "method freeze" },
-	{ "optimizer_rank", projects, "optimizer galore_adamw or apollo_adamw" },
-	{ "reference_model", has_reference, "objective dpo, kto or grpo" },
-	{ "beta", has_beta, NULL },
-	{ "target_length", has_decoder_length, "task sequence_to_sequence" },
-	{ "use_reentrant", is_checkpointed, NULL },
-	{ "completion_fraction", skips_unlabelled, NULL },
-	{ "offload.", is_parallel, NULL },
-	{ "parallelism.strategy", is_parallel, NULL },
-	{ "parallelism.gpus_per_node", is_parallel, NULL },
-	{ "parallelism.tensor", is_parallel, NULL },
-	{ "parallelism.pipeline", is_parallel, NULL },
-	{ "parallelism.context", is_parallel, NULL },
-	{ "parallelism.expert", is_parallel, NULL },
-	{ "parallelism.sequence_parallel", is_tensor_parallel, NULL },
-	{ "parallelism.shard_size", is_hsdp, "strategy hsdp" },
-	{ "parallelism.gradient_as_bucket_view", is_ddp, NULL },
-	{ "parallelism.use_orig_params", is_fsdp1, NULL },
-	{ "parallelism.limit_all_gathers", is_fsdp1, NULL },
-	{ "parallelism.reshard_after_forward", is_fsdp, NULL },
-	{ "parallelism.wrap", is_fsdp, NULL },
-	{ "parallelism.param_dtype", is_fsdp, NULL },
-	{ "parallelism.reduce_dtype", is_fsdp, NULL },
-	{ "parallelism.output_dtype", is_fsdp, NULL },
-	{ "parallelism.checkpoint_outside_unit", is_fsdp, NULL },
-	{ "parallelism.sync_each_microbatch", is_fsdp, NULL },
-	{ "parallelism.overlap_comm", is_zero, NULL },
-	{ "parallelism.contiguous_gradients", is_zero, NULL },
-	{ "parallelism.grad_accum_dtype", is_zero, NULL },
-	{ "parallelism.communication_data_type", is_zero, NULL },
-	{ "parallelism.sub_group_size", is_zero3, NULL },
-	{ "parallelism.max_live_parameters", is_zero3, NULL },
-	{ "parallelism.max_reuse_distance", is_zero3, NULL },
-	{ "parallelism.buckets.reduce_bucket_size", is_zero, NULL },
-	{ "parallelism.buckets.allgather_bucket_size", is_zero12, NULL },
-	{ "parallelism.buckets.", is_zero3, NULL },
+} conditions[] = {
+	[EST_ALWAYS] = { always, NULL },
+	[EST_NEVER_ASSUMED] = { never, NULL },
+	[EST_WITH_ADAPTERS] = { trains_adapters, "method lora or qlora" },
+	[EST_WITH_QLORA] = { is_quantized, "method qlora" },
+	[EST_WITH_FREEZE] = { is_frozen, "method freeze" },
+	[EST_WITH_PROJECTION] = { projects, "optimizer galore_adamw or apollo_adamw" },
+	[EST_WITH_REFERENCE] = { has_reference, "objective dpo, kto or grpo" },
+	[EST_WITH_GRPO] = { has_beta, NULL },
+	[EST_WITH_DECODER] = { has_decoder_length, "task sequence_to_sequence" },
+	[EST_WITH_CHECKPOINTS] = { is_checkpointed, NULL },
+	[EST_WITH_LOSS_BY_LABEL] = { skips_unlabelled, NULL },
+	[EST_WITH_GPUS] = { is_parallel, NULL },
+	[EST_WITH_TENSOR] = { is_tensor_parallel, NULL },
+	[EST_WITH_DDP] = { is_ddp, NULL },
+	[EST_WITH_HSDP] = { is_hsdp, "strategy hsdp" },
+	[EST_WITH_FSDP] = { is_fsdp, NULL },
+	[EST_WITH_FSDP1] = { is_fsdp1, NULL },
+	[EST_WITH_ZERO] = { is_zero, NULL },
+	[EST_WITH_ZERO12] = { is_zero12, NULL },
+	[EST_WITH_ZERO3] = { is_zero3, NULL },
 };
-
-static bool covers(const char *name, const char *field)
-{
-	size_t length = strlen(name);
-
-	return name[length - 1] == '.' ? !strncmp(name, field, length) : !strcmp(name, field);
-}
 
 bool est_field_applies(const struct est_field *field, const struct est_request *request, const char **ret_only)
 {
-	size_t i;
-
 	if (ret_only)
-		*ret_only = NULL;
-	for (i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-		if (!covers(rows[i].name, field->name))
-			continue;
-		if (ret_only)
-			*ret_only = rows[i].only;
-		return rows[i].holds(request);
-	}
-	return true;
+		*ret_only = conditions[field->when].only;
+	return conditions[field->when].holds(request);
 }

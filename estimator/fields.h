@@ -24,6 +24,14 @@ enum est_field_kind {
 	EST_FIELD_BYTES     /* read by config/: list of byte counts (gpu_memory_bytes); no offset */
 };
 
+/* When a field's value matters; est_field_applies() decides, by the rest of the request. */
+enum est_when {
+	EST_ALWAYS, EST_NEVER_ASSUMED, /* says how to answer, not what is run */
+	EST_WITH_ADAPTERS, EST_WITH_QLORA, EST_WITH_FREEZE, EST_WITH_PROJECTION, EST_WITH_REFERENCE, EST_WITH_GRPO,
+	EST_WITH_DECODER, EST_WITH_CHECKPOINTS, EST_WITH_LOSS_BY_LABEL, EST_WITH_GPUS, EST_WITH_TENSOR, EST_WITH_DDP,
+	EST_WITH_HSDP, EST_WITH_FSDP, EST_WITH_FSDP1, EST_WITH_ZERO, EST_WITH_ZERO12, EST_WITH_ZERO3
+};
+
 struct est_field {
 	const char *name;              /* "parallelism.strategy" */
 	const char *pointer;           /* "/parallelism/strategy" */
@@ -34,6 +42,7 @@ struct est_field {
 	const struct est_word *words;
 	double fallback;               /* value (or word value, or bits) when absent */
 	bool required;
+	enum est_when when;
 	bool by_framework;             /* the default depends on other fields; fallback is transformers' */
 	const char *doc;               /* one sentence, ends with a full stop */
 };
