@@ -1,14 +1,42 @@
 #include "config/read.h"
 
-/* What is modelled when no version is named. */
+/* The versions whose code is modelled. */
+static const struct {
+	const char *field;
+	int64_t version;
+	const char *text;
+} modelled[] = {
+	{ "versions.torch", 2013, "2.13" },        { "versions.transformers", 5023, "5.23" },
+	{ "versions.peft", 21, "0.21" },           { "versions.trl", 1016, "1.16" },
+	{ "versions.accelerate", 1015, "1.15" },   { "versions.bitsandbytes", 50, "0.50" },
+	{ "versions.deepspeed", 19, "0.19" },
+};
 static const char newest[] = "torch 2.13, transformers 5.23, peft 0.21";
 
 static bool names_versions(const struct est_request *request)
 {
-	const struct est_versions *versions = &request->versions;
+	size_t i;
 
-	return versions->torch || versions->transformers || versions->peft || versions->trl || versions->accelerate
-		|| versions->bitsandbytes || versions->deepspeed;
+	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++)
+		if (est_request_names(request, modelled[i].field))
+			return true;
+	return false;
+}
+
+void cfg_warn_of_versions(const struct est_request *request, struct est_notes *warnings)
+{
+	size_t i;
+
+	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++) {
+		const struct est_field *field = est_field_find(modelled[i].field);
+		int64_t version = (int64_t)est_field_get(field, request);
+		char value[EST_NOTE_VALUE_MAX];
+
+		if (est_field_is_named(field, request) && version != modelled[i].version)
+			est_note_add(warnings, field->pointer, est_field_text(field, request, value, sizeof(value)),
+				     "%s than %s, which is modelled", version < modelled[i].version ? "older" : "newer",
+				     modelled[i].text);
+	}
 }
 
 /* Whether the field says what is trained and how, so that an absent one is an assumption about the run. */

@@ -56,6 +56,7 @@ struct cfg_request {
 	struct est_request request;
 	struct est_model model;
 	struct est_notes notes;                       /* assumptions made while reading */
+	struct est_notes warnings;                    /* what was read and is not modelled as it stands: other versions */
 	size_t card_count;                            /* at least 1 */
 	const struct est_gpu *cards[CFG_CARDS_MAX];   /* in the order of the request; all of the catalogue when none is named,
 							 then led by h100-sxm5-80gb (an assumption) */

@@ -143,5 +143,6 @@ bool cfg_read_request(const json_t *body, const char *base, const struct cfg_cat
 	cfg_finish_cards(catalog, reader.size_count, ret);
 	cfg_defaults_apply(&ret->request, &ret->model, &reasons);
 	cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
+	cfg_warn_of_versions(&ret->request, &ret->warnings);
 	return check(ret, base, faults);
 }

@@ -24,7 +24,7 @@ void cfg_pointer_add(char pointer[EST_POINTER_MAX], const char *key);
 void cfg_pointer_add_index(char pointer[EST_POINTER_MAX], size_t index);
 
 /* json_loadb() of any JSON value without duplicate keys, made safe against failing allocations: NULL then, and
- * cfg_json_out_of_memory() says so. New reference; ret_error may be NULL. No limits: the caller has bounded the text. */
+ * cfg_json_out_of_memory() says so. New reference; ret_error may be NULL. The caller has bounded the text. */
 json_t *cfg_json_load(const char *text, size_t length, json_error_t *ret_error);
 
 /* A number that is a whole one within +-2^53 (4, 4.0, 4e0) -> ret. */
@@ -51,5 +51,7 @@ void cfg_defaults_apply(struct est_request *request, const struct est_model *mod
 /* Notes every default that was taken and matters for this request. */
 void cfg_note_assumptions(const struct est_request *request, const struct cfg_reasons *reasons,
 			  struct est_notes *notes);
+/* Warns of every named version that is not the modelled one. */
+void cfg_warn_of_versions(const struct est_request *request, struct est_notes *warnings);
 
 #endif

@@ -75,6 +75,8 @@ static void check_model_parallel(const struct est_request *request, const struct
 				 struct est_faults *faults)
 {
 	const struct est_parallelism *parallelism = &request->parallelism;
+	/* The experts of an architecture that is not modelled are not counted. */
+	int64_t experts = model->architecture == EST_ARCH_UNSUPPORTED ? 1 : parallelism->expert;
 
 	if (model->num_attention_heads % parallelism->tensor)
 		est_fault_add(faults, "/parallelism/tensor", EST_CONTRADICTION,
@@ -82,10 +84,10 @@ static void check_model_parallel(const struct est_request *request, const struct
 	if (parallelism->pipeline > model->num_hidden_layers)
 		est_fault_add(faults, "/parallelism/pipeline", EST_CONTRADICTION,
 			      "must be at most the model's %lld layers", (long long)model->num_hidden_layers);
-	if (parallelism->expert > 1 && model->num_experts % parallelism->expert)
+	if (experts > 1 && model->num_experts % experts)
 		est_fault_add(faults, "/parallelism/expert", EST_CONTRADICTION,
 			      "must divide the model's %lld experts", (long long)model->num_experts);
-	else if (parallelism->expert > 1 && model->num_experts == 0)
+	else if (experts > 1 && model->num_experts == 0)
 		est_fault_add(faults, "/parallelism/expert", EST_CONTRADICTION, "needs a model with experts");
 	if (parallelism->sequence_parallel && parallelism->tensor == 1)
 		est_fault_add(faults, "/parallelism/sequence_parallel", EST_CONTRADICTION, "needs tensor above 1");

@@ -80,14 +80,18 @@ static void refuse(const struct est_field *field, const struct est_request *requ
 
 static void check_values(const struct est_request *request, struct est_faults *faults)
 {
+	bool method_refused = false;
 	size_t i;
 
 	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++) {
 		const struct est_field *field = est_field_find(modelled[i].field);
 		uint64_t bits = request->accounting == EST_REPLAY ? modelled[i].replay : modelled[i].rule_of_thumb;
+		bool hangs_on_method = field->when == EST_WITH_ADAPTERS || field->when == EST_WITH_QLORA;
 
-		if (has_bit(bits, est_field_get(field, request)))
+		/* The details of a method that is refused as a whole are not worth a word each. */
+		if (has_bit(bits, est_field_get(field, request)) || (method_refused && hangs_on_method))
 			continue;
+		method_refused = method_refused || !strcmp(field->name, "method");
 		if (est_field_is_named(field, request) || est_field_applies(field, request, NULL))
 			refuse(field, request, faults);
 	}

@@ -363,6 +363,47 @@ START_TEST(notes_each_default_that_matters)
 }
 END_TEST
 
+START_TEST(warns_of_other_versions)
+{
+	ck_assert(read_at("{" LLAMA ",'versions':{'torch':'2.4','transformers':'6.1','peft':'0.21'}}", ""));
+	ck_assert_uint_eq(request.warnings.count, 2);
+	ck_assert_str_eq(request.warnings.item[0].pointer, "/versions/torch");
+	ck_assert_str_eq(request.warnings.item[0].detail, "older than 2.13, which is modelled");
+	ck_assert_str_eq(request.warnings.item[1].value, "6.1");
+	ck_assert_str_eq(request.warnings.item[1].detail, "newer than 5.23, which is modelled");
+	ck_assert_ptr_null(find_note("/versions"));
+}
+END_TEST
+
+/* Whatever the trainer, its defaults can be read, or are refused as not modelled, and never for another reason. */
+START_TEST(knows_the_defaults_of_every_trainer)
+{
+	static const char *const methods[] = { "full", "lora", "qlora" };
+	const char *framework = est_framework_words[_i / 3].name;
+	char text[256];
+	size_t i;
+
+	snprintf(text, sizeof(text), "{" THUMB ",'framework':'%s','method':'%s'}", framework, methods[_i % 3]);
+	read_at(text, "");
+	for (i = 0; i < faults.count; i++)
+		ck_assert_msg(faults.item[i].code == EST_NOT_SUPPORTED_YET, "%s: %s %s", text, faults.item[i].pointer,
+			      faults.item[i].detail);
+	ck_assert(est_request_names(&request.request, "framework"));
+	ck_assert_ptr_nonnull(find_note("/precision"));
+}
+END_TEST
+
+START_TEST(every_code_is_among_the_cases)
+{
+	size_t i;
+	bool found = false;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		found = found || (cases[i].pointer && cases[i].code == (enum est_fault_code)_i);
+	ck_assert_msg(found, "%s", est_fault_code_name((enum est_fault_code)_i));
+}
+END_TEST
+
 START_TEST(judges_every_card_when_none_is_named)
 {
 	size_t count;
@@ -493,8 +534,8 @@ static void *allocate_or_fail(size_t size)
 	return allocate(allocations_left-- == 0 ? SIZE_MAX / 2 : size);
 }
 
-/* The text's string has _i letters, so that each of its bytes, the closing quote too, is once the one for which a buffer
- * has to grow and cannot. */
+/* The text's string has _i letters, so that each of its bytes, the closing quote too, is once the one for which a
+ * buffer has to grow and cannot. */
 START_TEST(tells_a_failed_allocation_from_bad_text)
 {
 	char text[256], reason[160];
@@ -503,7 +544,7 @@ START_TEST(tells_a_failed_allocation_from_bad_text)
 	json_t *value;
 	int n;
 
-	snprintf(text, sizeof(text), "{\"%.*s\":{\"rank\":8,\"target_modules\":[\"q_proj\",\"v_proj\"]},\"beta\":0.5}", _i,
+	snprintf(text, sizeof(text), "{\"%.*s\":{\"rank\":8,\"modules\":[\"q_proj\",\"v_proj\"]},\"beta\":0.5}", _i,
 		 "a name that is as long as it takes to outgrow several buffers, one after the other");
 	json_get_alloc_funcs(&allocate, &release);
 	json_set_alloc_funcs(allocate_or_fail, release);
@@ -541,6 +582,9 @@ int main(void)
 	tcase_add_loop_test(reading, completes_what_is_not_named, 0, sizeof(defaults) / sizeof(defaults[0]));
 	tcase_add_test(reading, completes_before_it_refuses);
 	tcase_add_test(reading, notes_each_default_that_matters);
+	tcase_add_test(reading, warns_of_other_versions);
+	tcase_add_loop_test(reading, knows_the_defaults_of_every_trainer, 0, 33);
+	tcase_add_loop_test(reading, every_code_is_among_the_cases, 0, EST_FAULT_CODES);
 	tcase_add_test(reading, judges_every_card_when_none_is_named);
 	tcase_add_test(reading, keeps_the_order_of_cards_with_sizes_behind);
 	tcase_add_loop_test(parsing, says_in_its_own_words_why_it_is_not_json, 0, sizeof(texts) / sizeof(texts[0]));
