@@ -15,8 +15,8 @@ static int64_t data_parallel_ranks(const struct est_parallelism *parallelism)
 
 static bool uses_sdpa(const struct est_request *request)
 {
-	return request->attention == EST_SDPA
-		|| (request->attention >= EST_SDPA_FLASH && request->attention <= EST_SDPA_MATH);
+	/* The forced kernels end the list. */
+	return request->attention == EST_SDPA || request->attention >= EST_SDPA_FLASH;
 }
 
 static void check_companions(const struct est_request *request, const struct est_model *model,
@@ -128,9 +128,10 @@ static void check_lora(const struct est_request *request, const struct est_model
 static void check_quantization(const struct est_request *request, const struct est_model *model,
 			       struct est_faults *faults)
 {
+	/* 0: either */
 	static const int64_t only_bits[] = { [EST_NF4] = 4, [EST_FP4] = 4, [EST_INT8] = 8, [EST_MXFP4] = 4 };
 	const struct est_quantization *quantization = &request->quantization;
-	int64_t bits = quantization->type <= EST_MXFP4 ? only_bits[quantization->type] : 0;
+	int64_t bits = only_bits[quantization->type];
 
 	(void)model;
 	if (request->method != EST_QLORA)
@@ -175,7 +176,7 @@ static void check_size(const struct est_request *request, const struct est_model
 	double sequences = 2.0 * (double)request->micro_batch_size, length = (double)request->sequence_length;
 	double layers = (double)model->num_hidden_layers, heads = (double)model->num_attention_heads;
 	double width = (double)model->hidden_size + heads * (double)model->head_dim + (double)model->intermediate_size;
-	double weights = 64 * (double)(model->parameters > 0 ? model->parameters : 1);
+	double weights = 64 * (double)model->parameters;
 	double tokens = sequences * length * (128 * layers * width + 32 * (double)model->vocab_size);
 	double scores = 32 * layers * sequences * heads * length * length;
 

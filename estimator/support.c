@@ -7,8 +7,8 @@
 #define BIT(value) (UINT64_C(1) << (value))
 #define ANY UINT64_MAX /* also values beyond the bits */
 
-/* The values that each accounting models: a bit for each (words by their enum, booleans and small numbers as they are).
- * A field without a row is modelled whole. To model one more value is to add its bit here. */
+/* The values that each accounting models: a bit for each (words by their enum, booleans and small numbers as they are,
+ * none of them negative). A field without a row is modelled whole. To model one more value is to add its bit here. */
 static const struct modelled {
 	const char *field;
 	uint64_t replay, rule_of_thumb;
@@ -64,7 +64,7 @@ static const char *const types[] = {
 
 static bool has_bit(uint64_t bits, double value)
 {
-	return bits == ANY || (value >= 0 && value < 64 && bits >> (unsigned)value & 1);
+	return bits == ANY || (value < 64 && bits >> (unsigned)value & 1);
 }
 
 static void refuse(const struct est_field *field, const struct est_request *request, struct est_faults *faults)

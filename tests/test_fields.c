@@ -205,6 +205,51 @@ START_TEST(a_field_that_goes_only_with_another_says_so)
 }
 END_TEST
 
+/* Another field's value, and a field that matters with it, or not (false). */
+static const struct {
+	const char *other;
+	double value;
+	const char *field;
+	bool applies;
+} conditions[] = {
+	{ "optimizer", EST_GALORE_ADAMW, "optimizer_rank", true },
+	{ "optimizer", EST_APOLLO_ADAMW, "optimizer_rank", true },
+	{ "optimizer", EST_APOLLO_ADAMW_MINI, "optimizer_rank", false },
+	{ "objective", EST_DPO, "reference_model", true },
+	{ "objective", EST_KTO, "reference_model", true },
+	{ "objective", EST_GRPO, "reference_model", true },
+	{ "objective", EST_ORPO, "reference_model", false },
+	{ "objective", EST_GRPO, "beta", true },
+	{ "task", EST_SEQUENCE_TO_SEQUENCE, "target_length", true },
+	{ "loss", EST_LOSS_CHUNKED, "completion_fraction", true },
+	{ "gradient_checkpointing", EST_CHECKPOINT_FULL, "use_reentrant", true },
+	{ "parallelism.gpus", 2, "offload.optimizer", true },
+	{ "parallelism.tensor", 2, "parallelism.sequence_parallel", true },
+	{ "parallelism.strategy", EST_DDP, "parallelism.gradient_as_bucket_view", true },
+	{ "parallelism.strategy", EST_HSDP, "parallelism.shard_size", true },
+	{ "parallelism.strategy", EST_HSDP, "parallelism.wrap", true },
+	{ "parallelism.strategy", EST_FSDP, "parallelism.use_orig_params", false },
+	{ "parallelism.strategy", EST_FSDP1, "parallelism.use_orig_params", true },
+	{ "parallelism.strategy", EST_ZERO1, "parallelism.buckets.allgather_bucket_size", true },
+	{ "parallelism.strategy", EST_ZERO3, "parallelism.buckets.allgather_bucket_size", false },
+	{ "parallelism.strategy", EST_FSDP, "parallelism.buckets.allgather_bucket_size", false },
+	{ "parallelism.strategy", EST_DDP, "parallelism.buckets.reduce_bucket_size", false },
+	{ "parallelism.strategy", EST_ZERO3, "parallelism.sub_group_size", true },
+	{ "method", EST_FREEZE, "trainable_layers", true },
+};
+
+START_TEST(a_field_matters_with_what_it_is_for)
+{
+	struct est_request request;
+
+	est_request_init(&request);
+	ck_assert(!est_field_applies(est_field_find(conditions[_i].field), &request, NULL));
+	est_field_set(est_field_find(conditions[_i].other), &request, conditions[_i].value);
+	ck_assert_msg(est_field_applies(est_field_find(conditions[_i].field), &request, NULL) == conditions[_i].applies,
+		      "%s with %s", conditions[_i].field, conditions[_i].other);
+}
+END_TEST
+
 START_TEST(faults_are_counted_beyond_the_list)
 {
 	struct est_faults faults = { 0 };
@@ -297,6 +342,8 @@ int main(void)
 	tcase_add_test(values_case, names_are_joined_and_cut);
 	tcase_add_test(values_case, words_are_listed_without_aliases);
 	tcase_add_test(values_case, a_field_that_goes_only_with_another_says_so);
+	tcase_add_loop_test(values_case, a_field_matters_with_what_it_is_for, 0,
+			    sizeof(conditions) / sizeof(conditions[0]));
 	tcase_add_test(lists, faults_are_counted_beyond_the_list);
 	tcase_add_loop_test(lists, every_fault_has_a_name_of_its_own, 0, EST_FAULT_CODES);
 	tcase_add_test(lists, notes_beyond_the_list_are_dropped);

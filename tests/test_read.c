@@ -93,6 +93,11 @@ static const struct {
 	{ "a version", "{" LLAMA ",'versions':{'torch':'2.13.0+cu128','transformers':'5'}}", NULL, 0 },
 	{ "a version as number", "{" LLAMA ",'versions':{'torch':2.13}}", "/versions/torch", EST_WRONG_TYPE },
 	{ "a version with a sign", "{" LLAMA ",'versions':{'torch':'2.-1'}}", "/versions/torch", EST_OUT_OF_RANGE },
+	{ "a version with a dot and nothing", "{" LLAMA ",'versions':{'torch':'2.'}}", "/versions/torch",
+	  EST_OUT_OF_RANGE },
+	{ "a version of nothing", "{" LLAMA ",'versions':{'torch':'0.0'}}", "/versions/torch", EST_OUT_OF_RANGE },
+	{ "a version with a large number", "{" LLAMA ",'versions':{'torch':'2.1000'}}", "/versions/torch",
+	  EST_OUT_OF_RANGE },
 	{ "a version with a letter", "{" LLAMA ",'versions':{'torch':'v2'}}", "/versions/torch", EST_OUT_OF_RANGE },
 	{ "an old version", "{" LLAMA ",'versions':{'transformers':'4.40'}}", "/versions/transformers",
 	  EST_NOT_SUPPORTED_YET },
@@ -133,6 +138,9 @@ static const struct {
 	  "/lora/target_modules/1", EST_OUT_OF_RANGE },
 	{ "a module as number", "{" THUMB ",'method':'lora','lora':{'target_modules':[1,'v_proj']}}",
 	  "/lora/target_modules/0", EST_WRONG_TYPE },
+	{ "33 modules", "{" THUMB ",'method':'lora','lora':{'target_modules':[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,"
+			"17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33]}}", "/lora/target_modules",
+	  EST_OUT_OF_RANGE },
 	{ "no module", "{" THUMB ",'method':'lora','lora':{'target_modules':[]}}", "/lora/target_modules",
 	  EST_OUT_OF_RANGE },
 	{ "no module to save", "{" THUMB ",'method':'lora','lora':{'modules_to_save':[]}}", NULL, 0 },
@@ -302,6 +310,7 @@ static const struct {
 	{ "{" THUMB ",'method':'qlora'}", "quantization.group_size", "64" },
 	{ "{" THUMB ",'framework':'litgpt'}", "precision", "bf16" },
 	{ "{" THUMB ",'framework':'megatron'}", "loss", "vocab_parallel" },
+	{ "{'model':'t5-base','accounting':'rule_of_thumb'}", "task", "sequence_to_sequence" },
 	{ "{" THUMB ",'sequence_length':512}", "target_length", "512" },
 };
 
