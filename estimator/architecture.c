@@ -65,17 +65,18 @@ static const struct est_module opt[] = {
 };
 
 static const struct est_architecture_row architectures[] = {
-	[EST_ARCH_LLAMA]    = { llama, est_llama_layer, est_llama_norm, false, false, 1 },
-	[EST_ARCH_QWEN3]    = { qwen3, est_qwen3_layer, est_llama_norm, false, false, 1 },
-	[EST_ARCH_GEMMA]    = { llama, est_gemma_layer, est_gemma_norm, true, false, 1 },
-	[EST_ARCH_GEMMA2]   = { gemma2, est_gemma2_layer, est_gemma_norm, true, false, 1 },
-	[EST_ARCH_GEMMA3]   = { gemma3, est_gemma3_layer, est_gemma_norm, true, false, 2 },
-	[EST_ARCH_PHI3]     = { phi3, est_phi3_layer, est_llama_norm, false, false, 1 },
-	[EST_ARCH_OLMO]     = { llama, est_olmo_layer, est_olmo_norm, false, true, 1 },
-	[EST_ARCH_OLMO2]    = { olmo2, est_olmo2_layer, est_olmo2_norm, false, true, 1 },
-	[EST_ARCH_GPT2]     = { gpt2, est_gpt2_layer, est_torch_layer_norm, false, false, 0 },
-	[EST_ARCH_GPT_NEOX] = { gpt_neox, est_gpt_neox_layer, est_torch_layer_norm, false, false, 1 },
-	[EST_ARCH_OPT]      = { opt, est_opt_layer, est_torch_layer_norm, false, false, 0 },
+	/*                    modules   layer               final norm            scaled rotary fp32   per type */
+	[EST_ARCH_LLAMA]    = { llama, est_llama_layer, est_llama_norm, false, true, false, false },
+	[EST_ARCH_QWEN3]    = { qwen3, est_qwen3_layer, est_llama_norm, false, true, false, false },
+	[EST_ARCH_GEMMA]    = { llama, est_gemma_layer, est_gemma_norm, true, true, false, false },
+	[EST_ARCH_GEMMA2]   = { gemma2, est_gemma2_layer, est_gemma_norm, true, true, false, false },
+	[EST_ARCH_GEMMA3]   = { gemma3, est_gemma3_layer, est_gemma_norm, true, true, false, true },
+	[EST_ARCH_PHI3]     = { phi3, est_phi3_layer, est_llama_norm, false, true, false, false },
+	[EST_ARCH_OLMO]     = { llama, est_olmo_layer, est_olmo_norm, false, true, true, false },
+	[EST_ARCH_OLMO2]    = { olmo2, est_olmo2_layer, est_olmo2_norm, false, true, true, true },
+	[EST_ARCH_GPT2]     = { gpt2, est_gpt2_layer, est_torch_layer_norm, false, false, false, false },
+	[EST_ARCH_GPT_NEOX] = { gpt_neox, est_gpt_neox_layer, est_torch_layer_norm, false, true, false, false },
+	[EST_ARCH_OPT]      = { opt, est_opt_layer, est_torch_layer_norm, false, false, false, false },
 };
 /* clang-format on */
 

@@ -23,8 +23,9 @@ struct est_architecture_row {
 	est_layer_function *layer;
 	est_norm_function *final_norm;
 	bool scaled_embedding;             /* Gemma: hidden_states * sqrt(hidden_size) */
-	bool fp32_rope;                    /* OLMo: cos and sin are not cast to the dtype of the stream */
-	unsigned ropes;                    /* pairs of cos and sin made per pass: Gemma-3 has one for each kind of layer */
+	bool rotary;
+	bool fp32_rope;                    /* OLMo: cos and sin stay fp32, q and k are cast back after them */
+	bool rope_per_layer_type;          /* Gemma-3, OLMo-3: sliding layers have cos and sin of their own */
 };
 
 /* The row of a supported architecture; EST_ARCH_UNSUPPORTED has none. */

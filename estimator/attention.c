@@ -55,8 +55,8 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 {
 	if (pass->request->attention == EST_EAGER || pass->request->attention_mask)
 		return true;
-	/* a window shorter than the sequence cannot be said by is_causal; the flash package has an argument for it */
-	return layer->sliding && (uint64_t)pass->model->sliding_window < pass->sequence
+	/* a window that the sequence fills cannot be said by is_causal; the flash package has an argument for it */
+	return layer->sliding && (uint64_t)pass->model->sliding_window <= pass->sequence
 		&& !uses_flash_attention_package(pass->request);
 }
 
@@ -166,12 +166,13 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = q.numel / (uint64_t)pass->model->head_dim * pass->sequence;
+	bool one_head = false; /* repeat_interleave copies */
 	struct est_tensor scaled_q = est_hold(est_mul_scalar(tape, est_hold(q))), bias = est_none, key, value, weights, out;
 
 	if (!mask.numel)
 		bias = causal_bias(pass, q.element);
-	key = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep));
-	value = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep));
+	key = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
+	value = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
 	weights = est_bmm_heads(tape, scaled_q, est_mul_scalar(tape, key), scores);
 	weights = est_safe_softmax(tape, weights, scores / pass->sequence);
 	out = est_bmm(tape, weights, value, q.numel);
@@ -198,7 +199,7 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 
 	if (mask.numel || kernel == EST_KERNEL_EFFICIENT)
 		for (unsigned i = 1; i < 3; i++)
-			in[i] = est_repeat_kv(tape, in[i], n_rep);
+			in[i] = est_repeat_kv(tape, in[i], n_rep, pass->model->num_key_value_heads == 1);
 	for (unsigned i = 3; i-- > 0;)
 		in[i] = est_autocast(tape, in[i]);
 	if (mask.numel)
@@ -210,7 +211,10 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	else
 		out = fused(pass, kernel == EST_KERNEL_CUDNN ? &cudnn_op : &flash_op, in, bias, lse * pass->sequence);
 	est_drop(tape, bias);
-	return kernel == EST_KERNEL_MATH ? est_merge_heads(tape, out) : out;
+	if (kernel == EST_KERNEL_MATH)
+		return est_merge_heads(tape, out);
+	/* flash attention's output lies as q does */
+	return kernel == EST_KERNEL_FLASH && est_rotates_a_part(pass->model) ? est_contiguous(tape, out) : out;
 }
 
 /* flash-attn with padding: q, k and v are unpadded into copies, the output is padded again */
@@ -225,6 +229,21 @@ static struct est_tensor flash_varlen(struct est_pass *pass, struct est_tensor q
 					  pass->tokens * (uint64_t)pass->model->num_attention_heads));
 }
 
+static struct est_tensor as_matmul_takes(struct est_pass *pass, struct est_tensor heads, bool contiguous)
+{
+	return contiguous ? heads : est_contiguous(pass->tape, est_autocast(pass->tape, heads));
+}
+
+/* softmax(weights, dtype=torch.float32).to(dtype); GPT-2's has no dtype, and is in fp32 under autocast only */
+static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weights, uint8_t element)
+{
+	bool in_fp32 = pass->model->architecture != EST_ARCH_GPT2 || pass->tape->autocast;
+
+	if (in_fp32)
+		weights = est_to(pass->tape, weights, EST_32BIT);
+	return est_to(pass->tape, est_softmax(pass->tape, weights), element);
+}
+
 /* eager_attention_forward: scores in the dtype of q, softmax in fp32, probabilities cast back */
 static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struct est_tensor k, struct est_tensor v,
 			       struct est_tensor mask)
@@ -232,18 +251,23 @@ static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struc
 	struct est_tape *tape = pass->tape;
 	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
 	uint64_t scores = q.numel / (uint64_t)pass->model->head_dim * pass->sequence;
-	struct est_tensor key_states = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep));
-	struct est_tensor value_states = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep));
+	bool one_head = pass->model->num_key_value_heads == 1;
+	struct est_tensor key_states = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
+	struct est_tensor value_states = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
+	bool joined = est_rotates_a_part(pass->model);
 	struct est_tensor weights, probabilities, out;
 
-	weights = est_mul_scalar(tape, est_bmm_heads(tape, q, key_states, scores));
+	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
+	weights = est_bmm(tape, as_matmul_takes(pass, q, joined), as_matmul_takes(pass, key_states, joined || (n_rep > 1 && !one_head)), scores);
+	weights = est_mul_scalar(tape, weights);
 	if (pass->model->attn_logit_softcapping != 0)
 		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
 	weights = est_hold(est_add(tape, weights, mask));
-	probabilities = est_to(tape, est_softmax(tape, weights), q.element);
+	probabilities = softmax(pass, weights, q.element);
 	est_drop(tape, weights);
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
-	out = est_merge_heads(tape, est_bmm(tape, probabilities, value_states, q.numel));
+	out = est_bmm(tape, probabilities, as_matmul_takes(pass, value_states, n_rep > 1 && !one_head), q.numel);
+	out = est_merge_heads(tape, out);
 	est_drop(tape, probabilities);
 	est_drop(tape, key_states);
 	est_drop(tape, value_states);
@@ -255,13 +279,20 @@ static enum est_kernel kernel_of(const struct est_pass *pass, const struct est_l
 	return choose_kernel(pass, est_layer_is_masked(pass, layer), pass->tape->autocast ? EST_16BIT : element);
 }
 
-struct est_tensor est_value_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)
+struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x)
+{
+	bool one_head = x.numel == pass->tokens * (uint64_t)pass->model->head_dim;
+
+	return one_head ? x : est_view_as_heads(pass->tape, x);
+}
+
+struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)
 {
 	enum est_kernel kernel = kernel_of(pass, layer, v.element);
 	bool repeated = pass->model->num_attention_heads != pass->model->num_key_value_heads;
 
 	if (kernel == EST_KERNEL_EAGER || kernel == EST_KERNEL_MATH || (kernel == EST_KERNEL_EFFICIENT && repeated))
-		return est_view_as_heads(pass->tape, v);
+		return est_rope_heads(pass, v);
 	return v;
 }
 

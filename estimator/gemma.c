@@ -1,30 +1,38 @@
 /* Gemma2DecoderLayer and Gemma3DecoderLayer: norms before and after attention and MLP; Gemma 3 norms the heads of q and k. */
 #include "estimator/pass.h"
 
-static struct est_tensor project(struct est_pass *pass, const struct est_linear *linear, const struct est_norm_weights *norm,
-				 struct est_tensor x)
+/* query_states = self.q_norm(query_states), where the model has such norms; heads move in */
+static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor heads)
 {
-	struct est_tensor y = est_view_as_heads(pass->tape, est_linear(pass->tape, linear, x));
+	struct est_tensor normed;
 
-	return est_hold(norm->width ? est_gemma_norm(pass, norm, y) : y);
+	if (!norm->width)
+		return heads;
+	normed = est_hold(est_gemma_norm(pass, norm, heads));
+	est_drop(pass->tape, heads);
+	return normed;
 }
 
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = project(pass, &layer->q_proj, &layer->q_norm, x);
-	struct est_tensor k = project(pass, &layer->k_proj, &layer->k_norm, x);
-	struct est_tensor v = est_hold(est_value_heads(pass, layer, est_linear(tape, &layer->v_proj, x))), q_embed, k_embed, out;
+	struct est_tensor q = est_hold(est_rope_heads(pass, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_rope_heads(pass, est_linear(tape, &layer->k_proj, x)));
+	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+	struct est_tensor embed[2], out;
 
-	q_embed = est_hold(est_rope(pass, q));
-	k_embed = est_hold(est_rope(pass, k));
+	q = norm_heads(pass, &layer->q_norm, q);
+	k = norm_heads(pass, &layer->k_norm, k);
+	est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
-	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q_embed, k_embed, v));
-	est_drop(tape, q_embed);
-	est_drop(tape, k_embed);
+	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
+	q = est_linear(tape, &layer->o_proj, out);
+	est_drop(tape, out);
+	est_drop(tape, embed[0]);
+	est_drop(tape, embed[1]);
 	est_drop(tape, v);
-	return out;
+	return q;
 }
 
 /* residual + post(block(pre(x))) */

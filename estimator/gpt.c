@@ -15,8 +15,9 @@ static struct est_tensor gpt2_attention(struct est_pass *pass, const struct est_
 	struct est_tensor qkv[3], out;
 
 	est_split(tape, est_conv1d(tape, &layer->qkv_proj, x), 3, (const uint64_t[]){ width, width, width }, qkv);
-	for (unsigned i = 0; i < 3; i++)
-		qkv[i] = est_hold(qkv[i]);
+	qkv[1] = est_hold(qkv[1]);
+	qkv[2] = est_hold(est_heads(pass, layer, qkv[2]));
+	qkv[0] = est_hold(est_heads(pass, layer, qkv[0]));
 	out = est_attention(pass, layer, qkv[0], qkv[1], qkv[2]);
 	out = dropout(pass, est_conv1d(tape, &layer->o_proj, out));
 	for (unsigned i = 0; i < 3; i++)
@@ -62,18 +63,17 @@ static struct est_tensor neox_attention(struct est_pass *pass, const struct est_
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t width = pass->tokens * (uint64_t)pass->model->hidden_size;
-	struct est_tensor qkv = est_hold(est_linear(tape, &layer->qkv_proj, x)), part[3], q, k, out;
+	struct est_tensor qkv = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->qkv_proj, x))), part[3], embed[2], out;
 
 	est_split(tape, qkv, 3, (const uint64_t[]){ width, width, width }, part);
 	for (unsigned i = 0; i < 3; i++)
 		part[i] = est_hold(part[i]);
-	q = est_hold(est_rope(pass, part[0]));
-	k = est_hold(est_rope(pass, part[1]));
+	est_apply_partial_rope(pass, est_layer_rope(pass, layer), part[0], part[1], embed);
 	est_drop(tape, part[0]);
 	est_drop(tape, part[1]);
-	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q, k, part[2]));
-	est_drop(tape, q);
-	est_drop(tape, k);
+	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, embed[0], embed[1], part[2]));
+	est_drop(tape, embed[0]);
+	est_drop(tape, embed[1]);
 	est_drop(tape, part[2]);
 	est_drop(tape, qkv);
 	return out;
@@ -120,8 +120,9 @@ struct est_tensor est_gpt_neox_layer(struct est_pass *pass, const struct est_lay
 static struct est_tensor opt_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = est_hold(est_mul_scalar(tape, est_linear(tape, &layer->q_proj, x)));
-	struct est_tensor k = est_hold(est_linear(tape, &layer->k_proj, x)), v = est_hold(est_linear(tape, &layer->v_proj, x)), out;
+	struct est_tensor q = est_hold(est_heads(pass, layer, est_mul_scalar(tape, est_linear(tape, &layer->q_proj, x))));
+	struct est_tensor k = est_hold(est_linear(tape, &layer->k_proj, x));
+	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x))), out;
 
 	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q, k, v));
 	est_drop(tape, q);
@@ -155,6 +156,9 @@ struct est_tensor est_opt_layer(struct est_pass *pass, const struct est_layer *l
 	residual = est_hold(est_add(tape, x, h));
 	est_drop(tape, h);
 	residual = opt_norm_if(pass, !before, &layer->input_layernorm, residual);
+	h = est_hold(est_reshape(tape, residual));
+	est_drop(tape, residual);
+	residual = h;
 	h = opt_norm_if(pass, before, &layer->post_attention_layernorm, est_hold(est_alias(tape, residual)));
 	y = est_hold(est_linear(tape, &layer->up_proj, h));
 	est_drop(tape, h);
@@ -164,7 +168,7 @@ struct est_tensor est_opt_layer(struct est_pass *pass, const struct est_layer *l
 	est_drop(tape, h);
 	h = est_hold(dropout(pass, y));
 	est_drop(tape, y);
-	y = est_hold(est_add(tape, residual, h));
+	y = est_hold(est_reshape(tape, est_add(tape, residual, h)));
 	est_drop(tape, h);
 	est_drop(tape, residual);
 	y = opt_norm_if(pass, !before, &layer->post_attention_layernorm, y);

@@ -15,20 +15,31 @@ struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x)
 	return leaf->cast;
 }
 
-/* Mm and Addmm: inputs x, weight, bias. The weight's gradient comes first and is a view (TBackward); the input's is a view too
- * (ViewBackward); the bias's is the gradient summed. */
-static void backward_linear(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+static void make_view_grad(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor ret[])
 {
-	for (unsigned i = 2; i-- > 0;) {
-		if (!est_needs(node, i))
-			continue;
-		ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
-		ret[i].view = true;
-	}
-	if (est_needs(node, 2))
-		ret[2] = est_take_grad(node, 0);
+	if (!est_needs(node, i))
+		return;
+	ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+	ret[i].view = true;
 }
-static const struct est_op linear_op = { "Linear", backward_linear };
+
+/* MmBackward, inputs x (self) and weight (mat2): the weight's gradient first. Both are views (TBackward, ViewBackward). */
+static void backward_mm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	make_view_grad(tape, node, 1, ret);
+	make_view_grad(tape, node, 0, ret);
+}
+static const struct est_op mm_op = { "Mm", backward_mm };
+
+/* AddmmBackward, with the bias (self) last: its gradient is the output's, summed. */
+static void backward_addmm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	make_view_grad(tape, node, 0, ret);
+	make_view_grad(tape, node, 1, ret);
+	if (est_needs(node, 2))
+		ret[2] = est_hold(est_alias(tape, node->grad[0]));
+}
+static const struct est_op addmm_op = { "Addmm", backward_addmm };
 
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
@@ -41,7 +52,7 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 		in[2] = est_autocast(tape, est_leaf_tensor(tape, linear->bias));
 	in[1] = est_autocast(tape, in[1]);
 	in[0] = est_autocast(tape, x);
-	node = est_node_new(tape, &linear_op, 3, in);
+	node = est_node_new(tape, linear->has_bias ? &addmm_op : &mm_op, 3, in);
 	if (node && in[1].requires_grad)
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)
@@ -52,10 +63,10 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 	return out;
 }
 
-/* addmm(bias, x, weight): the weight's gradient is no view, and neither is x's */
+/* addmm(bias, x, weight) without a transposition: the weight's gradient is no view */
 static void backward_conv1d(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	backward_linear(tape, node, ret);
+	backward_addmm(tape, node, ret);
 	ret[1].view = false;
 }
 static const struct est_op conv1d_op = { "Conv1D", backward_conv1d };

@@ -6,17 +6,16 @@ static struct est_tensor attend(struct est_pass *pass, const struct est_layer *l
 				struct est_tensor v)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q_embed, k_embed, out;
+	struct est_tensor embed[2], out;
 
-	q_embed = est_hold(est_rope(pass, q));
-	k_embed = est_hold(est_rope(pass, k));
+	est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
-	out = est_hold(est_attention(pass, layer, q_embed, k_embed, v));
+	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
 	q = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, out);
-	est_drop(tape, q_embed);
-	est_drop(tape, k_embed);
+	est_drop(tape, embed[0]);
+	est_drop(tape, embed[1]);
 	est_drop(tape, v);
 	return q;
 }
@@ -24,10 +23,23 @@ static struct est_tensor attend(struct est_pass *pass, const struct est_layer *l
 static struct est_tensor llama_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->q_proj, x)));
-	struct est_tensor k = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->k_proj, x)));
-	struct est_tensor v = est_hold(est_value_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+	struct est_tensor q = est_hold(est_rope_heads(pass, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_rope_heads(pass, est_linear(tape, &layer->k_proj, x)));
+	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
 
+	return attend(pass, layer, q, k, v);
+}
+
+/* OLMo cuts its projections into heads after all three are made */
+static struct est_tensor olmo_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q = est_linear(tape, &layer->q_proj, x), k = est_linear(tape, &layer->k_proj, x);
+	struct est_tensor v = est_linear(tape, &layer->v_proj, x);
+
+	q = est_hold(est_rope_heads(pass, q));
+	k = est_hold(est_rope_heads(pass, k));
+	v = est_hold(est_heads(pass, layer, v));
 	return attend(pass, layer, q, k, v);
 }
 
@@ -37,17 +49,22 @@ static struct est_tensor qwen3_attention(struct est_pass *pass, const struct est
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_hold(est_llama_norm(pass, &layer->q_norm, est_linear(tape, &layer->q_proj, x)));
 	struct est_tensor k = est_hold(est_llama_norm(pass, &layer->k_norm, est_linear(tape, &layer->k_proj, x)));
-	struct est_tensor v = est_hold(est_value_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
 
 	return attend(pass, layer, q, k, v);
 }
 
-static struct est_tensor residual_add(struct est_pass *pass, struct est_tensor residual, struct est_tensor y)
+/* residual + hidden_states, or, for Granite, residual + hidden_states * self.residual_multiplier */
+static struct est_tensor residual_add(struct est_pass *pass, struct est_tensor residual, struct est_tensor hidden_states)
 {
-	/* Granite: residual + hidden_states * self.residual_multiplier */
-	if (pass->model->residual_multiplier != 0 && pass->model->architecture == EST_ARCH_LLAMA)
-		y = est_mul_scalar(pass->tape, y);
-	return est_add(pass->tape, residual, y);
+	struct est_tensor y = est_hold(hidden_states), out;
+
+	if (pass->model->residual_multiplier != 0)
+		out = est_add(pass->tape, residual, est_mul_scalar(pass->tape, y));
+	else
+		out = est_add(pass->tape, residual, y);
+	est_drop(pass->tape, y);
+	return out;
 }
 
 /* residual = x; x = input_layernorm(x); x = residual + self_attn(x); residual = x; x = residual + mlp(post_attention_layernorm(x)) */
@@ -85,5 +102,5 @@ struct est_tensor est_gemma_layer(struct est_pass *pass, const struct est_layer 
 
 struct est_tensor est_olmo_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return pre_norm_layer(pass, layer, x, est_olmo_norm, llama_attention);
+	return pre_norm_layer(pass, layer, x, est_olmo_norm, olmo_attention);
 }

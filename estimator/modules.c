@@ -1,5 +1,5 @@
 /* Norms, RoPE and MLPs as they stand in Transformers' modelling code. */
-#include "estimator/pass.h"
+#include "estimator/architecture.h"
 
 /* x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps); x32 and the variance are variables of the caller's frame */
 static struct est_tensor normalized(struct est_tape *tape, struct est_tensor x32, struct est_tensor *ret_variance, uint64_t rows)
@@ -42,10 +42,10 @@ struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_we
 struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, weight, out;
+	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), y, weight, out;
 
-	y = est_hold(normalized(tape, x32, &variance, x.numel / norm->width));
-	est_drop(tape, variance);
+	y = est_mean(tape, est_pow(tape, x32), x.numel / norm->width);
+	y = est_hold(est_mul(tape, x32, est_rsqrt(tape, est_add_scalar(tape, y))));
 	est_drop(tape, x32);
 	weight = est_add_scalar(tape, est_to(tape, est_leaf_tensor(tape, norm->weight), EST_32BIT));
 	out = est_hold(est_mul(tape, y, weight));
@@ -102,30 +102,63 @@ struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x)
 }
 
 /* (x * cos) + (rotate_half(x) * sin) */
-static struct est_tensor rotated(struct est_pass *pass, struct est_tensor x)
+static struct est_tensor rotated(struct est_pass *pass, const struct est_rope *rope, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor with_cos = est_mul(tape, x, pass->cos);
+	struct est_tensor with_cos = est_mul(tape, x, rope->cos);
 
-	return est_add(tape, with_cos, est_mul(tape, est_rotate_half(tape, x), pass->sin));
+	return est_add(tape, with_cos, est_mul(tape, est_rotate_half(tape, x), rope->sin));
 }
 
-struct est_tensor est_rope(struct est_pass *pass, struct est_tensor x)
+bool est_rotates_a_part(const struct est_model *model)
 {
-	double factor = pass->model->partial_rotary_factor;
-	uint64_t rotary = (uint64_t)((double)pass->model->head_dim * factor) * (x.numel / (uint64_t)pass->model->head_dim);
-	struct est_tape *tape = pass->tape;
-	struct est_tensor rot, rest, out;
+	return model->partial_rotary_factor < 1 || model->architecture == EST_ARCH_PHI3;
+}
 
-	if (rotary == x.numel && pass->model->architecture != EST_ARCH_PHI3)
-		return rotated(pass, x);
-	/* partial rotary embedding: the rest of each head is joined again, even when it is empty */
-	rot = est_hold(est_slice(tape, x, rotary));
-	rest = est_hold(est_slice(tape, x, x.numel - rotary));
-	out = est_cat(tape, rotated(pass, rot), rest);
-	est_drop(tape, rot);
-	est_drop(tape, rest);
-	return out;
+void est_apply_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+		    struct est_tensor ret[2])
+{
+	struct est_tensor embed[2] = { est_hold(rotated(pass, rope, q)), est_none };
+
+	embed[1] = est_hold(rotated(pass, rope, k));
+	if (!est_architecture_row(pass->model->architecture)->fp32_rope) {
+		ret[0] = embed[0];
+		ret[1] = embed[1];
+		return;
+	}
+	/* q_embed.to(q_type), k_embed.to(k_type) */
+	for (unsigned i = 0; i < 2; i++)
+		ret[i] = est_hold(est_to(pass->tape, embed[i], q.element));
+	for (unsigned i = 0; i < 2; i++)
+		est_drop(pass->tape, embed[i]);
+}
+
+/* Partial rotary embedding: the rotated part and the rest of each head are cut, and joined again into contiguous heads. */
+void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+			    struct est_tensor ret[2])
+{
+	bool joined_at_once = pass->model->architecture == EST_ARCH_PHI3;
+	struct est_tensor in[2] = { q, k }, rot[2], rest[2], embed[2];
+	struct est_tape *tape = pass->tape;
+
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t rotary = in[i].numel / (uint64_t)pass->model->head_dim
+				  * (uint64_t)((double)pass->model->head_dim * pass->model->partial_rotary_factor);
+
+		rot[i] = est_hold(est_slice(tape, in[i], rotary));
+		rest[i] = est_hold(est_slice(tape, in[i], in[i].numel - rotary));
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		embed[i] = rotated(pass, rope, rot[i]);
+		if (joined_at_once)
+			ret[i] = est_hold(est_cat(tape, embed[i], rest[i]));
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		if (!joined_at_once)
+			ret[i] = est_hold(est_cat(tape, embed[i], rest[i]));
+		est_drop(tape, rot[i]);
+		est_drop(tape, rest[i]);
+	}
 }
 
 struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

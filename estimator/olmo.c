@@ -1,25 +1,36 @@
 /* Olmo2DecoderLayer (and OLMo 3): norms of the whole q and k, and of what attention and MLP give. */
 #include "estimator/pass.h"
 
+/* q_norm(q_proj(x)), over all heads together */
+static struct est_tensor project(struct est_pass *pass, const struct est_linear *linear, const struct est_norm_weights *norm,
+				 struct est_tensor x)
+{
+	struct est_tensor y = est_hold(est_linear(pass->tape, linear, x)), normed = est_olmo2_norm(pass, norm, y);
+
+	est_drop(pass->tape, y);
+	return normed;
+}
+
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q, k, v, q_embed, k_embed, out;
+	struct est_tensor q = project(pass, &layer->q_proj, &layer->q_norm, x);
+	struct est_tensor k = project(pass, &layer->k_proj, &layer->k_norm, x);
+	struct est_tensor v = est_linear(tape, &layer->v_proj, x), embed[2], out;
 
-	q = est_hold(est_view_as_heads(tape, est_olmo2_norm(pass, &layer->q_norm, est_linear(tape, &layer->q_proj, x))));
-	k = est_hold(est_view_as_heads(tape, est_olmo2_norm(pass, &layer->k_norm, est_linear(tape, &layer->k_proj, x))));
-	v = est_hold(est_value_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
-	q_embed = est_hold(est_rope(pass, q));
-	k_embed = est_hold(est_rope(pass, k));
-	q_embed = est_hold(est_to(tape, q_embed, q.element));
-	k_embed = est_hold(est_to(tape, k_embed, k.element));
+	q = est_hold(est_rope_heads(pass, q));
+	k = est_hold(est_rope_heads(pass, k));
+	v = est_hold(est_heads(pass, layer, v));
+	est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
-	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q_embed, k_embed, v));
-	est_drop(tape, q_embed);
-	est_drop(tape, k_embed);
+	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
+	q = est_linear(tape, &layer->o_proj, out);
+	est_drop(tape, out);
+	est_drop(tape, embed[0]);
+	est_drop(tape, embed[1]);
 	est_drop(tape, v);
-	return out;
+	return q;
 }
 
 /* x + norm(block(x)) */

@@ -194,7 +194,7 @@ static const struct est_op softmax_op = { "Softmax", backward_one };
 
 struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &softmax_op, est_to(tape, x, EST_32BIT), false, true, x.numel);
+	return unary(tape, &softmax_op, x, false, true, x.numel);
 }
 
 struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows)
@@ -351,6 +351,19 @@ struct est_tensor est_slice(struct est_tape *tape, struct est_tensor x, uint64_t
 	return view(tape, &slice_op, x, numel);
 }
 
+static void backward_reshape(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	(void)tape;
+	ret[0] = est_take_grad(node, 0);
+	ret[0].view = true;
+}
+static const struct est_op reshape_op = { "Reshape", backward_reshape };
+
+struct est_tensor est_reshape(struct est_tape *tape, struct est_tensor x)
+{
+	return view(tape, &reshape_op, x, x.numel);
+}
+
 static const struct est_op clone_op = { "Clone", backward_pass };
 
 struct est_tensor est_contiguous(struct est_tape *tape, struct est_tensor x)
@@ -368,7 +381,9 @@ struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x)
 /* the sum over the copies of each head */
 static const struct est_op repeat_op = { "RepeatKv", backward_one };
 
-struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep)
+struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep, bool one_head)
 {
+	if (one_head && n_rep > 1)
+		return view(tape, &repeat_op, x, x.numel * n_rep);
 	return n_rep == 1 ? x : unary(tape, &repeat_op, x, false, false, x.numel * n_rep);
 }

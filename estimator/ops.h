@@ -36,7 +36,7 @@ struct est_tensor est_relu(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_tanh(struct est_tape *tape, struct est_tensor x);
 /* torch.nn.functional.dropout in training: the result and a mask of one byte each; nothing at all when p is 0. */
 struct est_tensor est_dropout(struct est_tape *tape, struct est_tensor x, double p);
-/* torch.nn.functional.softmax(x, dim=-1, dtype=torch.float32) and .to(dtype): fp32 in and out inside. */
+/* Softmax in the operand's dtype. */
 struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x);
 /* _safe_softmax in the operand's own dtype, with its search for rows that are masked whole. */
 struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows);
@@ -46,6 +46,8 @@ struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uin
 
 /* torch.cat of half-negated halves: LlamaAttention's rotate_half. */
 struct est_tensor est_rotate_half(struct est_tape *tape, struct est_tensor x);
+/* x.view(other shape): nothing but that gradients that pass it are views, and are not added to in place. */
+struct est_tensor est_reshape(struct est_tape *tape, struct est_tensor x);
 /* x[..., start:end]: a view of numel elements; its backward is zeros of x with the gradient copied in. */
 struct est_tensor est_slice(struct est_tape *tape, struct est_tensor x, uint64_t numel);
 /* torch.cat of two. */
@@ -58,8 +60,9 @@ struct est_tensor est_view_as_heads(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_contiguous(struct est_tape *tape, struct est_tensor x);
 /* attn_output.transpose(1, 2).contiguous(): a copy whose gradient is copied back. */
 struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x);
-/* repeat_kv: expand and reshape, n_rep times as large; the same tensor when n_rep is 1. */
-struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep);
+/* repeat_kv: expand and reshape, n_rep times as large; the same tensor when n_rep is 1. With one head the reshape is a view
+ * (of stride 0) and copies nothing. */
+struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep, bool one_head);
 
 /* F.linear(x, weight, bias), under autocast with its casts. */
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);

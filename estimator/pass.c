@@ -1,3 +1,4 @@
+#include <string.h>
 #include "estimator/architecture.h"
 
 /* ---- parameters, in the order in which the model's constructor makes them */
@@ -72,6 +73,18 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
 }
 
+static unsigned rope_count(const struct est_pass *pass)
+{
+	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
+	bool sliding = false, full = false;
+
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
+		*(pass->layers[i].sliding ? &sliding : &full) = true;
+	if (!row->rotary)
+		return 0;
+	return row->rope_per_layer_type && sliding && full ? 2 : 1;
+}
+
 static bool is_16bit(enum est_precision precision)
 {
 	return precision != EST_BF16_MIXED && precision != EST_FP16_MIXED && precision != EST_PURE_FP32;
@@ -100,7 +113,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 	if (model->final_norm && !final_norm_first)
 		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
 	/* rotary_emb.inv_freq and its original */
-	for (unsigned i = 0; i < 2 * row->ropes; i++)
+	for (unsigned i = 0; i < 2 * rope_count(pass); i++)
 		est_empty_as(tape, (uint64_t)model->head_dim / 2, EST_32BIT, EST_BUFFERS);
 	build_head(pass, embed_dim);
 	return !tape->exhausted;
@@ -114,7 +127,7 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 }
 
 /* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream */
-static void make_rope(struct est_pass *pass, bool fp32)
+static void make_rope(struct est_pass *pass, struct est_rope *rope, bool fp32)
 {
 	uint64_t pairs = pass->sequence * (uint64_t)((double)pass->model->head_dim * pass->model->partial_rotary_factor);
 	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb = buffer(pass, pairs, EST_32BIT), cos, sin, raw;
@@ -126,8 +139,8 @@ static void make_rope(struct est_pass *pass, bool fp32)
 	raw = buffer(pass, pairs, EST_32BIT);
 	sin = buffer(pass, pairs, EST_32BIT);
 	est_drop(pass->tape, raw);
-	pass->cos = cast ? buffer(pass, pairs, EST_16BIT) : cos;
-	pass->sin = cast ? buffer(pass, pairs, EST_16BIT) : sin;
+	rope->cos = cast ? buffer(pass, pairs, EST_16BIT) : cos;
+	rope->sin = cast ? buffer(pass, pairs, EST_16BIT) : sin;
 	est_drop(pass->tape, freqs);
 	est_drop(pass->tape, emb);
 	if (cast) {
@@ -136,12 +149,26 @@ static void make_rope(struct est_pass *pass, bool fp32)
 	}
 }
 
+/* true & (k > q - window) & (k <= q) */
+static struct est_tensor causal_window(struct est_pass *pass)
+{
+	uint64_t scores = pass->sequence * pass->sequence;
+	struct est_tensor in_window = buffer(pass, scores, EST_BYTE), so_far = buffer(pass, scores, EST_BYTE), causal, both;
+
+	est_drop(pass->tape, in_window);
+	causal = buffer(pass, scores, EST_BYTE);
+	both = buffer(pass, scores, EST_BYTE);
+	est_drop(pass->tape, causal);
+	est_drop(pass->tape, so_far);
+	return both;
+}
+
 /* masking_utils: a boolean mask for SDPA; eager gets an additive one in the dtype of the stream */
-static struct est_tensor make_mask(struct est_pass *pass)
+static struct est_tensor make_mask(struct est_pass *pass, bool window)
 {
 	uint64_t scores = pass->sequence * pass->sequence;
 	bool padded = pass->request->attention_mask;
-	struct est_tensor causal = buffer(pass, scores, EST_BYTE), mask = causal;
+	struct est_tensor causal = window ? causal_window(pass) : buffer(pass, scores, EST_BYTE), mask = causal;
 
 	if (padded) { /* causal & padding */
 		struct est_tensor both = buffer(pass, scores, EST_BYTE);
@@ -170,9 +197,14 @@ static void make_masks(struct est_pass *pass)
 		if (est_layer_is_masked(pass, &pass->layers[i]))
 			*(pass->layers[i].sliding ? &sliding : &full) = true;
 	if (full)
-		pass->mask = make_mask(pass);
+		pass->mask = make_mask(pass, false);
 	if (sliding)
-		pass->sliding_mask = make_mask(pass);
+		pass->sliding_mask = make_mask(pass, true);
+}
+
+const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer)
+{
+	return &pass->ropes[layer->sliding && pass->ropes[1].cos.numel];
 }
 
 /* ---- forward */
@@ -193,8 +225,9 @@ static bool is_checkpointed(const struct est_request *request, int64_t layer)
 
 static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer *layer, bool checkpointed, struct est_tensor x)
 {
+	const struct est_rope *rope = est_layer_rope(pass, layer);
 	struct est_call call = { .function = layer_function, .context = pass, .argument = layer,
-				 .kwargs = { pass->cos, pass->sin, pass->mask, pass->sliding_mask } };
+				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask } };
 
 	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass, x, layer);
 }
@@ -211,8 +244,8 @@ static struct est_tensor run_layers(struct est_pass *pass, struct est_tensor x)
 	return x;
 }
 
-/* Positions that are learned are looked up and added (GPT-2: one row a position; OPT: one a token). */
-static struct est_tensor add_positions(struct est_pass *pass, struct est_tensor x)
+/* Learned positions (GPT-2: one row a position; OPT: one a token); held to the end of the forward, as inputs_embeds is. */
+static struct est_tensor look_up_positions(struct est_pass *pass)
 {
 	bool per_token = pass->model->architecture == EST_ARCH_OPT;
 	struct est_tensor ids = buffer(pass, per_token ? pass->tokens : pass->sequence, EST_INT64), positions;
@@ -221,7 +254,7 @@ static struct est_tensor add_positions(struct est_pass *pass, struct est_tensor 
 				  (uint64_t)(pass->model->max_position_embeddings + pass->model->position_offset),
 				  (uint64_t)pass->model->hidden_size);
 	est_drop(pass->tape, ids);
-	return est_add(pass->tape, x, positions);
+	return est_hold(positions);
 }
 
 /* inputs_embeds: what the embedding gives, as the model's frame holds it to its end */
@@ -233,46 +266,72 @@ static struct est_tensor embed(struct est_pass *pass)
 
 	if (model->embedding_multiplier != 0 || est_architecture_row(model->architecture)->scaled_embedding)
 		x = est_mul_scalar(pass->tape, x);
-	if (model->embed_dim && model->embed_dim != model->hidden_size)
+	if (pass->project_in.out)
 		x = est_linear(pass->tape, &pass->project_in, x);
 	return est_hold(x);
+}
+
+/* inputs_embeds plus positions where they are learned; GPT-2 adds them before it makes its mask, OPT after */
+static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_tensor inputs_embeds, struct est_tensor *ret_positions)
+{
+	bool masks_last = pass->model->architecture == EST_ARCH_GPT2;
+	struct est_tensor x;
+
+	*ret_positions = est_none;
+	if (!masks_last)
+		make_masks(pass);
+	if (pass->model->position != EST_LEARNED_POSITIONS)
+		return est_alias(pass->tape, inputs_embeds);
+	*ret_positions = look_up_positions(pass);
+	x = est_add(pass->tape, inputs_embeds, *ret_positions);
+	if (masks_last)
+		make_masks(pass);
+	return x;
+}
+
+/* hidden_states = norm(hidden_states), then project_out where the embedding is narrower; x moves in */
+static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_tensor x)
+{
+	struct est_tensor y;
+
+	if (pass->model->final_norm) {
+		y = est_hold(est_architecture_row(pass->model->architecture)->final_norm(pass, &pass->norm, x));
+		est_drop(pass->tape, x);
+		x = y;
+	}
+	if (pass->project_out.out) {
+		y = est_hold(est_linear(pass->tape, &pass->project_out, x));
+		est_drop(pass->tape, x);
+		x = y;
+	}
+	return x;
 }
 
 struct est_tensor est_pass_forward(struct est_pass *pass)
 {
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
 	struct est_tape *tape = pass->tape;
-	struct est_tensor inputs_embeds, x;
+	struct est_tensor inputs_embeds, positions, x;
 
-	pass->cos = pass->sin = pass->mask = pass->sliding_mask = est_none;
+	memset(pass->ropes, 0, sizeof(pass->ropes));
+	pass->mask = pass->sliding_mask = est_none;
 	inputs_embeds = embed(pass);
-	make_masks(pass);
-	if (row->ropes)
-		make_rope(pass, row->fp32_rope);
-	x = est_alias(tape, inputs_embeds);
-	if (pass->model->position == EST_LEARNED_POSITIONS)
-		x = add_positions(pass, x);
+	x = embed_with_positions(pass, inputs_embeds, &positions);
+	for (unsigned i = 0; i < rope_count(pass); i++)
+		make_rope(pass, &pass->ropes[i], row->fp32_rope);
 	x = run_layers(pass, est_hold(est_dropout(tape, x, pass->model->embedding_dropout)));
-	if (pass->model->final_norm) {
-		struct est_tensor y = row->final_norm(pass, &pass->norm, x);
-
-		est_drop(tape, x);
-		x = est_hold(y);
-	}
-	if (pass->model->embed_dim && pass->model->embed_dim != pass->model->hidden_size) {
-		struct est_tensor y = est_linear(tape, &pass->project_out, x);
-
-		est_drop(tape, x);
-		x = est_hold(y);
-	}
+	x = finish_hidden_states(pass, x);
 	est_drop(tape, inputs_embeds);
+	est_drop(tape, positions);
 	return x;
 }
 
 void est_pass_release(struct est_pass *pass)
 {
-	est_drop(pass->tape, pass->cos);
-	est_drop(pass->tape, pass->sin);
+	for (unsigned i = 0; i < 2; i++) {
+		est_drop(pass->tape, pass->ropes[i].cos);
+		est_drop(pass->tape, pass->ropes[i].sin);
+	}
 	est_drop(pass->tape, pass->mask);
 	est_drop(pass->tape, pass->sliding_mask);
 }

@@ -29,6 +29,11 @@ struct est_layer {
 enum est_kernel { EST_KERNEL_EAGER, EST_KERNEL_FLASH, EST_KERNEL_EFFICIENT, EST_KERNEL_MATH, EST_KERNEL_CUDNN,
 		  EST_KERNEL_FLASH_VARLEN };
 
+/* cos and sin of rotary embeddings. */
+struct est_rope {
+	struct est_tensor cos, sin;
+};
+
 struct est_pass {
 	struct est_tape *tape;
 	const struct est_model *model;
@@ -43,16 +48,20 @@ struct est_pass {
 	struct est_layer *layers;
 
 	struct est_tensor input_ids, labels, attention_mask_2d;
-	struct est_tensor cos, sin;                 /* cos and sin of RoPE, shared by all layers */
+	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 };
 
 /* ---- attention.c */
 
-/* Whether any layer, or one with a sliding window, gets a 4-D mask: padding, a window shorter than the sequence, eager. */
+/* Whether any layer, or one with a sliding window, gets a 4-D mask: padding, a window that the sequence fills, eager. */
 bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *layer);
-/* v as heads: its gradient comes back permuted, and is copied, unless a fused kernel takes v itself. v is released when temporary. */
-struct est_tensor est_value_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v);
+/* q or k as heads before RoPE, whose gradient comes back permuted and is copied, unless there is but one head. x is released
+ * when temporary. */
+struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x);
+/* q or v as heads, where no RoPE follows: its gradient comes back permuted, and is copied, unless a fused kernel takes it as it
+ * is. The tensor is released when temporary. */
+struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v);
 /* ALL_ATTENTION_FUNCTIONS[...]: q, k, v after RoPE -> the heads' outputs side by side. q, k, v are borrowed. */
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 				struct est_tensor v);
@@ -71,10 +80,19 @@ struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_wei
 struct est_tensor est_torch_layer_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 /* ACT2FN[hidden_act] */
 struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x);
-/* (x * cos) + (rotate_half(x) * sin); the first rotary part of each head only when partial_rotary_factor < 1. x is borrowed. */
-struct est_tensor est_rope(struct est_pass *pass, struct est_tensor x);
+/* apply_rotary_pos_emb of Llama: ret[0], ret[1] are q and k rotated (held). q and k are borrowed. */
+void est_apply_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+		    struct est_tensor ret[2]);
+/* The same of GPT-NeoX and Phi-3, on the first partial_rotary_factor of each head. */
+void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+			    struct est_tensor ret[2]);
+/* Whether the model's heads come out of a concatenation: contiguous, so that flash attention's output has to be copied. */
+bool est_rotates_a_part(const struct est_model *model);
 /* down_proj(act(gate_proj(x)) * up_proj(x)) */
 struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+
+/* The rotary embedding of a layer. */
+const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer);
 
 /* ---- architecture.c */
 

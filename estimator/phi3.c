@@ -1,26 +1,37 @@
 /* Phi3DecoderLayer: qkv and gate_up are fused, and cut up as views. */
 #include "estimator/pass.h"
 
+/* query_states = query_states.view(...).transpose(1, 2): view takes the place of flat */
+static struct est_tensor heads(struct est_tensor view, struct est_tape *tape, struct est_tensor flat)
+{
+	est_drop(tape, flat);
+	return est_hold(view);
+}
+
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor qkv = est_hold(est_linear(tape, &layer->qkv_proj, x)), q, k, v, q_embed, k_embed, out;
+	struct est_tensor qkv = est_hold(est_linear(tape, &layer->qkv_proj, x)), q, k, v, embed[2], out;
 	uint64_t query = pass->tokens * (uint64_t)(pass->model->num_attention_heads * pass->model->head_dim);
 	uint64_t key = pass->tokens * (uint64_t)(pass->model->num_key_value_heads * pass->model->head_dim);
 
 	q = est_hold(est_slice(tape, qkv, query));
 	k = est_hold(est_slice(tape, qkv, key));
 	v = est_hold(est_slice(tape, qkv, key));
-	q_embed = est_hold(est_rope(pass, q));
-	k_embed = est_hold(est_rope(pass, k));
+	q = heads(est_rope_heads(pass, q), tape, q);
+	k = heads(est_rope_heads(pass, k), tape, k);
+	v = heads(est_heads(pass, layer, est_alias(tape, v)), tape, v);
+	est_apply_partial_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
-	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q_embed, k_embed, v));
-	est_drop(tape, q_embed);
-	est_drop(tape, k_embed);
+	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
+	q = est_linear(tape, &layer->o_proj, out);
+	est_drop(tape, out);
+	est_drop(tape, embed[0]);
+	est_drop(tape, embed[1]);
 	est_drop(tape, v);
 	est_drop(tape, qkv);
-	return out;
+	return q;
 }
 
 static struct est_tensor mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
