@@ -188,13 +188,26 @@ static size_t display_width(const struct srv_buffer *buffer, size_t start)
 	return width;
 }
 
-/* Width of every column: the heading's or the widest cell's. The cells are written behind the buffer's end and dropped. */
+/* Whether every row leaves an optional column empty: people need not see it. */
+static bool is_bare(const struct srv_column *column, const void *const *rows, size_t count)
+{
+	bool bare = column->optional && count;
+
+	for (size_t i = 0; i < count && bare; i++)
+		bare = column_value(column, rows[i]).empty;
+	return bare;
+}
+
+/* Width of every column: the heading's or the widest cell's, 0 for a bare one. The cells are written behind the buffer's end
+ * and dropped. */
 static void measure(struct srv_buffer *buffer, const struct srv_table *table, const void *const *rows, size_t count,
 		    size_t *ret_widths)
 {
 	size_t start = buffer->length;
 
 	for (size_t i = 0; i < table->count; i++) {
+		if (is_bare(&table->columns[i], rows, count))
+			continue;
 		write_heading(buffer, &table->columns[i]);
 		ret_widths[i] = display_width(buffer, start);
 		buffer->length = start;
@@ -215,33 +228,38 @@ static void pad(struct srv_buffer *buffer, size_t count)
 		srv_buffer_add_byte(buffer, ' ');
 }
 
-/* One line: the heading (row NULL) or a row; text to the left, numbers to the right. */
+/* The heading (row NULL) or the row in one column: text to the left, numbers to the right. */
+static void write_padded(struct srv_buffer *buffer, const struct srv_column *column, const void *row, size_t width)
+{
+	bool left = column->kind == SRV_TEXT || column->kind == SRV_CHARS || column->kind == SRV_BOOL;
+	size_t start = buffer->length, length, gap;
+
+	if (row)
+		write_cell(buffer, column, row);
+	else
+		write_heading(buffer, column);
+	length = buffer->length - start;
+	gap = width - display_width(buffer, start);
+	pad(buffer, gap);
+	if (left || buffer->failed)
+		return;
+	memmove(buffer->data + start + gap, buffer->data + start, length);
+	memset(buffer->data + start, ' ', gap);
+}
+
 static void write_line(struct srv_buffer *buffer, const struct srv_table *table, const void *row, const size_t *widths)
 {
-	for (size_t i = 0; i < table->count; i++) {
-		const struct srv_column *column = &table->columns[i];
-		bool left = column->kind == SRV_TEXT || column->kind == SRV_CHARS || column->kind == SRV_BOOL;
-		size_t start = buffer->length, width;
+	size_t start = buffer->length;
 
-		if (row)
-			write_cell(buffer, column, row);
-		else
-			write_heading(buffer, column);
-		if (buffer->failed)
-			return;
-		width = display_width(buffer, start);
-		if (left && i + 1 == table->count)
-			break;
-		pad(buffer, widths[i] - width);
-		if (!left && !buffer->failed) {
-			size_t length = buffer->length - (widths[i] - width) - start;
-
-			memmove(buffer->data + start + (widths[i] - width), buffer->data + start, length);
-			memset(buffer->data + start, ' ', widths[i] - width);
-		}
-		if (i + 1 < table->count)
+	for (size_t i = 0; i < table->count && !buffer->failed; i++) {
+		if (!widths[i])
+			continue;
+		if (buffer->length > start)
 			pad(buffer, CELL_GAP);
+		write_padded(buffer, &table->columns[i], row, widths[i]);
 	}
+	while (!buffer->failed && buffer->length > start && buffer->data[buffer->length - 1] == ' ')
+		buffer->length--;
 	srv_buffer_add_byte(buffer, '\n');
 }
 

@@ -215,6 +215,17 @@ START_TEST(the_table_lines_up_and_shows_gib)
 }
 END_TEST
 
+START_TEST(a_column_that_no_row_fills_is_not_shown_to_people)
+{
+	static const void *const one[] = { &rows[1] };
+
+	srv_write_rows(&buffer, SRV_FOR_PEOPLE, &table, one, 1);
+	srv_buffer_add_byte(&buffer, '\0');
+	ck_assert_ptr_nonnull(strstr(buffer.data, "note"));
+	ck_assert_ptr_null(strstr(buffer.data, "rare"));
+}
+END_TEST
+
 START_TEST(no_rows_are_an_empty_document)
 {
 	ck_assert_str_eq(write_rows(SRV_JSON, 0), "[]");
@@ -246,6 +257,7 @@ int main(void)
 	tcase_add_test(test, csv_reads_back_whatever_is_in_the_cells);
 	tcase_add_test(test, csv_quotes_only_where_it_must);
 	tcase_add_test(test, the_table_lines_up_and_shows_gib);
+	tcase_add_test(test, a_column_that_no_row_fills_is_not_shown_to_people);
 	tcase_add_test(test, no_rows_are_an_empty_document);
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);

@@ -1,0 +1,229 @@
+#include "tests/ask.h"
+
+/* Whether the keys of object are exactly those of the list, in its order. */
+static void check_keys(json_t *object, const char *const *keys, size_t count)
+{
+	void *at = json_object_iter(object);
+
+	for (size_t i = 0; i < count; i++, at = json_object_iter_next(object, at)) {
+		ck_assert_msg(at != NULL, "%s is missing", keys[i]);
+		ck_assert_str_eq(json_object_iter_key(at), keys[i]);
+	}
+	ck_assert_msg(at == NULL, "%s is too much", at ? json_object_iter_key(at) : "");
+}
+#define CHECK_KEYS(object, ...)                                                                           \
+	do {                                                                                              \
+		static const char *const keys_[] = { __VA_ARGS__ };                                       \
+		check_keys((object), keys_, sizeof keys_ / sizeof keys_[0]);                              \
+	} while (0)
+
+START_TEST(an_estimate_has_the_members_of_the_contract_in_their_order)
+{
+	json_t *read, *peak;
+
+	post("/estimate", MODEL);
+	ck_assert_msg(reply.status == 200, "%s", text());
+	read = document();
+	CHECK_KEYS(read, "model", "single_gpu", "per_gpu", "peak", "timeline", "host", "rule_of_thumb", "fits", "assumptions",
+		   "warnings");
+	CHECK_KEYS(json_object_get(read, "single_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
+		   "activations_bytes", "buffers_bytes", "overhead_bytes", "total_bytes");
+	CHECK_KEYS(json_object_get(read, "per_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
+		   "activations_bytes", "buffers_bytes", "overhead_bytes", "total_bytes");
+	peak = json_object_get(read, "peak");
+	CHECK_KEYS(peak, "phase", "gpu", "at_peak", "allocated", "reserved", "device");
+	CHECK_KEYS(json_object_get(peak, "at_peak"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
+		   "activations_bytes", "buffers_bytes", "workspace_bytes");
+	CHECK_KEYS(json_object_get(peak, "device"), "low_bytes", "expected_bytes", "high_bytes");
+	CHECK_KEYS(json_object_get(read, "host"), "pinned_bytes", "pageable_bytes");
+	CHECK_KEYS(json_object_get(read, "rule_of_thumb"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
+		   "activations_bytes", "overhead_bytes", "total_bytes", "per_gpu_bytes");
+	CHECK_KEYS(json_array_get(json_object_get(read, "timeline"), 0), "phase", "allocated_bytes", "reserved_bytes");
+	CHECK_KEYS(json_array_get(json_object_get(read, "fits"), 0), "gpu", "name", "memory_bytes", "usable_bytes",
+		   "required_bytes", "required_high_bytes", "headroom_bytes", "utilization", "verdict");
+	CHECK_KEYS(json_array_get(json_object_get(read, "assumptions"), 0), "pointer", "value", "detail");
+	ck_assert_str_eq(member(json_object_get(read, "model"), "id"), "llama-3.2-1b");
+	json_decref(read);
+}
+END_TEST
+
+START_TEST(what_follows_from_the_numbers_of_a_row_does)
+{
+	json_t *read, *row;
+	size_t i;
+
+	post("/estimate", "{\"model\":\"llama-3.1-8b\",\"gpus\":[\"t4\",\"a100-80gb\",\"h200-sxm-141gb\",\"l4\"]}");
+	ck_assert_msg(reply.status == 200, "%s", text());
+	read = document();
+	json_array_foreach(json_object_get(read, "fits"), i, row) {
+		json_int_t usable = json_integer_value(json_object_get(row, "usable_bytes"));
+		json_int_t required = json_integer_value(json_object_get(row, "required_bytes"));
+		json_int_t high = json_integer_value(json_object_get(row, "required_high_bytes"));
+
+		ck_assert_int_eq(json_integer_value(json_object_get(row, "headroom_bytes")), usable - high);
+		ck_assert_double_eq_tol(json_real_value(json_object_get(row, "utilization")),
+					(double)required / (double)usable, 0.00006);
+	}
+	json_decref(read);
+}
+END_TEST
+
+START_TEST(fits_come_in_the_order_of_the_cards_asked_for)
+{
+	static const char *const cards[] = { "l4", "t4", "h100-sxm5-80gb", "a100-sxm4-80gb" };
+	json_t *read;
+
+	post("/estimate", "{\"model\":\"llama-3.2-1b\",\"gpus\":[\"l4\",\"T4\",\"h100-sxm5-80gb\",\"a100-sxm4-80gb\"]}");
+	ck_assert_msg(reply.status == 200, "%s", text());
+	read = document();
+	ck_assert_uint_eq(json_array_size(json_object_get(read, "fits")), 4);
+	for (size_t i = 0; i < 4; i++)
+		ck_assert_str_eq(member(json_array_get(json_object_get(read, "fits"), i), "gpu"), cards[i]);
+	ck_assert_str_eq(member(json_object_get(read, "peak"), "gpu"), "l4");
+	json_decref(read);
+}
+END_TEST
+
+START_TEST(without_cards_all_of_the_catalogue_are_judged)
+{
+	json_t *read;
+
+	get("/estimate?model=llama-3.2-1b&accounting=rule_of_thumb");
+	ck_assert_msg(reply.status == 200, "%s", text());
+	read = document();
+	ck_assert_uint_eq(json_array_size(json_object_get(read, "fits")), service.gpus.count);
+	json_decref(read);
+}
+END_TEST
+
+START_TEST(the_rule_of_thumb_has_no_peak_and_no_timeline)
+{
+	json_t *read;
+
+	post("/estimate", "{\"model\":{\"parameters\":\"8B\"},\"accounting\":\"rule_of_thumb\",\"gpus\":\"rtx-4090\"}");
+	ck_assert_msg(reply.status == 200, "%s", text());
+	read = document();
+	CHECK_KEYS(read, "model", "single_gpu", "per_gpu", "host", "rule_of_thumb", "fits", "assumptions", "warnings");
+	json_decref(read);
+}
+END_TEST
+
+START_TEST(include_leaves_out_what_it_does_not_name)
+{
+	json_t *read;
+
+	post("/estimate", "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"include\":[\"timeline\"]}");
+	ck_assert_msg(reply.status == 200, "%s", text());
+	read = document();
+	ck_assert_ptr_nonnull(json_object_get(read, "timeline"));
+	ck_assert_ptr_null(json_object_get(read, "rule_of_thumb"));
+	json_decref(read);
+	post("/estimate", "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"include\":[\"rule_of_thumb\"]}");
+	read = document();
+	ck_assert_ptr_null(json_object_get(read, "timeline"));
+	ck_assert_ptr_nonnull(json_object_get(read, "rule_of_thumb"));
+	json_decref(read);
+}
+END_TEST
+
+START_TEST(parts_that_are_not_modelled_are_refused_by_name)
+{
+	static const char *const parts[] = { "limits", "advice", "hints" };
+	char body[128];
+
+	snprintf(body, sizeof body, "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"include\":[\"%s\"]}", parts[_i]);
+	post("/estimate", body);
+	check_problem(parts[_i], 422);
+	ck_assert_ptr_nonnull(strstr(text(), "not_supported_yet"));
+	ck_assert_ptr_nonnull(strstr(text(), "/include"));
+}
+END_TEST
+
+START_TEST(get_and_post_give_the_same_bytes)
+{
+	char *posted;
+
+	post("/estimate", "{\"model\":\"llama-3.2-1b\",\"parallelism\":{\"strategy\":\"zero3\",\"gpus\":8},"
+			  "\"gradient_checkpointing\":true,\"gpus\":[\"l4\",\"t4\"]}");
+	ck_assert_msg(reply.status == 200, "%s", text());
+	posted = strdup(text());
+	get("/estimate?model=llama-3.2-1b&parallelism.strategy=zero3&parallelism.gpus=8&gradient_checkpointing=true"
+	    "&gpus=l4&gpus=t4&format=json");
+	ck_assert_str_eq(text(), posted);
+	free(posted);
+}
+END_TEST
+
+START_TEST(the_same_request_gives_the_same_bytes)
+{
+	char *first;
+
+	post("/estimate", MODEL);
+	first = strdup(text());
+	post("/estimate", "{\"model\":\"qwen2.5-7b\",\"gpus\":\"l4\"}");
+	post("/estimate", MODEL);
+	ck_assert_str_eq(text(), first);
+	free(first);
+}
+END_TEST
+
+START_TEST(an_estimate_comes_in_every_format)
+{
+	static const struct {
+		const char *format, *type;
+		size_t lines;
+	} formats[] = {
+		{ "csv", "text/csv; charset=utf-8; header=present", 3 },
+		{ "ndjson", "application/x-ndjson", 2 },
+		{ "table", "text/plain; charset=utf-8", 5 },
+		{ "records", "application/json", 0 },
+	};
+	char target[64];
+
+	snprintf(target, sizeof target, "/estimate?format=%s", formats[_i].format);
+	post(target, "{\"model\":\"llama-3.2-1b\",\"gpus\":[\"l4\",\"t4\"]}");
+	ck_assert_msg(reply.status == 200, "%s", text());
+	ck_assert_str_eq(reply.content_type, formats[_i].type);
+	ck_assert_uint_eq(count_lines(text()), formats[_i].lines);
+	ck_assert_ptr_nonnull(strstr(text(), "l4"));
+}
+END_TEST
+
+START_TEST(short_of_memory_is_a_503_and_the_next_request_is_answered)
+{
+	size_t size = context->arena.size;
+
+	context->arena.size = 0;
+	post("/estimate", MODEL);
+	ck_assert_str_eq(header("Retry-After"), "1");
+	check_problem("no work space", 503);
+	context->arena.size = size;
+	post("/estimate", MODEL);
+	ck_assert_int_eq(reply.status, 200);
+}
+END_TEST
+
+static TCase *estimate_tests(void)
+{
+	TCase *test = tcase_create("estimate");
+
+	tcase_add_test(test, an_estimate_has_the_members_of_the_contract_in_their_order);
+	tcase_add_test(test, what_follows_from_the_numbers_of_a_row_does);
+	tcase_add_test(test, fits_come_in_the_order_of_the_cards_asked_for);
+	tcase_add_test(test, without_cards_all_of_the_catalogue_are_judged);
+	tcase_add_test(test, the_rule_of_thumb_has_no_peak_and_no_timeline);
+	tcase_add_test(test, include_leaves_out_what_it_does_not_name);
+	tcase_add_loop_test(test, parts_that_are_not_modelled_are_refused_by_name, 0, 3);
+	tcase_add_test(test, get_and_post_give_the_same_bytes);
+	tcase_add_test(test, the_same_request_gives_the_same_bytes);
+	tcase_add_loop_test(test, an_estimate_comes_in_every_format, 0, 4);
+	tcase_add_test(test, short_of_memory_is_a_503_and_the_next_request_is_answered);
+	return test;
+}
+
+int main(void)
+{
+	TCase *const cases[] = { estimate_tests() };
+
+	return run_cases("report", cases, COUNT(cases));
+}
