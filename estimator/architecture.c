@@ -2,10 +2,12 @@
 #include <stddef.h>
 #include "estimator/architecture.h"
 
-#define LINEAR(module, in, out, bias) \
-	{ offsetof(struct est_layer, module), false, EST_WIDTH_##in, EST_WIDTH_##out, EST_BIAS_##bias }
-#define NORM(module, width) { offsetof(struct est_layer, module), true, EST_WIDTH_##width, EST_WIDTH_##width, EST_BIAS_NONE }
-#define END { SIZE_MAX, false, EST_WIDTH_HIDDEN, EST_WIDTH_HIDDEN, EST_BIAS_NONE }
+/* A linear layer under Llama's name, and under another. */
+#define LINEAR(module, in, out, bias) NAMED(module, #module, in, out, bias)
+#define NAMED(module, name, in, out, bias) \
+	{ offsetof(struct est_layer, module), false, EST_WIDTH_##in, EST_WIDTH_##out, EST_BIAS_##bias, name }
+#define NORM(module, width) { offsetof(struct est_layer, module), true, EST_WIDTH_##width, EST_WIDTH_##width, EST_BIAS_NONE, #module }
+#define END { SIZE_MAX, false, EST_WIDTH_HIDDEN, EST_WIDTH_HIDDEN, EST_BIAS_NONE, NULL }
 
 /* clang-format off */
 static const struct est_module llama[] = {
@@ -47,21 +49,21 @@ static const struct est_module olmo2[] = {
 };
 /* ln_1, c_attn, c_proj, ln_2, mlp.c_fc, mlp.c_proj */
 static const struct est_module gpt2[] = {
-	NORM(input_layernorm, HIDDEN), LINEAR(qkv_proj, HIDDEN, QKV, QKV), LINEAR(o_proj, QUERY, HIDDEN, O),
+	NORM(input_layernorm, HIDDEN), NAMED(qkv_proj, "c_attn", HIDDEN, QKV, QKV), NAMED(o_proj, "c_proj", QUERY, HIDDEN, O),
 	NORM(post_attention_layernorm, HIDDEN),
-	LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP), END
+	NAMED(up_proj, "c_fc", HIDDEN, MLP, MLP), NAMED(down_proj, "c_proj", MLP, HIDDEN, MLP), END
 };
 /* query_key_value, dense, dense_h_to_4h, dense_4h_to_h */
 static const struct est_module gpt_neox[] = {
 	NORM(input_layernorm, HIDDEN), NORM(post_attention_layernorm, HIDDEN),
-	LINEAR(qkv_proj, HIDDEN, QKV, QKV), LINEAR(o_proj, QUERY, HIDDEN, O),
-	LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP), END
+	NAMED(qkv_proj, "query_key_value", HIDDEN, QKV, QKV), NAMED(o_proj, "dense", QUERY, HIDDEN, O),
+	NAMED(up_proj, "dense_h_to_4h", HIDDEN, MLP, MLP), NAMED(down_proj, "dense_4h_to_h", MLP, HIDDEN, MLP), END
 };
 /* k_proj, v_proj, q_proj, out_proj, self_attn_layer_norm, fc1, fc2, final_layer_norm */
 static const struct est_module opt[] = {
 	LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV), LINEAR(q_proj, HIDDEN, QUERY, QKV),
-	LINEAR(o_proj, QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
-	LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+	NAMED(o_proj, "out_proj", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
+	NAMED(up_proj, "fc1", HIDDEN, MLP, MLP), NAMED(down_proj, "fc2", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
 };
 
 static const struct est_architecture_row architectures[] = {

@@ -16,6 +16,7 @@ struct est_module {
 	bool is_norm;
 	enum est_width in, out;
 	enum est_bias bias;
+	const char *name;          /* as PEFT's target_modules name it */
 };
 
 struct est_architecture_row {

@@ -60,17 +60,23 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 		&& !uses_flash_attention_package(pass->request);
 }
 
-/* ---- fused kernels. extra: 0 batch, 1 heads, 2 sequence, 3 head_dim, 4 whether k and v are expanded */
+/* ---- fused kernels. extra: 0 batch, 1 heads, 2 sequence, 3 head_dim, 4 elements of k, 5 bytes of an element */
 
 static uint64_t round_up(uint64_t n, uint64_t multiple)
 {
 	return (n + multiple - 1) / multiple * multiple;
 }
 
+static uint64_t query_numel(const struct est_node *node)
+{
+	return node->extra[0] * node->extra[1] * node->extra[2] * node->extra[3];
+}
+
+/* dq, dk and dv, needed or not */
 static void make_input_grads(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	for (unsigned i = 0; i < 3; i++) {
-		ret[i] = est_grad_for(tape, node, i, node->edge_element[i]);
+		ret[i] = est_empty(tape, i == 0 ? query_numel(node) : node->extra[4], (uint8_t)node->extra[5]);
 		ret[i].view = true;
 	}
 }
@@ -85,7 +91,7 @@ static void backward_flash(struct est_tape *tape, struct est_node *node, struct 
 	make_input_grads(tape, node, ret);
 	work[0] = est_empty_as(tape, rows, EST_32BIT, EST_BUFFERS);
 	work[1] = est_empty_as(tape, rows * (dim <= 192 ? round_up(dim, 32) : 256), EST_32BIT, EST_BUFFERS);
-	for (unsigned i = 2; i < 4 && node->extra[4]; i++)
+	for (unsigned i = 2; i < 4 && node->extra[4] != query_numel(node); i++)
 		work[i] = est_empty_as(tape, batch * heads * sequence * dim, EST_16BIT, EST_BUFFERS);
 	for (unsigned i = 4; i-- > 0;)
 		est_drop(tape, work[i]);
@@ -100,7 +106,7 @@ static void backward_efficient(struct est_tape *tape, struct est_node *node, str
 
 	make_input_grads(tape, node, ret);
 	delta = est_empty_as(tape, batch * heads * sequence, EST_32BIT, EST_BUFFERS);
-	if (node->edge_element[0] == EST_16BIT)
+	if (node->extra[5] == EST_16BIT)
 		accumulator = est_empty_as(tape, batch * heads * round_up(sequence, 128) * round_up(dim, 64), EST_32BIT,
 					   EST_BUFFERS);
 	est_drop(tape, accumulator);
@@ -140,7 +146,8 @@ static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, c
 		node->extra[1] = (uint64_t)pass->model->num_attention_heads;
 		node->extra[2] = pass->sequence;
 		node->extra[3] = (uint64_t)pass->model->head_dim;
-		node->extra[4] = in[1].numel != in[0].numel;
+		node->extra[4] = in[1].numel;
+		node->extra[5] = in[1].element;
 	}
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);

@@ -121,7 +121,7 @@ static struct est_tensor opt_attention(struct est_pass *pass, const struct est_l
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_hold(est_heads(pass, layer, est_mul_scalar(tape, est_linear(tape, &layer->q_proj, x))));
-	struct est_tensor k = est_hold(est_linear(tape, &layer->k_proj, x));
+	struct est_tensor k = est_hold(est_heads(pass, layer, est_linear(tape, &layer->k_proj, x)));
 	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x))), out;
 
 	out = est_linear(tape, &layer->o_proj, est_attention(pass, layer, q, k, v));

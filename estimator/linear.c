@@ -1,5 +1,5 @@
 /* Matrix products: linear layers, embeddings, batched products. */
-#include "estimator/ops.h"
+#include "estimator/lora.h"
 
 struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x)
 {
@@ -8,7 +8,7 @@ struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x)
 	if (!tape->autocast || x.element != EST_32BIT)
 		return x;
 	leaf = est_parameter_of(tape, x);
-	if (!leaf || !x.requires_grad || tape->no_grad)
+	if (!leaf || !x.requires_grad)
 		return est_to(tape, x, EST_16BIT);
 	if (!leaf->cast.numel)
 		leaf->cast = est_hold(est_to(tape, x, EST_16BIT));
@@ -41,7 +41,23 @@ static void backward_addmm(struct est_tape *tape, struct est_node *node, struct 
 }
 static const struct est_op addmm_op = { "Addmm", backward_addmm };
 
-struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+/* addmm(bias, x, weight) without a transposition: the weight's gradient is no view */
+static void backward_conv1d(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	backward_addmm(tape, node, ret);
+	ret[1].view = false;
+}
+static const struct est_op conv1d_op = { "Conv1D", backward_conv1d };
+
+static const struct est_op *op_of(const struct est_linear *linear)
+{
+	if (linear->untransposed)
+		return &conv1d_op;
+	return linear->has_bias ? &addmm_op : &mm_op;
+}
+
+/* F.linear(x, weight, bias) */
+static struct est_tensor dense(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
 	uint64_t rows = x.numel / linear->in;
 	struct est_tensor in[3] = { x, est_leaf_tensor(tape, linear->weight), est_none };
@@ -51,8 +67,8 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 	if (linear->has_bias)
 		in[2] = est_autocast(tape, est_leaf_tensor(tape, linear->bias));
 	in[1] = est_autocast(tape, in[1]);
-	in[0] = est_autocast(tape, x);
-	node = est_node_new(tape, linear->has_bias ? &addmm_op : &mm_op, 3, in);
+	in[0] = est_autocast(tape, est_hold(x)); /* the call holds its argument */
+	node = est_node_new(tape, op_of(linear), 3, in);
 	if (node && in[1].requires_grad)
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)
@@ -60,25 +76,23 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 	out = est_output(tape, node, 0, est_empty(tape, rows * linear->out, in[0].element));
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
+	est_finish(tape, x);
 	return out;
 }
 
-/* addmm(bias, x, weight) without a transposition: the weight's gradient is no view */
-static void backward_conv1d(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
-	backward_addmm(tape, node, ret);
-	ret[1].view = false;
+	if (linear->adapter)
+		return est_adapted_linear(tape, linear, x);
+	return linear->base == EST_BASE_DENSE ? dense(tape, linear, x) : est_quantized_linear(tape, linear, x);
 }
-static const struct est_op conv1d_op = { "Conv1D", backward_conv1d };
 
 struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
-	uint32_t count = tape->node_count;
-	struct est_tensor out = est_linear(tape, linear, x);
+	struct est_linear conv1d = *linear;
 
-	if (tape->node_count > count)
-		tape->nodes[tape->node_count - 1].op = &conv1d_op;
-	return out;
+	conv1d.untransposed = true;
+	return est_linear(tape, &conv1d, x);
 }
 
 /* extra[0]: indices */

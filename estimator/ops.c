@@ -164,6 +164,8 @@ static const struct est_op rsqrt_op = { "Rsqrt", backward_pow }; /* -0.5 * grad 
 
 struct est_tensor est_pow(struct est_tape *tape, struct est_tensor x)
 {
+	if (tape->autocast) /* one of those that it runs in fp32 */
+		x = est_to(tape, x, EST_32BIT);
 	return unary(tape, &pow_op, x, true, false, x.numel);
 }
 

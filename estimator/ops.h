@@ -9,11 +9,24 @@
 
 enum { EST_16BIT = 2, EST_32BIT = 4, EST_INT64 = 8, EST_BYTE = 1 };
 
+/* How a linear layer's frozen weight lies: as it is, or as bitsandbytes packs it. */
+enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8 };
+
 /* A linear layer's parameters: leaves of the tape. */
 struct est_linear {
 	uint32_t weight, bias;
 	uint64_t in, out;
 	bool has_bias;
+	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
+	bool nested;                       /* double quantisation */
+	enum est_base base;
+	const struct est_adapter *adapter; /* LoRA on top, or NULL */
+};
+
+/* LoRA: lora_A, lora_B. */
+struct est_adapter {
+	struct est_linear a, b;
+	double dropout;
 };
 
 /* x.to(dtype): the same tensor when it has that dtype already. */
@@ -64,7 +77,7 @@ struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x);
  * (of stride 0) and copies nothing. */
 struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep, bool one_head);
 
-/* F.linear(x, weight, bias), under autocast with its casts. */
+/* nn.Linear.forward, under autocast with its casts; of whatever has taken its place: a quantised layer, one with LoRA. */
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 /* transformers' Conv1D (GPT-2): addmm on an untransposed weight. */
 struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);

@@ -1,79 +1,7 @@
 #include <string.h>
 #include "estimator/architecture.h"
 
-/* ---- parameters, in the order in which the model's constructor makes them */
-
-static uint32_t parameter(struct est_pass *pass, uint64_t numel)
-{
-	struct est_tensor value = est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS);
-
-	return est_leaf_new(pass->tape, value, true, true);
-}
-
-static void build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out, bool bias)
-{
-	linear->in = in;
-	linear->out = out;
-	linear->has_bias = bias;
-	linear->weight = parameter(pass, in * out);
-	if (bias)
-		linear->bias = parameter(pass, out);
-}
-
-static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width)
-{
-	enum est_norm kind = pass->model->norm;
-
-	norm->width = width;
-	norm->weight = kind == EST_NORM_NONPARAMETRIC ? EST_NO_LEAF : parameter(pass, width);
-	norm->bias = kind == EST_LAYERNORM ? parameter(pass, width) : EST_NO_LEAF;
-}
-
-static bool has_bias(const struct est_model *model, enum est_bias bias)
-{
-	return (bias == EST_BIAS_QKV && model->qkv_bias) || (bias == EST_BIAS_O && model->o_bias)
-	       || (bias == EST_BIAS_MLP && model->mlp_bias);
-}
-
-static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
-{
-	const struct est_model *model = pass->model;
-
-	for (; module->offset != SIZE_MAX; module++) {
-		void *member = (char *)layer + module->offset;
-
-		if (module->is_norm)
-			build_norm(pass, member, est_width(model, module->out));
-		else
-			build_linear(pass, member, est_width(model, module->in), est_width(model, module->out),
-				     has_bias(model, module->bias));
-	}
-}
-
-static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
-{
-	const struct est_model *model = pass->model;
-	uint64_t hidden = (uint64_t)model->hidden_size;
-
-	pass->embed_tokens = parameter(pass, (uint64_t)model->vocab_size * embed_dim);
-	if (model->position == EST_LEARNED_POSITIONS)
-		pass->embed_positions = parameter(pass, (uint64_t)(model->max_position_embeddings + model->position_offset) * hidden);
-	if (embed_dim != hidden) {
-		build_linear(pass, &pass->project_out, hidden, embed_dim, false);
-		build_linear(pass, &pass->project_in, embed_dim, hidden, false);
-	}
-}
-
-static void build_head(struct est_pass *pass, uint64_t embed_dim)
-{
-	const struct est_model *model = pass->model;
-
-	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size };
-	if (!model->tie_word_embeddings)
-		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
-}
-
-static unsigned rope_count(const struct est_pass *pass)
+unsigned est_rope_count(const struct est_pass *pass)
 {
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
 	bool sliding = false, full = false;
@@ -83,40 +11,6 @@ static unsigned rope_count(const struct est_pass *pass)
 	if (!row->rotary)
 		return 0;
 	return row->rope_per_layer_type && sliding && full ? 2 : 1;
-}
-
-static bool is_16bit(enum est_precision precision)
-{
-	return precision != EST_BF16_MIXED && precision != EST_FP16_MIXED && precision != EST_PURE_FP32;
-}
-
-bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request)
-{
-	const struct est_architecture_row *row = est_architecture_row(model->architecture);
-	uint64_t embed_dim = (uint64_t)(model->embed_dim ? model->embed_dim : model->hidden_size);
-	bool final_norm_first = model->architecture == EST_ARCH_OPT;
-
-	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
-				   .batch = (uint64_t)request->micro_batch_size, .sequence = (uint64_t)request->sequence_length };
-	pass->tokens = pass->batch * pass->sequence;
-	pass->parameter_element = is_16bit(request->precision) ? EST_16BIT : EST_32BIT;
-	pass->layers = est_arena_take(tape->arena, (size_t)model->num_hidden_layers, sizeof(*pass->layers));
-	if (!pass->layers)
-		return false;
-	build_embeddings(pass, embed_dim);
-	if (model->final_norm && final_norm_first)
-		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
-	for (int64_t i = 0; i < model->num_hidden_layers; i++) {
-		build_layer(pass, row->modules, &pass->layers[i]);
-		pass->layers[i].sliding = est_model_layer_is_sliding(model, i);
-	}
-	if (model->final_norm && !final_norm_first)
-		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
-	/* rotary_emb.inv_freq and its original */
-	for (unsigned i = 0; i < 2 * rope_count(pass); i++)
-		est_empty_as(tape, (uint64_t)model->head_dim / 2, EST_32BIT, EST_BUFFERS);
-	build_head(pass, embed_dim);
-	return !tape->exhausted;
 }
 
 /* ---- buffers of a forward: positions, cos and sin, masks */
@@ -257,6 +151,20 @@ static struct est_tensor look_up_positions(struct est_pass *pass)
 	return est_hold(positions);
 }
 
+/* enable_input_require_grads(): with checkpoints over a frozen model the embedding's output becomes a leaf, which keeps its
+ * gradient as long as the graph lives. x moves in. */
+static struct est_tensor requires_grad(struct est_pass *pass, struct est_tensor x)
+{
+	bool frozen = pass->request->method == EST_LORA || pass->request->method == EST_QLORA;
+
+	if (!frozen || pass->request->checkpointing == EST_CHECKPOINT_NONE || x.requires_grad)
+		return x;
+	pass->input_leaf = est_leaf_new(pass->tape, est_alias(pass->tape, x), true, false);
+	pass->has_input_leaf = true;
+	est_drop(pass->tape, x);
+	return est_alias(pass->tape, est_leaf_tensor(pass->tape, pass->input_leaf));
+}
+
 /* inputs_embeds: what the embedding gives, as the model's frame holds it to its end */
 static struct est_tensor embed(struct est_pass *pass)
 {
@@ -264,7 +172,10 @@ static struct est_tensor embed(struct est_pass *pass)
 	struct est_tensor x = est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
 					    pass->lm_head.in);
 
-	if (model->embedding_multiplier != 0 || est_architecture_row(model->architecture)->scaled_embedding)
+	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
+		x = est_mul_scalar(pass->tape, x);
+	x = requires_grad(pass, x);
+	if (model->embedding_multiplier != 0)
 		x = est_mul_scalar(pass->tape, x);
 	if (pass->project_in.out)
 		x = est_linear(pass->tape, &pass->project_in, x);
@@ -315,9 +226,10 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 
 	memset(pass->ropes, 0, sizeof(pass->ropes));
 	pass->mask = pass->sliding_mask = est_none;
+	pass->has_input_leaf = false;
 	inputs_embeds = embed(pass);
 	x = embed_with_positions(pass, inputs_embeds, &positions);
-	for (unsigned i = 0; i < rope_count(pass); i++)
+	for (unsigned i = 0; i < est_rope_count(pass); i++)
 		make_rope(pass, &pass->ropes[i], row->fp32_rope);
 	x = run_layers(pass, est_hold(est_dropout(tape, x, pass->model->embedding_dropout)));
 	x = finish_hidden_states(pass, x);
@@ -334,4 +246,13 @@ void est_pass_release(struct est_pass *pass)
 	}
 	est_drop(pass->tape, pass->mask);
 	est_drop(pass->tape, pass->sliding_mask);
+}
+
+void est_pass_end(struct est_pass *pass)
+{
+	if (!pass->has_input_leaf)
+		return;
+	est_drop(pass->tape, pass->tape->leaves[pass->input_leaf].value);
+	est_drop(pass->tape, pass->tape->leaves[pass->input_leaf].grad);
+	pass->tape->leaf_count = pass->input_leaf;
 }

@@ -39,7 +39,8 @@ struct est_pass {
 	const struct est_model *model;
 	const struct est_request *request;
 	uint64_t batch, sequence, tokens;
-	uint8_t parameter_element;                  /* bytes of a parameter */
+	uint8_t parameter_element;                  /* bytes of a parameter that is not quantised: the dtype of the stream */
+	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
 	bool flash;                                 /* the card has flash attention kernels */
 
 	uint32_t embed_tokens, embed_positions, lm_head_bias;
@@ -47,6 +48,8 @@ struct est_pass {
 	struct est_norm_weights norm;
 	struct est_layer *layers;
 
+	uint32_t input_leaf;                        /* the embedding's output, where it is made to require a gradient */
+	bool has_input_leaf;
 	struct est_tensor input_ids, labels, attention_mask_2d;
 	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
@@ -99,12 +102,17 @@ const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct 
 typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
 typedef struct est_tensor est_norm_function(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 
+/* Pairs of cos and sin of a forward. */
+unsigned est_rope_count(const struct est_pass *pass);
 /* Builds the parameters as the model's constructor does, in its order: weights in the events, leaves in the tape. */
 bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request);
 /* input_ids -> last hidden state after the final norm: embedding, buffers, decoder layers with their checkpoints. */
 struct est_tensor est_pass_forward(struct est_pass *pass);
 /* Gives up cos, sin and the masks: at the end of the forward, or, where reentrant checkpoints still need them, of the backward. */
 void est_pass_release(struct est_pass *pass);
+
+/* After the backward: the graph goes, and with it the input's gradient. */
+void est_pass_end(struct est_pass *pass);
 
 /* The families' decoder layers, one file each or a few: llama.c, gemma.c, phi3.c, olmo.c, gpt.c. x is borrowed. */
 est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,

@@ -7,8 +7,8 @@
 /* ---- how large the tables may grow: generous counts per layer, checked by the tape */
 
 enum {
-	EVENTS_PER_LAYER = 2600, NODES_PER_LAYER = 96, STORAGES_PER_LAYER = 160, LEAVES_PER_LAYER = 24,
-	SAVES_PER_LAYER = 160, BASE = 512
+	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 256, STORAGES_PER_LAYER = 400, LEAVES_PER_LAYER = 48,
+	SAVES_PER_LAYER = 400, BASE = 512
 };
 
 static struct est_tape_limits limits_for(int64_t layers)
@@ -71,6 +71,7 @@ static void trace_micro(struct est_pass *pass)
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
 	est_drop(tape, loss);
+	est_pass_end(pass);
 	if (recomputes_reentrantly)
 		est_pass_release(pass);
 }

@@ -15,7 +15,7 @@ static const struct modelled {
 } modelled[] = {
 	{ "framework",
 	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED), ANY },
-	{ "method", BIT(EST_FULL), BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
+	{ "method", BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA), BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
 	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM),
 	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM)
@@ -39,9 +39,9 @@ static const struct modelled {
 	{ "offload.parameters", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", BIT(false), BIT(false) },
-	{ "quantization.type", 0, BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
-	{ "quantization.double_quant", 0, BIT(true) },
-	{ "quantization.quant_storage", 0, BIT(EST_STORE_UINT8) },
+	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
+	{ "quantization.double_quant", ANY, BIT(true) },
+	{ "quantization.quant_storage", BIT(EST_STORE_UINT8), BIT(EST_STORE_UINT8) },
 	{ "objective", BIT(EST_SFT) | BIT(EST_PRETRAIN), BIT(EST_SFT) | BIT(EST_PRETRAIN) },
 	{ "task", BIT(EST_CAUSAL_LM), ANY },
 };
@@ -120,6 +120,18 @@ static void check_model(const struct est_model *model, struct est_faults *faults
 			      "the architecture of this model is not modelled yet with accounting replay");
 }
 
+/* modules_to_save: the embedding and the head so far */
+static bool saves_vocabulary_only(const struct est_names *names)
+{
+	static const char *const vocabulary[] = { "embed_tokens", "embed_in", "wte", "lm_head", "embed_out" };
+	int known = 0;
+
+	for (int i = 0; i < names->count; i++)
+		for (size_t k = 0; k < sizeof(vocabulary) / sizeof(vocabulary[0]); k++)
+			known += strcmp(names->name[i], vocabulary[k]) == 0;
+	return known == names->count;
+}
+
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const int64_t transformers = request->versions.transformers;
@@ -127,7 +139,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_values(request, faults);
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
 	check_named(types, sizeof(types) / sizeof(types[0]), false, request, faults);
-	if (request->lora.modules_to_save.count > 0)
+	if (request->lora.modules_to_save.count > 0 && !saves_vocabulary_only(&request->lora.modules_to_save))
 		refuse(est_field_find("lora.modules_to_save"), request, faults);
 	if (request->accounting != EST_REPLAY)
 		return;

@@ -347,7 +347,9 @@ static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
 
 static void deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
 {
-	if (edge & EDGE_LEAF) {
+	if (!edge) { /* a graph that is not whole: tape->exhausted */
+		est_drop(tape, grad);
+	} else if (edge & EDGE_LEAF) {
 		struct est_leaf *leaf = &tape->leaves[edge & ~EDGE_LEAF];
 
 		leaf->arrived = accumulate(tape, leaf->arrived, grad,

@@ -1,0 +1,162 @@
+/* A model's parameters as leaves, in the order in which its constructor, a quantiser and PEFT make them. */
+#include <string.h>
+#include "estimator/architecture.h"
+#include "estimator/lora.h"
+
+static bool is_adapted(const struct est_request *request)
+{
+	return request->method == EST_LORA || request->method == EST_QLORA;
+}
+
+static uint32_t parameter(struct est_pass *pass, uint64_t numel)
+{
+	struct est_tensor value = est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS);
+
+	return est_leaf_new(pass->tape, value, pass->trains, true);
+}
+
+static uint32_t matrix(struct est_pass *pass, uint64_t rows, uint64_t columns)
+{
+	uint32_t leaf = parameter(pass, rows * columns);
+
+	pass->tape->leaves[leaf].rows = rows;
+	return leaf;
+}
+
+/* ---- modules */
+
+static void build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out, bool bias)
+{
+	linear->in = in;
+	linear->out = out;
+	linear->has_bias = bias;
+	if (pass->quantizes)
+		linear->weight = est_quantize(pass, linear);
+	else
+		linear->weight = matrix(pass, out, in);
+	if (bias)
+		linear->bias = parameter(pass, out);
+}
+
+static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width)
+{
+	enum est_norm kind = pass->model->norm;
+
+	norm->width = width;
+	norm->weight = kind == EST_NORM_NONPARAMETRIC ? EST_NO_LEAF : parameter(pass, width);
+	norm->bias = kind == EST_LAYERNORM ? parameter(pass, width) : EST_NO_LEAF;
+}
+
+static bool has_bias(const struct est_model *model, enum est_bias bias)
+{
+	return (bias == EST_BIAS_QKV && model->qkv_bias) || (bias == EST_BIAS_O && model->o_bias)
+	       || (bias == EST_BIAS_MLP && model->mlp_bias);
+}
+
+static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
+{
+	const struct est_model *model = pass->model;
+
+	for (; module->offset != SIZE_MAX; module++) {
+		void *member = (char *)layer + module->offset;
+
+		if (module->is_norm) {
+			build_norm(pass, member, est_width(model, module->out));
+			continue;
+		}
+		build_linear(pass, member, est_width(model, module->in), est_width(model, module->out),
+			     has_bias(model, module->bias));
+		pass->tape->leaves[((struct est_linear *)member)->weight].inner = true;
+	}
+}
+
+static void build_layers(struct est_pass *pass)
+{
+	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
+
+	pass->quantizes = pass->request->method == EST_QLORA;
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
+		build_layer(pass, row->modules, &pass->layers[i]);
+		pass->layers[i].sliding = est_model_layer_is_sliding(pass->model, i);
+	}
+	pass->quantizes = false;
+}
+
+static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
+{
+	const struct est_model *model = pass->model;
+	uint64_t hidden = (uint64_t)model->hidden_size;
+
+	pass->embed_tokens = matrix(pass, (uint64_t)model->vocab_size, embed_dim);
+	if (model->position == EST_LEARNED_POSITIONS)
+		pass->embed_positions = matrix(pass, (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
+	if (embed_dim != hidden) {
+		build_linear(pass, &pass->project_out, hidden, embed_dim, false);
+		build_linear(pass, &pass->project_in, embed_dim, hidden, false);
+	}
+}
+
+static void build_head(struct est_pass *pass, uint64_t embed_dim)
+{
+	const struct est_model *model = pass->model;
+
+	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size };
+	if (!model->tie_word_embeddings)
+		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
+}
+
+/* ---- dtypes */
+
+static uint8_t element_of(const struct est_request *request)
+{
+	if (is_adapted(request))
+		return request->base_dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
+	return request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED || request->precision == EST_PURE_FP32
+		       ? EST_32BIT : EST_16BIT;
+}
+
+/* peft's prepare_model_for_kbit_training: every parameter that is not quantised becomes fp32 */
+static void upcast(struct est_pass *pass)
+{
+	for (uint32_t i = 0; i < pass->tape->leaf_count; i++) {
+		struct est_leaf *leaf = &pass->tape->leaves[i];
+		struct est_tensor old = leaf->value;
+
+		if (old.element != EST_16BIT)
+			continue;
+		leaf->value = est_hold(est_empty_as(pass->tape, old.numel, EST_32BIT, EST_WEIGHTS));
+		leaf->value.source = old.source;
+		est_drop(pass->tape, old);
+	}
+	pass->parameter_element = EST_32BIT;
+}
+
+bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request)
+{
+	uint64_t embed_dim = (uint64_t)(model->embed_dim ? model->embed_dim : model->hidden_size);
+	bool final_norm_first = model->architecture == EST_ARCH_OPT;
+
+	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
+				   .batch = (uint64_t)request->micro_batch_size, .sequence = (uint64_t)request->sequence_length };
+	pass->tokens = pass->batch * pass->sequence;
+	pass->parameter_element = element_of(request);
+	pass->trains = !is_adapted(request);
+	pass->layers = est_arena_take(tape->arena, (size_t)model->num_hidden_layers, sizeof(*pass->layers));
+	if (!pass->layers)
+		return false;
+	build_embeddings(pass, embed_dim);
+	if (model->final_norm && final_norm_first)
+		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
+	build_layers(pass);
+	if (model->final_norm && !final_norm_first)
+		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
+	/* rotary_emb.inv_freq and its original */
+	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
+		est_empty_as(tape, (uint64_t)model->head_dim / 2, EST_32BIT, EST_BUFFERS);
+	build_head(pass, embed_dim);
+	if (request->method == EST_QLORA && request->quantization.prepare_kbit)
+		upcast(pass);
+	if (is_adapted(request) && !est_lora_build(pass))
+		return false;
+	return !tape->exhausted;
+}
