@@ -54,7 +54,7 @@ struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x);
 /* _safe_softmax in the operand's own dtype, with its search for rows that are masked whole. */
 struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows);
 /* F.layer_norm over rows; weight and bias are leaves, or EST_NO_LEAF. Autocast runs it in fp32. */
-enum { EST_NO_LEAF = UINT32_MAX };
+#define EST_NO_LEAF UINT32_MAX
 struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint32_t weight, uint32_t bias);
 
 /* torch.cat of half-negated halves: LlamaAttention's rotate_half. */
