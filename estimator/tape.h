@@ -125,6 +125,7 @@ struct est_tape {
 	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
 	enum est_category category; /* of what operators allocate */
 	uint64_t shards[EST_CATEGORIES]; /* static sharding: a rank holds one part in so many of what is in a category */
+	uint64_t managed;           /* bytes of states in managed memory (paged optimizers), outside the allocator */
 	bool exhausted;             /* a limit was reached: the trace is not whole */
 };
 
