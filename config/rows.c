@@ -244,6 +244,7 @@ bool cfg_card_from_row(const json_t *row, struct cfg_card *ret, char *fault, siz
 	gpu->kind = (enum est_gpu_kind)kind;
 	gpu->compute_capability = read_capability(row);
 	gpu->bf16 = json_is_true(json_object_get(row, "bf16"));
+	gpu->fast_links = json_is_object(json_object_get(row, "interconnect"));
 	gpu->fp8 = json_is_true(json_object_get(row, "fp8"));
 	if ((gpu->vendor == EST_NVIDIA) != (gpu->compute_capability > 0)) {
 		snprintf(fault, size, "compute_capability must be given for NVIDIA cards, and only there");

@@ -1,111 +1,8 @@
 #include "estimator/adapters.h"
 
+#include <stdint.h>
 #include <string.h>
-
-/* Widths of a layer's linear modules. EMBED stands for the projections beside a narrower embedding, once a model. */
-enum width { HIDDEN, QUERY, KEY, QKV, MLP, GATE_UP, EMBED };
-
-struct module {
-	const char *name; /* NULL ends a list */
-	enum width in, out;
-};
-
-static const struct module split_modules[] = {
-	{ "q_proj", HIDDEN, QUERY },
-	{ "k_proj", HIDDEN, KEY },
-	{ "v_proj", HIDDEN, KEY },
-	{ "o_proj", QUERY, HIDDEN },
-	{ "gate_proj", HIDDEN, MLP },
-	{ "up_proj", HIDDEN, MLP },
-	{ "down_proj", MLP, HIDDEN },
-	{ 0 }
-};
-
-static const struct module phi3_modules[] = {
-	{ "qkv_proj", HIDDEN, QKV },
-	{ "o_proj", QUERY, HIDDEN },
-	{ "gate_up_proj", HIDDEN, GATE_UP },
-	{ "down_proj", MLP, HIDDEN },
-	{ 0 }
-};
-
-static const struct module gpt2_modules[] = {
-	{ "c_attn", HIDDEN, QKV },
-	{ "c_proj", QUERY, HIDDEN },
-	{ "c_fc", HIDDEN, MLP },
-	{ "c_proj", MLP, HIDDEN },
-	{ 0 }
-};
-
-static const struct module neox_modules[] = {
-	{ "query_key_value", HIDDEN, QKV },
-	{ "dense", QUERY, HIDDEN },
-	{ "dense_h_to_4h", HIDDEN, MLP },
-	{ "dense_4h_to_h", MLP, HIDDEN },
-	{ 0 }
-};
-
-static const struct module opt_modules[] = {
-	{ "q_proj", HIDDEN, QUERY },
-	{ "k_proj", HIDDEN, KEY },
-	{ "v_proj", HIDDEN, KEY },
-	{ "out_proj", QUERY, HIDDEN },
-	{ "fc1", HIDDEN, MLP },
-	{ "fc2", MLP, HIDDEN },
-	{ "project_in", EMBED, HIDDEN },
-	{ "project_out", HIDDEN, EMBED },
-	{ 0 }
-};
-
-static const struct module *modules_of(const struct est_model *model)
-{
-	switch (model->architecture) {
-	case EST_ARCH_PHI3:
-		return phi3_modules;
-	case EST_ARCH_GPT2:
-		return gpt2_modules;
-	case EST_ARCH_GPT_NEOX:
-		return neox_modules;
-	case EST_ARCH_OPT:
-		return opt_modules;
-	default:
-		return split_modules;
-	}
-}
-
-static int64_t width_of(const struct est_model *model, enum width width)
-{
-	int64_t query = model->num_attention_heads * model->head_dim;
-	int64_t key = model->num_key_value_heads * model->head_dim;
-
-	switch (width) {
-	case HIDDEN:
-		return model->hidden_size;
-	case QUERY:
-		return query;
-	case KEY:
-		return key;
-	case QKV:
-		return query + 2 * key;
-	case MLP:
-		return model->intermediate_size;
-	case GATE_UP:
-		return 2 * model->intermediate_size;
-	case EMBED:
-		return model->embed_dim;
-	}
-	return 0;
-}
-
-/* How often the model has the module. */
-static int64_t count_of(const struct est_model *model, const struct module *module)
-{
-	if (module->in == EMBED || module->out == EMBED)
-		return model->embed_dim && model->embed_dim != model->hidden_size;
-	if (!model->gated_mlp && !strcmp(module->name, "gate_proj"))
-		return 0;
-	return model->num_hidden_layers;
-}
+#include "estimator/architecture.h"
 
 static bool names(const struct est_names *names, const char *module)
 {
@@ -130,17 +27,47 @@ static int64_t saved_parameters(const struct est_model *model, const struct est_
 	return count;
 }
 
+/* LoRA on a linear layer in x out. */
+static int64_t adapter_parameters(const struct est_lora *lora, int64_t in, int64_t out)
+{
+	return lora->rank * (in + out) + (lora->dora ? out : 0);
+}
+
+/* The projections beside an embedding that is narrower than the model, once a model. */
+static int64_t projection_parameters(const struct est_model *model, const struct est_lora *lora)
+{
+	static const char *const projections[] = { "project_in", "project_out" };
+	int64_t count = 0;
+
+	if (!model->embed_dim || model->embed_dim == model->hidden_size)
+		return 0;
+	for (size_t i = 0; i < sizeof(projections) / sizeof(projections[0]); i++)
+		if (names(&lora->target_modules, projections[i]))
+			count += adapter_parameters(lora, model->hidden_size, model->embed_dim);
+	return count;
+}
+
+/* The linear modules of the model's family; those of Llama for one that the replay does not know. */
+static const struct est_module *modules_of(const struct est_model *model)
+{
+	bool known = model->architecture != EST_ARCH_UNSUPPORTED;
+
+	return est_architecture_row(known ? model->architecture : EST_ARCH_LLAMA)->modules;
+}
+
 int64_t est_lora_parameters(const struct est_model *model, const struct est_lora *lora)
 {
 	int64_t count = lora->modules_to_save.count ? saved_parameters(model, &lora->modules_to_save) : 0;
 
-	for (const struct module *module = modules_of(model); module->name; module++) {
-		int64_t in = width_of(model, module->in), out = width_of(model, module->out);
+	for (const struct est_module *module = modules_of(model); module->offset != SIZE_MAX; module++) {
+		int64_t in = (int64_t)est_width(model, module->in), out = (int64_t)est_width(model, module->out);
 
-		if (names(&lora->target_modules, module->name))
-			count += count_of(model, module) * (lora->rank * (in + out) + (lora->dora ? out : 0));
+		if (module->is_norm || !names(&lora->target_modules, module->name)
+		    || (!model->gated_mlp && !strcmp(module->name, "gate_proj")))
+			continue;
+		count += model->num_hidden_layers * adapter_parameters(lora, in, out);
 	}
-	return count;
+	return count + projection_parameters(model, lora);
 }
 
 static int64_t unfrozen_parameters(const struct est_model *model, int64_t layers)

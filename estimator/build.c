@@ -90,10 +90,12 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	pass->embed_tokens = matrix(pass, (uint64_t)model->vocab_size, embed_dim);
 	if (model->position == EST_LEARNED_POSITIONS)
 		pass->embed_positions = matrix(pass, (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
-	if (embed_dim != hidden) {
-		build_linear(pass, &pass->project_out, hidden, embed_dim, false);
-		build_linear(pass, &pass->project_in, embed_dim, hidden, false);
-	}
+	if (embed_dim == hidden)
+		return;
+	pass->quantizes = pass->request->method == EST_QLORA;
+	build_linear(pass, &pass->project_out, hidden, embed_dim, false);
+	build_linear(pass, &pass->project_in, embed_dim, hidden, false);
+	pass->quantizes = false;
 }
 
 static void build_head(struct est_pass *pass, uint64_t embed_dim)

@@ -1,3 +1,4 @@
+#include "estimator/adapters.h"
 #include "estimator/estimator.h"
 #include "estimator/fields.h"
 #include "estimator/support.h"
@@ -112,6 +113,14 @@ static void check_attention(const struct est_request *request, const struct est_
 			      (long long)model->max_position_embeddings);
 }
 
+static bool adapts_something(const struct est_request *request, const struct est_model *model)
+{
+	struct est_lora adapters = request->lora;
+
+	adapters.modules_to_save.count = 0;
+	return est_lora_parameters(model, &adapters) > 0;
+}
+
 static void check_lora(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const struct est_names *targets = &request->lora.target_modules;
@@ -123,6 +132,9 @@ static void check_lora(const struct est_request *request, const struct est_model
 			      (long long)model->hidden_size);
 	if (!targets->all && targets->count == 0)
 		est_fault_add(faults, "/lora/target_modules", EST_OUT_OF_RANGE, "must name at least one module");
+	else if (!adapts_something(request, model))
+		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
+			      "must name a linear module of this model, as its class in transformers calls it");
 }
 
 static void check_quantization(const struct est_request *request, const struct est_model *model,

@@ -203,8 +203,8 @@ static bool write_notes(struct srv_buffer *buffer, const struct est_notes *notes
 	return first;
 }
 
-static void write_document(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report,
-			   const void *const *rows)
+static void write_document(struct srv_buffer *buffer, const struct cfg_request *request,
+			   const struct est_report *report, const void *const *rows)
 {
 	write_model(buffer, &request->model, report);
 	SRV_PUT(buffer, ",\"single_gpu\":");
@@ -225,7 +225,7 @@ static void write_document(struct srv_buffer *buffer, const struct cfg_request *
 	SRV_PUT(buffer, ",\"assumptions\":[");
 	write_notes(buffer, &report->assumptions, write_notes(buffer, &request->notes, true));
 	SRV_PUT(buffer, "],\"warnings\":[");
-	write_notes(buffer, &report->warnings, true);
+	write_notes(buffer, &report->warnings, write_notes(buffer, &request->warnings, true));
 	SRV_PUT(buffer, "]}");
 }
 
