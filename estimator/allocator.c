@@ -67,7 +67,7 @@ void est_allocator_alloc_on(struct est_allocator *allocator, unsigned stream, ui
 	index = find_fit(allocator, pool, units);
 	if (!index)
 		index = est_segments_grow(allocator, pool, units);
-	if (!index && !allocator->exhausted) {
+	if (!index && !allocator->exhausted && !allocator->keeps_cache) {
 		est_allocator_empty_cache(allocator);
 		index = est_segments_grow(allocator, pool, units);
 	}
@@ -117,6 +117,12 @@ bool est_allocator_init(struct est_allocator *allocator, struct est_arena *arena
 	return true;
 }
 
+size_t est_allocator_arena_size(size_t ids)
+{
+	return (3 * ids + SPARE_SEGMENTS) * sizeof(struct est_block) + (ids + 1) * sizeof(uint32_t)
+	       + 2 * EST_STREAMS * sizeof(struct est_pool) + 3 * _Alignof(max_align_t);
+}
+
 static void clear(struct est_pool *pool, bool small)
 {
 	pool->small = small;
@@ -129,8 +135,9 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit)
 {
 	allocator->allocated = allocator->held = allocator->reserved = 0;
 	est_allocator_reset_peaks(allocator);
-	allocator->out_of_memory = allocator->exhausted = false;
-	allocator->limit = limit ? limit : UINT64_MAX;
+	allocator->growths = 0;
+	allocator->exhausted = false;
+	est_allocator_limit(allocator, limit, false);
 	allocator->blocks[0] = (struct est_block){ 0 }; /* no block: used, hence nobody's free neighbour */
 	allocator->block_count = 1;
 	allocator->spare = 0;
@@ -138,6 +145,32 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit)
 	memset(allocator->block_of_id, 0, allocator->id_count * sizeof(*allocator->block_of_id));
 	for (unsigned i = 0; i < 2 * EST_STREAMS; i++)
 		clear(&allocator->pools[i], i % 2 == 0);
+}
+
+void est_allocator_limit(struct est_allocator *allocator, uint64_t limit, bool keeps_cache)
+{
+	allocator->limit = limit ? limit : UINT64_MAX;
+	allocator->refused = UINT64_MAX;
+	allocator->out_of_memory = false;
+	allocator->keeps_cache = keeps_cache;
+}
+
+void est_allocator_copy(struct est_allocator *to, const struct est_allocator *from)
+{
+	struct est_block *blocks = to->blocks;
+	uint32_t *block_of_id = to->block_of_id;
+	struct est_pool *pools = to->pools;
+
+	*to = *from;
+	to->blocks = memcpy(blocks, from->blocks, from->block_count * sizeof(*blocks));
+	to->block_of_id = memcpy(block_of_id, from->block_of_id, from->id_count * sizeof(*block_of_id));
+	to->pools = pools;
+	for (unsigned i = 0; i < 2 * EST_STREAMS; i++) {
+		if (from->pools[i].free.words || from->pools[i].last)
+			pools[i] = from->pools[i];
+		else
+			clear(&pools[i], from->pools[i].small);
+	}
 }
 
 void est_allocator_reset_peaks(struct est_allocator *allocator)

@@ -31,10 +31,13 @@ struct est_allocator {
 	uint64_t held;            /* blocks they lie in: torch's own count, with remainders too small to split off */
 	uint64_t reserved;        /* segments */
 	uint64_t peak_allocated, peak_held, peak_reserved;
+	uint64_t growths;         /* how often memory was reserved */
+	uint64_t refused;         /* the least reserved would have been that was not within the limit; UINT64_MAX: never */
 	bool out_of_memory;       /* a request did not fit under the limit; later ones are not served */
 	bool exhausted;           /* the block table or the ids do not suffice: figures are not to be trusted */
 
 	bool expandable;
+	bool keeps_cache;         /* see est_allocator_limit() */
 	uint64_t limit;           /* bytes; UINT64_MAX without one */
 	struct est_block *blocks;
 	uint32_t block_count, block_max, spare;
@@ -45,14 +48,25 @@ struct est_allocator {
 };
 
 /* An empty allocator for ids 0..ids-1 under a limit on reserved in bytes (0: none). All of its memory, about
- * 124 * ids + 140,000 bytes, comes from the arena, which must outlive it; false when the arena is too small. The block
+ * 148 * ids + 145,000 bytes, comes from the arena, which must outlive it; false when the arena is too small. The block
  * table suffices for any sequence that uses an id once only, and for any other that leaves at most 1,000 segments
  * cached that hold nothing. */
 bool est_allocator_init(struct est_allocator *allocator, struct est_arena *arena, size_t ids, bool expandable,
 			uint64_t limit);
 
+/* That arena size. */
+size_t est_allocator_arena_size(size_t ids);
+
 /* Empties it, as est_allocator_init() left it, and sets another limit. Much cheaper than a new one. */
 void est_allocator_reset(struct est_allocator *allocator, uint64_t limit);
+
+/* Sets another limit (0: none) on one that goes on; it is not out of memory any more, and nothing was refused so far. With
+ * keeps_cache, which est_allocator_reset() ends, the first request that does not fit leaves it out of memory and as it was,
+ * nothing given back: under another limit the same request may be made again. */
+void est_allocator_limit(struct est_allocator *allocator, uint64_t limit, bool keeps_cache);
+
+/* Makes to, an allocator for as many ids and of the same kind of segments, a copy of from. */
+void est_allocator_copy(struct est_allocator *to, const struct est_allocator *from);
 
 /* Allocates units (0: nothing, as torch does for an empty tensor) under an id that is not alive. More than UINT32_MAX -
  * 8192 units are taken for that many. */

@@ -1,6 +1,7 @@
 #include "estimator/replay.h"
 
 #include <string.h>
+#include "estimator/verdict.h"
 
 enum { STEPS = 4, ACCUMULATIONS = 3 }; /* later ones repeat the state of the allocator */
 
@@ -67,62 +68,141 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 
 /* ---- reserved */
 
+/* A run through the allocator, and where in it it stands: steps of parts, parts of events. */
 struct play {
 	const struct est_program *program;
 	struct est_allocator *allocator;
-	uint64_t *phase_reserved; /* or NULL */
+	unsigned step, part, repeat;
+	size_t event;                     /* the next one, counted from the begin of the part */
+	uint64_t peak, growths;           /* of the allocator where the step began */
 	enum est_phase phase;
+	uint64_t phase_reserved[EST_PHASES];
 };
 
-static void play_part(struct play *play, enum est_part part)
+/* How often the part is played in this step. */
+static uint64_t repeats(const struct play *play)
 {
-	const struct est_program *program = play->program;
-	const struct est_event *event = program->events + program->begin[part], *end = program->events + program->end[part];
+	uint64_t accumulated = play->program->accumulation_steps - 1;
 
-	for (; event < end; event++) {
-		if (event->kind == EST_EVENT_ALLOC)
-			est_allocator_alloc(play->allocator, event->id, est_units(event->bytes));
-		else if (event->kind == EST_EVENT_FREE)
-			est_allocator_free(play->allocator, event->id);
-		else
+	if (play->part == EST_PART_LOAD || play->part == EST_PART_STATES)
+		return play->step == 0;
+	if (play->part == EST_PART_MICRO_NEXT)
+		return accumulated < ACCUMULATIONS ? accumulated : ACCUMULATIONS;
+	return 1;
+}
+
+static void raise(uint64_t *peak, uint64_t value)
+{
+	if (*peak < value)
+		*peak = value;
+}
+
+/* The rest of a part. False, and standing before the request, when one does not fit. */
+static bool play_part(struct play *play)
+{
+	const struct est_event *events = play->program->events + play->program->begin[play->part];
+	size_t count = play->program->end[play->part] - play->program->begin[play->part];
+	struct est_allocator *allocator = play->allocator;
+
+	for (size_t i = play->event; i < count; i++) {
+		const struct est_event *event = &events[i];
+
+		if (event->kind == EST_EVENT_FREE) {
+			est_allocator_free(allocator, event->id);
+		} else if (event->kind == EST_EVENT_ALLOC) {
+			est_allocator_alloc(allocator, event->id, est_units(event->bytes));
+			if (allocator->out_of_memory) {
+				play->event = i;
+				return false;
+			}
+			raise(&play->phase_reserved[play->phase], allocator->reserved);
+		} else {
 			play->phase = (enum est_phase)event->id;
-		if (event->kind == EST_EVENT_ALLOC && play->phase_reserved
-		    && play->allocator->reserved > play->phase_reserved[play->phase])
-			play->phase_reserved[play->phase] = play->allocator->reserved;
-	}
-}
-
-static void play_step(struct play *play, bool first)
-{
-	uint64_t accumulations = play->program->accumulation_steps;
-
-	play_part(play, EST_PART_MICRO_FIRST);
-	for (uint64_t i = 1; i < accumulations && i <= ACCUMULATIONS; i++)
-		play_part(play, EST_PART_MICRO_NEXT);
-	play_part(play, EST_PART_CLIP);
-	if (first)
-		play_part(play, EST_PART_STATES);
-	play_part(play, EST_PART_UPDATE);
-}
-
-bool est_replay_reserved(const struct est_program *program, struct est_allocator *allocator, uint64_t limit,
-			 uint64_t *ret_reserved, uint64_t ret_phase[EST_PHASES])
-{
-	struct play play = { .program = program, .allocator = allocator };
-
-	est_allocator_reset(allocator, limit);
-	play_part(&play, EST_PART_LOAD);
-	for (unsigned step = 0; step < STEPS && !allocator->out_of_memory; step++) {
-		uint64_t before = allocator->peak_reserved;
-
-		if (step > 0 && ret_phase) {
-			play.phase_reserved = ret_phase;
-			memset(ret_phase, 0, EST_PHASES * sizeof(*ret_phase));
 		}
-		play_step(&play, step == 0);
-		if (step > 1 && allocator->peak_reserved == before)
-			break;
 	}
-	*ret_reserved = allocator->peak_reserved;
+	play->event = 0;
+	return true;
+}
+
+/* Whether there is another step that can differ. A step ends with nothing alive but what lives for good: when it reserved
+ * nothing new (and so gave back nothing) it leaves the blocks as it found them, and the next one would be the same again. */
+static bool begin_step(struct play *play)
+{
+	const struct est_allocator *allocator = play->allocator;
+
+	if ((play->step > 0 && allocator->growths == play->growths) || (play->step > 1 && allocator->peak_reserved == play->peak)
+	    || play->step + 1 == STEPS)
+		return false;
+	play->step++;
+	play->part = 0;
+	play->growths = allocator->growths;
+	play->peak = allocator->peak_reserved;
+	memset(play->phase_reserved, 0, sizeof(play->phase_reserved));
+	return true;
+}
+
+/* Plays on until the run ends or is out of memory. */
+static void play_on(struct play *play)
+{
+	do {
+		for (; play->part < EST_PARTS; play->part++, play->repeat = 0)
+			for (; play->repeat < repeats(play); play->repeat++)
+				if (!play_part(play))
+					return;
+	} while (begin_step(play));
+}
+
+/* Runs under a limit begin where one without would first take more than the least of them. */
+struct trial {
+	struct play mark;
+	struct est_allocator *allocator;
+	bool exhausted;
+};
+
+static bool succeeds(void *context, uint64_t limit, uint64_t *ret_same)
+{
+	struct trial *trial = context;
+	struct est_allocator *allocator = trial->allocator;
+	struct play play = trial->mark;
+
+	play.allocator = allocator;
+	est_allocator_copy(allocator, trial->mark.allocator);
+	est_allocator_limit(allocator, limit, false);
+	play_on(&play);
+	trial->exhausted |= allocator->exhausted;
+	*ret_same = allocator->out_of_memory ? allocator->refused : allocator->peak_reserved;
 	return !allocator->out_of_memory;
+}
+
+size_t est_replay_arena_size(uint32_t ids)
+{
+	return 2 * est_allocator_arena_size(ids);
+}
+
+bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
+			 struct est_reserved *ret_reserved)
+{
+	uint64_t least = (floor + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP * EST_LIMIT_STEP;
+	struct est_allocator allocator, marked;
+	struct play play = { .program = program, .allocator = &allocator };
+	struct trial trial = { .allocator = &allocator };
+
+	memset(ret_reserved, 0, sizeof(*ret_reserved));
+	if (!est_allocator_init(&allocator, arena, program->ids, false, least)
+	    || !est_allocator_init(&marked, arena, program->ids, false, 0))
+		return false;
+	est_allocator_limit(&allocator, least, true);
+	play_on(&play);
+	if (allocator.out_of_memory) {
+		est_allocator_copy(&marked, &allocator);
+		trial.mark = play;
+		trial.mark.allocator = &marked;
+		est_allocator_limit(&allocator, 0, false);
+		play_on(&play);
+	}
+	ret_reserved->peak = allocator.peak_reserved;
+	memcpy(ret_reserved->phase, play.phase_reserved, sizeof(ret_reserved->phase));
+	trial.exhausted = allocator.exhausted;
+	ret_reserved->least = est_least_limit(floor, ret_reserved->peak, EST_LIMIT_STEP, succeeds, &trial);
+	return !trial.exhausted;
 }

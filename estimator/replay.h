@@ -17,9 +17,19 @@ struct est_levels {
 
 void est_replay_levels(const struct est_program *program, struct est_levels *ret_levels);
 
-/* The same run through the allocator until a step reserves nothing new (four steps at most). Reserved bytes: the maximum, and
- * per phase of the last step (ret_phase may be NULL). False when it runs out of memory under limit (0: none). */
-bool est_replay_reserved(const struct est_program *program, struct est_allocator *allocator, uint64_t limit,
-			 uint64_t *ret_reserved, uint64_t ret_phase[EST_PHASES]);
+/* The same run through the allocator until a step leaves it as it was (four steps at most). Bytes. */
+struct est_reserved {
+	uint64_t peak;              /* with room enough: torch.cuda.max_memory_reserved() */
+	uint64_t phase[EST_PHASES]; /* the most in each phase of the last step */
+	uint64_t least;             /* the least limit on reserved, a multiple of EST_LIMIT_STEP, under which it succeeds, or peak */
+};
+
+/* floor: no limit below it can succeed (est_levels.allocated). Work space comes from arena, est_replay_arena_size() of it;
+ * false when that does not suffice. */
+bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
+			 struct est_reserved *ret_reserved);
+
+/* Arena bytes for the allocators of a program with so many ids. */
+size_t est_replay_arena_size(uint32_t ids);
 
 #endif

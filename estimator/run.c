@@ -12,8 +12,7 @@
 struct outcome {
 	bool traced;
 	struct est_levels levels;
-	uint64_t reserved, least;           /* torch's reserved with room, and the least limit on it that succeeds */
-	uint64_t phase_reserved[EST_PHASES];
+	struct est_reserved reserved;
 	int64_t trainable_parameters;
 };
 
@@ -48,30 +47,10 @@ static void set_shards(const struct est_parallelism *p, uint64_t shards[EST_CATE
 
 /* ---- replay */
 
-struct trial {
-	const struct est_program *program;
-	struct est_allocator *allocator;
-};
-
-static bool succeeds(void *context, uint64_t limit)
-{
-	struct trial *trial = context;
-	uint64_t reserved;
-
-	return est_replay_reserved(trial->program, trial->allocator, limit, &reserved, NULL);
-}
-
 static bool replay(const struct est_program *program, struct est_arena *arena, struct outcome *outcome)
 {
-	struct est_allocator allocator;
-	struct trial trial = { program, &allocator };
-
 	est_replay_levels(program, &outcome->levels);
-	if (!est_allocator_init(&allocator, arena, program->ids, false, 0))
-		return false;
-	est_replay_reserved(program, &allocator, 0, &outcome->reserved, outcome->phase_reserved);
-	outcome->least = est_least_limit(outcome->levels.allocated, outcome->reserved, EST_LIMIT_STEP, succeeds, &trial);
-	return !allocator.exhausted;
+	return est_replay_reserved(program, arena, outcome->levels.allocated, &outcome->reserved);
 }
 
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], bool flash, struct outcome *outcome)
@@ -145,7 +124,7 @@ static void report_peak(const struct run *run, const struct outcome *outcome, co
 	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
 	peak->at_peak[EST_WORKSPACE] += workspace;
 	peak->allocated = allocated_range(allocated);
-	peak->reserved = reserved_range(allocated, outcome->reserved + rounded_to_segments(workspace));
+	peak->reserved = reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace));
 	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
 }
 
@@ -155,7 +134,7 @@ static void report_timeline(const struct outcome *outcome, const struct est_gpu 
 	for (enum est_phase phase = EST_PHASE_FORWARD; phase < EST_PHASES; phase++)
 		report->timeline[report->moments++] =
 			(struct est_moment){ phase, outcome->levels.phase_peak[phase] + workspaces(gpu),
-					     outcome->phase_reserved[phase] + rounded_to_segments(workspaces(gpu)) };
+					     outcome->reserved.phase[phase] + rounded_to_segments(workspaces(gpu)) };
 }
 
 static void report_rows(const struct run *run, const struct outcome *outcome, const struct est_gpu *gpu,
@@ -171,7 +150,7 @@ static void report_rows(const struct run *run, const struct outcome *outcome, co
 	rows->activations = component[EST_ACTIVATIONS];
 	rows->buffers = component[EST_BUFFERS];
 	/* workspaces, what the allocator keeps beyond the peak, and what lies outside it */
-	rows->overhead = workspaces(gpu) + (outcome->reserved - outcome->levels.allocated) + outside.expected;
+	rows->overhead = workspaces(gpu) + (outcome->reserved.peak - outcome->levels.allocated) + outside.expected;
 	rows->total = rows->weights + rows->gradients + rows->optimizer + rows->activations + rows->buffers + rows->overhead;
 }
 
@@ -200,7 +179,7 @@ static bool judge_by_replay(struct run *run, struct est_fit *fit)
 
 	if (!outcome)
 		return false;
-	limit = reserved_range(outcome->levels.allocated + workspace, outcome->least + workspace);
+	limit = reserved_range(outcome->levels.allocated + workspace, outcome->reserved.least + workspace);
 	fit->required = limit.expected + outside.expected;
 	fit->required_high = limit.high + outside.high;
 	return true;
@@ -283,5 +262,5 @@ size_t est_arena_size(size_t gpu_count)
 {
 	size_t program = est_program_arena_size(EST_LAYERS_MAX);
 
-	return program + est_program_ids(EST_LAYERS_MAX) * 128 + (1 << 20) + gpu_count * (sizeof(struct est_fit) + 64);
+	return program + est_replay_arena_size(est_program_ids(EST_LAYERS_MAX)) + (1 << 20) + gpu_count * (sizeof(struct est_fit) + 64);
 }

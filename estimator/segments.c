@@ -16,12 +16,19 @@ static uint64_t round_up(uint64_t units, uint64_t step)
 static void reserve(struct est_allocator *allocator, uint64_t units)
 {
 	allocator->reserved += units * EST_UNIT;
+	allocator->growths++;
 	est_raise_peak(&allocator->peak_reserved, allocator->reserved);
 }
 
-static bool within_limit(const struct est_allocator *allocator, uint64_t units)
+static bool within_limit(struct est_allocator *allocator, uint64_t units)
 {
-	return allocator->reserved + units * EST_UNIT <= allocator->limit;
+	uint64_t reserved = allocator->reserved + units * EST_UNIT;
+
+	if (reserved <= allocator->limit)
+		return true;
+	if (reserved < allocator->refused)
+		allocator->refused = reserved;
+	return false;
 }
 
 /* ---- segments of fixed size */

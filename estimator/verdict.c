@@ -23,16 +23,25 @@ void est_fit_judge(struct est_fit *fit, double headroom_fraction)
 					 est_usable_bytes(fit->gpu, headroom_fraction));
 }
 
-uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step,
-			 bool (*runs)(void *context, uint64_t limit), void *context)
+static uint64_t steps_for(uint64_t bytes, uint64_t step)
 {
-	uint64_t low = floor / step + (floor % step != 0); /* in steps: every one below low is known to fail */
-	uint64_t high = ceiling / step + (ceiling % step != 0);
+	return bytes / step + (bytes % step != 0);
+}
+
+uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step, est_attempt *attempt, void *context)
+{
+	uint64_t low = steps_for(floor, step), high = steps_for(ceiling, step); /* in steps: all below low fail */
+	uint64_t fails_below = low * step, runs_from = high * step;          /* what attempts told of others */
 
 	while (low < high) {
-		uint64_t middle = low + (high - low) / 2;
+		uint64_t middle = low + (high - low) / 2, limit = middle * step, same;
 
-		if (runs(context, middle * step))
+		if (limit >= fails_below && limit < runs_from) {
+			bool runs = attempt(context, limit, &same);
+
+			*(runs ? &runs_from : &fails_below) = same;
+		}
+		if (limit >= runs_from)
 			high = middle;
 		else
 			low = middle + 1;

@@ -20,11 +20,14 @@ enum est_verdict est_judge(uint64_t required, uint64_t required_high, uint64_t u
 /* Fills fit->verdict from fit's card, bytes and reason: a reason makes it EST_UNSUPPORTED. */
 void est_fit_judge(struct est_fit *fit, double headroom_fraction);
 
-/* The least multiple of step in floor..ceiling under which runs(context, limit) succeeds, by bisection; ceiling, as it
- * is, when no lower one does. ceiling must succeed and is not tried (peak reserved without a limit); floor is the least
- * that could (peak allocated). At most 1 + log2((ceiling - floor) / step) calls. Where success is not monotone in the
- * limit (a release can change how blocks lie) the answer still succeeds and the multiple below it does not. */
-uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step,
-			 bool (*runs)(void *context, uint64_t limit), void *context);
+/* Whether a run succeeds under limit. ret_same: the limits between the two take the same course, hence come to the same
+ * end. Of a success it is at most limit (what the run took), of a failure more (the least that was refused). */
+typedef bool est_attempt(void *context, uint64_t limit, uint64_t *ret_same);
+
+/* The least multiple of step in floor..ceiling under which the attempt succeeds, by bisection; ceiling, as it is, when no
+ * lower one does. ceiling must succeed and is not tried (peak reserved without a limit); floor is the least that could
+ * (peak allocated). At most 1 + log2((ceiling - floor) / step) attempts. Where success is not monotone in the limit (a
+ * release can change how blocks lie) the answer still succeeds and the multiple below it does not. */
+uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step, est_attempt *attempt, void *context);
 
 #endif

@@ -79,7 +79,7 @@ struct run {
 	int calls;
 };
 
-static bool runs_from_threshold(void *context, uint64_t limit)
+static bool runs_from_threshold(void *context, uint64_t limit, uint64_t *ret_same)
 {
 	struct run *run = context;
 
@@ -89,6 +89,7 @@ static bool runs_from_threshold(void *context, uint64_t limit)
 	if (limit > run->most_asked)
 		run->most_asked = limit;
 	ck_assert_uint_eq(limit % EST_LIMIT_STEP, 0);
+	*ret_same = limit >= run->threshold ? limit : limit + 1;
 	return limit >= run->threshold;
 }
 
@@ -124,10 +125,13 @@ START_TEST(the_search_finds_the_least_limit)
 END_TEST
 
 /* Succeeds from 1200 MiB on but for 1400 to 1600: releasing at another moment laid the blocks out worse. */
-static bool runs_with_a_gap(void *context, uint64_t limit)
+static bool runs_with_a_gap(void *context, uint64_t limit, uint64_t *ret_same)
 {
+	bool runs = limit >= 1200 * mib && (limit < 1400 * mib || limit >= 1600 * mib);
+
 	(void)context;
-	return limit >= 1200 * mib && (limit < 1400 * mib || limit >= 1600 * mib);
+	*ret_same = runs ? limit : limit + 1;
+	return runs;
 }
 
 START_TEST(where_success_is_not_monotone_the_answer_still_runs)
@@ -136,6 +140,29 @@ START_TEST(where_success_is_not_monotone_the_answer_still_runs)
 		uint64_t found = est_least_limit(1000 * mib, ceiling * mib, EST_LIMIT_STEP, runs_with_a_gap, NULL);
 
 		ck_assert(found == 1200 * mib || found == 1600 * mib);
+	}
+}
+END_TEST
+
+/* Courses of 100 MiB: an attempt tells of all limits of its own. */
+static bool runs_in_courses(void *context, uint64_t limit, uint64_t *ret_same)
+{
+	struct run *run = context;
+	uint64_t course = limit / (100 * mib) * (100 * mib);
+
+	run->calls++;
+	*ret_same = course >= run->threshold ? course : course + 100 * mib;
+	return course >= run->threshold;
+}
+
+START_TEST(what_an_attempt_tells_of_other_limits_is_not_tried_again)
+{
+	for (uint64_t threshold = 1000; threshold <= 2000; threshold += 100) {
+		struct run run = { .threshold = threshold * mib };
+		uint64_t found = est_least_limit(1000 * mib, 2000 * mib, EST_LIMIT_STEP, runs_in_courses, &run);
+
+		ck_assert_uint_eq(found, threshold * mib);
+		ck_assert_int_le(run.calls, 4);
 	}
 }
 END_TEST
@@ -154,6 +181,7 @@ int main(void)
 	tcase_add_test(test, headroom_turns_fits_into_tight_and_tight_into_does_not_fit);
 	tcase_add_loop_test(test, the_search_finds_the_least_limit, 0, COUNT(searches));
 	tcase_add_test(test, where_success_is_not_monotone_the_answer_still_runs);
+	tcase_add_test(test, what_an_attempt_tells_of_other_limits_is_not_tried_again);
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
