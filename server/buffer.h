@@ -1,4 +1,5 @@
-/* An append-only byte buffer. A failed allocation is sticky: later appends do nothing and the owner asks once, at the end. */
+/* An append-only byte buffer. A failed allocation is sticky: later appends do nothing and the owner asks once, at the
+ * end. */
 #ifndef SRV_BUFFER_H
 #define SRV_BUFFER_H
 

@@ -64,7 +64,8 @@ void srv_post_estimate(struct srv_call *call)
 		srv_reply_faults(call->reply, &call->context->faults);
 		return;
 	}
-	body = cfg_parse_json(request->body ? request->body : "", request->body_length, reason, sizeof reason, &no_memory);
+	body = cfg_parse_json(request->body ? request->body : "", request->body_length, reason, sizeof reason,
+			      &no_memory);
 	if (!body && no_memory)
 		srv_reply_no_memory(call->reply);
 	else if (!body)

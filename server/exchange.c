@@ -35,8 +35,8 @@ static void mark(struct srv_exchange *exchange, enum srv_problem problem, const 
 	exchange->detail = detail;
 }
 
-/* libmicrohttpd would hang on a query that does not fit a connection's memory, so it never sees one. Behind a target as it
- * should be stands "HTTP/1."; a NUL within the target ended it early. */
+/* libmicrohttpd would hang on a query that does not fit a connection's memory, so it never sees one. Behind a target as
+ * it should be stands "HTTP/1."; a NUL within the target ended it early. */
 void srv_exchange_target(struct srv_exchange *exchange, const char *target)
 {
 	static const char version[] = "HTTP/1.";
@@ -49,7 +49,8 @@ void srv_exchange_target(struct srv_exchange *exchange, const char *target)
 		return;
 	}
 	if (path_length > TARGET_MAX || length - path_length > TARGET_MAX)
-		mark(exchange, SRV_TARGET_TOO_LONG, "path and query must be shorter than 8192 bytes each; POST takes more");
+		mark(exchange, SRV_TARGET_TOO_LONG,
+		     "path and query must be shorter than 8192 bytes each; POST takes more");
 	else if (query)
 		srv_buffer_add(&exchange->query, query + 1, length - path_length);
 	if (exchange->query.failed)

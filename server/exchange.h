@@ -44,8 +44,8 @@ void srv_exchange_reset(struct srv_exchange *exchange);
 /* Frees that memory. */
 void srv_exchange_finish(struct srv_exchange *exchange);
 
-/* Takes the query out of target, the text between method and version within the request line as read (a NUL in place of the
- * space behind it), which ends behind its '?' afterwards. */
+/* Takes the query out of target, the text between method and version within the request line as read (a NUL in place of
+ * the space behind it), which ends behind its '?' afterwards. */
 void srv_exchange_target(struct srv_exchange *exchange, const char *target);
 
 /* Method and path (borrowed) and version ("HTTP/1.1"), then every header line. */

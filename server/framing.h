@@ -1,5 +1,5 @@
-/* Whether the header lines of a request frame it in one way only. libmicrohttpd 0.9 lets several shapes through that a proxy in
- * front may read otherwise (request smuggling); they are refused here, by rules on names and values alone. */
+/* Whether the header lines of a request frame it in one way only. libmicrohttpd 0.9 lets several shapes through that a
+ * proxy in front may read otherwise (request smuggling); they are refused here, by rules on names and values alone. */
 #ifndef SRV_FRAMING_H
 #define SRV_FRAMING_H
 

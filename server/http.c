@@ -69,8 +69,12 @@ static void record(struct srv_http *http, const struct srv_exchange *exchange, c
 	const char *id = srv_reply_find(reply, "X-Request-Id");
 	size_t length;
 	struct srv_access access = {
-		.remote = exchange->peer ? exchange->peer->remote : "-", .method = exchange->request.method,
-		.path = exchange->request.path, .request_id = id ? id : "-", .status = reply->status, .nanoseconds = spent,
+		.remote = exchange->peer ? exchange->peer->remote : "-",
+		.method = exchange->request.method,
+		.path = exchange->request.path,
+		.request_id = id ? id : "-",
+		.status = reply->status,
+		.nanoseconds = spent,
 	};
 
 	srv_metrics_count(&http->context->metrics, reply->route, access.method, reply->status, spent);
@@ -223,8 +227,8 @@ static enum MHD_Result answer(struct srv_http *http, struct MHD_Connection *conn
 	return send_reply(http, connection, exchange, &reply);
 }
 
-static enum MHD_Result on_request(void *closure, struct MHD_Connection *connection, const char *path, const char *method,
-				  const char *version, const char *data, size_t *size, void **state)
+static enum MHD_Result on_request(void *closure, struct MHD_Connection *connection, const char *path,
+				  const char *method, const char *version, const char *data, size_t *size, void **state)
 {
 	struct srv_http *http = closure;
 	struct srv_exchange *exchange = *state;
@@ -335,7 +339,8 @@ void srv_http_reap(struct srv_http *http)
 
 	for (struct srv_connection *peer = http->connections; peer; peer = peer->next) {
 		bool idle = !peer->busy && peer->used;
-		uint64_t limit = (uint64_t)(idle ? http->intake->limits.idle_ms : http->intake->limits.deadline_ms) * 1000000;
+		uint64_t limit =
+			(uint64_t)(idle ? http->intake->limits.idle_ms : http->intake->limits.deadline_ms) * 1000000;
 
 		if (peer->cut || peer->fd < 0 || now - peer->since < limit)
 			continue;
@@ -367,7 +372,8 @@ bool srv_http_init_process(void)
 {
 	MHD_set_panic_func(on_panic, NULL);
 	no_memory = make_static(strlen(srv_no_memory_body), srv_no_memory_body);
-	return no_memory && MHD_add_response_header(no_memory, MHD_HTTP_HEADER_CONTENT_TYPE, srv_problem_type) == MHD_YES
+	return no_memory
+	       && MHD_add_response_header(no_memory, MHD_HTTP_HEADER_CONTENT_TYPE, srv_problem_type) == MHD_YES
 	       && MHD_add_response_header(no_memory, MHD_HTTP_HEADER_RETRY_AFTER, "1") == MHD_YES
 	       && MHD_add_response_header(no_memory, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store") == MHD_YES;
 }

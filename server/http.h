@@ -1,5 +1,5 @@
-/* HTTP by libmicrohttpd for one loop: framing guard, body and its limits, deadlines, replies. With loop.c the only place that
- * names MHD_. Everything here belongs to one thread, but for the bytes of bodies in flight. */
+/* HTTP by libmicrohttpd for one loop: framing guard, body and its limits, deadlines, replies. With loop.c the only
+ * place that names MHD_. Everything here belongs to one thread, but for the bytes of bodies in flight. */
 #ifndef SRV_HTTP_H
 #define SRV_HTTP_H
 
@@ -34,7 +34,8 @@ uint64_t srv_now(void);
 /* What must happen once in the process, before any daemon. False when memory is short. */
 bool srv_http_init_process(void);
 
-/* A daemon without a thread of its own for a listening socket, which it closes in the end. NULL when it cannot start. */
+/* A daemon without a thread of its own for a listening socket, which it closes in the end. NULL when it cannot
+ * start. */
 struct MHD_Daemon *srv_http_start(struct srv_http *http, int listen_fd, unsigned connection_limit);
 
 /* Cuts connections that are past their deadline: MHD sees them closed and cleans up. */

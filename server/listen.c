@@ -123,7 +123,8 @@ unsigned srv_listen_room(unsigned connections)
 	}
 	if (limit.rlim_cur >= wanted)
 		return connections;
-	return limit.rlim_cur < SPARE_DESCRIPTORS + LEAST_CONNECTIONS ? 0 : (unsigned)(limit.rlim_cur - SPARE_DESCRIPTORS);
+	return limit.rlim_cur < SPARE_DESCRIPTORS + LEAST_CONNECTIONS ? 0
+								      : (unsigned)(limit.rlim_cur - SPARE_DESCRIPTORS);
 }
 
 /* ---- health check */

@@ -1,5 +1,5 @@
-/* A catalogue prepared for being listed: rows with columns, a search text each, and the whole row as JSON for the page of one.
- * Made once at start, read-only afterwards, shared by all threads. */
+/* A catalogue prepared for being listed: rows with columns, a search text each, and the whole row as JSON for the page
+ * of one. Made once at start, read-only afterwards, shared by all threads. */
 #ifndef SRV_LISTING_H
 #define SRV_LISTING_H
 
@@ -26,7 +26,8 @@ void srv_listing_finish(struct srv_listing *listing);
 /* Row number i, to be filled. */
 void *srv_listing_row(struct srv_listing *listing, size_t i, size_t size);
 
-/* Keeps the catalogue's own row i: its JSON, and for searching its strings under keys (NULL-ended; lists of strings too). */
+/* Keeps the catalogue's own row i: its JSON, and for searching its strings under keys (NULL-ended; lists of strings
+ * too). */
 bool srv_listing_keep(struct srv_listing *listing, size_t i, const json_t *source, const char *const *keys);
 
 /* Whether the search text of row i holds text, which is in lower case. "" is in all. */

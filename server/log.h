@@ -1,5 +1,5 @@
-/* The log: lines go from the loops through a ring each to one thread that writes them, so that a slow or dead reader of the
- * log never slows an answer. What does not fit is dropped and counted. */
+/* The log: lines go from the loops through a ring each to one thread that writes them, so that a slow or dead reader of
+ * the log never slows an answer. What does not fit is dropped and counted. */
 #ifndef SRV_LOG_H
 #define SRV_LOG_H
 
@@ -11,7 +11,8 @@
 
 struct srv_log;
 
-/* A log to descriptor fd with rings (one for each writing thread), and its thread. NULL when memory or threads are short. */
+/* A log to descriptor fd with rings (one for each writing thread), and its thread. NULL when memory or threads are
+ * short. */
 struct srv_log *srv_log_create(int fd, int rings);
 
 /* Appends one line, which ends with a newline. Only one thread may use a ring. False when it was dropped. */

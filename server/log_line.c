@@ -21,7 +21,8 @@ static void write_time(struct srv_buffer *buffer, struct srv_log_clock *clock)
 	srv_write_text(buffer, fraction);
 }
 
-/* Client text in a text line: what is not printable ASCII, a quote or a backslash becomes \xHH, so that no line is forged. */
+/* Client text in a text line: what is not printable ASCII, a quote or a backslash becomes \xHH, so that no line is
+ * forged. */
 static void write_escaped(struct srv_buffer *buffer, const char *text)
 {
 	static const char hex[] = "0123456789abcdef";

@@ -65,7 +65,8 @@ static void reap_sometimes(struct loop *loop)
 /* One round: waits for events of the daemons or the stop, serves, reaps. True when the stop was seen. */
 static bool run_round(struct loop *loop)
 {
-	struct pollfd fds[CFG_LISTEN_MAX + 1] = { { .fd = loop->http.draining ? -1 : loop->loops->stop, .events = POLLIN } };
+	struct pollfd fds[CFG_LISTEN_MAX + 1] = { { .fd = loop->http.draining ? -1 : loop->loops->stop,
+						    .events = POLLIN } };
 
 	for (int i = 0; i < loop->daemon_count; i++) {
 		fds[i + 1].fd = MHD_get_daemon_info(loop->daemon[i], MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
@@ -229,7 +230,8 @@ void srv_loops_stop(struct srv_loops *loops)
 	for (int i = 0; i < loops->count; i++)
 		if (loops->loop[i].started)
 			pthread_join(loops->loop[i].thread, NULL);
-	for (int i = 0; i < loops->count; i++) /* none before all have ended: /metrics of one reads the others' counters */
+	/* none is freed before all have ended: /metrics of one reads the others' counters */
+	for (int i = 0; i < loops->count; i++)
 		finish_loop(&loops->loop[i]);
 	loops->service->contexts = NULL;
 	loops->service->context_count = 0;

@@ -1,5 +1,5 @@
-/* The loops: a thread each, with its own epoll daemons (one for every listening socket), context and log ring. Nothing is
- * shared on the way of a request. */
+/* The loops: a thread each, with its own epoll daemons (one for every listening socket), context and log ring. Nothing
+ * is shared on the way of a request. */
 #ifndef SRV_LOOP_H
 #define SRV_LOOP_H
 
@@ -17,11 +17,13 @@ struct srv_loops_options {
 	struct srv_limits limits;
 };
 
-/* Starts the threads. NULL, and one line in error, when something is short. The caller stops and destroys the result. */
+/* Starts the threads. NULL, and one line in error, when something is short. The caller stops and destroys the
+ * result. */
 struct srv_loops *srv_loops_start(struct srv_service *service, const struct srv_loops_options *options, char *error,
 				  size_t size);
 
-/* Stops listening, finishes what is in flight (at most limits.drain_ms), ends the threads and frees everything. NULL is fine. */
+/* Stops listening, finishes what is in flight (at most limits.drain_ms), ends the threads and frees everything. NULL is
+ * fine. */
 void srv_loops_stop(struct srv_loops *loops);
 
 #endif

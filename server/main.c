@@ -105,8 +105,8 @@ static bool choose_connections(const struct cfg_settings *settings, unsigned *re
 {
 	*ret = srv_listen_room((unsigned)settings->max_connections);
 	if (*ret && *ret < (unsigned)settings->max_connections)
-		fprintf(stderr, "vramcast: the limit of open files leaves room for %u connections instead of %d\n", *ret,
-			settings->max_connections);
+		fprintf(stderr, "vramcast: the limit of open files leaves room for %u connections instead of %d\n",
+			*ret, settings->max_connections);
 	return *ret != 0;
 }
 
@@ -130,7 +130,8 @@ static void announce(const int *fds, int count)
 	fflush(stdout);
 }
 
-/* Waits for a signal to stop; then, while /readyz is red, for the delay that takes a balancer to notice or a second signal. */
+/* Waits for a signal to stop; then, while /readyz is red, for the delay that takes a balancer to notice or a second
+ * signal. */
 static void wait_for_stop(struct srv_service *service, const sigset_t *signals, unsigned delay_ms)
 {
 	const struct timespec delay = { .tv_sec = delay_ms / 1000, .tv_nsec = delay_ms % 1000 * 1000000L };
@@ -186,7 +187,8 @@ static int serve(const struct cfg_settings *settings)
 	catalog = cfg_catalog_create(cfg_settings_catalog(settings), error, sizeof error);
 	if (!catalog)
 		return fail(error);
-	if (!srv_http_init_process() || !srv_service_init(&service, catalog, settings->cors_origin, settings->origin_count))
+	if (!srv_http_init_process()
+	    || !srv_service_init(&service, catalog, settings->cors_origin, settings->origin_count))
 		code = fail("memory is short");
 	else if (!open_listeners(settings, fds, error, sizeof error))
 		code = fail(error);

@@ -1,4 +1,5 @@
-/* Counters of one thread. Only that thread writes them; /metrics reads those of all threads and adds them up, without a lock. */
+/* Counters of one thread. Only that thread writes them; /metrics reads those of all threads and adds them up, without a
+ * lock. */
 #ifndef SRV_METRICS_H
 #define SRV_METRICS_H
 
@@ -22,7 +23,8 @@ struct srv_metrics {
 /* Adds by the one thread that owns the counter: no locked instruction. */
 static inline void srv_metric_add(atomic_uint_least64_t *counter, uint64_t amount)
 {
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + amount, memory_order_relaxed);
+	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + amount,
+			      memory_order_relaxed);
 }
 
 /* Counts an answered request. route is an index into the names below, negative where none was found. */

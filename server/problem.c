@@ -79,8 +79,8 @@ void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults)
 	char detail[96];
 
 	if (listed < faults->count)
-		snprintf(detail, sizeof detail, "the request has %zu faults, of which the first %zu are listed", faults->count,
-			 listed);
+		snprintf(detail, sizeof detail, "the request has %zu faults, of which the first %zu are listed",
+			 faults->count, listed);
 	else
 		snprintf(detail, sizeof detail, "the request has %zu fault%s", listed, listed == 1 ? "" : "s");
 	begin_problem(reply, SRV_INVALID, detail);

@@ -104,7 +104,8 @@ static void read_number(const struct srv_parameter *parameter, const char *point
 
 	if (!*value->text || *end || strspn(value->text, "0123456789.eE+-") != strlen(value->text))
 		est_fault_add(faults, pointer, EST_WRONG_TYPE, "must be a number");
-	else if (!(number >= parameter->min && number <= parameter->max) || (parameter->whole && number != (double)(long)number))
+	else if (!(number >= parameter->min && number <= parameter->max)
+		 || (parameter->whole && number != (double)(long)number))
 		est_fault_add(faults, pointer, EST_OUT_OF_RANGE, "must be a %snumber from %.15g to %.15g",
 			      parameter->whole ? "whole " : "", parameter->min, parameter->max);
 	else
@@ -122,8 +123,8 @@ static void read_pair(const struct pair *pair, const struct srv_parameter *param
 	else if (value->given)
 		est_fault_add(faults, pointer, EST_CONTRADICTION, "must not be given twice");
 	else if (!srv_percent_decode(pair->value, pair->value_length, true, value->text, sizeof value->text))
-		est_fault_add(faults, pointer, EST_WRONG_TYPE, "must be properly percent-encoded text of at most %d bytes",
-			      SRV_PARAMETER_MAX - 1);
+		est_fault_add(faults, pointer, EST_WRONG_TYPE,
+			      "must be properly percent-encoded text of at most %d bytes", SRV_PARAMETER_MAX - 1);
 	else if (parameter->number)
 		read_number(parameter, pointer, value, faults);
 	if (parameter)

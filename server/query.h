@@ -21,12 +21,12 @@ struct srv_value {
 	char text[SRV_PARAMETER_MAX];
 };
 
-/* Decodes length bytes of a query string or path segment ('+' is a space only when plus) into ret (size bytes, NUL-ended).
- * False when it is too long, badly escaped or holds a NUL. */
+/* Decodes length bytes of a query string or path segment ('+' is a space only when plus) into ret (size bytes,
+ * NUL-ended). False when it is too long, badly escaped or holds a NUL. */
 bool srv_percent_decode(const char *text, size_t length, bool plus, char *ret, size_t size);
 
-/* Reads query (NULL: none) by its parameters into values, one each. "format" is everyone's and passed over. What is unknown,
- * repeated, no number or out of range is a fault at "/name". Whether there was none. */
+/* Reads query (NULL: none) by its parameters into values, one each. "format" is everyone's and passed over. What is
+ * unknown, repeated, no number or out of range is a fault at "/name". Whether there was none. */
 bool srv_query_read(const char *query, const struct srv_parameter *parameters, size_t count, struct srv_value *values,
 		    struct est_faults *faults);
 

@@ -6,8 +6,9 @@
 #include "server/formats.h"
 #include "server/reply.h"
 
-/* Appends the estimate in a format: json is the whole document, table a summary and the verdicts, the others the verdicts.
- * Short-lived rows are taken from arena; rows has room for report->fit_count pointers. False when the arena is too small. */
+/* Appends the estimate in a format: json is the whole document, table a summary and the verdicts, the others the
+ * verdicts. Short-lived rows are taken from arena; rows has room for report->fit_count pointers. False when the arena
+ * is too small. */
 bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const struct cfg_request *request,
 		      const struct est_report *report, struct est_arena *arena, const void **rows);
 

@@ -130,7 +130,7 @@ static bool choose_format(struct srv_call *call)
 		return true;
 	srv_reply_problem(call->reply, SRV_NOT_ACCEPTABLE,
 			  name ? "format must be json, csv, ndjson, records or table"
-			       : "the answer exists as application/json, text/csv, application/x-ndjson and text/plain");
+			       : "there are application/json, text/csv, application/x-ndjson and text/plain");
 	return false;
 }
 
@@ -216,7 +216,8 @@ static void answer(struct srv_call *call, int first, const char *id)
 		add_allow(call->reply, first);
 	} else if (id && !srv_percent_decode(id, strlen(id), false, call->id, sizeof call->id)) {
 		srv_reply_problem(call->reply, SRV_NOT_FOUND, "there is no such id");
-	} else if ((!(route->traits & FORMATS) || choose_format(call)) && (!(route->traits & BODY) || check_type(call))) {
+	} else if ((!(route->traits & FORMATS) || choose_format(call))
+		   && (!(route->traits & BODY) || check_type(call))) {
 		route->handler(call);
 	}
 }

@@ -45,8 +45,8 @@ void srv_service_finish(struct srv_service *service);
 struct srv_context *srv_context_create(struct srv_service *service);
 void srv_context_destroy(struct srv_context *context);
 
-/* Answers request: finds the route, chooses the format, runs the handler, adds the headers that every answer has. The body
- * lies in context->buffer until the next call. Never fails: where memory is short the answer is a 503. */
+/* Answers request: finds the route, chooses the format, runs the handler, adds the headers that every answer has. The
+ * body lies in context->buffer until the next call. Never fails: where memory is short the answer is a 503. */
 void srv_route(struct srv_context *context, const struct srv_request *request, struct srv_reply *reply);
 
 /* The same for a request that the transport refuses. */

@@ -198,8 +198,8 @@ static bool is_bare(const struct srv_column *column, const void *const *rows, si
 	return bare;
 }
 
-/* Width of every column: the heading's or the widest cell's, 0 for a bare one. The cells are written behind the buffer's end
- * and dropped. */
+/* Width of every column: the heading's or the widest cell's, 0 for a bare one. The cells are written behind the
+ * buffer's end and dropped. */
 static void measure(struct srv_buffer *buffer, const struct srv_table *table, const void *const *rows, size_t count,
 		    size_t *ret_widths)
 {
@@ -287,7 +287,8 @@ static void write_json(struct srv_buffer *buffer, const struct srv_table *table,
 	srv_buffer_add_byte(buffer, ']');
 }
 
-static void write_ndjson(struct srv_buffer *buffer, const struct srv_table *table, const void *const *rows, size_t count)
+static void write_ndjson(struct srv_buffer *buffer, const struct srv_table *table, const void *const *rows,
+			 size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
 		srv_write_object(buffer, table, rows[i]);

@@ -1,5 +1,5 @@
-/* Rows of a struct as columns: one table says what a member is called and what it holds; JSON objects, csv, ndjson and the
- * table for people are loops over it. */
+/* Rows of a struct as columns: one table says what a member is called and what it holds; JSON objects, csv, ndjson and
+ * the table for people are loops over it. */
 #ifndef SRV_TABLE_H
 #define SRV_TABLE_H
 
@@ -37,8 +37,8 @@ void srv_write_members(struct srv_buffer *buffer, const struct srv_table *table,
 /* The same in braces. */
 void srv_write_object(struct srv_buffer *buffer, const struct srv_table *table, const void *row);
 
-/* Appends count rows in a format. json and records: an array of objects; ndjson: an object a line; csv: a header and a line
- * a row; table: aligned columns, what ends in _bytes in GiB. */
+/* Appends count rows in a format. json and records: an array of objects; ndjson: an object a line; csv: a header and a
+ * line a row; table: aligned columns, what ends in _bytes in GiB. */
 void srv_write_rows(struct srv_buffer *buffer, enum srv_format format, const struct srv_table *table,
 		    const void *const *rows, size_t count);
 

@@ -98,23 +98,33 @@ static void write_escape(struct srv_buffer *buffer, unsigned char byte)
 	srv_buffer_add_byte(buffer, hex[byte & 15]);
 }
 
+/* ASCII that stands for itself in a string. */
+static inline bool is_plain(unsigned char byte)
+{
+	return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
+}
+
 void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t length)
 {
 	const unsigned char *bytes = (const unsigned char *)text;
 	size_t start = 0, at = 0;
 
 	srv_buffer_add_byte(buffer, '"');
-	while (at < length) {
-		unsigned char byte = bytes[at];
-		size_t step = byte < 0x80 ? 1 : utf8_length(bytes + at, length - at);
+	for (;;) {
+		size_t step;
 
-		if (step && byte >= 0x20 && byte != '"' && byte != '\\' && byte != 0x7f) {
+		while (at < length && is_plain(bytes[at]))
+			at++;
+		if (at == length)
+			break;
+		step = utf8_length(bytes + at, length - at);
+		if (step) {
 			at += step;
 			continue;
 		}
 		srv_buffer_add(buffer, text + start, at - start);
-		if (step)
-			write_escape(buffer, byte);
+		if (bytes[at] < 0x80)
+			write_escape(buffer, bytes[at]);
 		else
 			SRV_PUT(buffer, "\\ufffd");
 		start = ++at;

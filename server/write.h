@@ -10,7 +10,8 @@
 void srv_write_u64(struct srv_buffer *buffer, uint64_t value);
 void srv_write_i64(struct srv_buffer *buffer, int64_t value);
 
-/* A number with a fixed count of decimals (0..6), rounded half away from zero; what is not finite or beyond 2^53 is 0. */
+/* A number with a fixed count of decimals (0..6), rounded half away from zero; what is not finite or beyond 2^53 is
+ * 0. */
 void srv_write_fixed(struct srv_buffer *buffer, double value, int decimals);
 
 void srv_write_bool(struct srv_buffer *buffer, bool value);

@@ -1,4 +1,5 @@
-/* What the tests of the routes share: the service on the project's own catalogues, without a socket, and how to ask it. */
+/* What the tests of the routes share: the service on the project's own catalogues, without a socket, and how to ask
+ * it. */
 #ifndef TESTS_ASK_H
 #define TESTS_ASK_H
 

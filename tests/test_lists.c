@@ -66,7 +66,8 @@ START_TEST(filters_narrow_the_lists)
 	for (int i = 0; i < COUNT(filters); i++) {
 		size_t total = total_of(filters[i].target);
 
-		ck_assert_msg(total >= filters[i].least && total <= filters[i].most, "%s: %zu", filters[i].target, total);
+		ck_assert_msg(total >= filters[i].least && total <= filters[i].most, "%s: %zu", filters[i].target,
+			      total);
 		ck_assert_msg(strstr(text(), filters[i].fragment) != NULL, "%s", filters[i].target);
 	}
 }
@@ -110,7 +111,8 @@ START_TEST(one_row_is_found_by_id_and_alias_without_regard_to_case)
 		read = document();
 		ck_assert_str_eq(member(read, "id"), "llama-3.1-8b");
 		ck_assert_int_eq(json_integer_value(json_object_get(read, "parameters")), 8030261248);
-		ck_assert_str_eq(member(json_object_get(json_object_get(read, "catalog"), "config"), "model_type"), "llama");
+		ck_assert_str_eq(member(json_object_get(json_object_get(read, "catalog"), "config"), "model_type"),
+				 "llama");
 		json_decref(read);
 	}
 }

@@ -25,8 +25,10 @@ START_TEST(metrics_count_by_route_method_and_status)
 	service.context_count = 2;
 	get("/metrics");
 	ck_assert_str_eq(reply.content_type, "text/plain; version=0.0.4; charset=utf-8");
-	ck_assert_ptr_nonnull(strstr(text(), "vramcast_http_requests_total{route=\"/estimate\",method=\"POST\",code=\"200\"} 2\n"));
-	ck_assert_ptr_nonnull(strstr(text(), "vramcast_http_requests_total{route=\"none\",method=\"other\",code=\"404\"} 1\n"));
+	ck_assert_ptr_nonnull(
+		strstr(text(), "vramcast_http_requests_total{route=\"/estimate\",method=\"POST\",code=\"200\"} 2\n"));
+	ck_assert_ptr_nonnull(
+		strstr(text(), "vramcast_http_requests_total{route=\"none\",method=\"other\",code=\"404\"} 1\n"));
 	ck_assert_ptr_nonnull(strstr(text(), "duration_seconds_bucket{route=\"/estimate\",le=\"0.0001\"} 1\n"));
 	ck_assert_ptr_nonnull(strstr(text(), "duration_seconds_bucket{route=\"/estimate\",le=\"1\"} 1\n"));
 	ck_assert_ptr_nonnull(strstr(text(), "duration_seconds_bucket{route=\"/estimate\",le=\"+Inf\"} 2\n"));

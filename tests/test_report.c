@@ -24,8 +24,8 @@ START_TEST(an_estimate_has_the_members_of_the_contract_in_their_order)
 	post("/estimate", MODEL);
 	ck_assert_msg(reply.status == 200, "%s", text());
 	read = document();
-	CHECK_KEYS(read, "model", "single_gpu", "per_gpu", "peak", "timeline", "host", "rule_of_thumb", "fits", "assumptions",
-		   "warnings");
+	CHECK_KEYS(read, "model", "single_gpu", "per_gpu", "peak", "timeline", "host", "rule_of_thumb", "fits",
+		   "assumptions", "warnings");
 	CHECK_KEYS(json_object_get(read, "single_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
 		   "activations_bytes", "buffers_bytes", "overhead_bytes", "total_bytes");
 	CHECK_KEYS(json_object_get(read, "per_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
@@ -73,7 +73,8 @@ START_TEST(fits_come_in_the_order_of_the_cards_asked_for)
 	static const char *const cards[] = { "l4", "t4", "h100-sxm5-80gb", "a100-sxm4-80gb" };
 	json_t *read;
 
-	post("/estimate", "{\"model\":\"llama-3.2-1b\",\"gpus\":[\"l4\",\"T4\",\"h100-sxm5-80gb\",\"a100-sxm4-80gb\"]}");
+	post("/estimate",
+	     "{\"model\":\"llama-3.2-1b\",\"gpus\":[\"l4\",\"T4\",\"h100-sxm5-80gb\",\"a100-sxm4-80gb\"]}");
 	ck_assert_msg(reply.status == 200, "%s", text());
 	read = document();
 	ck_assert_uint_eq(json_array_size(json_object_get(read, "fits")), 4);

@@ -37,8 +37,8 @@ static void check_allow(const char *pattern)
 		char name[32];
 
 		snprintf(name, sizeof name, ", %s,", methods[i]);
-		ck_assert_msg((strstr(padded, name) != NULL) == is_allowed(pattern, methods[i]), "%s: %s in %s", pattern,
-			      methods[i], padded);
+		ck_assert_msg((strstr(padded, name) != NULL) == is_allowed(pattern, methods[i]), "%s: %s in %s",
+			      pattern, methods[i], padded);
 	}
 }
 
@@ -50,7 +50,8 @@ START_TEST(a_route_answers_the_methods_that_it_allows_and_no_other)
 		const char *name = methods[_i];
 		bool is_post = !strcmp(name, "POST");
 
-		ask(name, is_post ? pattern : target_of(pattern), (struct srv_request){ .body = is_post ? MODEL : NULL });
+		ask(name, is_post ? pattern : target_of(pattern),
+		    (struct srv_request){ .body = is_post ? MODEL : NULL });
 		if (!strcmp(name, "OPTIONS"))
 			ck_assert_int_eq(reply.status, 204);
 		else if (is_allowed(pattern, name))
@@ -141,7 +142,8 @@ END_TEST
 
 START_TEST(a_preflight_of_an_allowed_origin_is_answered)
 {
-	ask("OPTIONS", "/estimate", (struct srv_request){ .origin = "https://example.org", .preflight_method = "POST" });
+	ask("OPTIONS", "/estimate",
+	    (struct srv_request){ .origin = "https://example.org", .preflight_method = "POST" });
 	ck_assert_int_eq(reply.status, 204);
 	ck_assert_str_eq(header("Access-Control-Allow-Origin"), "https://example.org");
 	ck_assert_ptr_nonnull(strstr(header("Access-Control-Allow-Methods"), "POST"));
@@ -170,8 +172,8 @@ END_TEST
 /* ---- ETag */
 
 static const char *const tagged[] = {
-	"/presets", "/presets?q=llama", "/presets/llama-3.2-1b", "/gpus", "/gpus?format=csv", "/gpus/t4", "/openapi.yaml",
-	"/openapi.json", "/", "/estimate?model=llama-3.2-1b&gpus=t4",
+	"/presets", "/presets?q=llama", "/presets/llama-3.2-1b", "/gpus", "/gpus?format=csv", "/gpus/t4",
+	"/openapi.yaml", "/openapi.json", "/", "/estimate?model=llama-3.2-1b&gpus=t4",
 };
 
 START_TEST(what_the_client_has_is_not_sent_again)
@@ -202,7 +204,9 @@ END_TEST
 
 START_TEST(another_representation_has_another_tag)
 {
-	static const char *const targets[] = { "/gpus", "/gpus?format=csv", "/gpus?q=a", "/gpus?q=b", "/presets", "/gpus/t4" };
+	static const char *const targets[] = {
+		"/gpus", "/gpus?format=csv", "/gpus?q=a", "/gpus?q=b", "/presets", "/gpus/t4",
+	};
 	char tags[COUNT(targets)][64];
 
 	for (int i = 0; i < COUNT(targets); i++) {
