@@ -1,19 +1,33 @@
-#include "estimator/ops.h"
 #include "estimator/optimizer.h"
 
-/* One row per optimizer: its states per parameter and its step's temporaries. */
-struct optimizer {
-	unsigned moments;      /* state tensors of the parameter's size */
-	bool step_on_gpu;      /* a fused kernel keeps its step count, a scalar, beside them */
-	bool foreach_sqrt;     /* _multi_tensor_adamw: the list of sqrt(exp_avg_sq) of all parameters at once */
-};
+#include "estimator/optimizer_row.h"
 
-static const struct optimizer optimizers[] = {
-	[EST_ADAMW_TORCH_FUSED] = { 2, true, false },
-	[EST_ADAMW_TORCH]       = { 2, false, true },
-	[EST_SGD]               = { 0, false, false },
-	[EST_SGD_MOMENTUM]      = { 1, false, false },
+/* clang-format off */
+static const struct est_optimizer_row rows[] = {
+	[EST_ADAMW_TORCH_FUSED]  = { .moments = 2, .states = est_states_fused },
+	[EST_ADAMW_TORCH]        = { .moments = 2, .states = est_states_like, .foreach_sqrt = true },
+	[EST_SGD]                = { .moments = 0, .states = est_states_like },
+	[EST_SGD_MOMENTUM]       = { .moments = 1, .states = est_states_like },
+	[EST_ADAMW_8BIT]         = { .moments = 2, .block = 256, .shared = est_shared_bnb_adam, .states = est_states_bnb_8bit },
+	[EST_PAGED_ADAMW_8BIT]   = { .moments = 2, .block = 256, .shared = est_shared_bnb_adam, .states = est_states_bnb_8bit,
+				     .paged = true },
+	[EST_PAGED_ADAMW_32BIT]  = { .moments = 2, .states = est_states_bnb_32bit, .paged = true },
+	[EST_LION]               = { .moments = 1, .states = est_states_bnb_32bit },
+	[EST_LION_8BIT]          = { .moments = 1, .block = 256, .shared = est_shared_bnb_lion, .states = est_states_bnb_8bit },
+	[EST_ADAMW_8BIT_TORCHAO] = { .moments = 2, .block = 256, .states = est_states_torchao_8bit },
+	[EST_ADAMW_4BIT]         = { .moments = 2, .block = 128, .states = est_states_torchao_4bit },
+	[EST_ADAMW_FP8]          = { .moments = 2, .block = 256, .states = est_states_torchao_fp8 },
+	[EST_ADAFACTOR]          = { .states = est_states_adafactor, .update = est_update_adafactor },
+	[EST_MUON]               = { .moments = 2, .is_last = est_muon_is_last, .states = est_states_muon,
+				     .update = est_update_muon },
+	[EST_GALORE_ADAMW]       = { .moments = 2, .is_last = est_lowrank_is_last, .states = est_states_galore,
+				     .update = est_update_galore },
+	[EST_APOLLO_ADAMW]       = { .moments = 2, .is_last = est_lowrank_is_last, .states = est_states_apollo,
+				     .update = est_update_apollo },
+	[EST_APOLLO_ADAMW_MINI]  = { .moments = 2, .is_last = est_lowrank_is_last, .states = est_states_apollo,
+				     .update = est_update_apollo },
 };
+/* clang-format on */
 
 static bool has_master(const struct est_request *request)
 {
@@ -23,6 +37,66 @@ static bool has_master(const struct est_request *request)
 static bool is_trained(const struct est_leaf *leaf)
 {
 	return leaf->parameter && leaf->value.requires_grad;
+}
+
+static struct est_trained trained(const struct est_leaf *leaf, const struct est_request *request)
+{
+	return (struct est_trained){ .numel = leaf->value.numel, .rows = leaf->rows,
+				     .columns = leaf->rows ? leaf->value.numel / leaf->rows : 0,
+				     .element = has_master(request) ? EST_32BIT : leaf->value.element, .inner = leaf->inner };
+}
+
+/* ---- what the rows are made of */
+
+void est_bind(struct est_stepping *stepping, unsigned variable, struct est_tensor value)
+{
+	est_drop(stepping->tape, stepping->variable[variable]);
+	stepping->variable[variable] = value;
+}
+
+struct est_tensor est_scratch(struct est_stepping *stepping, uint64_t numel, uint8_t element)
+{
+	return est_hold(est_empty_as(stepping->tape, numel, element, EST_OPTIMIZER));
+}
+
+void est_state(struct est_stepping *stepping, uint64_t numel, uint8_t element)
+{
+	est_persistent(stepping->tape, numel, element, EST_OPTIMIZER);
+}
+
+void est_states_like(struct est_stepping *stepping, const struct est_trained *p)
+{
+	for (unsigned i = 0; i < stepping->row->moments; i++)
+		est_state(stepping, p->numel, p->element);
+}
+
+void est_states_fused(struct est_stepping *stepping, const struct est_trained *p)
+{
+	est_state(stepping, 1, EST_32BIT); /* step */
+	est_states_like(stepping, p);
+}
+
+/* ---- all parameters */
+
+typedef void each_function(struct est_stepping *stepping, const struct est_trained *p);
+
+/* Calls function for the trained parameters among the tape's leaves, the first group before the last. */
+static void for_each(struct est_stepping *stepping, each_function *function)
+{
+	const struct est_tape *tape = stepping->tape;
+
+	for (unsigned last = 0; last < (stepping->row->is_last ? 2 : 1); last++)
+		for (uint32_t i = 0; i < tape->leaf_count; i++) {
+			const struct est_trained p = trained(&tape->leaves[i], stepping->request);
+
+			if (is_trained(&tape->leaves[i]) && (!stepping->row->is_last || stepping->row->is_last(&p) == last))
+				function(stepping, &p);
+		}
+}
+
+static struct est_stepping begin(struct est_tape *tape, const struct est_request *request)
+{
+	return (struct est_stepping){ .tape = tape, .request = request, .row = &rows[request->optimizer] };
 }
 
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request)
@@ -79,18 +153,11 @@ void est_optimizer_clip(struct est_tape *tape, const struct est_request *request
 
 void est_optimizer_states(struct est_tape *tape, const struct est_request *request)
 {
-	const struct optimizer *optimizer = &optimizers[request->optimizer];
+	struct est_stepping stepping = begin(tape, request);
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		const struct est_tensor *value = &tape->leaves[i].value;
-
-		if (!is_trained(&tape->leaves[i]))
-			continue;
-		if (optimizer->step_on_gpu)
-			est_persistent(tape, 1, EST_32BIT, EST_OPTIMIZER);
-		for (unsigned k = 0; k < optimizer->moments; k++)
-			est_persistent(tape, value->numel, has_master(request) ? EST_32BIT : value->element, EST_OPTIMIZER);
-	}
+	if (stepping.row->shared)
+		stepping.row->shared(tape);
+	for_each(&stepping, stepping.row->states);
 }
 
 static void zero_grad(struct est_tape *tape)
@@ -103,8 +170,14 @@ static void zero_grad(struct est_tape *tape)
 
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update)
 {
-	if (optimizers[request->optimizer].foreach_sqrt)
+	struct est_stepping stepping = begin(tape, request);
+
+	if (stepping.row->foreach_sqrt)
 		drop_list(tape, list_like_parameters(tape, has_master(request) ? EST_32BIT : 0, false, EST_OPTIMIZER));
+	if (stepping.row->update)
+		for_each(&stepping, stepping.row->update);
+	for (unsigned i = 0; i < EST_VARIABLES; i++)
+		est_bind(&stepping, i, est_none);
 	drop_list(tape, update->grads32);
 	zero_grad(tape);
 }

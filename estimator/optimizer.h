@@ -1,4 +1,9 @@
-/* Optimizers: the states they keep and what their step allocates on the way. THEORY 5, TRACED 2. */
+/* Optimizers: the states they keep and what their step allocates on the way. THEORY 5, TRACED 2; checked event by event against
+ * traces of torch 2.13, transformers 5.23, bitsandbytes 0.50, torchao 0.18, galore-torch 1.0 and apollo-torch 1.0.
+ *
+ * With bf16_master and fp16_master the optimizer steps an fp32 copy of each parameter with an fp32 gradient, as DeepSpeed does:
+ * states that follow the parameter's dtype are fp32 then, those of bitsandbytes and Adafactor are what they always are. A
+ * parameter keeps its shape (a trainer that flattens them cannot run the optimizers that need matrices). */
 #ifndef EST_OPTIMIZER_H
 #define EST_OPTIMIZER_H
 

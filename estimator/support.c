@@ -17,7 +17,7 @@ static const struct modelled {
 	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED), ANY },
 	{ "method", BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA), BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
-	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM),
+	  ANY,
 	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM)
 	  | BIT(EST_ADAMW_8BIT) | BIT(EST_ADAMW_8BIT_TORCHAO) | BIT(EST_ADAMW_4BIT) | BIT(EST_ADAMW_FP8)
 	  | BIT(EST_ADAFACTOR) },
@@ -38,7 +38,7 @@ static const struct modelled {
 	{ "offload.optimizer", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "offload.parameters", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
-	{ "lora.dora", BIT(false), BIT(false) },
+	{ "lora.dora", ANY, BIT(false) },
 	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8), BIT(EST_STORE_UINT8) },
