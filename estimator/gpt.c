@@ -42,19 +42,19 @@ static struct est_tensor gpt2_mlp(struct est_pass *pass, const struct est_layer 
 struct est_tensor est_gpt2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attention, residual;
+	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attention, residual, out;
 
 	attention = est_hold(gpt2_attention(pass, layer, y));
 	residual = est_hold(est_add(tape, attention, x));
 	est_drop(tape, y);
 	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, residual));
 	x = est_hold(gpt2_mlp(pass, layer, y));
+	out = est_add(tape, residual, x);
 	est_drop(tape, y);
-	y = est_add(tape, residual, x);
 	est_drop(tape, x);
 	est_drop(tape, attention);
 	est_drop(tape, residual);
-	return y;
+	return out;
 }
 
 /* ---- GPT-NeoX: rotary embedding on a part of each head, attention and MLP side by side */

@@ -33,8 +33,15 @@ static bool wrap(struct est_pass *pass, struct est_linear *linear)
 	adapter->a.weight = adapter_parameter(pass, linear->in * (uint64_t)lora->rank);
 	adapter->b.weight = adapter_parameter(pass, (uint64_t)lora->rank * linear->out);
 	adapter->dropout = lora->dropout;
-	pass->tape->leaves[adapter->a.weight].rows = adapter->a.out;
-	pass->tape->leaves[adapter->b.weight].rows = adapter->b.out;
+	adapter->dora = lora->dora;
+	if (lora->dora)
+		adapter->magnitude = adapter_parameter(pass, linear->out);
+	for (unsigned i = 0; i < 2; i++) {
+		const struct est_linear *part = i == 0 ? &adapter->a : &adapter->b;
+
+		pass->tape->leaves[part->weight].rows = part->out;
+		pass->tape->leaves[part->weight].inner = true;
+	}
 	linear->adapter = adapter;
 	return true;
 }
@@ -57,6 +64,18 @@ static bool wrap_layers(struct est_pass *pass)
 			    && !wrap(pass, (struct est_linear *)((char *)&pass->layers[i] + module->offset)))
 				return false;
 	return true;
+}
+
+/* OPT-350m's project_in and project_out, beside its narrower embedding */
+static bool wrap_projections(struct est_pass *pass)
+{
+	const struct est_names *targets = &pass->request->lora.target_modules;
+
+	if (!pass->project_in.out)
+		return true;
+	if ((targets->all || is_listed(targets, "project_out")) && !wrap(pass, &pass->project_out))
+		return false;
+	return (!targets->all && !is_listed(targets, "project_in")) || wrap(pass, &pass->project_in);
 }
 
 /* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there */
@@ -91,7 +110,7 @@ bool est_lora_build(struct est_pass *pass)
 {
 	uint32_t first = pass->tape->leaf_count;
 
-	if (!wrap_layers(pass))
+	if (!wrap_projections(pass) || !wrap_layers(pass))
 		return false;
 	cast_adapters(pass, first, pass->request->lora.adapter_dtype == EST_FP32 ? EST_32BIT : EST_16BIT);
 	save_modules(pass);
@@ -125,7 +144,7 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	result = est_hold(result);
 	/* over a quantised base autocast casts, else peft does */
 	cast = est_hold(quantized && tape->autocast ? est_alias(tape, input) : est_to(tape, input, adapter_element));
-	sum = update(tape, adapter, cast);
+	sum = adapter->dora ? est_dora(tape, linear, cast, result) : update(tape, adapter, cast);
 	if (quantized && !tape->autocast)
 		sum = est_to(tape, sum, result_element);
 	sum = est_add(tape, result, sum);

@@ -12,6 +12,10 @@ bool est_lora_build(struct est_pass *pass);
  * temporary. */
 struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 
+/* DoRA's part of the sum beside the base's result: (m / |W + BA| - 1) * result + m / |W + BA| * BA(x). x, in the dtype of the
+ * adapters, and result are borrowed. */
+struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x, struct est_tensor result);
+
 /* A frozen weight as bitsandbytes keeps it: packed values, absmax, its own quantisation. Returns the leaf of the packed values. */
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);
 /* bnb.nn.Linear4bit.forward, bnb.nn.Linear8bitLt.forward */

@@ -23,9 +23,11 @@ struct est_linear {
 	const struct est_adapter *adapter; /* LoRA on top, or NULL */
 };
 
-/* LoRA: lora_A, lora_B. */
+/* LoRA: lora_A, lora_B, and with DoRA the magnitudes of the rows. */
 struct est_adapter {
 	struct est_linear a, b;
+	uint32_t magnitude;
+	bool dora;
 	double dropout;
 };
 

@@ -21,7 +21,7 @@ static const struct modelled {
 	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM)
 	  | BIT(EST_ADAMW_8BIT) | BIT(EST_ADAMW_8BIT_TORCHAO) | BIT(EST_ADAMW_4BIT) | BIT(EST_ADAMW_FP8)
 	  | BIT(EST_ADAFACTOR) },
-	{ "fuse_optimizer_in_backward", BIT(false), BIT(false) },
+	{ "fuse_optimizer_in_backward", ANY, BIT(false) },
 	{ "gradient_checkpointing", BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) | BIT(EST_CHECKPOINT_EVERY_N),
 	  BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) },
 	{ "attention",

@@ -5,6 +5,8 @@
 /* An edge names where a gradient goes: 1 + 4 * node + output, or a leaf with the top bit set. */
 #define EDGE_LEAF UINT32_C(0x80000000)
 
+#define DISCARDED UINT32_MAX /* a position of a frame that nobody will ask for */
+
 enum { ALIGNMENT = 512 }; /* the caching allocator's rounding */
 
 const struct est_tensor est_none = { 0 };
@@ -208,8 +210,14 @@ static void save_for_recomputation(struct est_tape *tape, struct est_tensor tens
 
 	if (tape->stopped)
 		return;
+	if (frame->saved[tape->recomputed_saves] != DISCARDED)
+		frame->saved[tape->recomputed_saves] = tensor.storage;
+	else if (tape->doomed_count < EST_DOOMED)
+		tape->doomed[tape->doomed_count++] = tensor.storage;
+	else
+		tape->exhausted = true;
 	est_storage_retain(tape, tensor.storage);
-	frame->saved[tape->recomputed_saves++] = tensor.storage;
+	tape->recomputed_saves++;
 	/* torch.utils.checkpoint's early stop: nothing after the last saved tensor runs */
 	if (tape->recomputed_saves == frame->count)
 		tape->stopped = true;
@@ -224,6 +232,7 @@ static void save_by_position(struct est_tape *tape, struct est_node *node)
 		return;
 	}
 	tape->frame_save_count++;
+	frame->saved[frame->count] = 0;
 	node->saved[node->saved_count++] = frame->count++;
 }
 
@@ -250,6 +259,30 @@ struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsig
 	out.source = node && node != &tape->scratch ? edge_of_node((uint32_t)(node - tape->nodes), i) : 0;
 	out.temporary = true;
 	return out;
+}
+
+static void discard(struct est_tape *tape, struct est_node *node)
+{
+	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
+		if (node->edge[i] & EDGE_LEAF)
+			tape->leaves[node->edge[i] & ~EDGE_LEAF].uses--;
+	for (unsigned i = 0; i < node->saved_count; i++) {
+		if (node->frame)
+			tape->frames[node->frame - 1].saved[node->saved[i]] = DISCARDED;
+		else
+			est_storage_release(tape, node->saved[i]);
+	}
+	if (node->frame)
+		tape->frames[node->frame - 1].released += node->saved_count;
+	node->saved_count = 0;
+}
+
+void est_discard_nodes(struct est_tape *tape, uint32_t first, uint32_t end)
+{
+	for (uint32_t i = first; i < end; i++)
+		discard(tape, &tape->nodes[i]);
+	while (tape->doomed_count > 0)
+		est_storage_release(tape, tape->doomed[--tape->doomed_count]);
 }
 
 struct est_tensor est_take_grad(struct est_node *node, unsigned i)
@@ -343,6 +376,8 @@ static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
 		grad = copy;
 	}
 	leaf->grad = grad;
+	if (tape->accumulated && leaf->parameter)
+		tape->accumulated(tape, leaf, tape->accumulated_context);
 }
 
 static void deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
@@ -404,6 +439,8 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 	if (frame)
 		est_frame_unpack(tape, node);
 	node->op->backward(tape, node, ret);
+	if (frame) /* what a hook has unpacked is a local of the formula; a saved variable lives as long as its node */
+		release_saved(tape, node);
 	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
 		if (node->edge[i] && ret[i].numel)
 			ret[i] = validate_output(tape, node, i, ret[i]);

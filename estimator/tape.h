@@ -101,6 +101,8 @@ struct est_storage {
 	enum est_category category;
 };
 
+enum { EST_DOOMED = 16 };
+
 struct est_tape {
 	struct est_arena *arena;
 	struct est_event *events;
@@ -117,11 +119,16 @@ struct est_tape {
 	uint32_t *frame_saves;      /* pool of est_frame.saved */
 	size_t frame_save_count, frame_save_limit;
 
+	/* register_post_accumulate_grad_hook of every parameter; NULL: none */
+	void (*accumulated)(struct est_tape *tape, struct est_leaf *leaf, const void *context);
+	const void *accumulated_context;
 	bool no_grad;               /* torch.no_grad() */
 	bool autocast;              /* inside an autocast region */
 	uint32_t packing;           /* frame + 1 whose forward runs; saved tensors are only counted */
 	uint32_t recomputing;       /* frame + 1 that is being recomputed */
 	uint32_t recomputed_saves;
+	uint32_t doomed[EST_DOOMED]; /* saved by nodes of the recomputation that lead nowhere; held until they are discarded */
+	uint32_t doomed_count;
 	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
 	enum est_category category; /* of what operators allocate */
 	uint64_t shards[EST_CATEGORIES]; /* static sharding: a rank holds one part in so many of what is in a category */
@@ -168,6 +175,8 @@ struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, si
 void est_save(struct est_tape *tape, struct est_node *node, struct est_tensor tensor);
 /* out as output i of node (NULL: of nothing): where its gradient goes. Temporary. */
 struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor out);
+/* The nodes from first to end lead nowhere (their result was detached) and die: what they saved goes. */
+void est_discard_nodes(struct est_tape *tape, uint32_t first, uint32_t end);
 /* Moves the gradient of output i out of node. */
 struct est_tensor est_take_grad(struct est_node *node, unsigned i);
 /* Whether anything waits for the gradient of input i. */
