@@ -8,12 +8,12 @@ static const struct est_optimizer_row rows[] = {
 	[EST_ADAMW_TORCH]        = { .moments = 2, .states = est_states_like, .foreach_sqrt = true },
 	[EST_SGD]                = { .moments = 0, .states = est_states_like },
 	[EST_SGD_MOMENTUM]       = { .moments = 1, .states = est_states_like },
-	[EST_ADAMW_8BIT]         = { .moments = 2, .block = 256, .shared = est_shared_bnb_adam, .states = est_states_bnb_8bit },
-	[EST_PAGED_ADAMW_8BIT]   = { .moments = 2, .block = 256, .shared = est_shared_bnb_adam, .states = est_states_bnb_8bit,
+	[EST_ADAMW_8BIT]         = { .moments = 2, .block = 256, .states = est_states_bnb_8bit },
+	[EST_PAGED_ADAMW_8BIT]   = { .moments = 2, .block = 256, .states = est_states_bnb_8bit,
 				     .paged = true },
 	[EST_PAGED_ADAMW_32BIT]  = { .moments = 2, .states = est_states_bnb_32bit, .paged = true },
 	[EST_LION]               = { .moments = 1, .states = est_states_bnb_32bit },
-	[EST_LION_8BIT]          = { .moments = 1, .block = 256, .shared = est_shared_bnb_lion, .states = est_states_bnb_8bit },
+	[EST_LION_8BIT]          = { .moments = 1, .block = 256, .states = est_states_bnb_8bit },
 	[EST_ADAMW_8BIT_TORCHAO] = { .moments = 2, .block = 256, .states = est_states_torchao_8bit },
 	[EST_ADAMW_4BIT]         = { .moments = 2, .block = 128, .states = est_states_torchao_4bit },
 	[EST_ADAMW_FP8]          = { .moments = 2, .block = 256, .states = est_states_torchao_fp8 },
@@ -144,9 +144,11 @@ static void clip_grad_norm(struct est_tape *tape)
 void est_optimizer_clip(struct est_tape *tape, const struct est_request *request, struct est_update *update)
 {
 	est_mark(tape, EST_PHASE_OPTIMIZER_STEP);
+	update->grads32 = NULL;
+	if (request->fuse_optimizer_in_backward)
+		return;
 	if (request->max_grad_norm > 0)
 		clip_grad_norm(tape);
-	update->grads32 = NULL;
 	if (has_master(request))
 		update->grads32 = list_like_parameters(tape, EST_32BIT, false, EST_OPTIMIZER);
 }
@@ -155,29 +157,57 @@ void est_optimizer_states(struct est_tape *tape, const struct est_request *reque
 {
 	struct est_stepping stepping = begin(tape, request);
 
-	if (stepping.row->shared)
-		stepping.row->shared(tape);
 	for_each(&stepping, stepping.row->states);
 }
 
-static void zero_grad(struct est_tape *tape)
+static void zero_grad(struct est_tape *tape, struct est_leaf *leaf)
 {
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		est_drop(tape, tape->leaves[i].grad);
-		tape->leaves[i].grad = est_none;
-	}
+	est_drop(tape, leaf->grad);
+	leaf->grad = est_none;
+}
+
+static void end(struct est_stepping *stepping)
+{
+	for (unsigned i = 0; i < EST_VARIABLES; i++)
+		est_bind(stepping, i, est_none);
 }
 
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update)
 {
 	struct est_stepping stepping = begin(tape, request);
 
+	if (request->fuse_optimizer_in_backward)
+		return;
 	if (stepping.row->foreach_sqrt)
 		drop_list(tape, list_like_parameters(tape, has_master(request) ? EST_32BIT : 0, false, EST_OPTIMIZER));
 	if (stepping.row->update)
 		for_each(&stepping, stepping.row->update);
-	for (unsigned i = 0; i < EST_VARIABLES; i++)
-		est_bind(&stepping, i, est_none);
+	end(&stepping);
 	drop_list(tape, update->grads32);
-	zero_grad(tape);
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		zero_grad(tape, &tape->leaves[i]);
+}
+
+/* ---- fused in the backward: an optimizer of one parameter */
+
+static void step_alone(struct est_tape *tape, struct est_leaf *leaf, const void *context)
+{
+	const struct est_request *request = context;
+	const struct est_trained p = trained(leaf, request);
+	struct est_stepping stepping = begin(tape, request);
+	struct est_tensor grad32 = has_master(request) ? est_scratch(&stepping, p.numel, EST_32BIT) : est_none;
+
+	if (stepping.row->foreach_sqrt)
+		est_bind(&stepping, 0, est_scratch(&stepping, p.numel, p.element));
+	if (stepping.row->update)
+		stepping.row->update(&stepping, &p);
+	end(&stepping);
+	est_drop(tape, grad32);
+	zero_grad(tape, leaf);
+}
+
+void est_optimizer_fuse(struct est_tape *tape, const struct est_request *request)
+{
+	tape->accumulated = step_alone;
+	tape->accumulated_context = request;
 }

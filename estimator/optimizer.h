@@ -12,13 +12,17 @@
 
 /* What is allocated before training: fp32 master weights with EST_BF16_MASTER and EST_FP16_MASTER. */
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request);
+/* With fuse_optimizer_in_backward: from now on every parameter has an optimizer of its own that steps it, and drops its gradient,
+ * as soon as that has arrived. request has to live as long as the tape. */
+void est_optimizer_fuse(struct est_tape *tape, const struct est_request *request);
 /* What a step holds from its clipping to its update. */
 struct est_update {
 	struct est_tensor *grads32; /* gradients of the master weights */
 };
 
 /* The three parts of a step over all trainable parameters of the tape: clip_grad_norm_(); the states, made by the first
- * step; optimizer.step()'s temporaries and zero_grad(set_to_none=True). */
+ * step; optimizer.step()'s temporaries and zero_grad(set_to_none=True). Nothing is left to do for the first and the last with
+ * fuse_optimizer_in_backward. */
 void est_optimizer_clip(struct est_tape *tape, const struct est_request *request, struct est_update *update);
 void est_optimizer_states(struct est_tape *tape, const struct est_request *request);
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update);

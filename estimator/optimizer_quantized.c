@@ -12,16 +12,12 @@ static uint64_t blocks_of(uint64_t numel, uint64_t block)
 
 /* ---- bitsandbytes */
 
-/* name2qmap: fp32 tables for signed and unsigned values, shared by all parameters */
-void est_shared_bnb_adam(struct est_tape *tape)
+/* name2qmap: an fp32 table for signed values, another for the unsigned ones of the second moment */
+static void code_tables(struct est_stepping *stepping)
 {
-	est_persistent(tape, CODES_8BIT, EST_32BIT, EST_OPTIMIZER);
-	est_persistent(tape, CODES_8BIT, EST_32BIT, EST_OPTIMIZER);
-}
-
-void est_shared_bnb_lion(struct est_tape *tape)
-{
-	est_persistent(tape, CODES_8BIT, EST_32BIT, EST_OPTIMIZER);
+	for (unsigned i = 0; i < stepping->row->moments && !stepping->has_tables; i++)
+		est_state(stepping, CODES_8BIT, EST_32BIT);
+	stepping->has_tables = !stepping->request->fuse_optimizer_in_backward; /* else each parameter's optimizer has its own */
 }
 
 /* get_state_buffer(): managed memory when the optimizer is paged and the parameter large */
@@ -47,6 +43,7 @@ void est_states_bnb_8bit(struct est_stepping *stepping, const struct est_trained
 		est_states_bnb_32bit(stepping, p);
 		return;
 	}
+	code_tables(stepping);
 	for (unsigned i = 0; i < stepping->row->moments; i++)
 		state_buffer(stepping, p->numel, EST_BYTE);
 	for (unsigned i = 0; i < stepping->row->moments; i++)

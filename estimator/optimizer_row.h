@@ -23,8 +23,6 @@ struct est_optimizer_row {
 	bool paged;              /* states of large parameters in managed memory, outside the allocator */
 	/* Whether a parameter is of the second group; NULL: there is but one. */
 	bool (*is_last)(const struct est_trained *p);
-	/* What the first step makes once, before the states; or NULL. */
-	void (*shared)(struct est_tape *tape);
 	/* What the first step keeps for a parameter. */
 	void (*states)(struct est_stepping *stepping, const struct est_trained *p);
 	/* What the step of a parameter allocates on the way; NULL: nothing. */
@@ -40,6 +38,7 @@ struct est_stepping {
 	const struct est_request *request;
 	const struct est_optimizer_row *row;
 	struct est_tensor variable[EST_VARIABLES];
+	bool has_tables;         /* bitsandbytes' code tables, which an optimizer makes once */
 };
 
 /* variable = value: the old one goes after the new one is made. */
@@ -54,8 +53,6 @@ void est_states_like(struct est_stepping *stepping, const struct est_trained *p)
 void est_states_fused(struct est_stepping *stepping, const struct est_trained *p);
 
 /* optimizer_quantized.c. bitsandbytes: uint8 with an absmax per block, fp32 below 4096 elements; fp32 whatever the parameter is. */
-void est_shared_bnb_adam(struct est_tape *tape);
-void est_shared_bnb_lion(struct est_tape *tape);
 void est_states_bnb_8bit(struct est_stepping *stepping, const struct est_trained *p);
 void est_states_bnb_32bit(struct est_stepping *stepping, const struct est_trained *p);
 /* torchao.optim: codes, a scale per block and, but for fp8, a code table for each state. */

@@ -114,6 +114,8 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		return false;
 	pass.flash = flash;
 	est_optimizer_load(tape, request);
+	if (request->fuse_optimizer_in_backward)
+		est_optimizer_fuse(tape, request);
 	end(program, tape, EST_PART_LOAD);
 	begin(program, tape, EST_PART_MICRO_FIRST);
 	trace_micro(&pass);

@@ -140,8 +140,7 @@ START_TEST(a_frozen_model_has_no_states)
 	parameter(HIDDEN, WIDTH, true, EST_16BIT, false);
 	first = tape.event_count;
 	est_optimizer_states(&tape, &request);
-	/* bitsandbytes' tables are made with the first quantised state, but are nothing to count */
-	ck_assert_msg(rise_since(first).kept <= 2 * KIB, "%s", states[_i].name);
+	ck_assert_msg(rise_since(first).kept == 0, "%s", states[_i].name);
 }
 END_TEST
 
@@ -223,6 +222,69 @@ START_TEST(masters_are_what_is_stepped)
 }
 END_TEST
 
+/* ---- fused in the backward */
+
+/* The last thing that happens to a parameter: its gradient arrives, through the graph of one product with it. */
+static size_t arrive(uint32_t leaf)
+{
+	struct est_tensor root = est_leaf_tensor(&tape, leaf);
+	size_t first = tape.event_count;
+
+	tape.leaves[leaf].uses = 1;
+	est_tape_backward(&tape, 0, root, est_empty_as(&tape, root.numel, root.element, EST_GRADIENTS));
+	return first;
+}
+
+static const struct {
+	const char *name;
+	enum est_optimizer optimizer;
+	enum est_precision precision;
+	int64_t peak; /* of the embedding's step, its gradient included */
+} fused[] = {
+	{ "fused AdamW has the gradient", EST_ADAMW_TORCH_FUSED, EST_PURE_BF16, 2 * E },
+	{ "foreach AdamW a square root of it", EST_ADAMW_TORCH, EST_PURE_BF16, 2 * 2 * E },
+	{ "a master has a gradient of its own", EST_ADAMW_TORCH_FUSED, EST_BF16_MASTER, 6 * E },
+	{ "Adafactor its four copies", EST_ADAFACTOR, EST_PURE_BF16, 2 * E + 4 * 4 * E + 4 * (VOCABULARY + HIDDEN) },
+	{ "GaLore's AdamW two more", EST_GALORE_ADAMW, EST_PURE_BF16, 3 * 2 * E },
+};
+
+START_TEST(a_parameter_is_stepped_as_its_gradient_arrives)
+{
+	struct est_request request = request_for(fused[_i].optimizer, EST_16BIT);
+	struct est_update update;
+	struct rise rise;
+	size_t first;
+
+	request.precision = fused[_i].precision;
+	request.fuse_optimizer_in_backward = true;
+	build(EST_16BIT);
+	est_optimizer_fuse(&tape, &request);
+	rise = rise_since(arrive(0));
+	ck_assert_msg(rise.peak == fused[_i].peak, "%s: %lld, not %lld", fused[_i].name, (long long)rise.peak,
+		      (long long)fused[_i].peak);
+	ck_assert_msg(rise.kept == 0, "%s: something is left", fused[_i].name);
+	ck_assert_uint_eq(tape.leaves[0].grad.storage, 0);
+	/* and the step has nothing more to do */
+	first = tape.event_count;
+	est_optimizer_clip(&tape, &request, &update);
+	est_optimizer_update(&tape, &request, &update);
+	ck_assert_int_eq(rise_since(first).peak, 0);
+}
+END_TEST
+
+START_TEST(each_parameter_has_tables_of_its_own)
+{
+	struct est_request request = request_for(EST_ADAMW_8BIT, EST_16BIT);
+	size_t first;
+
+	request.fuse_optimizer_in_backward = true;
+	build(EST_16BIT);
+	first = tape.event_count;
+	est_optimizer_states(&tape, &request);
+	ck_assert_int_eq(rise_since(first).kept, 2 * (E + M) * 65 / 64 + 2 * 4 * N + 2 * 2 * KIB);
+}
+END_TEST
+
 START_TEST(states_are_sharded_with_their_category)
 {
 	struct est_request request = request_for(EST_PAGED_ADAMW_32BIT, EST_16BIT);
@@ -249,6 +311,8 @@ int main(void)
 	tcase_add_loop_test(tcase, a_frozen_model_has_no_states, 0, COUNT(states));
 	tcase_add_loop_test(tcase, a_step_gives_back_what_it_takes, 0, COUNT(updates));
 	tcase_add_test(tcase, masters_are_what_is_stepped);
+	tcase_add_loop_test(tcase, a_parameter_is_stepped_as_its_gradient_arrives, 0, COUNT(fused));
+	tcase_add_test(tcase, each_parameter_has_tables_of_its_own);
 	tcase_add_test(tcase, states_are_sharded_with_their_category);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);
