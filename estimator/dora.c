@@ -27,7 +27,7 @@ struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base,
 {
 	const struct est_adapter *adapter = base->adapter;
 	uint32_t first = tape->node_count, end;
-	struct est_tensor update = lora_weight(tape, adapter, x.element), weight, norm, scale, delta, of_base;
+	struct est_tensor update = lora_weight(tape, adapter, x.element), weight, norm, scale, delta, unbiased, of_base;
 
 	end = tape->node_count;
 	weight = est_hold(est_to(tape, est_leaf_tensor(tape, base->weight), x.element));
@@ -35,8 +35,10 @@ struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base,
 	scale = est_hold(est_mul(tape, est_leaf_tensor(tape, adapter->magnitude), norm));
 	delta = est_hold(est_linear(tape, &adapter->b, est_linear(tape, &adapter->a, x)));
 	/* (scale - 1) * result + scale * delta * scaling */
-	of_base = est_mul(tape, est_add_scalar(tape, scale), result);
+	unbiased = est_hold(base->has_bias ? est_add(tape, result, est_leaf_tensor(tape, base->bias)) : est_alias(tape, result));
+	of_base = est_mul(tape, est_add_scalar(tape, scale), unbiased);
 	of_base = est_add(tape, of_base, est_mul_scalar(tape, est_mul(tape, scale, delta)));
+	est_drop(tape, unbiased);
 	est_drop(tape, delta);
 	est_drop(tape, scale);
 	est_drop(tape, norm);
