@@ -19,7 +19,7 @@ die()
 have()
 {
 	case $1 in
-	gcc | meson | clang | curl | buildah | debootstrap) command -v "$1" >/dev/null ;;
+	gcc | meson | clang | curl | wrk | buildah | debootstrap) command -v "$1" >/dev/null ;;
 	ninja-build) command -v ninja >/dev/null ;;
 	pkg-config) command -v pkg-config >/dev/null ;;
 	binutils) command -v nm >/dev/null ;;
