@@ -547,6 +547,7 @@ int main(void)
 	SRunner *runner;
 	int failed;
 
+	tcase_set_timeout(test, 60);
 	tcase_add_checked_fixture(test, set_up, tear_down);
 	tcase_add_loop_test(test, a_storage_is_rounded_up_to_512_bytes_after_it_is_sharded, 0, COUNT(sizes));
 	tcase_add_test(test, an_empty_tensor_has_no_storage);
