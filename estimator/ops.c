@@ -57,9 +57,13 @@ struct est_tensor est_add(struct est_tape *tape, struct est_tensor a, struct est
 /* extra[0]: elements of the output; extra[1], extra[2]: bytes of an element of grad * b, grad * a */
 static void backward_mul(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	for (unsigned i = 2; i-- > 0;)
+	for (unsigned i = 2; i-- > 0;) {
+		bool broadcast = node->edge_numel[i] != node->extra[0]; /* then summed by the engine */
+		uint8_t element = (uint8_t)node->extra[1 + i];
+
 		if (est_needs(node, i))
-			ret[i] = est_empty(tape, node->extra[0], (uint8_t)node->extra[1 + i]);
+			ret[i] = broadcast ? est_empty(tape, node->extra[0], element) : est_grad_for(tape, node, i, element);
+	}
 }
 static const struct est_op mul_op = { "Mul", backward_mul };
 

@@ -261,8 +261,21 @@ struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsig
 	return out;
 }
 
+/* Autocast's cached cast of a parameter outlives the product that made it. */
+static bool is_cached_cast(const struct est_tape *tape, const struct est_node *node)
+{
+	const struct est_tensor *cast;
+
+	if (!(node->edge[0] & EDGE_LEAF))
+		return false;
+	cast = &tape->leaves[node->edge[0] & ~EDGE_LEAF].cast;
+	return cast->numel && cast->source == edge_of_node((uint32_t)(node - tape->nodes), 0);
+}
+
 static void discard(struct est_tape *tape, struct est_node *node)
 {
+	if (is_cached_cast(tape, node))
+		return;
 	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
 		if (node->edge[i] & EDGE_LEAF)
 			tape->leaves[node->edge[i] & ~EDGE_LEAF].uses--;
