@@ -24,7 +24,7 @@ struct est_reserved {
 	uint64_t least;             /* the least limit on reserved, a multiple of EST_LIMIT_STEP, under which it succeeds, or peak */
 };
 
-/* floor: no limit below it can succeed (est_levels.allocated). Work space comes from arena, est_replay_arena_size() of it;
+/* floor: no limit below it can succeed (est_levels.allocated), at least 1. Work space comes from arena, est_replay_arena_size() of it;
  * false when that does not suffice. */
 bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
 			 struct est_reserved *ret_reserved);

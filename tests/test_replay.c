@@ -1,0 +1,270 @@
+/* The replay against its plain form: every step played, every limit tried from the start. */
+#include <check.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include "estimator/replay.h"
+#include "estimator/verdict.h"
+
+enum { WEIGHTS = 12, GRADIENTS = 12, STATES = 24, TEMPORARIES = 40, IDS = 1 + WEIGHTS + GRADIENTS + STATES + TEMPORARIES,
+       EVENTS = 8192, PROGRAMS = 150, STEPS = 4, ACCUMULATIONS = 3 };
+enum { FIRST_WEIGHT = 1, FIRST_GRADIENT = FIRST_WEIGHT + WEIGHTS, FIRST_STATE = FIRST_GRADIENT + GRADIENTS,
+       FIRST_TEMPORARY = FIRST_STATE + STATES };
+
+/* ---- programs at random */
+
+struct maker {
+	struct est_event events[EVENTS];
+	size_t count;
+	uint64_t seed, bytes[IDS];
+	bool alive[IDS];
+};
+
+static uint64_t draw(struct maker *maker, uint64_t below)
+{
+	maker->seed ^= maker->seed << 13;
+	maker->seed ^= maker->seed >> 7;
+	maker->seed ^= maker->seed << 17;
+	return maker->seed % below;
+}
+
+/* From a few bytes to some hundred MiB, each magnitude as likely. */
+static uint64_t draw_bytes(struct maker *maker)
+{
+	uint64_t bytes = (UINT64_C(1) << (8 + draw(maker, 20))) + draw(maker, 1 << 20);
+
+	return (bytes + EST_UNIT - 1) / EST_UNIT * EST_UNIT;
+}
+
+static void add(struct maker *maker, enum est_event_kind kind, uint32_t id, uint64_t bytes)
+{
+	ck_assert_uint_lt(maker->count, EVENTS);
+	maker->events[maker->count++] = (struct est_event){ .kind = (uint8_t)kind, .id = id, .bytes = bytes,
+							    .category = EST_ACTIVATIONS };
+}
+
+static void make_alive(struct maker *maker, uint32_t id, bool alive)
+{
+	if (maker->alive[id] == alive)
+		return;
+	if (alive && !maker->bytes[id])
+		maker->bytes[id] = draw_bytes(maker);
+	maker->alive[id] = alive;
+	add(maker, alive ? EST_EVENT_ALLOC : EST_EVENT_FREE, id, maker->bytes[id]);
+}
+
+static void make_all(struct maker *maker, uint32_t first, uint32_t count, bool alive)
+{
+	for (uint32_t i = 0; i < count; i++)
+		make_alive(maker, first + i, alive);
+}
+
+/* Temporaries come and go; the gradients come on the way where they are not there yet. */
+static void make_micro(struct maker *maker, unsigned length)
+{
+	add(maker, EST_EVENT_PHASE, EST_PHASE_FORWARD, 0);
+	for (unsigned i = 0; i < length; i++) {
+		uint32_t id = FIRST_TEMPORARY + (uint32_t)draw(maker, TEMPORARIES);
+
+		if (i == length / 2)
+			add(maker, EST_EVENT_PHASE, EST_PHASE_LOSS_BACKWARD, 0);
+		if (!maker->alive[id])
+			maker->bytes[id] = draw_bytes(maker);
+		make_alive(maker, id, !maker->alive[id]);
+		if (i % 8 == 0)
+			make_alive(maker, FIRST_GRADIENT + (uint32_t)draw(maker, GRADIENTS), true);
+	}
+	make_all(maker, FIRST_GRADIENT, GRADIENTS, true);
+	make_all(maker, FIRST_TEMPORARY, TEMPORARIES, false);
+}
+
+static void make_part(struct maker *maker, enum est_part part, uint64_t accumulation_steps)
+{
+	switch (part) {
+	case EST_PART_LOAD:
+		make_all(maker, FIRST_WEIGHT, WEIGHTS, true);
+		break;
+	case EST_PART_MICRO_FIRST:
+		make_micro(maker, 150);
+		break;
+	case EST_PART_MICRO_NEXT:
+		if (accumulation_steps > 1)
+			make_micro(maker, 100);
+		break;
+	case EST_PART_CLIP:
+		add(maker, EST_EVENT_PHASE, EST_PHASE_OPTIMIZER_STEP, 0);
+		make_all(maker, FIRST_TEMPORARY, 3, true);
+		break;
+	case EST_PART_STATES:
+		make_all(maker, FIRST_STATE, STATES, true);
+		break;
+	default:
+		make_all(maker, FIRST_TEMPORARY, 3, false);
+		make_all(maker, FIRST_GRADIENT, GRADIENTS, false);
+	}
+}
+
+static void make_program(struct maker *maker, uint64_t seed, struct est_program *program)
+{
+	memset(maker, 0, sizeof(*maker));
+	maker->seed = seed * UINT64_C(0x9E3779B97F4A7C15) + 1;
+	*program = (struct est_program){ .events = maker->events, .ids = IDS, .accumulation_steps = 1 + seed % 6 };
+	for (enum est_part part = EST_PART_LOAD; part < EST_PARTS; part++) {
+		program->begin[part] = maker->count;
+		make_part(maker, part, program->accumulation_steps);
+		program->end[part] = maker->count;
+	}
+}
+
+/* ---- the plain form */
+
+struct plain {
+	const struct est_program *program;
+	struct est_allocator allocator;
+	enum est_phase phase;
+	uint64_t phase_reserved[EST_PHASES];
+};
+
+static void play_part(struct plain *plain, enum est_part part)
+{
+	const struct est_program *program = plain->program;
+
+	for (size_t i = program->begin[part]; i < program->end[part]; i++) {
+		const struct est_event *event = &program->events[i];
+		uint64_t *most = &plain->phase_reserved[plain->phase];
+
+		if (event->kind == EST_EVENT_PHASE)
+			plain->phase = (enum est_phase)event->id;
+		if (event->kind == EST_EVENT_FREE)
+			est_allocator_free(&plain->allocator, event->id);
+		if (event->kind != EST_EVENT_ALLOC)
+			continue;
+		est_allocator_alloc(&plain->allocator, event->id, est_units(event->bytes));
+		if (plain->allocator.reserved > *most)
+			*most = plain->allocator.reserved;
+	}
+}
+
+/* Whether the run succeeds under limit (0: none). */
+static bool runs(struct plain *plain, uint64_t limit)
+{
+	est_allocator_reset(&plain->allocator, limit);
+	play_part(plain, EST_PART_LOAD);
+	for (unsigned step = 0; step < STEPS && !plain->allocator.out_of_memory; step++) {
+		uint64_t before = plain->allocator.peak_reserved;
+
+		memset(plain->phase_reserved, 0, sizeof(plain->phase_reserved));
+		play_part(plain, EST_PART_MICRO_FIRST);
+		for (unsigned i = 0; i < ACCUMULATIONS && i + 1 < plain->program->accumulation_steps; i++)
+			play_part(plain, EST_PART_MICRO_NEXT);
+		play_part(plain, EST_PART_CLIP);
+		if (step == 0)
+			play_part(plain, EST_PART_STATES);
+		play_part(plain, EST_PART_UPDATE);
+		if (step > 1 && plain->allocator.peak_reserved == before)
+			break;
+	}
+	ck_assert(!plain->allocator.exhausted);
+	return !plain->allocator.out_of_memory;
+}
+
+static uint64_t least_by_bisection(struct plain *plain, uint64_t floor, uint64_t ceiling)
+{
+	uint64_t low = (floor + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP, high = (ceiling + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP;
+
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+
+		if (runs(plain, middle * EST_LIMIT_STEP))
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return high * EST_LIMIT_STEP < ceiling ? high * EST_LIMIT_STEP : ceiling;
+}
+
+/* ---- tests */
+
+static char memory[1 << 20];
+
+START_TEST(what_is_not_played_again_would_have_been_the_same)
+{
+	static struct maker maker;
+	struct est_program program;
+	struct plain plain = { .program = &program };
+	struct est_levels levels;
+	struct est_reserved reserved;
+	struct est_arena arena;
+
+	make_program(&maker, (uint64_t)_i, &program);
+	est_arena_init(&arena, memory, sizeof(memory));
+	ck_assert(est_allocator_init(&plain.allocator, &arena, IDS, false, 0));
+	est_replay_levels(&program, &levels);
+	ck_assert(est_replay_reserved(&program, &arena, levels.allocated, &reserved));
+	ck_assert(runs(&plain, 0));
+	ck_assert_uint_eq(levels.allocated, plain.allocator.peak_allocated);
+	ck_assert_uint_eq(reserved.peak, plain.allocator.peak_reserved);
+	for (unsigned i = 0; i < EST_PHASES; i++)
+		ck_assert_uint_eq(reserved.phase[i], plain.phase_reserved[i]);
+	ck_assert_uint_eq(reserved.least, least_by_bisection(&plain, levels.allocated, reserved.peak));
+	ck_assert(reserved.least == reserved.peak || runs(&plain, reserved.least));
+}
+END_TEST
+
+START_TEST(the_least_limit_lies_below_the_peak_where_the_cache_can_be_given_back)
+{
+	static struct maker maker;
+	struct est_program program;
+	struct est_levels levels;
+	struct est_reserved reserved;
+	struct est_arena arena;
+	unsigned below = 0;
+
+	for (uint64_t seed = 0; seed < PROGRAMS; seed++) {
+		make_program(&maker, seed, &program);
+		est_arena_init(&arena, memory, sizeof(memory));
+		est_replay_levels(&program, &levels);
+		ck_assert(est_replay_reserved(&program, &arena, levels.allocated, &reserved));
+		ck_assert_uint_ge(reserved.least, levels.allocated);
+		ck_assert_uint_le(reserved.least, reserved.peak);
+		below += reserved.least < reserved.peak;
+	}
+	ck_assert_uint_gt(below, PROGRAMS / 2); /* or the programs would not test the search */
+}
+END_TEST
+
+START_TEST(the_arena_size_is_enough_and_less_is_told)
+{
+	static struct maker maker;
+	struct est_program program;
+	struct est_reserved reserved;
+	struct est_arena arena;
+	size_t size = est_replay_arena_size(IDS);
+
+	make_program(&maker, 1, &program);
+	ck_assert_uint_le(size, sizeof(memory));
+	est_arena_init(&arena, memory, size);
+	ck_assert(est_replay_reserved(&program, &arena, 1, &reserved));
+	est_arena_init(&arena, memory, size / 2);
+	ck_assert(!est_replay_reserved(&program, &arena, 1, &reserved));
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("replay");
+	TCase *test = tcase_create("replay");
+	SRunner *runner;
+	int failed;
+
+	tcase_set_timeout(test, 60);
+	tcase_add_loop_test(test, what_is_not_played_again_would_have_been_the_same, 0, PROGRAMS);
+	tcase_add_test(test, the_least_limit_lies_below_the_peak_where_the_cache_can_be_given_back);
+	tcase_add_test(test, the_arena_size_is_enough_and_less_is_told);
+	suite_add_tcase(suite, test);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
