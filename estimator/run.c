@@ -47,10 +47,28 @@ static void set_shards(const struct est_parallelism *p, uint64_t shards[EST_CATE
 
 /* ---- replay */
 
+static void raise_to(uint64_t *bytes, uint64_t least)
+{
+	if (*bytes < least)
+		*bytes = least;
+}
+
+/* The allocator counts a tensor of more than 2 TiB as one of 2 TiB: no card has that, but the figures must agree. */
+static void reserve_what_is_allocated(const struct est_levels *levels, struct est_reserved *reserved)
+{
+	raise_to(&reserved->peak, levels->allocated);
+	raise_to(&reserved->least, levels->allocated);
+	for (unsigned phase = 0; phase < EST_PHASES; phase++)
+		raise_to(&reserved->phase[phase], levels->phase_peak[phase]);
+}
+
 static bool replay(const struct est_program *program, struct est_arena *arena, struct outcome *outcome)
 {
 	est_replay_levels(program, &outcome->levels);
-	return est_replay_reserved(program, arena, outcome->levels.allocated, &outcome->reserved);
+	if (!est_replay_reserved(program, arena, outcome->levels.allocated, &outcome->reserved))
+		return false;
+	reserve_what_is_allocated(&outcome->levels, &outcome->reserved);
+	return true;
 }
 
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], bool flash, struct outcome *outcome)

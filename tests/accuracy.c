@@ -1,8 +1,9 @@
-/* accuracy [--worst N] [--refused] [--gate] FILE.jsonl...: replays truth rows against the estimator and prints the error of each group of
- * each file. A row is {"id", "group", "request", "gpu", "measured": {"allocated_bytes", "reserved_bytes", "device_bytes"},
- * "excludes"}, or, of a run that did not fit its card, {"outcome": "oom"} without a measurement; rows whose request is not
- * modelled yet are counted as refused, and --refused tells why. With --gate it prints a TAP case for each row of gates[] (as
- * good as it has been?) instead. tests/truth/README.md tells where the rows come from. */
+/* accuracy [--worst N] [--refused] [--gate] FILE.jsonl...: replays truth rows against the estimator and prints the
+ * error of each group of each file. A row is {"id", "group", "request", "gpu", "measured": {"allocated_bytes",
+ * "reserved_bytes", "device_bytes"}, "excludes"}, or, of a run that did not fit its card, {"outcome": "oom"} without
+ * a measurement; rows whose request is not modelled yet are counted as refused, and --refused tells why. With --gate
+ * it prints a TAP case for each row of gates[] (as good as it has been?) instead. tests/truth/README.md tells where
+ * the rows come from. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +30,8 @@ struct summary {
 	double mean, p95, max, bias, covered;
 };
 
-/* As good as it has been: at least so many modelled rows, and errors in percent that are not exceeded. NULL: all of the file. */
+/* As good as it has been: at least so many modelled rows, and errors in percent that are not exceeded. NULL: all of
+ * the file. */
 static const struct gate {
 	const char *group;
 	unsigned rows;
@@ -64,7 +66,8 @@ static size_t row_count;
 
 /* ---- one row */
 
-static struct error compare(const struct est_range *estimate, const json_t *measured, const char *name, uint64_t excluded)
+static struct error compare(const struct est_range *estimate, const json_t *measured, const char *name,
+			    uint64_t excluded)
 {
 	double truth = json_number_value(json_object_get(measured, name));
 
@@ -124,8 +127,8 @@ static void evaluate(json_t *json, const struct cfg_catalog *catalog, struct est
 		fprintf(stderr, "accuracy: %s: the arena is too small\n", row->id);
 		exit(3);
 	}
-	snprintf(row->text, sizeof(row->text), "%s b%lld s%lld", request.model.id, (long long)request.request.micro_batch_size,
-		 (long long)request.request.sequence_length);
+	snprintf(row->text, sizeof(row->text), "%s b%lld s%lld", request.model.id,
+		 (long long)request.request.micro_batch_size, (long long)request.request.sequence_length);
 	judge(json, &report, row);
 }
 
@@ -201,7 +204,8 @@ static struct summary summarize(const char *group, size_t offset)
 static void print_summary(const char *name, const struct summary *summary)
 {
 	if (summary->count)
-		printf("  %-9s n %3u  mean %7.3f %%  p95 %7.3f %%  max %7.3f %%  bias %+8.3f %%  under upper bound %5.1f %%\n",
+		printf("  %-9s n %3u  mean %7.3f %%  p95 %7.3f %%  max %7.3f %%  bias %+8.3f %%  "
+		       "under upper bound %5.1f %%\n",
 		       name, summary->count, 100 * summary->mean, 100 * summary->p95, 100 * summary->max,
 		       100 * summary->bias, 100 * summary->covered);
 }
@@ -211,7 +215,8 @@ static unsigned count_verdict(const char *group, enum est_verdict verdict)
 	unsigned count = 0;
 
 	for (size_t i = 0; i < row_count; i++)
-		count += rows[i].out_of_memory && !rows[i].refused && belongs(&rows[i], group) && rows[i].verdict == verdict;
+		if (rows[i].out_of_memory && !rows[i].refused && belongs(&rows[i], group))
+			count += rows[i].verdict == verdict;
 	return count;
 }
 
@@ -220,7 +225,8 @@ static void print_verdicts(const char *group)
 {
 	printf("  called");
 	for (enum est_verdict verdict = EST_FITS; verdict <= EST_UNSUPPORTED; verdict++)
-		printf("%s %s %u", verdict == EST_FITS ? "" : ",", est_verdict_name(verdict), count_verdict(group, verdict));
+		printf("%s %s %u", verdict == EST_FITS ? "" : ",", est_verdict_name(verdict),
+		       count_verdict(group, verdict));
 	printf(" (none may be fits)\n");
 }
 
@@ -345,9 +351,11 @@ static void check_gate(unsigned number, const struct gate *gate)
 	bool near = 100 * reserved.mean <= gate->reserved_mean;
 	char name[256];
 
-	snprintf(name, sizeof(name), "%s: n %u (%u), allocated mean %.4f %% (%.4f) max %.4f %% (%.4f), reserved mean %.3f %% (%.3f)",
-		 gate->group ? gate->group : "all", allocated.count, gate->rows, 100 * allocated.mean, gate->allocated_mean,
-		 100 * allocated.max, gate->allocated_max, 100 * reserved.mean, gate->reserved_mean);
+	snprintf(name, sizeof(name),
+		 "%s: n %u (%u), allocated mean %.4f %% (%.4f) max %.4f %% (%.4f), reserved mean %.3f %% (%.3f)",
+		 gate->group ? gate->group : "all", allocated.count, gate->rows, 100 * allocated.mean,
+		 gate->allocated_mean, 100 * allocated.max, gate->allocated_max, 100 * reserved.mean,
+		 gate->reserved_mean);
 	print_case(number, enough && exact && near, name);
 }
 
@@ -359,7 +367,8 @@ static void check_verdicts(void)
 
 	for (size_t i = 0; i < row_count; i++)
 		modelled += !rows[i].refused;
-	snprintf(name, sizeof(name), "no run that went out of memory is called fits (%u of %zu are modelled)", modelled, row_count);
+	snprintf(name, sizeof(name), "no run that went out of memory is called fits (%u of %zu are modelled)",
+		 modelled, row_count);
 	printf("1..1\n");
 	print_case(1, count_verdict(NULL, EST_FITS) == 0, name);
 }

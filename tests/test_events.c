@@ -8,11 +8,12 @@
 #include "config/config.h"
 #include "estimator/replay.h"
 
-/* FILES_MIN: so many were there when this was written; SLACK: what the scalars and shapes below a trace's threshold add up to. */
+/* FILES_MIN: so many were there when this was written; SLACK: what the scalars and shapes below a trace's threshold
+ * add up to. */
 enum { UNIT = 512, EVENTS_MIN = 100, EVENTS_MAX = 8192, FILES_MIN = 32, SLACK = 48 * 1024 };
 
 struct allocation {
-	uint64_t bytes, allocated;      /* of it, and of all that is alive after it */
+	uint64_t bytes, allocated; /* of it, and of all that is alive after it */
 };
 
 struct replayed {
@@ -111,14 +112,16 @@ START_TEST(the_replay_makes_the_allocations_of_real_pytorch)
 	for (size_t i = 0; i < json_array_size(events) && i < replayed.count; i++) {
 		struct allocation theirs = event_at(events, i), ours = replayed.events[i];
 
-		ck_assert_msg(ours.bytes == theirs.bytes, "%s: allocation %zu has %" PRIu64 " bytes, PyTorch's %" PRIu64, name, i,
-			      ours.bytes, theirs.bytes);
+		ck_assert_msg(ours.bytes == theirs.bytes,
+			      "%s: allocation %zu has %" PRIu64 " bytes, PyTorch's %" PRIu64, name, i, ours.bytes,
+			      theirs.bytes);
 		ck_assert_msg(distance(ours.allocated, theirs.allocated) <= SLACK,
-			      "%s: %" PRIu64 " bytes are alive after allocation %zu (%" PRIu64 " bytes), in PyTorch %" PRIu64, name,
-			      ours.allocated, i, ours.bytes, theirs.allocated);
+			      "%s: %" PRIu64 " bytes are alive after allocation %zu (%" PRIu64
+			      " bytes), in PyTorch %" PRIu64,
+			      name, ours.allocated, i, ours.bytes, theirs.allocated);
 	}
-	ck_assert_msg(replayed.count == json_array_size(events), "%s: %zu allocations, PyTorch makes %zu", name, replayed.count,
-		      json_array_size(events));
+	ck_assert_msg(replayed.count == json_array_size(events), "%s: %zu allocations, PyTorch makes %zu", name,
+		      replayed.count, json_array_size(events));
 	json_decref(file);
 }
 END_TEST

@@ -13,11 +13,14 @@ static struct est_arena arena;
 static struct est_tape tape;
 static char text[4096];
 
-/* a, b: activations in 16 bits; A: one in 32; c: one that needs no gradient (cos); w, v: a norm's weight and bias; W, B: a linear
- * layer 32 -> 64 and its bias; X: its weight in fp32; i: indices */
+/* a, b: activations in 16 bits; A: one in 32; c: one that needs no gradient (cos); w, v: a norm's weight and bias;
+ * W, B: a linear layer 32 -> 64 and its bias; X: its weight in fp32; i: indices */
 static struct est_tensor a, b, A, c, indices;
 static uint32_t w, v, W, B, X;
-static struct { char name; uint32_t storage; } names[16];
+static struct {
+	char name;
+	uint32_t storage;
+} names[16];
 static unsigned name_count;
 
 static uint32_t named_leaf(char name, uint64_t numel, uint8_t element, bool requires_grad, bool parameter)
@@ -37,7 +40,12 @@ static struct est_tensor operand(char name, uint8_t element, bool requires_grad)
 static void set_up(void)
 {
 	static const struct est_tape_limits limits = {
-		.events = 512, .storages = 128, .nodes = 64, .leaves = 16, .frames = 8, .frame_saves = 64,
+		.events = 512,
+		.storages = 128,
+		.nodes = 64,
+		.leaves = 16,
+		.frames = 8,
+		.frame_saves = 64,
 	};
 
 	est_arena_init(&arena, malloc(ARENA), ARENA);
@@ -108,7 +116,11 @@ static struct est_tensor frozen_linear(void)
 	return run_linear(W, false);
 }
 
-#define OP(function, expression) static struct est_tensor function(void) { return expression; }
+#define OP(function, expression)                                                                                       \
+	static struct est_tensor function(void)                                                                        \
+	{                                                                                                              \
+		return expression;                                                                                     \
+	}
 OP(to_32, est_to(&tape, a, EST_32BIT))
 OP(to_same, est_to(&tape, a, EST_16BIT))
 OP(add, est_add(&tape, a, b))
@@ -150,9 +162,9 @@ OP(bmm, est_bmm(&tape, a, b, NUMEL))
 OP(bmm_heads, est_bmm_heads(&tape, a, b, NUMEL))
 OP(autocast, est_autocast(&tape, A))
 
-/* forward: what is allocated, the operator's own temporaries, and at last its output, which its caller drops: what is still alive
- * then autograd keeps. saved: the operands (by name), the output (o) and new tensors (their units) that it keeps. backward: after
- * the gradient of the output was made; the gradients of leaves stay. */
+/* forward: what is allocated, the operator's own temporaries, and at last its output, which its caller drops: what
+ * is still alive then autograd keeps. saved: the operands (by name), the output (o) and new tensors (their units)
+ * that it keeps. backward: after the gradient of the output was made; the gradients of leaves stay. */
 static const struct {
 	const char *name;
 	struct est_tensor (*run)(void);
@@ -174,7 +186,8 @@ static const struct {
 	{ "times a number", mul_scalar, false, "+4 -4", "", "+4 -4" },
 	{ "pow: self ** (n - 1), times n, times grad", power, false, "+4 -4", "a", "+4 +4 +4 -4 -4 -4" },
 	{ "mean over rows keeps nothing", mean, false, "+1 -1", "", "+4 -1" },
-	{ "rsqrt keeps its result: result ** 3, scaled, times grad", reciprocal_root, false, "+4", "o", "+4 +4 +4 -4 -4 -4 -4" },
+	{ "rsqrt keeps its result: result ** 3, scaled, times grad", reciprocal_root, false, "+4", "o",
+	  "+4 +4 +4 -4 -4 -4 -4" },
 	{ "silu keeps its input", silu, false, "+4 -4", "a", "+4 -4" },
 	{ "gelu keeps its input", gelu, false, "+4 -4", "a", "+4 -4" },
 	{ "relu keeps its result", relu, false, "+4", "o", "+4 -4 -4" },
@@ -185,9 +198,11 @@ static const struct {
 	{ "safe softmax looks for rows that are masked whole", safe_softmax, false, "+4 +2 +1 -1 -2", "o", "+4 -4 -4" },
 	{ "layer norm keeps mean and rstd", layer_norm, false, "+4 +1 +1 -4", "a w v 1 1", "+4 +1 +1 -4 -1 -1" },
 	{ "layer norm without parameters", layer_norm_plain, false, "+4 +1 +1 -4", "a 1 1", "+4 -4 -1 -1" },
-	{ "layer norm under autocast runs in fp32, on casts of all three", layer_norm, true, "+1 +1 +8 +8 +1 +1 -8", "8 1 1 1 1",
+	{ "layer norm under autocast runs in fp32, on casts of all three", layer_norm, true,
+	  "+1 +1 +8 +8 +1 +1 -8", "8 1 1 1 1",
 	  "+8 +1 +1 -8 -8 -1 -1 -1 -1 +4 -8 +1 -1 +1 -1" },
-	{ "rotate_half: minus one half, then a concatenation", rotate_half, false, "+2 +4 -2 -4", "", "+2 +4 -2 +4 -4 -4" },
+	{ "rotate_half: minus one half, then a concatenation", rotate_half, false, "+2 +4 -2 -4", "",
+	  "+2 +4 -2 +4 -4 -4" },
 	{ "cat: its gradients are views", cat_of_products, false, "+4 +4 +8 -4 -4 -8", "", "+4 +4 -8" },
 	{ "split: views, one gradient for all", split_and_add, false, "+2 -2", "", "+4 -2" },
 	{ "slice: a view, zeros behind it", slice, false, "", "", "+4 -2" },
@@ -198,10 +213,12 @@ static const struct {
 	{ "repeated heads: copies, summed on the way back", repeat_kv, false, "+16 -16", "", "+4 -16" },
 	{ "one repeated head is a view of stride 0", repeat_kv_of_one, false, "", "", "+4 -16" },
 	{ "linear: the weight's gradient first", linear_plain, false, "+8 -8", "a W", "+8 +4 -8" },
-	{ "linear with a bias is addmm: the input's first, the bias's summed", linear_bias, false, "+8 -8", "a W", "+4 +8 +1 -8" },
+	{ "linear with a bias is addmm: the input's first, the bias's summed", linear_bias, false, "+8 -8", "a W",
+	  "+4 +8 +1 -8" },
 	{ "Conv1D is addmm too", run_conv1d, false, "+8 -8", "a W", "+4 +8 +1 -8" },
 	{ "linear with a frozen weight does not keep its input", frozen_linear, false, "+8 -8", "W", "+4 -8" },
-	{ "linear under autocast keeps the weight's cast, whose gradient is cast back", linear_fp32, true, "+8 +8 -8", "a 8",
+	{ "linear under autocast keeps the weight's cast, whose gradient is cast back", linear_fp32, true,
+	  "+8 +8 -8", "a 8",
 	  "+8 +4 -8 -8 +16 -8" },
 	{ "linear in 16 bits is left alone by autocast", linear_plain, true, "+8 -8", "a W", "+8 +4 -8" },
 	{ "embedding keeps its indices", embedding, false, "+4 -4", "i", "+8 -4" },
@@ -293,8 +310,9 @@ START_TEST(an_operator_leaves_nothing_but_gradients)
 	est_tape_backward(&tape, 0, out, est_empty(&tape, out.numel, out.element));
 	for (uint32_t i = 0; i < tape.leaf_count; i++) {
 		kept += 1 + (tape.leaves[i].grad.storage != 0);
-		ck_assert_msg(!tape.leaves[i].grad.storage || (tape.leaves[i].grad.numel == tape.leaves[i].value.numel
-							     && tape.leaves[i].grad.element == tape.leaves[i].value.element),
+		ck_assert_msg(!tape.leaves[i].grad.storage
+				      || (tape.leaves[i].grad.numel == tape.leaves[i].value.numel
+					  && tape.leaves[i].grad.element == tape.leaves[i].value.element),
 			      "%s: leaf %u", operators[_i].name, i);
 	}
 	for (size_t i = 0; i < tape.event_count; i++)
@@ -319,9 +337,10 @@ START_TEST(without_gradients_an_operator_keeps_nothing)
 }
 END_TEST
 
-/* EmbeddingBackwardKernel.cu above 3,072 indices, for n = 4,096 of 64 rows of 32: int64 lists of n (sorted indices, their order, and
- * two of segments: 64 units each), cub's 2 n + 512 entries (136), the 64 distinct rows' offsets twice (1), and n / 10 + 64 = 473
- * partial segments: their offsets (8) and an fp32 sum of each (473 * 32 * 4 bytes: 119). */
+/* EmbeddingBackwardKernel.cu above 3,072 indices, for n = 4,096 of 64 rows of 32: int64 lists of n (sorted indices,
+ * their order, and two of segments: 64 units each), cub's 2 n + 512 entries (136), the 64 distinct rows' offsets
+ * twice (1), and n / 10 + 64 = 473 partial segments: their offsets (8) and an fp32 sum of each (473 * 32 * 4 bytes:
+ * 119). */
 START_TEST(the_gradient_of_many_indices_is_sorted)
 {
 	struct est_tensor many = est_hold(est_empty(&tape, 4096, EST_INT64)), out, grad;
@@ -332,7 +351,8 @@ START_TEST(the_gradient_of_many_indices_is_sorted)
 	grad = est_empty(&tape, out.numel, out.element);
 	first = tape.event_count;
 	est_tape_backward(&tape, 0, out, grad);
-	ck_assert_str_eq(events_since(first), "+8 +64 +64 +64 +136 -136 +64 +1 +1 +8 +119 -64 -64 -64 -64 -1 -1 -8 -119 -512");
+	ck_assert_str_eq(events_since(first),
+			 "+8 +64 +64 +64 +136 -136 +64 +1 +1 +8 +119 -64 -64 -64 -64 -1 -1 -8 -119 -512");
 }
 END_TEST
 

@@ -28,18 +28,34 @@ static void tear_down(void)
 static struct est_model model_of(enum est_architecture architecture, int64_t layers)
 {
 	return (struct est_model){
-		.architecture = architecture, .vocab_size = V, .hidden_size = H, .num_hidden_layers = layers,
-		.num_attention_heads = HEADS, .num_key_value_heads = KV, .head_dim = DIM, .intermediate_size = F,
-		.max_position_embeddings = 4096, .gated_mlp = true, .norm = EST_RMSNORM, .norms_per_layer = 2,
-		.final_norm = true, .activation = EST_SILU, .partial_rotary_factor = 1,
+		.architecture = architecture,
+		.vocab_size = V,
+		.hidden_size = H,
+		.num_hidden_layers = layers,
+		.num_attention_heads = HEADS,
+		.num_key_value_heads = KV,
+		.head_dim = DIM,
+		.intermediate_size = F,
+		.max_position_embeddings = 4096,
+		.gated_mlp = true,
+		.norm = EST_RMSNORM,
+		.norms_per_layer = 2,
+		.final_norm = true,
+		.activation = EST_SILU,
+		.partial_rotary_factor = 1,
 	};
 }
 
 static struct est_request request_of(enum est_precision precision, enum est_optimizer optimizer)
 {
 	return (struct est_request){
-		.precision = precision, .optimizer = optimizer, .max_grad_norm = 1, .micro_batch_size = B,
-		.sequence_length = S, .gradient_accumulation_steps = 1, .outputs_to_fp32 = true,
+		.precision = precision,
+		.optimizer = optimizer,
+		.max_grad_norm = 1,
+		.micro_batch_size = B,
+		.sequence_length = S,
+		.gradient_accumulation_steps = 1,
+		.outputs_to_fp32 = true,
 		.parallelism = { .gpus = 1, .gpus_per_node = 8, .tensor = 1, .pipeline = 1, .context = 1, .expert = 1 },
 	};
 }
@@ -96,8 +112,9 @@ static uint64_t parameters(const struct est_model *model)
 
 /* ---- what one decoder layer keeps for its backward: the forward's end with two layers less that with one */
 
-/* (a query, k key width; per token and layer). Twice LlamaRMSNorm: fp32 copy 4h, rstd 4, normalised 2h; input of q, k, v 2h; q, k, v
- * 2a + 2*2k; output 2a and its logsumexp 4 a head; input of gate and up 2h; silu's input and result, up, product: 8f */
+/* (a query, k key width; per token and layer). Twice LlamaRMSNorm: fp32 copy 4h, rstd 4, normalised 2h; input of q,
+ * k, v 2h; q, k, v 2a + 2*2k; output 2a and its logsumexp 4 a head; input of gate and up 2h; silu's input and
+ * result, up, product: 8f */
 static uint64_t llama_saved(void)
 {
 	return N * (16 * (uint64_t)H + 4 * HEADS * DIM + 4 * KV * DIM + 4 * HEADS + 8 * F + 8);
@@ -109,7 +126,8 @@ static uint64_t qwen3_saved(void)
 	return llama_saved() + N * ((6 * DIM + 4) * (uint64_t)(HEADS + KV));
 }
 
-/* Gemma's norms multiply in fp32: the normalised x and 1 + weight in fp32 (4h, 4 bytes of each weight), no 16-bit factor */
+/* Gemma's norms multiply in fp32: the normalised x and 1 + weight in fp32 (4h, 4 bytes of each weight), no 16-bit
+ * factor */
 static uint64_t gemma_saved(void)
 {
 	return llama_saved() + 2 * (2 * (uint64_t)N * H + 4 * H);
@@ -121,21 +139,23 @@ static uint64_t checkpoint_saved(void)
 	return 2 * (uint64_t)N * H;
 }
 
-/* Eager: k and v of every head, the scores' softmax in fp32 and its 16-bit copy; the output is copied, for o_proj keeps it as
- * merged heads only; no logsumexp. bmm keeps q as a copy, which stands for q itself. */
+/* Eager: k and v of every head, the scores' softmax in fp32 and its 16-bit copy; the output is copied, for o_proj
+ * keeps it as merged heads only; no logsumexp. bmm keeps q as a copy, which stands for q itself. */
 static uint64_t eager_saved(void)
 {
 	return llama_saved() - N * (4 * (uint64_t)HEADS) + 2 * 2 * (uint64_t)N * (HEADS - KV) * DIM
 	       + 6 * (uint64_t)B * HEADS * S * S;
 }
 
-/* fp32 stream under autocast: the norms keep x itself (4h; the layer's input, and the residual between) and the fp32 factor 4h; each
- * projection a 16-bit cast of its own input (q, k, v: 6h, gate, up: 4h) and the cast of its weight; the rest is in 16 bits. */
+/* fp32 stream under autocast: the norms keep x itself (4h; the layer's input, and the residual between) and the fp32
+ * factor 4h; each projection a 16-bit cast of its own input (q, k, v: 6h, gate, up: 4h) and the cast of its weight;
+ * the rest is in 16 bits. */
 static uint64_t mixed_saved(void)
 {
 	uint64_t weights = 2 * (uint64_t)H * (HEADS + KV) * DIM + 3 * (uint64_t)H * F;
 
-	return N * (2 * (8 * (uint64_t)H + 4) + 6 * H + 4 * H + 4 * HEADS * DIM + 4 * KV * DIM + 4 * HEADS + 8 * F) + 2 * weights;
+	return N * (2 * (8 * (uint64_t)H + 4) + 6 * H + 4 * H + 4 * HEADS * DIM + 4 * KV * DIM + 4 * HEADS + 8 * F)
+	       + 2 * weights;
 }
 
 static const struct {
@@ -147,9 +167,11 @@ static const struct {
 	uint64_t (*saved)(void);
 } layers[] = {
 	{ "llama", EST_ARCH_LLAMA, EST_PURE_BF16, EST_CHECKPOINT_NONE, EST_SDPA, llama_saved },
-	{ "llama with flash attention", EST_ARCH_LLAMA, EST_PURE_FP16, EST_CHECKPOINT_NONE, EST_FLASH_ATTENTION_2, llama_saved },
+	{ "llama with flash attention", EST_ARCH_LLAMA, EST_PURE_FP16, EST_CHECKPOINT_NONE, EST_FLASH_ATTENTION_2,
+	  llama_saved },
 	{ "llama with master weights", EST_ARCH_LLAMA, EST_BF16_MASTER, EST_CHECKPOINT_NONE, EST_SDPA, llama_saved },
-	{ "autocast over 16-bit weights", EST_ARCH_LLAMA, EST_BF16_AUTOCAST, EST_CHECKPOINT_NONE, EST_SDPA, llama_saved },
+	{ "autocast over 16-bit weights", EST_ARCH_LLAMA, EST_BF16_AUTOCAST, EST_CHECKPOINT_NONE, EST_SDPA,
+	  llama_saved },
 	{ "qwen3", EST_ARCH_QWEN3, EST_PURE_BF16, EST_CHECKPOINT_NONE, EST_SDPA, qwen3_saved },
 	{ "gemma", EST_ARCH_GEMMA, EST_PURE_BF16, EST_CHECKPOINT_NONE, EST_SDPA, gemma_saved },
 	{ "checkpoint", EST_ARCH_LLAMA, EST_PURE_BF16, EST_CHECKPOINT_FULL, EST_SDPA, checkpoint_saved },
@@ -173,8 +195,8 @@ START_TEST(a_layer_keeps_what_the_closed_form_says)
 	request.attention = layers[_i].attention;
 	one = kept_by_forward(model_of(layers[_i].architecture, 1), &request);
 	two = kept_by_forward(model_of(layers[_i].architecture, 2), &request);
-	ck_assert_msg(two - one == expected, "%s: %llu bytes, not %llu (%+lld)", layers[_i].name, (unsigned long long)(two - one),
-		      (unsigned long long)expected, (long long)(two - one - expected));
+	ck_assert_msg(two - one == expected, "%s: %llu bytes, not %llu (%+lld)", layers[_i].name,
+		      (unsigned long long)(two - one), (unsigned long long)expected, (long long)(two - one - expected));
 }
 END_TEST
 
@@ -260,13 +282,16 @@ START_TEST(weights_gradients_and_states_take_their_bytes_a_parameter)
 	ck_assert_msg(allocated_in(EST_PART_LOAD, EST_WEIGHTS) == optimizers[_i].weights * count, "%s: weights", name);
 	ck_assert_msg(allocated_in(EST_PART_LOAD, EST_OPTIMIZER) == optimizers[_i].master * count, "%s: master", name);
 	ck_assert_msg(allocated_in(EST_PART_STATES, EST_OPTIMIZER)
-			      == optimizers[_i].states * count + optimizers[_i].scalars * 512 * tensors, "%s: states", name);
+			      == optimizers[_i].states * count + optimizers[_i].scalars * 512 * tensors,
+		      "%s: states", name);
 	micro = walk_through(EST_PART_MICRO_FIRST);
-	ck_assert_msg(micro.end == optimizers[_i].weights * count, "%s: gradients %llu", name, (unsigned long long)micro.end);
+	ck_assert_msg(micro.end == optimizers[_i].weights * count, "%s: gradients %llu", name,
+		      (unsigned long long)micro.end);
 	step[0] = walk_through(EST_PART_CLIP);
 	step[1] = walk_through(EST_PART_UPDATE);
 	temporaries = step[0].end + step[1].peak[EST_PHASE_LOAD];
-	ck_assert_msg(temporaries >= optimizers[_i].temporaries * count && temporaries <= optimizers[_i].temporaries * count + small,
+	ck_assert_msg(temporaries >= optimizers[_i].temporaries * count
+			      && temporaries <= optimizers[_i].temporaries * count + small,
 		      "%s: temporaries of %.3f bytes a parameter", name, (double)temporaries / (double)count);
 	ck_assert_msg(micro.end + step[0].end + step[1].end == 0, "%s: a step leaves something", name);
 }
@@ -293,11 +318,12 @@ END_TEST
 /* ---- shape of every program */
 
 static const enum est_architecture architectures[] = {
-	EST_ARCH_LLAMA, EST_ARCH_QWEN3, EST_ARCH_GEMMA, EST_ARCH_GEMMA2, EST_ARCH_GEMMA3, EST_ARCH_PHI3, EST_ARCH_OLMO,
-	EST_ARCH_OLMO2, EST_ARCH_GPT2, EST_ARCH_GPT_NEOX, EST_ARCH_OPT,
+	EST_ARCH_LLAMA, EST_ARCH_QWEN3, EST_ARCH_GEMMA, EST_ARCH_GEMMA2,   EST_ARCH_GEMMA3, EST_ARCH_PHI3,
+	EST_ARCH_OLMO,  EST_ARCH_OLMO2, EST_ARCH_GPT2,  EST_ARCH_GPT_NEOX, EST_ARCH_OPT,
 };
 
-/* Allocations and frees of an id alternate, sizes agree, ids are below program.ids, and what a step makes it takes back. */
+/* Allocations and frees of an id alternate, sizes agree, ids are below program.ids, and what a step makes it takes
+ * back. */
 static void check_events(const char *name)
 {
 	uint64_t *alive = calloc(program.ids, sizeof(*alive));
@@ -310,12 +336,15 @@ static void check_events(const char *name)
 				continue;
 			ck_assert_msg(event->id > 0 && event->id < program.ids, "%s: id %u", name, event->id);
 			ck_assert_msg(event->bytes > 0 && event->bytes % 512 == 0, "%s: event %zu", name, i);
-			ck_assert_msg(alive[event->id] == (event->kind == EST_EVENT_ALLOC ? 0 : event->bytes), "%s: event %zu", name, i);
+			ck_assert_msg(alive[event->id] == (event->kind == EST_EVENT_ALLOC ? 0 : event->bytes),
+				      "%s: event %zu", name, i);
 			alive[event->id] = event->kind == EST_EVENT_ALLOC ? event->bytes : 0;
 		}
 	}
 	free(alive);
-	ck_assert_msg(walk_through(EST_PART_MICRO_FIRST).end + walk_through(EST_PART_CLIP).end + walk_through(EST_PART_UPDATE).end == 0,
+	ck_assert_msg(walk_through(EST_PART_MICRO_FIRST).end + walk_through(EST_PART_CLIP).end
+				      + walk_through(EST_PART_UPDATE).end
+			      == 0,
 		      "%s: a step leaves something", name);
 }
 
@@ -359,7 +388,8 @@ START_TEST(an_arena_that_is_too_small_makes_no_program)
 	needed = arena.used;
 	for (size_t size = 0; size < needed; size += needed / 97) {
 		est_arena_init(&arena, arena.base, size);
-		ck_assert_msg(!est_program_trace(&program, &model, &request, true, whole, &arena), "%zu of %zu bytes", size, needed);
+		ck_assert_msg(!est_program_trace(&program, &model, &request, true, whole, &arena), "%zu of %zu bytes",
+			      size, needed);
 	}
 }
 END_TEST

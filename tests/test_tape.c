@@ -10,7 +10,12 @@
 enum { NUMEL = 1024, ARENA = 1 << 20 };
 
 static const struct est_tape_limits roomy = {
-	.events = 512, .storages = 128, .nodes = 64, .leaves = 16, .frames = 8, .frame_saves = 64,
+	.events = 512,
+	.storages = 128,
+	.nodes = 64,
+	.leaves = 16,
+	.frames = 8,
+	.frame_saves = 64,
 };
 
 static struct est_arena arena;
@@ -81,9 +86,9 @@ static const struct {
 	uint8_t element;
 	uint64_t shards, bytes;
 } sizes[] = {
-	{ 1, EST_16BIT, 1, 512 }, { 256, EST_16BIT, 1, 512 }, { 257, EST_16BIT, 1, 1024 }, { 1024, EST_32BIT, 1, 4096 },
-	{ 3, EST_INT64, 1, 512 }, { 513, EST_BYTE, 1, 1024 },
-	{ 1024, EST_32BIT, 8, 512 }, { 1024, EST_32BIT, 3, 1536 }, { 7, EST_32BIT, 8, 512 },
+	{ 1, EST_16BIT, 1, 512 },     { 256, EST_16BIT, 1, 512 },   { 257, EST_16BIT, 1, 1024 },
+	{ 1024, EST_32BIT, 1, 4096 }, { 3, EST_INT64, 1, 512 },     { 513, EST_BYTE, 1, 1024 },
+	{ 1024, EST_32BIT, 8, 512 },  { 1024, EST_32BIT, 3, 1536 }, { 7, EST_32BIT, 8, 512 },
 };
 
 START_TEST(a_storage_is_rounded_up_to_512_bytes_after_it_is_sharded)
@@ -109,7 +114,8 @@ END_TEST
 
 START_TEST(a_storage_lives_as_long_as_its_last_reference)
 {
-	struct est_tensor first = est_hold(est_empty(&tape, NUMEL, EST_16BIT)), second = est_hold(est_alias(&tape, first));
+	struct est_tensor first = est_hold(est_empty(&tape, NUMEL, EST_16BIT)),
+			  second = est_hold(est_alias(&tape, first));
 
 	est_drop(&tape, first);
 	ck_assert_str_eq(events_since(0), "+4");
@@ -378,10 +384,12 @@ START_TEST(a_checkpoint_keeps_its_input_and_runs_again_to_the_last_saved_tensor)
 	size_t first = tape.event_count;
 
 	y = est_hold(est_checkpoint(&tape, &call, x, checkpoints[_i].reentrant));
-	ck_assert_msg(!strcmp(events_since(first), checkpoints[_i].forward), "%s: forward %s", checkpoints[_i].name, text);
+	ck_assert_msg(!strcmp(events_since(first), checkpoints[_i].forward), "%s: forward %s", checkpoints[_i].name,
+		      text);
 	first = tape.event_count + 1;
 	backward(y);
-	ck_assert_msg(!strcmp(events_since(first), checkpoints[_i].backward), "%s: backward %s", checkpoints[_i].name, text);
+	ck_assert_msg(!strcmp(events_since(first), checkpoints[_i].backward), "%s: backward %s", checkpoints[_i].name,
+		      text);
 	est_drop(&tape, y);
 	ck_assert_uint_eq(live(), 4 + 4); /* x and its gradient */
 	ck_assert_uint_eq(tape.node_count, 0);
@@ -442,7 +450,7 @@ static struct est_tape_limits needed(void)
 {
 	struct est_tape_limits limits = { .events = tape.event_count, .storages = tape.storage_count };
 
-	limits.nodes = 16;       /* tables of what is forgotten again: enough, checked by the first test */
+	limits.nodes = 16; /* tables of what is forgotten again: enough, checked by the first test */
 	limits.leaves = 3;
 	limits.frames = tape.frame_count;
 	limits.frame_saves = tape.frame_save_count;
@@ -491,7 +499,8 @@ static void lower(struct est_tape_limits *limits, int table, unsigned by)
 /* How much can be taken from it: a model has one parameter, and est_leaf_new() some leaf to return. */
 static size_t spare(const struct est_tape_limits *limits, int table)
 {
-	const size_t spares[] = { limits->events, limits->storages, limits->leaves - 1, limits->frames, limits->frame_saves };
+	const size_t spares[] = { limits->events, limits->storages, limits->leaves - 1, limits->frames,
+				  limits->frame_saves };
 
 	return spares[table];
 }
