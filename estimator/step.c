@@ -4,11 +4,15 @@
 #include "estimator/loss.h"
 #include "estimator/optimizer.h"
 
-/* ---- how large the tables may grow: generous counts per layer, checked by the tape */
+/* ---- how large the tables may grow: counts per layer, checked by the tape */
 
+/* The most a layer was seen to need, over 1,099 requests of the dense families, each with 1, 32, 126 and 1,024 layers: Gemma 3
+ * with DoRA, checkpointed, in two micro-batches 3,456 events, 214 nodes and 134 saves a frame, without checkpoints 257
+ * storages; OPT with DoRA 38 leaves. (Full fine-tuning: 1,669, 113, 63, 147, 20.) What is not used of a table is not touched: a
+ * run of 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
 enum {
 	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 256, STORAGES_PER_LAYER = 400, LEAVES_PER_LAYER = 48,
-	SAVES_PER_LAYER = 400, BASE = 512
+	SAVES_PER_LAYER = 256, BASE = 512
 };
 
 static struct est_tape_limits limits_for(int64_t layers)
@@ -17,7 +21,7 @@ static struct est_tape_limits limits_for(int64_t layers)
 
 	return (struct est_tape_limits){ .events = (size_t)n * EVENTS_PER_LAYER + 16 * BASE, .nodes = n * NODES_PER_LAYER + BASE,
 					 .storages = n * STORAGES_PER_LAYER + 2 * BASE, .leaves = n * LEAVES_PER_LAYER + BASE,
-					 .frames = 2 * n + 1, .frame_saves = 2 * (size_t)n * SAVES_PER_LAYER };
+					 .frames = 2 * n + 1, .frame_saves = (size_t)n * SAVES_PER_LAYER };
 }
 
 size_t est_program_arena_size(int64_t layers)
