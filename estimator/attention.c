@@ -132,8 +132,8 @@ static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, c
 		est_save(tape, node, in[i]);
 	if (bias.numel)
 		est_save(tape, node, bias);
-	out = est_empty(tape, in[0].numel, in[0].element);
-	small[0] = est_empty(tape, lse_rows, EST_32BIT);
+	out = est_result(tape, EST_RESULT_OF_ATTENTION, in[0].numel, in[0].element);
+	small[0] = est_result(tape, EST_RESULT_OF_ATTENTION, lse_rows, EST_32BIT);
 	small[1] = est_empty(tape, 2, EST_INT64);
 	small[2] = est_empty(tape, 1, EST_INT64);
 	est_save(tape, node, out);
@@ -275,7 +275,7 @@ static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struc
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
 	out = est_bmm(tape, probabilities, as_matmul_takes(pass, value_states, n_rep > 1 && !one_head), q.numel);
 	out = est_merge_heads(tape, out);
-	est_drop(tape, probabilities);
+	pass->attn_weights = probabilities;
 	est_drop(tape, key_states);
 	est_drop(tape, value_states);
 	return out;

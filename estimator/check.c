@@ -52,6 +52,8 @@ static void check_checkpointing(const struct est_request *request, const struct 
 	if (request->checkpointing == EST_CHECKPOINT_EVERY_N && request->every_n_layers > model->num_hidden_layers)
 		est_fault_add(faults, "/gradient_checkpointing/every_n_layers", EST_OUT_OF_RANGE,
 			      "must be at most the model's %lld layers", (long long)model->num_hidden_layers);
+	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && request->use_reentrant)
+		est_fault_add(faults, "/use_reentrant", EST_CONTRADICTION, "must be false with selective checkpointing");
 }
 
 static void check_ranks(const struct est_request *request, const struct est_model *model, struct est_faults *faults)

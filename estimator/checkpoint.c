@@ -39,6 +39,7 @@ static void recompute(struct est_tape *tape, uint32_t number)
 	struct est_tensor input = frame->input;
 	bool autocast = tape->autocast;
 
+	frame->matmuls = 0;
 	tape->recomputing = number;
 	tape->recomputed_saves = 0;
 	tape->stopped = frame->count == 0;
@@ -70,9 +71,44 @@ void est_frame_release(struct est_tape *tape, uint32_t number, uint32_t count)
 
 	if (count == 0 || (frame->released += count) < frame->count)
 		return;
+	while (frame->kept_taken < frame->kept_count)
+		est_storage_release(tape, frame->kept[frame->kept_taken++]);
 	est_drop(tape, frame->input);
 	for (unsigned i = 0; i < EST_CALL_KWARGS; i++)
 		est_drop(tape, frame->call.kwargs[i]);
+}
+
+/* ---- selective: results that are kept beside what would be recomputed */
+
+/* "op" is torchtitan's list, with every second product recomputed: query, value, gate and down stay */
+static bool keeps(const struct est_tape *tape, struct est_frame *frame, enum est_result of)
+{
+	if (of == EST_RESULT_OF_MATMUL)
+		frame->matmuls++;
+	if (of == EST_RESULT_OF_ATTENTION)
+		return tape->policy != EST_KEEP_NOTHING;
+	return tape->policy == EST_KEEP_ALL_MATMUL || (tape->policy == EST_KEEP_OP && frame->matmuls % 2 == 1);
+}
+
+struct est_tensor est_result(struct est_tape *tape, enum est_result of, uint64_t numel, uint8_t element)
+{
+	uint32_t number = tape->recomputing ? tape->recomputing : tape->packing;
+	struct est_frame *frame = number ? &tape->frames[number - 1] : NULL;
+	struct est_tensor out;
+
+	if (!frame || tape->stopped || !keeps(tape, frame, of) || (tape->recomputing && frame->kept_taken == frame->kept_count))
+		return est_empty(tape, numel, element);
+	if (tape->recomputing)
+		return (struct est_tensor){ .numel = numel, .element = element, .temporary = true,
+					    .storage = frame->kept[frame->kept_taken++] };
+	out = est_empty(tape, numel, element);
+	if (frame->kept_count == EST_KEPT) {
+		tape->exhausted = true;
+		return out;
+	}
+	est_storage_retain(tape, out.storage);
+	frame->kept[frame->kept_count++] = out.storage;
+	return out;
 }
 
 /* ---- use_reentrant=True: one node that saves its input; its backward runs the whole forward with gradients and a backward of its own. */

@@ -73,7 +73,9 @@ static struct est_tensor dense(struct est_tape *tape, const struct est_linear *l
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)
 		est_save(tape, node, in[1]);
-	out = est_output(tape, node, 0, est_empty(tape, rows * linear->out, in[0].element));
+	out = op_of(linear) == &mm_op ? est_result(tape, EST_RESULT_OF_MATMUL, rows * linear->out, in[0].element)
+				      : est_empty(tape, rows * linear->out, in[0].element);
+	out = est_output(tape, node, 0, out);
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
 	est_finish(tape, x);

@@ -106,15 +106,18 @@ const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct 
 static struct est_tensor layer_function(void *context, struct est_tensor x, const void *layer)
 {
 	struct est_pass *pass = context;
+	struct est_tensor y = est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
 
-	return est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
+	est_drop(pass->tape, pass->attn_weights);
+	pass->attn_weights = est_none;
+	return y;
 }
 
 static bool is_checkpointed(const struct est_request *request, int64_t layer)
 {
 	if (request->checkpointing == EST_CHECKPOINT_EVERY_N)
 		return layer % request->every_n_layers == 0;
-	return request->checkpointing == EST_CHECKPOINT_FULL;
+	return request->checkpointing != EST_CHECKPOINT_NONE;
 }
 
 static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer *layer, bool checkpointed, struct est_tensor x)

@@ -52,6 +52,7 @@ struct est_pass {
 	bool has_input_leaf;
 	struct est_tensor input_ids, labels, attention_mask_2d;
 	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
+	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 };
 

@@ -46,6 +46,17 @@ static bool uses_autocast(enum est_precision precision)
 	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST;
 }
 
+static enum est_policy policy_of(const struct est_request *request)
+{
+	static const enum est_policy policies[] = {
+		[EST_SELECTIVE_OP] = EST_KEEP_OP,
+		[EST_SELECTIVE_ATTENTION] = EST_KEEP_ATTENTION,
+		[EST_SELECTIVE_ALL_MATMUL] = EST_KEEP_ALL_MATMUL,
+	};
+
+	return request->checkpointing == EST_CHECKPOINT_SELECTIVE ? policies[request->selective] : EST_KEEP_NOTHING;
+}
+
 static struct est_tensor input(struct est_pass *pass)
 {
 	return est_hold(est_empty_as(pass->tape, pass->tokens, EST_INT64, EST_BUFFERS));
@@ -112,6 +123,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	if (!tape || !est_tape_init(tape, arena, &limits))
 		return false;
 	memcpy(tape->shards, shards, sizeof(tape->shards));
+	tape->policy = policy_of(request);
 	begin(program, tape, EST_PART_LOAD);
 	est_mark(tape, EST_PHASE_LOAD);
 	if (!est_pass_build(&pass, tape, model, request))

@@ -84,6 +84,12 @@ struct est_call {
 	struct est_tensor kwargs[EST_CALL_KWARGS];
 };
 
+/* What selective checkpointing keeps (torch.utils.checkpoint.create_selective_checkpoint_contexts), and of what operators it
+ * may keep the result. */
+enum est_policy { EST_KEEP_NOTHING, EST_KEEP_OP, EST_KEEP_ATTENTION, EST_KEEP_ALL_MATMUL };
+enum est_result { EST_RESULT_OF_MATMUL, EST_RESULT_OF_ATTENTION };
+enum { EST_KEPT = 32 };
+
 /* One non-reentrant checkpoint: what its forward saved by position, recomputed on the first demand. */
 struct est_frame {
 	struct est_call call;
@@ -92,6 +98,9 @@ struct est_frame {
 	uint32_t count;             /* how many the forward saved */
 	uint32_t released;          /* how many of them the backward is done with */
 	bool recomputed, autocast;
+	uint32_t kept[EST_KEPT];    /* results that the policy keeps, in order; the recomputation takes them instead of running */
+	uint8_t kept_count, kept_taken;
+	uint8_t matmuls;            /* how many have run in the forward, or in the recomputation */
 };
 
 struct est_storage {
@@ -122,6 +131,7 @@ struct est_tape {
 	/* register_post_accumulate_grad_hook of every parameter; NULL: none */
 	void (*accumulated)(struct est_tape *tape, struct est_leaf *leaf, const void *context);
 	const void *accumulated_context;
+	enum est_policy policy;     /* of the checkpoints to come */
 	bool no_grad;               /* torch.no_grad() */
 	bool autocast;              /* inside an autocast region */
 	uint32_t packing;           /* frame + 1 whose forward runs; saved tensors are only counted */
@@ -203,6 +213,8 @@ void est_autocast_exit(struct est_tape *tape);
 
 /* torch.utils.checkpoint: runs the call and keeps only input (borrowed) and the kwargs. */
 struct est_tensor est_checkpoint(struct est_tape *tape, const struct est_call *call, struct est_tensor input, bool reentrant);
+/* The result of an operator, as est_empty() makes it, or, in a recomputation, as the forward kept it by tape->policy. */
+struct est_tensor est_result(struct est_tape *tape, enum est_result of, uint64_t numel, uint8_t element);
 /* Storage k of a node's saved tensors, recomputing its checkpoint when needed; called by the engine before backward. */
 void est_frame_unpack(struct est_tape *tape, struct est_node *node);
 /* count of a frame's saved tensors are done with; with the last one the checkpoint's input and kwargs go. */

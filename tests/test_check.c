@@ -81,6 +81,8 @@ static const struct {
 	{ "adding up what is already gone",
 	  "fuse_optimizer_in_backward=1 max_grad_norm=0 gradient_accumulation_steps=2",
 	  "/gradient_accumulation_steps", EST_CONTRADICTION },
+	{ "choosing what to keep, reentrantly", "gradient_checkpointing=2 use_reentrant=1", "/use_reentrant",
+	  EST_CONTRADICTION },
 	{ "freeze without layers", "method=3", "/trainable_layers", EST_MISSING },
 	{ "freeze", "method=3 trainable_layers=32", "/method", EST_NOT_SUPPORTED_YET },
 	{ "a sequence split over two ranks, not modelled",
@@ -113,7 +115,7 @@ static const struct {
 	{ "another trainer's model code", "framework=7", "/framework", EST_NOT_SUPPORTED_YET },
 	{ "every precision", "precision=5", NULL, 0 },
 	{ "reentrant checkpoints", "gradient_checkpointing=1 use_reentrant=1", NULL, 0 },
-	{ "selective checkpoints", "gradient_checkpointing=2", "/gradient_checkpointing", EST_NOT_SUPPORTED_YET },
+	{ "selective checkpoints", "gradient_checkpointing=2", NULL, 0 },
 	{ "an old transformers", "versions.transformers=4045", "/versions/transformers", EST_NOT_SUPPORTED_YET },
 	{ "a new transformers", "versions.transformers=5023", NULL, 0 },
 };
