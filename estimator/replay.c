@@ -72,9 +72,11 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 struct play {
 	const struct est_program *program;
 	struct est_allocator *allocator;
+	bool repeats_alike;               /* a micro-batch with gradients leaves alive what it found alive, and nothing else */
 	unsigned step, part, repeat;
 	size_t event;                     /* the next one, counted from the begin of the part */
 	uint64_t peak, growths;           /* of the allocator where the step began */
+	uint64_t part_growths;            /* where the part began */
 	enum est_phase phase;
 	uint64_t phase_reserved[EST_PHASES];
 };
@@ -141,23 +143,70 @@ static bool begin_step(struct play *play)
 	return true;
 }
 
+/* Whether the part just played would be played the same again, for what is said of steps: it is done with. */
+static bool is_settled(const struct play *play)
+{
+	return play->part == EST_PART_MICRO_NEXT && play->repeats_alike && play->allocator->growths == play->part_growths;
+}
+
 /* Plays on until the run ends or is out of memory. */
 static void play_on(struct play *play)
 {
 	do {
-		for (; play->part < EST_PARTS; play->part++, play->repeat = 0)
-			for (; play->repeat < repeats(play); play->repeat++)
+		for (; play->part < EST_PARTS; play->part++, play->repeat = 0) {
+			for (; play->repeat < repeats(play); play->repeat++) {
+				if (play->event == 0)
+					play->part_growths = play->allocator->growths;
 				if (!play_part(play))
 					return;
+				if (is_settled(play))
+					break;
+			}
+		}
 	} while (begin_step(play));
 }
 
-/* Runs under a limit begin where one without would first take more than the least of them. */
+/* Whether a part frees only what it has allocated, and all of that. False when arena is too small to tell. */
+static bool leaves_nothing(const struct est_program *program, enum est_part part, struct est_arena *arena)
+{
+	size_t mark = arena->used, alive_count = 0;
+	bool *alive = est_arena_take(arena, program->ids, sizeof(*alive)), frees_others = !alive;
+
+	for (size_t i = program->begin[part]; i < program->end[part] && !frees_others; i++) {
+		const struct est_event *event = &program->events[i];
+
+		if (event->kind == EST_EVENT_PHASE)
+			continue;
+		frees_others = event->kind == EST_EVENT_FREE && !alive[event->id];
+		alive[event->id] = event->kind == EST_EVENT_ALLOC;
+		alive_count += event->kind == EST_EVENT_ALLOC ? 1 : (size_t)-1;
+	}
+	est_arena_rewind(arena, mark);
+	return !frees_others && alive_count == 0;
+}
+
+/* Runs under limits are one run up to where one of them refuses what others take: attempts begin at mark, where the least
+ * limit that is left refuses first. */
 struct trial {
-	struct play mark;
+	struct play mark, next;           /* next: where the attempt refuses first */
 	struct est_allocator *allocator;
 	bool exhausted;
 };
+
+/* play under limit, up to the first refusal at most. False when there was none; else copy stands there too. */
+static bool play_to_refusal(struct play *play, uint64_t limit, struct play *copy)
+{
+	struct est_allocator *books = copy->allocator;
+
+	est_allocator_limit(play->allocator, limit, true);
+	play_on(play);
+	if (!play->allocator->out_of_memory)
+		return false;
+	est_allocator_copy(books, play->allocator);
+	*copy = *play;
+	copy->allocator = books;
+	return true;
+}
 
 static bool succeeds(void *context, uint64_t limit, uint64_t *ret_same)
 {
@@ -167,42 +216,48 @@ static bool succeeds(void *context, uint64_t limit, uint64_t *ret_same)
 
 	play.allocator = allocator;
 	est_allocator_copy(allocator, trial->mark.allocator);
-	est_allocator_limit(allocator, limit, false);
-	play_on(&play);
+	if (play_to_refusal(&play, limit, &trial->next)) {
+		uint64_t refused = allocator->refused;
+
+		est_allocator_limit(allocator, limit, false);
+		allocator->refused = refused;
+		play_on(&play);
+	}
 	trial->exhausted |= allocator->exhausted;
 	*ret_same = allocator->out_of_memory ? allocator->refused : allocator->peak_reserved;
+	if (allocator->out_of_memory) { /* later attempts have more */
+		play = trial->mark;
+		trial->mark = trial->next;
+		trial->next = play;
+	}
 	return !allocator->out_of_memory;
 }
 
 size_t est_replay_arena_size(uint32_t ids)
 {
-	return 2 * est_allocator_arena_size(ids);
+	return 3 * est_allocator_arena_size(ids);
 }
 
 bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
 			 struct est_reserved *ret_reserved)
 {
 	uint64_t least = (floor + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP * EST_LIMIT_STEP;
-	struct est_allocator allocator, marked;
-	struct play play = { .program = program, .allocator = &allocator };
-	struct trial trial = { .allocator = &allocator };
+	struct est_allocator books[3];
+	struct play play = { .program = program, .allocator = &books[0] };
+	struct trial trial = { .allocator = &books[0], .mark.allocator = &books[1], .next.allocator = &books[2] };
 
 	memset(ret_reserved, 0, sizeof(*ret_reserved));
-	if (!est_allocator_init(&allocator, arena, program->ids, false, least)
-	    || !est_allocator_init(&marked, arena, program->ids, false, 0))
-		return false;
-	est_allocator_limit(&allocator, least, true);
-	play_on(&play);
-	if (allocator.out_of_memory) {
-		est_allocator_copy(&marked, &allocator);
-		trial.mark = play;
-		trial.mark.allocator = &marked;
-		est_allocator_limit(&allocator, 0, false);
+	for (unsigned i = 0; i < 3; i++)
+		if (!est_allocator_init(&books[i], arena, program->ids, false, 0))
+			return false;
+	play.repeats_alike = leaves_nothing(program, EST_PART_MICRO_NEXT, arena);
+	if (play_to_refusal(&play, least, &trial.mark)) {
+		est_allocator_limit(play.allocator, 0, false);
 		play_on(&play);
 	}
-	ret_reserved->peak = allocator.peak_reserved;
+	ret_reserved->peak = books[0].peak_reserved;
 	memcpy(ret_reserved->phase, play.phase_reserved, sizeof(ret_reserved->phase));
-	trial.exhausted = allocator.exhausted;
+	trial.exhausted = books[0].exhausted;
 	ret_reserved->least = est_least_limit(floor, ret_reserved->peak, EST_LIMIT_STEP, succeeds, &trial);
 	return !trial.exhausted;
 }

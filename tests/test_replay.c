@@ -59,8 +59,8 @@ static void make_all(struct maker *maker, uint32_t first, uint32_t count, bool a
 		make_alive(maker, first + i, alive);
 }
 
-/* Temporaries come and go; the gradients come on the way where they are not there yet. */
-static void make_micro(struct maker *maker, unsigned length)
+/* Temporaries come and go; the gradients come on the way where they are not there yet, or each in place of an old one. */
+static void make_micro(struct maker *maker, unsigned length, bool replaces)
 {
 	add(maker, EST_EVENT_PHASE, EST_PHASE_FORWARD, 0);
 	for (unsigned i = 0; i < length; i++) {
@@ -71,25 +71,28 @@ static void make_micro(struct maker *maker, unsigned length)
 		if (!maker->alive[id])
 			maker->bytes[id] = draw_bytes(maker);
 		make_alive(maker, id, !maker->alive[id]);
+		id = FIRST_GRADIENT + (uint32_t)draw(maker, GRADIENTS);
+		if (i % 8 == 0 && replaces)
+			make_alive(maker, id, false);
 		if (i % 8 == 0)
-			make_alive(maker, FIRST_GRADIENT + (uint32_t)draw(maker, GRADIENTS), true);
+			make_alive(maker, id, true);
 	}
 	make_all(maker, FIRST_GRADIENT, GRADIENTS, true);
 	make_all(maker, FIRST_TEMPORARY, TEMPORARIES, false);
 }
 
-static void make_part(struct maker *maker, enum est_part part, uint64_t accumulation_steps)
+static void make_part(struct maker *maker, enum est_part part, uint64_t accumulation_steps, bool replaces)
 {
 	switch (part) {
 	case EST_PART_LOAD:
 		make_all(maker, FIRST_WEIGHT, WEIGHTS, true);
 		break;
 	case EST_PART_MICRO_FIRST:
-		make_micro(maker, 150);
+		make_micro(maker, 150, false);
 		break;
 	case EST_PART_MICRO_NEXT:
 		if (accumulation_steps > 1)
-			make_micro(maker, 100);
+			make_micro(maker, 100, replaces);
 		break;
 	case EST_PART_CLIP:
 		add(maker, EST_EVENT_PHASE, EST_PHASE_OPTIMIZER_STEP, 0);
@@ -111,7 +114,7 @@ static void make_program(struct maker *maker, uint64_t seed, struct est_program 
 	*program = (struct est_program){ .events = maker->events, .ids = IDS, .accumulation_steps = 1 + seed % 6 };
 	for (enum est_part part = EST_PART_LOAD; part < EST_PARTS; part++) {
 		program->begin[part] = maker->count;
-		make_part(maker, part, program->accumulation_steps);
+		make_part(maker, part, program->accumulation_steps, seed % 4 == 3);
 		program->end[part] = maker->count;
 	}
 }
