@@ -23,6 +23,7 @@ struct row {
 	bool refused, out_of_memory;
 	enum est_verdict verdict;
 	struct error allocated, reserved, device;
+	struct error untied;           /* reserved, where the head is not tied: docs/accuracy.md tells why apart */
 };
 
 struct summary {
@@ -30,34 +31,34 @@ struct summary {
 	double mean, p95, max, bias, covered;
 };
 
-/* As good as it has been: at least so many modelled rows, and errors in percent that are not exceeded. NULL: all of
- * the file. */
+/* As good as it has been: at least so many modelled rows, and errors in percent that are not exceeded (untied: of
+ * reserved where the head is not tied). NULL: all of the file. */
 static const struct gate {
 	const char *group;
 	unsigned rows;
-	double allocated_mean, allocated_max, reserved_mean;
+	double allocated_mean, allocated_max, reserved_mean, untied_mean;
 } gates[] = {
 	/* clang-format off */
-	{ NULL,                            306, 0.01, 0.10, 0.65 },
-	{ "full bf16 plain",                31, 0.01, 0.10, 0.40 },
-	{ "full bf16 checkpointed",         82, 0.01, 0.10, 0.95 },
-	{ "full bf16_autocast plain",        6, 0.01, 0.10, 0.70 },
-	{ "full bf16_autocast checkpointed", 5, 0.01, 0.10, 0.30 },
-	{ "full bf16_mixed plain",           5, 0.01, 0.10, 0.70 },
-	{ "full bf16_mixed checkpointed",    5, 0.01, 0.10, 3.50 },
-	{ "full fp32 plain",                 6, 0.01, 0.10, 0.30 },
-	{ "full fp32 checkpointed",          5, 0.01, 0.10, 0.70 },
-	{ "checkpoint full",                 7, 0.01, 0.10, 0.20 },
-	{ "optim full",                     27, 0.01, 0.10, 0.80 },
-	{ "lora bf16 plain",                 4, 0.01, 0.10, 0.20 },
-	{ "lora bf16 checkpointed",          3, 0.01, 0.10, 0.30 },
-	{ "lora bf16_mixed plain",          18, 0.01, 0.10, 0.20 },
-	{ "lora bf16_mixed checkpointed",   44, 0.01, 0.10, 0.70 },
-	{ "qlora bf16 checkpointed",         6, 0.01, 0.10, 0.20 },
-	{ "qlora bf16_mixed plain",          5, 0.01, 0.10, 0.10 },
-	{ "qlora bf16_mixed checkpointed",  31, 0.01, 0.10, 0.80 },
-	{ "partial lora",                    9, 0.01, 0.10, 0.10 },
-	{ "quant qlora",                     6, 0.01, 0.10, 0.10 },
+	{ NULL,                            306, 0.01, 0.10, 0.65, 0.10 },
+	{ "full bf16 plain",                31, 0.01, 0.10, 0.40, 0.01 },
+	{ "full bf16 checkpointed",         82, 0.01, 0.10, 0.95, 0.02 },
+	{ "full bf16_autocast plain",        6, 0.01, 0.10, 0.70, 0.01 },
+	{ "full bf16_autocast checkpointed", 5, 0.01, 0.10, 0.30, 0.01 },
+	{ "full bf16_mixed plain",           5, 0.01, 0.10, 0.70, 0.01 },
+	{ "full bf16_mixed checkpointed",    5, 0.01, 0.10, 3.50, 0.01 },
+	{ "full fp32 plain",                 6, 0.01, 0.10, 0.30, 0.20 },
+	{ "full fp32 checkpointed",          5, 0.01, 0.10, 0.70, 0.20 },
+	{ "checkpoint full",                 7, 0.01, 0.10, 0.20, 0.01 },
+	{ "optim full",                     27, 0.01, 0.10, 0.80, 0.50 },
+	{ "lora bf16 plain",                 4, 0.01, 0.10, 0.20, 0.01 },
+	{ "lora bf16 checkpointed",          3, 0.01, 0.10, 0.30, 0.01 },
+	{ "lora bf16_mixed plain",          18, 0.01, 0.10, 0.20, 0.10 },
+	{ "lora bf16_mixed checkpointed",   44, 0.01, 0.10, 0.70, 0.01 },
+	{ "qlora bf16 checkpointed",         6, 0.01, 0.10, 0.20, 0.01 },
+	{ "qlora bf16_mixed plain",          5, 0.01, 0.10, 0.10, 0.01 },
+	{ "qlora bf16_mixed checkpointed",  31, 0.01, 0.10, 0.80, 0.20 },
+	{ "partial lora",                    9, 0.01, 0.10, 0.10, 0.10 },
+	{ "quant qlora",                     6, 0.01, 0.10, 0.10, 0.10 },
 	/* clang-format on */
 };
 
@@ -89,7 +90,7 @@ static bool excludes_workspace(const json_t *row)
 	return false;
 }
 
-static void judge(json_t *json, const struct est_report *report, struct row *row)
+static void judge(json_t *json, bool tied, const struct est_report *report, struct row *row)
 {
 	const json_t *measured = json_object_get(json, "measured");
 	const struct est_peak *peak = &report->peak;
@@ -99,6 +100,7 @@ static void judge(json_t *json, const struct est_report *report, struct row *row
 	row->verdict = report->fits[0].verdict;
 	row->allocated = compare(&peak->allocated, measured, "allocated_bytes", workspace);
 	row->reserved = compare(&peak->reserved, measured, "reserved_bytes", segments);
+	row->untied = tied ? (struct error){ NAN, true } : row->reserved;
 	row->device = compare(&peak->device, measured, "device_bytes", segments);
 }
 
@@ -130,7 +132,7 @@ static void evaluate(json_t *json, const struct cfg_catalog *catalog, struct est
 	}
 	snprintf(row->text, sizeof(row->text), "%s b%lld s%lld", request.model.id,
 		 (long long)request.request.micro_batch_size, (long long)request.request.sequence_length);
-	judge(json, &report, row);
+	judge(json, request.model.tie_word_embeddings, &report, row);
 }
 
 /* Fills rows[]; kept holds the strings that they point to. */
@@ -246,6 +248,8 @@ static void print_group(const char *group)
 	print_summary("allocated", &summary);
 	summary = summarize(group, offsetof(struct row, reserved));
 	print_summary("reserved", &summary);
+	summary = summarize(group, offsetof(struct row, untied));
+	print_summary("  untied", &summary);
 	summary = summarize(group, offsetof(struct row, device));
 	print_summary("device", &summary);
 	if (out_of_memory)
@@ -349,14 +353,16 @@ static void check_gate(unsigned number, const struct gate *gate)
 	struct summary reserved = summarize(gate->group, offsetof(struct row, reserved));
 	bool enough = allocated.count >= gate->rows;
 	bool exact = 100 * allocated.mean <= gate->allocated_mean && 100 * allocated.max <= gate->allocated_max;
-	bool near = 100 * reserved.mean <= gate->reserved_mean;
+	struct summary untied = summarize(gate->group, offsetof(struct row, untied));
+	bool near = 100 * reserved.mean <= gate->reserved_mean && 100 * untied.mean <= gate->untied_mean;
 	char name[256];
 
 	snprintf(name, sizeof(name),
-		 "%s: n %u (%u), allocated mean %.4f %% (%.4f) max %.4f %% (%.4f), reserved mean %.3f %% (%.3f)",
+		 "%s: n %u (%u), allocated mean %.4f %% (%.4f) max %.4f %% (%.4f), reserved mean %.3f %% (%.3f), "
+		 "untied %.3f %% (%.3f)",
 		 gate->group ? gate->group : "all", allocated.count, gate->rows, 100 * allocated.mean,
 		 gate->allocated_mean, 100 * allocated.max, gate->allocated_max, 100 * reserved.mean,
-		 gate->reserved_mean);
+		 gate->reserved_mean, 100 * untied.mean, gate->untied_mean);
 	print_case(number, enough && exact && near, name);
 }
 
