@@ -13,7 +13,7 @@ static struct est_tensor weights(struct est_pass *pass, uint64_t numel, uint8_t 
 	return est_hold(est_empty_as(pass->tape, numel, element, EST_WEIGHTS));
 }
 
-/* ---- loading: the weight arrives in 16 bits, is quantised and goes */
+/* ---- loading: the weight arrives in the dtype of the rest, is quantised and goes */
 
 /* absmax of the blocks in fp32; with double quantisation its mean goes and it is quantised to bytes in blocks of its own */
 static void keep_absmax(struct est_pass *pass, uint64_t count, bool nested, struct est_tensor absmax)
@@ -33,7 +33,7 @@ static void keep_absmax(struct est_pass *pass, uint64_t count, bool nested, stru
 
 static struct est_tensor quantize_4bit(struct est_pass *pass, uint64_t n)
 {
-	struct est_tensor weight = weights(pass, n, EST_16BIT), absmax = weights(pass, blocks(n, BLOCK), EST_32BIT), packed;
+	struct est_tensor weight = weights(pass, n, pass->parameter_element), absmax = weights(pass, blocks(n, BLOCK), EST_32BIT), packed;
 
 	packed = weights(pass, (n + 1) / 2, EST_BYTE);
 	weights(pass, QUANT_MAP_BYTES, EST_BYTE);
@@ -49,27 +49,36 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 
 	linear->base = pass->request->quantization.bits == 4 ? EST_BASE_4BIT : EST_BASE_INT8;
 	linear->nested = pass->request->quantization.double_quant;
+	linear->from_fp32 = pass->parameter_element == EST_32BIT;
 	if (linear->base == EST_BASE_4BIT) {
 		packed = quantize_4bit(pass, n);
 	} else {
+		struct est_tensor weight = weights(pass, n, EST_16BIT);
+
 		packed = weights(pass, n, EST_BYTE);
 		weights(pass, linear->out, EST_32BIT); /* SCB */
+		est_drop(pass->tape, weight);
 	}
 	return est_leaf_new(pass->tape, packed, false, true);
 }
 
 /* ---- 4 bits: the weight is dequantised for each product, forward and backward */
 
-/* extra: 0 in, 1 out, 2 nested */
+/* dequantize_4bit(...).to(grad_output.dtype): first in the dtype that was quantised. extra: 0 in, 1 out, 2 nested, 3 from fp32 */
 static void backward_4bit(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t n = node->extra[0] * node->extra[1];
-	struct est_tensor absmax = est_none, weight;
+	struct est_tensor absmax = est_none, weight, cast;
 
 	if (node->extra[2])
 		absmax = est_empty_as(tape, blocks(n, BLOCK), EST_32BIT, EST_BUFFERS);
-	weight = est_empty_as(tape, n, EST_16BIT, EST_BUFFERS);
+	weight = est_empty_as(tape, n, node->extra[3] ? EST_32BIT : EST_16BIT, EST_BUFFERS);
 	est_drop(tape, absmax);
+	if (node->extra[3] && node->grad[0].element == EST_16BIT) {
+		cast = est_empty_as(tape, n, EST_16BIT, EST_BUFFERS);
+		est_drop(tape, weight);
+		weight = cast;
+	}
 	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
 	ret[0].view = true;
 	est_drop(tape, weight);
@@ -102,6 +111,7 @@ static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_lin
 		node->extra[0] = linear->in;
 		node->extra[1] = linear->out;
 		node->extra[2] = linear->nested;
+		node->extra[3] = linear->from_fp32;
 	}
 	out = est_to(tape, est_output(tape, node, 0, gemm_4bit(tape, linear, input)), element);
 	est_drop(tape, input);
@@ -109,7 +119,86 @@ static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_lin
 	return out;
 }
 
+/* ---- LLM.int8: rows of the input are quantised, outlier columns multiplied apart; MatMul8bitLt keeps its input as an attribute */
+
+enum { OUTLIERS = 8 }; /* columns beyond the threshold of 6: a usual number */
+
+/* int8_vectorwise_quant of the fp16 input, with its search for outliers; ret[0] the rows' scales, ret[1] the int8 values */
+static void quantize_rows(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x, struct est_tensor ret[2])
+{
+	struct est_tensor half = est_empty(tape, x.numel, EST_16BIT), absolute, outlier;
+
+	ret[0] = est_empty(tape, x.numel / linear->in, EST_32BIT);
+	ret[1] = est_empty(tape, x.numel, EST_BYTE);
+	absolute = est_empty(tape, x.numel, EST_16BIT);
+	outlier = est_empty(tape, x.numel, EST_BYTE);
+	est_drop(tape, absolute);
+	est_drop(tape, outlier);
+	est_drop(tape, half);
+}
+
+/* int8_scaled_mm: the int32 product, dequantised to fp16, in the dtype of x */
+static struct est_tensor scaled_mm(struct est_tape *tape, uint64_t numel, uint8_t element)
+{
+	struct est_tensor product = est_empty(tape, numel, EST_32BIT), half = est_empty(tape, numel, EST_16BIT), out;
+
+	out = est_empty(tape, numel, element);
+	est_drop(tape, half);
+	est_drop(tape, product);
+	return out;
+}
+
+/* the weight dequantised into the dtype of the input: extra: 0 in, 1 out */
+static void backward_int8(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_tensor weight = est_empty_as(tape, node->extra[0] * node->extra[1], node->edge_element[0], EST_BUFFERS);
+	struct est_tensor grad = est_none;
+
+	if (node->grad[0].element != node->edge_element[0])
+		grad = est_empty(tape, node->grad[0].numel, node->edge_element[0]);
+	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
+	ret[0].view = true;
+	est_drop(tape, grad);
+	est_drop(tape, weight);
+}
+static const struct est_op matmul_8bit_op = { "MatMul8bitLt", backward_int8 };
+
+static struct est_tensor add_outliers(struct est_tape *tape, struct est_tensor scaled)
+{
+	bool casts = tape->autocast && scaled.element == EST_32BIT;
+	struct est_tensor cast = casts ? est_empty(tape, scaled.numel, EST_16BIT) : est_none, out;
+
+	out = est_empty(tape, scaled.numel, casts ? EST_16BIT : scaled.element);
+	est_drop(tape, cast);
+	est_drop(tape, scaled);
+	return out;
+}
+
+static struct est_tensor linear_int8(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	uint64_t rows = x.numel / linear->in;
+	struct est_node *node = est_node_new(tape, &matmul_8bit_op, 1, &x);
+	struct est_tensor quantized[2], outliers, scaled, out;
+
+	quantize_rows(tape, linear, x, quantized);
+	outliers = est_empty(tape, rows * OUTLIERS, x.element);
+	scaled = scaled_mm(tape, rows * linear->out, x.element);
+	/* output.addmm(outliers, their weights), which autocast runs in 16 bits */
+	out = add_outliers(tape, scaled);
+	est_drop(tape, quantized[1]);
+	est_drop(tape, quantized[0]);
+	est_attach(tape, node, outliers);
+	est_attach(tape, node, x);
+	est_drop(tape, outliers);
+	if (node) {
+		node->extra[0] = linear->in;
+		node->extra[1] = linear->out;
+	}
+	est_finish(tape, x);
+	return est_output(tape, node, 0, out);
+}
+
 struct est_tensor est_quantized_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
-	return linear_4bit(tape, linear, x);
+	return linear->base == EST_BASE_4BIT ? linear_4bit(tape, linear, x) : linear_int8(tape, linear, x);
 }

@@ -37,6 +37,7 @@ static void recompute(struct est_tape *tape, uint32_t number)
 {
 	struct est_frame *frame = &tape->frames[number - 1];
 	struct est_tensor input = frame->input;
+	uint32_t attributes = tape->attribute_count;
 	bool autocast = tape->autocast;
 
 	frame->matmuls = 0;
@@ -51,6 +52,7 @@ static void recompute(struct est_tape *tape, uint32_t number)
 	tape->autocast = autocast;
 	tape->recomputing = 0;
 	tape->stopped = false;
+	est_release_attributes(tape, attributes);
 	frame->recomputed = true;
 }
 
@@ -121,7 +123,7 @@ struct reentrant {
 static void backward_reentrant(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	const struct reentrant *context = node->context;
-	uint32_t first = tape->node_count, leaf = tape->leaf_count;
+	uint32_t first = tape->node_count, leaf = tape->leaf_count, attributes = tape->attribute_count;
 	struct est_tensor input = { .numel = node->edge_numel[0], .element = node->edge_element[0], .storage = node->saved[0] };
 	bool autocast = tape->autocast;
 	struct est_tensor out;
@@ -136,6 +138,7 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 	/* the caller keeps its gradient and the output until it returns */
 	est_tape_backward(tape, first, out, est_alias(tape, node->grad[0]));
 	est_drop(tape, out);
+	est_release_attributes(tape, attributes);
 	ret[0] = tape->leaves[leaf].grad;
 	est_drop(tape, tape->leaves[leaf].value);
 	tape->leaf_count = leaf;

@@ -26,6 +26,8 @@ bool est_tape_init(struct est_tape *tape, struct est_arena *arena, const struct 
 	tape->leaf_limit = limits->leaves;
 	tape->frame_limit = limits->frames;
 	tape->frame_save_limit = limits->frame_saves;
+	tape->attribute_limit = limits->attributes;
+	tape->attributes = est_arena_reserve(arena, limits->attributes, sizeof(*tape->attributes));
 	tape->events = est_arena_reserve(arena, limits->events, sizeof(*tape->events));
 	tape->storages = est_arena_reserve(arena, limits->storages, sizeof(*tape->storages));
 	tape->nodes = est_arena_reserve(arena, limits->nodes, sizeof(*tape->nodes));
@@ -251,6 +253,24 @@ void est_save(struct est_tape *tape, struct est_node *node, struct est_tensor te
 		est_storage_retain(tape, tensor.storage);
 		node->saved[node->saved_count++] = tensor.storage;
 	}
+}
+
+void est_attach(struct est_tape *tape, const struct est_node *node, struct est_tensor tensor)
+{
+	if (!node || tape->stopped || !tensor.storage)
+		return;
+	if (tape->attribute_count == tape->attribute_limit) {
+		tape->exhausted = true;
+		return;
+	}
+	est_storage_retain(tape, tensor.storage);
+	tape->attributes[tape->attribute_count++] = tensor.storage;
+}
+
+void est_release_attributes(struct est_tape *tape, uint32_t count)
+{
+	while (tape->attribute_count > count)
+		est_storage_release(tape, tape->attributes[--tape->attribute_count]);
 }
 
 struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor out)

@@ -137,6 +137,8 @@ struct est_tape {
 	uint32_t packing;           /* frame + 1 whose forward runs; saved tensors are only counted */
 	uint32_t recomputing;       /* frame + 1 that is being recomputed */
 	uint32_t recomputed_saves;
+	uint32_t *attributes;       /* storages that python attributes of graph nodes hold: as long as the graph lives */
+	uint32_t attribute_count, attribute_limit;
 	uint32_t doomed[EST_DOOMED]; /* saved by nodes of the recomputation that lead nowhere; held until they are discarded */
 	uint32_t doomed_count;
 	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
@@ -149,7 +151,7 @@ struct est_tape {
 /* How large the tables may grow. */
 struct est_tape_limits {
 	size_t events;
-	uint32_t storages, nodes, leaves, frames;
+	uint32_t storages, nodes, leaves, frames, attributes;
 	size_t frame_saves;
 };
 
@@ -185,6 +187,10 @@ struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, si
 void est_save(struct est_tape *tape, struct est_node *node, struct est_tensor tensor);
 /* out as output i of node (NULL: of nothing): where its gradient goes. Temporary. */
 struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor out);
+/* Keeps a tensor as an attribute of a node (ctx.tensors = ..., not save_for_backward): no checkpoint's hook sees it. */
+void est_attach(struct est_tape *tape, const struct est_node *node, struct est_tensor tensor);
+/* The graph that has been attached to since attribute_count was count is destroyed. */
+void est_release_attributes(struct est_tape *tape, uint32_t count);
 /* The nodes from first to end lead nowhere (their result was detached) and die: what they saved goes. */
 void est_discard_nodes(struct est_tape *tape, uint32_t first, uint32_t end);
 /* Moves the gradient of output i out of node. */
