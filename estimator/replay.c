@@ -126,14 +126,15 @@ static bool play_part(struct play *play)
 	return true;
 }
 
-/* Whether there is another step that can differ. A step ends with nothing alive but what lives for good: when it reserved
- * nothing new (and so gave back nothing) it leaves the blocks as it found them, and the next one would be the same again. */
+/* Whether there is another step that can differ. A step ends with nothing alive but what lives for good: when it
+ * reserved nothing new (and so gave back nothing) it leaves the blocks as it found them, and the next one would be the
+ * same again. */
 static bool begin_step(struct play *play)
 {
 	const struct est_allocator *allocator = play->allocator;
 
-	if ((play->step > 0 && allocator->growths == play->growths) || (play->step > 1 && allocator->peak_reserved == play->peak)
-	    || play->step + 1 == STEPS)
+	if ((play->step > 0 && allocator->growths == play->growths)
+	    || (play->step > 1 && allocator->peak_reserved == play->peak) || play->step + 1 == STEPS)
 		return false;
 	play->step++;
 	play->part = 0;
@@ -185,8 +186,8 @@ static bool leaves_nothing(const struct est_program *program, enum est_part part
 	return !frees_others && alive_count == 0;
 }
 
-/* Runs under limits are one run up to where one of them refuses what others take: attempts begin at mark, where the least
- * limit that is left refuses first. */
+/* Runs under limits are one run up to where one of them refuses what others take: attempts begin at mark, where the
+ * least limit that is left refuses first. */
 struct trial {
 	struct play mark, next;           /* next: where the attempt refuses first */
 	struct est_allocator *allocator;

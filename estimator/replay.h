@@ -1,4 +1,5 @@
-/* Plays a program of events: what is allocated, by category and phase, and what PyTorch's caching allocator makes of it. */
+/* Plays a program of events: what is allocated, by category and phase, and what PyTorch's caching allocator makes of
+ * it. */
 #ifndef EST_REPLAY_H
 #define EST_REPLAY_H
 
@@ -21,11 +22,11 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 struct est_reserved {
 	uint64_t peak;              /* with room enough: torch.cuda.max_memory_reserved() */
 	uint64_t phase[EST_PHASES]; /* the most in each phase of the last step */
-	uint64_t least;             /* the least limit on reserved, a multiple of EST_LIMIT_STEP, under which it succeeds, or peak */
+	uint64_t least;             /* the least limit under which it succeeds: a multiple of EST_LIMIT_STEP, or peak */
 };
 
-/* floor: no limit below it can succeed (est_levels.allocated), at least 1. Work space comes from arena, est_replay_arena_size() of it;
- * false when that does not suffice. */
+/* floor: no limit below it can succeed (est_levels.allocated), at least 1. Work space comes from arena,
+ * est_replay_arena_size() of it; false when that does not suffice. */
 bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
 			 struct est_reserved *ret_reserved);
 

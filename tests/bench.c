@@ -1,6 +1,7 @@
-/* bench [--rounds N]: what an estimate costs, part by part. Every round runs every part once; a figure is the median of the
- * rounds. Beside it stands what it is in iterations of a fixed integer loop that is timed in the same rounds: those figures
- * may be compared between machines and days, times may not. docs/performance.md tells what they mean. */
+/* bench [--rounds N]: what an estimate costs, part by part, in time of the processor. Every round runs every part once;
+ * a figure is the median of the rounds. Beside it stands what it is in iterations of a fixed integer loop that is timed
+ * in the same rounds: those figures may be compared between machines and days, times may not. docs/performance.md
+ * tells what they mean. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,8 @@ struct subject {
 };
 
 static struct subject subjects[] = {
-	{ .name = "8B checkpointed", .body = "{\"model\":\"llama-3.1-8b\",\"precision\":\"bf16\",\"gradient_checkpointing\":true}" },
+	{ .name = "8B checkpointed",
+	  .body = "{\"model\":\"llama-3.1-8b\",\"precision\":\"bf16\",\"gradient_checkpointing\":true}" },
 	{ .name = "8B plain", .body = "{\"model\":\"llama-3.1-8b\",\"precision\":\"bf16\",\"gradient_checkpointing\":false}" },
 };
 enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
@@ -169,7 +171,7 @@ static double now_ns(void)
 {
 	struct timespec time;
 
-	clock_gettime(CLOCK_MONOTONIC, &time);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
 	return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
 }
 
@@ -201,7 +203,8 @@ static double median(double *times, size_t count)
 
 static void print_line(const char *subject, const char *part, double ns, double loop_ns)
 {
-	printf("%-16s %-26s %12.0f a second %12.3f us %14.1f loop iterations\n", subject, part, 1e9 / ns, ns / 1e3, ns / loop_ns);
+	printf("%-16s %-26s %12.0f a second %12.3f us %14.1f loop iterations\n", subject, part, 1e9 / ns, ns / 1e3,
+	       ns / loop_ns);
 }
 
 static void print_subject(const struct subject *subject, const double ns[PARTS], double loop_ns)
@@ -271,8 +274,8 @@ int main(int argc, char **argv)
 				times[s][i][round] = time_once(parts[i].run, &subjects[s]);
 	}
 	loop_ns = median(loop_times, rounds);
-	printf("%-16s %-26s %12.0f a second %12.5f us   medians of %zu rounds\n", "integer loop", "an iteration", 1e9 / loop_ns,
-	       loop_ns / 1e3, rounds);
+	printf("%-16s %-26s %12.0f a second %12.5f us   medians of %zu rounds\n", "integer loop", "an iteration",
+	       1e9 / loop_ns, loop_ns / 1e3, rounds);
 	for (unsigned s = 0; s < SUBJECTS; s++) {
 		for (unsigned i = 0; i < PARTS; i++)
 			medians[s][i] = median(times[s][i], rounds);

@@ -1,5 +1,5 @@
--- For wrk: POSTs the JSON text in the environment variable BODY. With DISTINCT set no two bodies are equal: the number after
--- "sequence_length" grows by 8 from 512, and begins again beyond 65536.
+-- For wrk: POSTs the JSON text in the environment variable BODY. With DISTINCT set no two bodies are equal: the number
+-- after "sequence_length" grows by 8 from 512, and begins again beyond 65536.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = assert(os.getenv("BODY"), "set BODY to the request")

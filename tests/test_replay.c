@@ -6,8 +6,8 @@
 #include "estimator/replay.h"
 #include "estimator/verdict.h"
 
-enum { WEIGHTS = 12, GRADIENTS = 12, STATES = 24, TEMPORARIES = 40, IDS = 1 + WEIGHTS + GRADIENTS + STATES + TEMPORARIES,
-       EVENTS = 8192, PROGRAMS = 150, STEPS = 4, ACCUMULATIONS = 3 };
+enum { WEIGHTS = 12, GRADIENTS = 12, STATES = 24, TEMPORARIES = 40,
+       IDS = 1 + WEIGHTS + GRADIENTS + STATES + TEMPORARIES, EVENTS = 8192, PROGRAMS = 150, STEPS = 4, ACCUMULATIONS = 3 };
 enum { FIRST_WEIGHT = 1, FIRST_GRADIENT = FIRST_WEIGHT + WEIGHTS, FIRST_STATE = FIRST_GRADIENT + GRADIENTS,
        FIRST_TEMPORARY = FIRST_STATE + STATES };
 
@@ -59,7 +59,7 @@ static void make_all(struct maker *maker, uint32_t first, uint32_t count, bool a
 		make_alive(maker, first + i, alive);
 }
 
-/* Temporaries come and go; the gradients come on the way where they are not there yet, or each in place of an old one. */
+/* Temporaries come and go; the gradients come on the way where they are not there yet, or in place of old ones. */
 static void make_micro(struct maker *maker, unsigned length, bool replaces)
 {
 	add(maker, EST_EVENT_PHASE, EST_PHASE_FORWARD, 0);
