@@ -2,13 +2,23 @@
 #include "config/families.h"
 
 /* Defaults are those of configuration_*.py, operators those of modeling_*.py, of Transformers 5.23. */
-#define GATED(norm_kind, norms, act) \
+#define GATED(norm_kind, norms, act) GATED_PARTLY(norm_kind, norms, act, 1)
+#define GATED_PARTLY(norm_kind, norms, act, rotary) \
 	.norm = norm_kind, .norms_per_layer = norms, .final_norm = true, .gated_mlp = true, .activation = act, \
-	.position = EST_ROPE, .partial_rotary_factor = 1, .do_layer_norm_before = true
+	.position = EST_ROPE, .partial_rotary_factor = rotary, .do_layer_norm_before = true
 #define LAYERNORM_MLP(positions, rotary, act) \
 	.norm = EST_LAYERNORM, .norms_per_layer = 2, .final_norm = true, .activation = act, .position = positions, \
 	.partial_rotary_factor = rotary, .do_layer_norm_before = true, .qkv_bias = true, .o_bias = true, \
 	.mlp_bias = true
+
+#define DEEPSEEK (CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_SHARED_EXPERTS)
+#define LATENT_RANKS \
+	.kv_lora_rank = 512, .q_lora_rank = 1536, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64, .v_head_dim = 128
+#define DEEPSEEK_V3 \
+	.architecture = EST_ARCH_DEEPSEEK_V3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096, \
+	.num_experts = 256, .num_experts_per_tok = 8, .n_shared_experts = 1, .moe_intermediate_size = 2048, \
+	.first_k_dense_replace = 3, .n_group = 8, .topk_group = 4, .norm_topk_prob = true, .router_correction_bias = true, \
+	.rope_interleave = true, LATENT_RANKS
 
 /* clang-format off */
 const struct cfg_family cfg_families[] = {
@@ -69,6 +79,45 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_OPT, LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_RELU),
 		.max_position_embeddings = 2048, .position_offset = 2, .tie_word_embeddings = true,
 		.residual_dropout = 0.1 } },
+	{ "mixtral", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_EXPERTS, .shape = {
+		.architecture = EST_ARCH_MIXTRAL, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .num_experts = 8, .num_experts_per_tok = 2, .norm_topk_prob = true } },
+	{ "qwen2_moe", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES | CFG_READS_EXPERTS
+		| CFG_READS_EXPERT_WIDTH | CFG_READS_SHARED_WIDTH | CFG_READS_NORM_TOPK | CFG_READS_SPARSE_STEP, .shape = {
+		.architecture = EST_ARCH_QWEN2_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 32768,
+		.qkv_bias = true, .num_key_value_heads = 16, .sliding_window = 4096,
+		.num_experts = 60, .num_experts_per_tok = 4, .moe_intermediate_size = 1408,
+		.shared_expert_intermediate_size = 5632, .shared_expert_gate = true } },
+	{ "qwen3_moe", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_EXPERTS
+		| CFG_READS_EXPERT_WIDTH | CFG_READS_NORM_TOPK | CFG_READS_SPARSE_STEP, .shape = {
+		.architecture = EST_ARCH_QWEN3_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 32768,
+		.qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 4, .sliding_window = 4096,
+		.num_experts = 128, .num_experts_per_tok = 8, .moe_intermediate_size = 768 } },
+	{ "olmoe", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_CLIP_QKV | CFG_READS_EXPERTS | CFG_READS_NORM_TOPK,
+		.shape = {
+		.architecture = EST_ARCH_OLMOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096,
+		.qk_norm = EST_QK_NORM_FULL, .num_experts = 64, .num_experts_per_tok = 8 } },
+	{ "deepseek_v2", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_GROUP_LIMIT,
+		.shape = {
+		.architecture = EST_ARCH_DEEPSEEK_V2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.num_experts = 64, .n_shared_experts = 2, .moe_intermediate_size = 1407, LATENT_RANKS } },
+	{ "deepseek_v3", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = { DEEPSEEK_V3 } },
+	{ "kimi_k2", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = { DEEPSEEK_V3 } },
+	{ "glm4_moe", DEEPSEEK | CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_PARTIAL_ROTARY | CFG_READS_NORM_TOPK, .shape = {
+		.architecture = EST_ARCH_GLM4_MOE, GATED_PARTLY(EST_RMSNORM, 2, EST_SILU, 0.5), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .num_experts = 128, .num_experts_per_tok = 8, .moe_intermediate_size = 1408,
+		.n_shared_experts = 1, .first_k_dense_replace = 1, .n_group = 1, .topk_group = 1, .norm_topk_prob = true,
+		.router_correction_bias = true } },
+	{ "dots1", DEEPSEEK | CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = {
+		.architecture = EST_ARCH_DOTS1, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 32, .moe_intermediate_size = 1408, .n_group = 1, .topk_group = 1,
+		.router_correction_bias = true } },
+	{ "gpt_oss", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES | CFG_READS_EXPERTS,
+		.shape = {
+		.architecture = EST_ARCH_GPT_OSS, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .head_dim = 64, .qkv_bias = true, .o_bias = true, .attention_sinks = true,
+		.sliding_window = 128, .full_attention_every = 2, .refuses_sdpa = true, .num_experts = 128,
+		.num_experts_per_tok = 4, .expert_bias = true, .unsupported = "attention sinks, not modelled yet" } },
 };
 
 #define MIXTURE "a mixture of experts, not modelled yet"
@@ -89,12 +138,9 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "cohere2", OTHER },
 	{ "deberta-v2", ENCODER },
 	{ "deepseek", MIXTURE },
-	{ "deepseek_v2", MIXTURE },
-	{ "deepseek_v3", MIXTURE },
 	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
 	{ "distilbert", ENCODER },
-	{ "dots1", MIXTURE },
 	{ "ernie4_5", "interleaved rotary embedding in fp32, not modelled yet" },
 	{ "ernie4_5_moe", MIXTURE },
 	{ "exaone", REMOTE },
@@ -109,18 +155,15 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "gemma4_unified", VISION },
 	{ "glm", OTHER },
 	{ "glm4", OTHER },
-	{ "glm4_moe", MIXTURE },
 	{ "glm4_moe_lite", MIXTURE },
 	{ "glm_moe_dsa", MIXTURE },
 	{ "gpt_bigcode", "multi-query attention of GPT-BigCode, not modelled yet" },
 	{ "gpt_neo", OTHER },
-	{ "gpt_oss", MIXTURE },
 	{ "gptj", OTHER },
 	{ "granitemoe", MIXTURE },
 	{ "granitemoehybrid", HYBRID },
 	{ "internlm2", REMOTE },
 	{ "internlm3", REMOTE },
-	{ "kimi_k2", MIXTURE },
 	{ "kimi_k3", MIXTURE },
 	{ "kimi_linear", MIXTURE },
 	{ "lfm2", HYBRID },
@@ -138,21 +181,17 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "ministral3", "queries scaled by position, not modelled yet" },
 	{ "mistral3", VISION },
 	{ "mistral4", MIXTURE },
-	{ "mixtral", MIXTURE },
 	{ "mllama", VISION },
 	{ "modernbert", ENCODER },
 	{ "mpt", "ALiBi positions, not modelled yet" },
 	{ "muse_glimmer", OTHER },
 	{ "nemotron_h", HYBRID },
-	{ "olmoe", MIXTURE },
 	{ "phi", OTHER },
 	{ "phimoe", MIXTURE },
 	{ "qwen2_5_vl", VISION },
-	{ "qwen2_moe", MIXTURE },
 	{ "qwen2_vl", VISION },
 	{ "qwen3_5", HYBRID },
 	{ "qwen3_5_moe", MIXTURE },
-	{ "qwen3_moe", MIXTURE },
 	{ "qwen3_next", MIXTURE },
 	{ "qwen3_vl", VISION },
 	{ "qwen3_vl_moe", MIXTURE },

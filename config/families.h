@@ -21,7 +21,16 @@ enum {
 	CFG_READS_LAYER_TYPES = 1 << 11,    /* layer_types, sliding_window_pattern */
 	CFG_READS_PARALLEL_RESIDUAL = 1 << 12,
 	CFG_READS_CLIP_QKV = 1 << 13,
-	CFG_READS_OPT = 1 << 14             /* word_embed_proj_dim, do_layer_norm_before, ... */
+	CFG_READS_OPT = 1 << 14,            /* word_embed_proj_dim, do_layer_norm_before, ... */
+	CFG_READS_EXPERTS = 1 << 20,        /* num_experts, num_experts_per_tok */
+	CFG_READS_EXPERT_WIDTH = 1 << 21,   /* moe_intermediate_size; else the experts are of intermediate_size */
+	CFG_READS_SHARED_EXPERTS = 1 << 22, /* n_shared_experts, first_k_dense_replace, n_group: DeepSeek's mixture */
+	CFG_READS_LATENT = 1 << 23,         /* kv_lora_rank, q_lora_rank, ...: DeepSeek's attention */
+	CFG_READS_NORM_TOPK = 1 << 24,      /* norm_topk_prob */
+	CFG_READS_SPARSE_STEP = 1 << 25,    /* decoder_sparse_step, mlp_only_layers */
+	CFG_READS_QKV_BIAS = 1 << 26,       /* attention_bias of q, k and v alone; use_qk_norm */
+	CFG_READS_SHARED_WIDTH = 1 << 27,   /* shared_expert_intermediate_size, qkv_bias */
+	CFG_READS_GROUP_LIMIT = 1 << 28     /* topk_method */
 };
 
 struct cfg_family {

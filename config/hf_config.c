@@ -26,7 +26,7 @@ static const struct key keys[] = {
 	{ { "intermediate_size", "n_inner", "ffn_dim" }, KEY_INT, 0, MEMBER(intermediate_size), 1, 1 << 20 },
 	{ { "max_position_embeddings", "n_positions" }, KEY_INT, 0, MEMBER(max_position_embeddings), 1, 1 << 30 },
 	{ { "tie_word_embeddings" }, KEY_BOOL, 0, MEMBER(tie_word_embeddings), 0, 0 },
-	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS, MEMBER(qkv_bias), 0, 0 },
+	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS | CFG_READS_QKV_BIAS, MEMBER(qkv_bias), 0, 0 },
 	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS, MEMBER(o_bias), 0, 0 },
 	{ { "mlp_bias" }, KEY_BOOL, CFG_READS_MLP_BIAS, MEMBER(mlp_bias), 0, 0 },
 	{ { "enable_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(qkv_bias), 0, 0 },
@@ -48,6 +48,23 @@ static const struct key keys[] = {
 	{ { "use_parallel_residual" }, KEY_BOOL, CFG_READS_PARALLEL_RESIDUAL, MEMBER(parallel_residual), 0, 0 },
 	{ { "word_embed_proj_dim", "embed_dim" }, KEY_INT, CFG_READS_OPT, MEMBER(embed_dim), 1, 1 << 17 },
 	{ { "do_layer_norm_before" }, KEY_BOOL, CFG_READS_OPT, MEMBER(do_layer_norm_before), 0, 0 },
+	{ { "num_local_experts", "n_routed_experts", "num_experts" }, KEY_INT, CFG_READS_EXPERTS, MEMBER(num_experts), 1, 4096 },
+	{ { "num_experts_per_tok" }, KEY_INT, CFG_READS_EXPERTS, MEMBER(num_experts_per_tok), 1, 4096 },
+	{ { "moe_intermediate_size" }, KEY_INT, CFG_READS_EXPERT_WIDTH, MEMBER(moe_intermediate_size), 1, 1 << 17 },
+	{ { "shared_expert_intermediate_size" }, KEY_INT, CFG_READS_SHARED_WIDTH, MEMBER(shared_expert_intermediate_size),
+	  1, 1 << 20 },
+	{ { "qkv_bias" }, KEY_BOOL, CFG_READS_SHARED_WIDTH, MEMBER(qkv_bias), 0, 0 },
+	{ { "norm_topk_prob" }, KEY_BOOL, CFG_READS_NORM_TOPK, MEMBER(norm_topk_prob), 0, 0 },
+	{ { "n_shared_experts" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(n_shared_experts), 0, 64 },
+	{ { "first_k_dense_replace" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(first_k_dense_replace), 0, EST_LAYERS_MAX },
+	{ { "n_group" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(n_group), 1, 4096 },
+	{ { "topk_group" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(topk_group), 1, 4096 },
+	{ { "kv_lora_rank" }, KEY_INT, CFG_READS_LATENT, MEMBER(kv_lora_rank), 1, 1 << 16 },
+	{ { "q_lora_rank" }, KEY_INT, CFG_READS_LATENT, MEMBER(q_lora_rank), 1, 1 << 16 },
+	{ { "qk_nope_head_dim" }, KEY_INT, CFG_READS_LATENT, MEMBER(qk_nope_head_dim), 1, 4096 },
+	{ { "qk_rope_head_dim" }, KEY_INT, CFG_READS_LATENT, MEMBER(qk_rope_head_dim), 1, 4096 },
+	{ { "v_head_dim" }, KEY_INT, CFG_READS_LATENT, MEMBER(v_head_dim), 1, 4096 },
+	{ { "rope_interleave" }, KEY_BOOL, CFG_READS_LATENT, MEMBER(rope_interleave), 0, 0 },
 };
 
 /* Names of Transformers' activations.py whose operators the replay has. */
@@ -64,6 +81,8 @@ static const struct { const char *name; enum est_activation value; } activations
 
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
+static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
+static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
 static const char clipped_qkv[] = "clipped queries, keys and values (clip_qkv), not modelled yet";
 
 /* What is being read. faults NULL: a model that is refused anyway, nothing is said about its values. */
@@ -241,6 +260,44 @@ static void settle_opt(const struct reading *reading)
 		model->embed_dim = 0;
 }
 
+static bool is_true(const struct reading *reading, const char *key)
+{
+	return json_is_true(json_object_get(reading->object, key));
+}
+
+/* Experts as wide as the MLP where the class has no width for them; the layers that have none. */
+static void settle_mixture(const struct reading *reading, unsigned reads)
+{
+	struct est_model *model = reading->model;
+	const json_t *step = json_object_get(reading->object, "decoder_sparse_step");
+	const json_t *method = json_object_get(reading->object, "topk_method");
+
+	if (!(reads & CFG_READS_EXPERT_WIDTH))
+		model->moe_intermediate_size = model->intermediate_size;
+	if (reads & CFG_READS_SHARED_EXPERTS)
+		model->shared_expert_intermediate_size = model->n_shared_experts * model->moe_intermediate_size;
+	if (json_is_string(method) && (reads & CFG_READS_GROUP_LIMIT))
+		model->group_limited = !strcmp(json_string_value(method), "group_limited_greedy");
+	if ((reads & CFG_READS_SPARSE_STEP)
+	    && ((step && json_integer_value(step) != 1)
+		|| json_array_size(json_object_get(reading->object, "mlp_only_layers")) > 0))
+		refuse(model, irregular_mixture);
+	if (is_true(reading, "output_router_logits"))
+		refuse(model, router_loss);
+	if (model->num_experts_per_tok > model->num_experts)
+		complain(reading, "num_experts_per_tok", EST_CONTRADICTION, "must be at most num_experts");
+}
+
+/* The heads of latent attention: those of q and k are of two parts, and all are distinct. */
+static void settle_latent(const struct reading *reading)
+{
+	struct est_model *model = reading->model;
+
+	model->head_dim = model->qk_nope_head_dim + model->qk_rope_head_dim;
+	if (model->num_key_value_heads && model->num_key_value_heads != model->num_attention_heads)
+		complain(reading, "num_key_value_heads", EST_CONTRADICTION, "must be num_attention_heads with latent attention");
+}
+
 static void require_sizes(const struct reading *reading)
 {
 	const struct est_model *model = reading->model;
@@ -286,7 +343,13 @@ static void read_family(struct reading *reading, const struct cfg_family *family
 		require_sizes(reading);
 	if (reading->faults->count > before)
 		return;
+	if (family->reads & CFG_READS_LATENT)
+		settle_latent(reading);
 	settle_heads(reading);
+	if (family->reads & CFG_READS_EXPERTS)
+		settle_mixture(reading, family->reads);
+	if ((family->reads & CFG_READS_QKV_BIAS) && is_true(reading, "use_qk_norm"))
+		model->qk_norm = EST_QK_NORM_HEAD;
 	if (family->reads & CFG_READS_WINDOW)
 		read_window(reading, family->reads);
 	if (family->reads & CFG_READS_PARTIAL_ROTARY)

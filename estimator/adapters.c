@@ -47,26 +47,49 @@ static int64_t projection_parameters(const struct est_model *model, const struct
 	return count;
 }
 
-/* The linear modules of the model's family; those of Llama for one that the replay does not know. */
-static const struct est_module *modules_of(const struct est_model *model)
+bool est_adapts_experts(const struct est_model *model, const struct est_names *targets)
 {
-	bool known = model->architecture != EST_ARCH_UNSUPPORTED;
+	return targets->all && model->num_experts > 1 && model->architecture != EST_ARCH_GPT_OSS;
+}
 
-	return est_architecture_row(known ? model->architecture : EST_ARCH_LLAMA)->modules;
+/* PEFT adapts the experts' weights as one matrix of rank r for each expert; gate and up, which are fused, get twice the rank. */
+static int64_t expert_parameters(const struct est_model *model, const struct est_lora *lora)
+{
+	struct est_lora fused = *lora;
+
+	fused.rank = lora->rank * model->num_experts;
+	fused.dora = false;
+	return est_adapts_experts(model, &lora->target_modules) ? adapter_parameters(&fused, 2 * 2 * model->moe_intermediate_size, 2 * model->hidden_size)
+		+ adapter_parameters(&fused, model->moe_intermediate_size, model->hidden_size) : 0;
+}
+
+/* The adapters of one layer. */
+static int64_t layer_parameters(const struct est_model *model, const struct est_lora *lora, const struct est_module *module)
+{
+	int64_t count = 0;
+
+	for (; module->offset != SIZE_MAX; module++) {
+		int64_t in = (int64_t)est_width(model, module->in), out = (int64_t)est_width(model, module->out);
+
+		if (module->kind == EST_MODULE_EXPERTS)
+			count += expert_parameters(model, lora);
+		if (module->kind != EST_MODULE_LINEAR || !est_module_exists(model, module)
+		    || !names(&lora->target_modules, module->name)
+		    || (!model->gated_mlp && !strcmp(module->name, "gate_proj")))
+			continue;
+		count += adapter_parameters(lora, in, out);
+	}
+	return count;
 }
 
 int64_t est_lora_parameters(const struct est_model *model, const struct est_lora *lora)
 {
 	int64_t count = lora->modules_to_save.count ? saved_parameters(model, &lora->modules_to_save) : 0;
+	bool known = model->architecture != EST_ARCH_UNSUPPORTED; /* else Llama's modules stand for it */
 
-	for (const struct est_module *module = modules_of(model); module->offset != SIZE_MAX; module++) {
-		int64_t in = (int64_t)est_width(model, module->in), out = (int64_t)est_width(model, module->out);
-
-		if (module->is_norm || !names(&lora->target_modules, module->name)
-		    || (!model->gated_mlp && !strcmp(module->name, "gate_proj")))
-			continue;
-		count += model->num_hidden_layers * adapter_parameters(lora, in, out);
-	}
+	for (int64_t i = 0; i < model->num_hidden_layers; i++)
+		count += layer_parameters(model, lora, known ? est_layer_modules(model, i)
+							     : est_architecture_row(EST_ARCH_LLAMA)->modules);
 	return count + projection_parameters(model, lora);
 }
 

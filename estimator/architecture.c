@@ -5,9 +5,13 @@
 /* A linear layer under Llama's name, and under another. */
 #define LINEAR(module, in, out, bias) NAMED(module, #module, in, out, bias)
 #define NAMED(module, name, in, out, bias) \
-	{ offsetof(struct est_layer, module), false, EST_WIDTH_##in, EST_WIDTH_##out, EST_BIAS_##bias, name }
-#define NORM(module, width) { offsetof(struct est_layer, module), true, EST_WIDTH_##width, EST_WIDTH_##width, EST_BIAS_NONE, #module }
-#define END { SIZE_MAX, false, EST_WIDTH_HIDDEN, EST_WIDTH_HIDDEN, EST_BIAS_NONE, NULL }
+	{ offsetof(struct est_layer, module), EST_MODULE_LINEAR, EST_WIDTH_##in, EST_WIDTH_##out, EST_BIAS_##bias, name }
+#define NORM(module, width) { offsetof(struct est_layer, module), EST_MODULE_NORM, EST_WIDTH_##width, EST_WIDTH_##width, EST_BIAS_NONE, #module }
+#define BARE(module, kind) \
+	{ offsetof(struct est_layer, module), EST_MODULE_##kind, EST_WIDTH_HIDDEN, EST_WIDTH_HIDDEN, EST_BIAS_NONE, #module }
+#define ROUTER BARE(router, ROUTER)
+#define EXPERTS BARE(experts, EXPERTS)
+#define END { SIZE_MAX, EST_MODULE_LINEAR, EST_WIDTH_HIDDEN, EST_WIDTH_HIDDEN, EST_BIAS_NONE, NULL }
 
 /* clang-format off */
 static const struct est_module llama[] = {
@@ -66,6 +70,32 @@ static const struct est_module opt[] = {
 	NAMED(up_proj, "fc1", HIDDEN, MLP, MLP), NAMED(down_proj, "fc2", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
 };
 
+#define ATTENTION LINEAR(q_proj, HIDDEN, QUERY, QKV), LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV), \
+	LINEAR(o_proj, QUERY, HIDDEN, O)
+#define DENSE_MLP LINEAR(gate_proj, HIDDEN, MLP, MLP), LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP)
+/* of the same names, in a layer that has no dense MLP */
+#define SHARED_EXPERTS LINEAR(gate_proj, HIDDEN, SHARED, MLP), LINEAR(up_proj, HIDDEN, SHARED, MLP), \
+	LINEAR(down_proj, SHARED, HIDDEN, MLP)
+#define NORMS NORM(input_layernorm, HIDDEN), NORM(post_attention_layernorm, HIDDEN)
+#define HEAD_NORMS NORM(q_norm, HEAD_NORM), NORM(k_norm, HEAD_NORM)
+#define LATENT LINEAR(q_proj, HIDDEN, Q_DIRECT, NONE), LINEAR(q_a_proj, HIDDEN, Q_RANK, QKV), \
+	NORM(q_a_layernorm, Q_RANK), LINEAR(q_b_proj, Q_RANK, Q_HEADS, NONE), \
+	LINEAR(kv_a_proj_with_mqa, HIDDEN, KV_COMPRESSED, QKV), NORM(kv_a_layernorm, KV_RANK), \
+	LINEAR(kv_b_proj, KV_RANK, KV_HEADS, NONE), LINEAR(o_proj, V_HEADS, HIDDEN, O)
+static const struct est_module mixtral[] = { ATTENTION, ROUTER, EXPERTS, NORMS, END };
+static const struct est_module qwen2_moe[] = {
+	ATTENTION, ROUTER, EXPERTS, SHARED_EXPERTS, LINEAR(shared_expert_gate, HIDDEN, SHARED_GATE, NONE), NORMS, END
+};
+static const struct est_module qwen3_moe[] = { ATTENTION, HEAD_NORMS, EXPERTS, ROUTER, NORMS, END };
+static const struct est_module olmoe[] = {
+	ATTENTION, NORM(q_norm, QUERY), NORM(k_norm, KEY), ROUTER, EXPERTS, NORMS, END
+};
+static const struct est_module latent[] = { LATENT, DENSE_MLP, NORMS, END };
+static const struct est_module latent_moe[] = { LATENT, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
+static const struct est_module glm4[] = { ATTENTION, HEAD_NORMS, DENSE_MLP, NORMS, END };
+static const struct est_module glm4_moe[] = { ATTENTION, HEAD_NORMS, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
+static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
+
 static const struct est_architecture_row architectures[] = {
 	/*                    modules   layer               final norm            scaled rotary fp32   per type */
 	[EST_ARCH_LLAMA]    = { llama, est_llama_layer, est_llama_norm, false, true, false, false },
@@ -79,6 +109,15 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GPT2]     = { gpt2, est_gpt2_layer, est_torch_layer_norm, false, false, false, false },
 	[EST_ARCH_GPT_NEOX] = { gpt_neox, est_gpt_neox_layer, est_torch_layer_norm, false, true, false, false },
 	[EST_ARCH_OPT]      = { opt, est_opt_layer, est_torch_layer_norm, false, false, false, false },
+	[EST_ARCH_MIXTRAL]     = { mixtral, est_mixtral_layer, est_llama_norm, false, true, false, false, false, mixtral },
+	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, false, true, false, false, false, qwen2_moe },
+	[EST_ARCH_QWEN3_MOE]   = { qwen3, est_qwen3_moe_layer, est_llama_norm, false, true, false, false, false, qwen3_moe },
+	[EST_ARCH_OLMOE]       = { olmoe, est_olmoe_layer, est_llama_norm, false, true, false, false, false, olmoe },
+	[EST_ARCH_DEEPSEEK_V2] = { latent, est_deepseek_v2_layer, est_llama_norm, false, true, false, false, true, latent_moe },
+	[EST_ARCH_DEEPSEEK_V3] = { latent, est_deepseek_v3_layer, est_llama_norm, false, true, false, false, false, latent_moe },
+	[EST_ARCH_GLM4_MOE]    = { glm4, est_glm4_moe_layer, est_llama_norm, false, true, false, false, false, glm4_moe },
+	[EST_ARCH_DOTS1]       = { glm4, est_dots1_layer, est_llama_norm, false, true, false, false, false, glm4_moe },
+	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, false, true, false, false, false, gpt_oss },
 };
 /* clang-format on */
 
@@ -86,6 +125,48 @@ const struct est_architecture_row *est_architecture_row(enum est_architecture ar
 {
 	assert(architecture != EST_ARCH_UNSUPPORTED && architecture < sizeof(architectures) / sizeof(architectures[0]));
 	return &architectures[architecture];
+}
+
+const struct est_module *est_layer_modules(const struct est_model *model, int64_t layer)
+{
+	const struct est_architecture_row *row = est_architecture_row(model->architecture);
+
+	return est_model_layer_is_sparse(model, layer) ? row->sparse : row->modules;
+}
+
+bool est_module_exists(const struct est_model *model, const struct est_module *module)
+{
+	return est_width(model, module->in) > 0 && est_width(model, module->out) > 0;
+}
+
+uint64_t est_rotary_width(const struct est_model *model)
+{
+	if (model->kv_lora_rank)
+		return (uint64_t)model->qk_rope_head_dim;
+	return (uint64_t)((double)model->head_dim * model->partial_rotary_factor);
+}
+
+static uint64_t latent_width(const struct est_model *model, enum est_width width)
+{
+	uint64_t heads = (uint64_t)model->num_attention_heads, query = heads * (uint64_t)model->head_dim;
+	uint64_t value = heads * (uint64_t)model->v_head_dim, rank = (uint64_t)model->kv_lora_rank;
+
+	switch (width) {
+	case EST_WIDTH_Q_DIRECT:
+		return model->q_lora_rank ? 0 : query;
+	case EST_WIDTH_Q_RANK:
+		return (uint64_t)model->q_lora_rank;
+	case EST_WIDTH_KV_COMPRESSED:
+		return rank + (uint64_t)model->qk_rope_head_dim;
+	case EST_WIDTH_KV_RANK:
+		return rank;
+	case EST_WIDTH_KV_HEADS:
+		return heads * (uint64_t)model->qk_nope_head_dim + value;
+	case EST_WIDTH_V_HEADS:
+		return value;
+	default:
+		return query;
+	}
 }
 
 uint64_t est_width(const struct est_model *model, enum est_width width)
@@ -106,8 +187,15 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return 2 * (uint64_t)model->intermediate_size;
 	case EST_WIDTH_HEAD:
 		return head;
+	case EST_WIDTH_HEAD_NORM:
+		return model->qk_norm == EST_QK_NORM_NONE ? 0 : head;
+	case EST_WIDTH_SHARED:
+		return (uint64_t)model->shared_expert_intermediate_size;
+	case EST_WIDTH_SHARED_GATE:
+		return model->shared_expert_gate;
 	case EST_WIDTH_HIDDEN:
-		break;
+		return (uint64_t)model->hidden_size;
+	default:
+		return latent_width(model, width);
 	}
-	return (uint64_t)model->hidden_size;
 }

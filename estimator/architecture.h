@@ -6,14 +6,23 @@
 
 /* A width in terms of the model's shape. */
 enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV, EST_WIDTH_MLP, EST_WIDTH_GATE_UP,
-		 EST_WIDTH_HEAD };
+		 EST_WIDTH_HEAD,
+		 EST_WIDTH_HEAD_NORM,   /* of a head, where it has a norm */
+		 EST_WIDTH_SHARED,      /* of the shared experts together */
+		 EST_WIDTH_SHARED_GATE, /* 1, where their output has a gate */
+		 /* latent attention: q as heads (at once, or from its compressed form), q and k/v compressed, k_nope and v as heads */
+		 EST_WIDTH_Q_DIRECT, EST_WIDTH_Q_HEADS, EST_WIDTH_Q_RANK, EST_WIDTH_KV_COMPRESSED, EST_WIDTH_KV_RANK,
+		 EST_WIDTH_KV_HEADS, EST_WIDTH_V_HEADS };
+
+/* Linear layers are adapted and quantised; a router is a bare weight, experts are bare 3-D weights. */
+enum est_module_kind { EST_MODULE_LINEAR, EST_MODULE_NORM, EST_MODULE_ROUTER, EST_MODULE_EXPERTS, EST_MODULE_SINKS };
 /* Whether a linear layer has a bias: never, always, or as a flag of the shape says. */
 enum est_bias { EST_BIAS_NONE, EST_BIAS_QKV, EST_BIAS_O, EST_BIAS_MLP };
 
-/* A module of a decoder layer: a linear layer, or a norm (out is then its width). */
+/* A module of a decoder layer; of a norm, out is the width. A linear layer or norm without width is not there. */
 struct est_module {
 	size_t offset;             /* in struct est_layer */
-	bool is_norm;
+	enum est_module_kind kind;
 	enum est_width in, out;
 	enum est_bias bias;
 	const char *name;          /* as PEFT's target_modules name it */
@@ -27,10 +36,20 @@ struct est_architecture_row {
 	bool rotary;
 	bool fp32_rope;                    /* OLMo: cos and sin stay fp32, q and k are cast back after them */
 	bool rope_per_layer_type;          /* Gemma-3, OLMo-3: sliding layers have cos and sin of their own */
+	bool complex_rope;                 /* DeepSeek-V2: one complex tensor for cos and sin */
+	const struct est_module *sparse;   /* of the layers that have experts; NULL: there are none */
 };
 
 /* The row of a supported architecture; EST_ARCH_UNSUPPORTED has none. */
 const struct est_architecture_row *est_architecture_row(enum est_architecture architecture);
+
+/* The modules of a layer (from 0). */
+const struct est_module *est_layer_modules(const struct est_model *model, int64_t layer);
+/* Whether this model's layers have the module. */
+bool est_module_exists(const struct est_model *model, const struct est_module *module);
+
+/* Features of a head that the rotary embedding turns. */
+uint64_t est_rotary_width(const struct est_model *model);
 
 uint64_t est_width(const struct est_model *model, enum est_width width);
 

@@ -4,9 +4,21 @@
 
 /* ---- choice */
 
+/* Latent attention's values are of another width than its queries. */
+static int64_t value_dim(const struct est_model *model)
+{
+	return model->kv_lora_rank ? model->v_head_dim : model->head_dim;
+}
+
+static uint64_t output_numel(const struct est_pass *pass, struct est_tensor q)
+{
+	return q.numel / (uint64_t)pass->model->head_dim * (uint64_t)value_dim(pass->model);
+}
+
 static bool flash_takes(const struct est_pass *pass, bool masked, uint8_t element)
 {
-	return pass->flash && !masked && element == EST_16BIT && pass->model->head_dim <= 256;
+	return pass->flash && !masked && element == EST_16BIT && pass->model->head_dim <= 256
+	       && value_dim(pass->model) == pass->model->head_dim;
 }
 
 /* transformers' use_gqa_in_sdpa(): without a mask the grouped heads go to SDPA as they are */
@@ -60,7 +72,7 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 		&& !uses_flash_attention_package(pass->request);
 }
 
-/* ---- fused kernels. extra: 0 batch, 1 heads, 2 sequence, 3 head_dim, 4 elements of k, 5 bytes of an element */
+/* ---- fused kernels. extra: 0 batch, 1 heads, 2 sequence, 3 head_dim, 4 elements of k, 5 bytes of an element, 6 elements of v */
 
 static uint64_t round_up(uint64_t n, uint64_t multiple)
 {
@@ -76,7 +88,7 @@ static uint64_t query_numel(const struct est_node *node)
 static void make_input_grads(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	for (unsigned i = 0; i < 3; i++) {
-		ret[i] = est_empty(tape, i == 0 ? query_numel(node) : node->extra[4], (uint8_t)node->extra[5]);
+		ret[i] = est_empty(tape, i == 0 ? query_numel(node) : node->extra[i == 1 ? 4 : 6], (uint8_t)node->extra[5]);
 		ret[i].view = true;
 	}
 }
@@ -132,7 +144,7 @@ static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, c
 		est_save(tape, node, in[i]);
 	if (bias.numel)
 		est_save(tape, node, bias);
-	out = est_result(tape, EST_RESULT_OF_ATTENTION, in[0].numel, in[0].element);
+	out = est_result(tape, EST_RESULT_OF_ATTENTION, output_numel(pass, in[0]), in[0].element);
 	small[0] = est_result(tape, EST_RESULT_OF_ATTENTION, lse_rows, EST_32BIT);
 	small[1] = est_empty(tape, 2, EST_INT64);
 	small[2] = est_empty(tape, 1, EST_INT64);
@@ -148,6 +160,7 @@ static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, c
 		node->extra[3] = (uint64_t)pass->model->head_dim;
 		node->extra[4] = in[1].numel;
 		node->extra[5] = in[1].element;
+		node->extra[6] = in[2].numel;
 	}
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
@@ -273,7 +286,7 @@ static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struc
 	probabilities = softmax(pass, weights, q.element);
 	est_drop(tape, weights);
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
-	out = est_bmm(tape, probabilities, as_matmul_takes(pass, value_states, n_rep > 1 && !one_head), q.numel);
+	out = est_bmm(tape, probabilities, as_matmul_takes(pass, value_states, n_rep > 1 && !one_head), output_numel(pass, q));
 	out = est_merge_heads(tape, out);
 	pass->attn_weights = probabilities;
 	est_drop(tape, key_states);

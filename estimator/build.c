@@ -53,30 +53,69 @@ static bool has_bias(const struct est_model *model, enum est_bias bias)
 	       || (bias == EST_BIAS_MLP && model->mlp_bias);
 }
 
-static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
+/* A router is no nn.Linear: never quantised. Its correction bias is a buffer. */
+static void build_router(struct est_pass *pass, struct est_linear *router)
 {
 	const struct est_model *model = pass->model;
+	bool quantizes = pass->quantizes;
+
+	pass->quantizes = false;
+	build_linear(pass, router, (uint64_t)model->hidden_size, (uint64_t)model->num_experts, model->expert_bias);
+	router->flat = true;
+	pass->quantizes = quantizes;
+	if (model->router_correction_bias)
+		est_empty_as(pass->tape, (uint64_t)model->num_experts, EST_32BIT, EST_BUFFERS);
+}
+
+/* gate_up_proj and down_proj of all experts, each in one 3-D parameter */
+static void build_experts(struct est_pass *pass, struct est_experts *experts)
+{
+	const struct est_model *model = pass->model;
+	uint64_t count = (uint64_t)model->num_experts, hidden = (uint64_t)model->hidden_size;
+	uint64_t width = (uint64_t)model->moe_intermediate_size;
+
+	experts->gate_up_proj = parameter(pass, count * hidden * 2 * width);
+	experts->gate_up_proj_bias = model->expert_bias ? parameter(pass, count * 2 * width) : EST_NO_LEAF;
+	experts->down_proj = parameter(pass, count * width * hidden);
+	experts->down_proj_bias = model->expert_bias ? parameter(pass, count * hidden) : EST_NO_LEAF;
+}
+
+static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
+{
+	build_linear(pass, linear, est_width(pass->model, module->in), est_width(pass->model, module->out),
+		     has_bias(pass->model, module->bias));
+	pass->tape->leaves[linear->weight].inner = true;
+	linear->flat = pass->model->shared_expert_gate
+		       && (module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE);
+}
+
+static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
+{
 
 	for (; module->offset != SIZE_MAX; module++) {
 		void *member = (char *)layer + module->offset;
 
-		if (module->is_norm) {
-			build_norm(pass, member, est_width(model, module->out));
+		if (!est_module_exists(pass->model, module))
 			continue;
-		}
-		build_linear(pass, member, est_width(model, module->in), est_width(model, module->out),
-			     has_bias(model, module->bias));
-		pass->tape->leaves[((struct est_linear *)member)->weight].inner = true;
+		if (module->kind == EST_MODULE_NORM)
+			build_norm(pass, member, est_width(pass->model, module->out));
+		else if (module->kind == EST_MODULE_ROUTER)
+			build_router(pass, member);
+		else if (module->kind == EST_MODULE_EXPERTS)
+			build_experts(pass, member);
+		else if (module->kind == EST_MODULE_SINKS)
+			*(uint32_t *)member = parameter(pass, (uint64_t)pass->model->num_attention_heads);
+		else
+			build_projection(pass, module, member);
 	}
 }
 
 static void build_layers(struct est_pass *pass)
 {
-	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
-
 	pass->quantizes = pass->request->method == EST_QLORA;
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
-		build_layer(pass, row->modules, &pass->layers[i]);
+		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
+		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
 		pass->layers[i].sliding = est_model_layer_is_sliding(pass->model, i);
 	}
 	pass->quantizes = false;
@@ -154,7 +193,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
 	/* rotary_emb.inv_freq and its original */
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
-		est_empty_as(tape, (uint64_t)model->head_dim / 2, EST_32BIT, EST_BUFFERS);
+		est_empty_as(tape, est_rotary_width(model) / 2, EST_32BIT, EST_BUFFERS);
 	build_head(pass, embed_dim);
 	if (request->method == EST_QLORA && request->quantization.prepare_kbit)
 		upcast(pass);

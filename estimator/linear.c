@@ -23,11 +23,13 @@ static void make_view_grad(struct est_tape *tape, struct est_node *node, unsigne
 	ret[i].view = true;
 }
 
-/* MmBackward, inputs x (self) and weight (mat2): the weight's gradient first. Both are views (TBackward, ViewBackward). */
+/* MmBackward, inputs x (self) and weight (mat2): the weight's gradient first. Both are views (TBackward, ViewBackward), x's
+ * unless it is a matrix (extra[0]). */
 static void backward_mm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	make_view_grad(tape, node, 1, ret);
 	make_view_grad(tape, node, 0, ret);
+	ret[0].view = !node->extra[0];
 }
 static const struct est_op mm_op = { "Mm", backward_mm };
 
@@ -69,6 +71,8 @@ static struct est_tensor dense(struct est_tape *tape, const struct est_linear *l
 	in[1] = est_autocast(tape, in[1]);
 	in[0] = est_autocast(tape, est_hold(x)); /* the call holds its argument */
 	node = est_node_new(tape, op_of(linear), 3, in);
+	if (node)
+		node->extra[0] = linear->flat;
 	if (node && in[1].requires_grad)
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)

@@ -1,14 +1,16 @@
 /* LlamaDecoderLayer and those that read alike: Mistral, Qwen2, Qwen3, Granite, Gemma (1). */
 #include "estimator/pass.h"
 
-/* o_proj(attention(rope(q), rope(k), v)); q, k and v move in */
-static struct est_tensor attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
-				struct est_tensor v)
+struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+			     struct est_tensor v)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor embed[2], out;
 
-	est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
+	if (pass->model->partial_rotary_factor < 1)
+		est_apply_partial_rope(pass, est_layer_rope(pass, layer), q, k, embed);
+	else
+		est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
 	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
@@ -20,14 +22,14 @@ static struct est_tensor attend(struct est_pass *pass, const struct est_layer *l
 	return q;
 }
 
-static struct est_tensor llama_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_llama_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_hold(est_rope_heads(pass, est_linear(tape, &layer->q_proj, x)));
 	struct est_tensor k = est_hold(est_rope_heads(pass, est_linear(tape, &layer->k_proj, x)));
 	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
 
-	return attend(pass, layer, q, k, v);
+	return est_attend(pass, layer, q, k, v);
 }
 
 /* OLMo cuts its projections into heads after all three are made */
@@ -40,18 +42,20 @@ static struct est_tensor olmo_attention(struct est_pass *pass, const struct est_
 	q = est_hold(est_rope_heads(pass, q));
 	k = est_hold(est_rope_heads(pass, k));
 	v = est_hold(est_heads(pass, layer, v));
-	return attend(pass, layer, q, k, v);
+	return est_attend(pass, layer, q, k, v);
 }
 
 /* q_norm and k_norm on each head, before the transposition */
-static struct est_tensor qwen3_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_qwen3_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = est_hold(est_llama_norm(pass, &layer->q_norm, est_linear(tape, &layer->q_proj, x)));
-	struct est_tensor k = est_hold(est_llama_norm(pass, &layer->k_norm, est_linear(tape, &layer->k_proj, x)));
-	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+	struct est_tensor q = est_rope_heads(pass, est_linear(tape, &layer->q_proj, x)), k, v;
 
-	return attend(pass, layer, q, k, v);
+	q = est_hold(est_llama_norm(pass, &layer->q_norm, q));
+	k = est_rope_heads(pass, est_linear(tape, &layer->k_proj, x));
+	k = est_hold(est_llama_norm(pass, &layer->k_norm, k));
+	v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+	return est_attend(pass, layer, q, k, v);
 }
 
 /* residual + hidden_states, or, for Granite, residual + hidden_states * self.residual_multiplier */
@@ -67,18 +71,17 @@ static struct est_tensor residual_add(struct est_pass *pass, struct est_tensor r
 	return out;
 }
 
-/* residual = x; x = input_layernorm(x); x = residual + self_attn(x); residual = x; x = residual + mlp(post_attention_layernorm(x)) */
-static struct est_tensor pre_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-					est_norm_function *norm, est_layer_function *attention)
+struct est_tensor est_pre_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				     const struct est_blocks *blocks)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor y = est_hold(norm(pass, &layer->input_layernorm, x)), residual;
+	struct est_tensor y = est_hold(blocks->norm(pass, &layer->input_layernorm, x)), residual;
 
-	residual = attention(pass, layer, y);
+	residual = blocks->attention(pass, layer, y);
 	est_drop(tape, y);
 	residual = est_hold(residual_add(pass, x, residual));
-	y = est_hold(norm(pass, &layer->post_attention_layernorm, residual));
-	x = est_gated_mlp(pass, layer, y);
+	y = est_hold(blocks->norm(pass, &layer->post_attention_layernorm, residual));
+	x = blocks->mlp(pass, layer, y);
 	est_drop(tape, y);
 	x = residual_add(pass, residual, x);
 	est_drop(tape, residual);
@@ -87,20 +90,28 @@ static struct est_tensor pre_norm_layer(struct est_pass *pass, const struct est_
 
 struct est_tensor est_llama_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return pre_norm_layer(pass, layer, x, est_llama_norm, llama_attention);
+	static const struct est_blocks blocks = { est_llama_norm, est_llama_attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
 }
 
 struct est_tensor est_qwen3_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return pre_norm_layer(pass, layer, x, est_llama_norm, qwen3_attention);
+	static const struct est_blocks blocks = { est_llama_norm, est_qwen3_attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
 }
 
 struct est_tensor est_gemma_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return pre_norm_layer(pass, layer, x, est_gemma_norm, llama_attention);
+	static const struct est_blocks blocks = { est_gemma_norm, est_llama_attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
 }
 
 struct est_tensor est_olmo_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return pre_norm_layer(pass, layer, x, est_olmo_norm, olmo_attention);
+	static const struct est_blocks blocks = { est_olmo_norm, olmo_attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
 }

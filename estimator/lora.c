@@ -51,15 +51,14 @@ static bool is_target(const struct est_pass *pass, const struct est_module *modu
 {
 	const struct est_names *targets = &pass->request->lora.target_modules;
 
-	return !module->is_norm && (targets->all || is_listed(targets, module->name));
+	return module->kind == EST_MODULE_LINEAR && est_module_exists(pass->model, module)
+	       && (targets->all || is_listed(targets, module->name));
 }
 
 static bool wrap_layers(struct est_pass *pass)
 {
-	const struct est_module *modules = est_architecture_row(pass->model->architecture)->modules;
-
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
-		for (const struct est_module *module = modules; module->offset != SIZE_MAX; module++)
+		for (const struct est_module *module = est_layer_modules(pass->model, i); module->offset != SIZE_MAX; module++)
 			if (is_target(pass, module)
 			    && !wrap(pass, (struct est_linear *)((char *)&pass->layers[i] + module->offset)))
 				return false;

@@ -33,13 +33,27 @@ static int64_t qk_norm_parameters(const struct est_model *model)
 	return 0;
 }
 
+/* DeepSeek's latent attention: low-rank projections with a norm between them. */
+static int64_t latent_attention_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, heads = model->num_attention_heads, rank = model->q_lora_rank;
+	int64_t query = heads * (model->qk_nope_head_dim + model->qk_rope_head_dim);
+	int64_t compressed = model->kv_lora_rank + model->qk_rope_head_dim, value = heads * model->v_head_dim;
+	int64_t q = rank ? linear_parameters(h, rank, model->qkv_bias) + rank + rank * query : h * query;
+
+	return q + linear_parameters(h, compressed, model->qkv_bias) + model->kv_lora_rank
+		+ model->kv_lora_rank * (heads * model->qk_nope_head_dim + value) + linear_parameters(value, h, model->o_bias);
+}
+
 static int64_t attention_parameters(const struct est_model *model)
 {
 	int64_t h = model->hidden_size;
 	int64_t q = model->num_attention_heads * model->head_dim;
 	int64_t kv = model->num_key_value_heads * model->head_dim;
 
-	return linear_parameters(h, q, model->qkv_bias) + 2 * linear_parameters(h, kv, model->qkv_bias)
+	if (model->kv_lora_rank)
+		return latent_attention_parameters(model);
+	return (model->attention_sinks ? model->num_attention_heads : 0) + linear_parameters(h, q, model->qkv_bias) + 2 * linear_parameters(h, kv, model->qkv_bias)
 		+ linear_parameters(q, h, model->o_bias) + qk_norm_parameters(model);
 }
 
@@ -49,6 +63,18 @@ static int64_t mlp_parameters(const struct est_model *model)
 	int64_t widening = model->gated_mlp ? 2 : 1;
 
 	return widening * linear_parameters(h, f, model->mlp_bias) + linear_parameters(f, h, model->mlp_bias);
+}
+
+/* Router, experts and what stands beside them; Qwen2-MoE's one shared expert has a gate. */
+static int64_t mixture_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, f = model->moe_intermediate_size, experts = model->num_experts;
+	int64_t shared = model->shared_expert_intermediate_size;
+	int64_t gate = model->shared_expert_gate ? h : 0;
+
+	return linear_parameters(h, experts, model->expert_bias) + (model->router_correction_bias ? experts : 0)
+		+ experts * (linear_parameters(h, 2 * f, model->expert_bias) + linear_parameters(f, h, model->expert_bias))
+		+ 3 * h * shared + gate;
 }
 
 static int64_t embedding_parameters(const struct est_model *model)
@@ -72,18 +98,31 @@ static int64_t head_parameters(const struct est_model *model)
 	return (model->tie_word_embeddings ? 0 : model->vocab_size * width) + bias;
 }
 
+bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer)
+{
+	return model->num_experts > 0 && layer >= model->first_k_dense_replace;
+}
+
+static int64_t layer_parameters(const struct est_model *model, bool sparse)
+{
+	return attention_parameters(model) + (sparse ? mixture_parameters(model) : mlp_parameters(model))
+		+ model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+}
+
 int64_t est_model_layer_parameters(const struct est_model *model)
 {
-	return attention_parameters(model) + mlp_parameters(model)
-		+ model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+	return layer_parameters(model, est_model_layer_is_sparse(model, model->num_hidden_layers - 1));
 }
 
 int64_t est_model_count_parameters(const struct est_model *model)
 {
 	int64_t final_norm = model->final_norm ? norm_parameters(model->norm, model->hidden_size) : 0;
 
-	return embedding_parameters(model) + model->num_hidden_layers * est_model_layer_parameters(model)
-		+ final_norm + head_parameters(model);
+	int64_t layers = 0;
+
+	for (int64_t i = 0; i < model->num_hidden_layers; i++)
+		layers += layer_parameters(model, est_model_layer_is_sparse(model, i));
+	return embedding_parameters(model) + layers + final_norm + head_parameters(model);
 }
 
 bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer)

@@ -19,7 +19,16 @@ enum est_architecture {
 	EST_ARCH_OLMO2,       /* post-norm, full-width q_norm and k_norm */
 	EST_ARCH_GPT2,
 	EST_ARCH_GPT_NEOX,
-	EST_ARCH_OPT
+	EST_ARCH_OPT,
+	EST_ARCH_MIXTRAL,     /* mixtures of experts: a router and fused 3-D expert weights for the MLP */
+	EST_ARCH_QWEN2_MOE,   /* + a gated shared expert */
+	EST_ARCH_QWEN3_MOE,
+	EST_ARCH_OLMOE,
+	EST_ARCH_DEEPSEEK_V2, /* latent attention, dense first layers, shared experts */
+	EST_ARCH_DEEPSEEK_V3,
+	EST_ARCH_GLM4_MOE,    /* DeepSeek-V3's mixture, grouped-query attention */
+	EST_ARCH_DOTS1,
+	EST_ARCH_GPT_OSS      /* attention sinks, experts with biases and clamped activations */
 };
 
 enum est_norm { EST_RMSNORM, EST_LAYERNORM, EST_LAYERNORM_NOBIAS, EST_NORM_NONPARAMETRIC };
@@ -59,14 +68,34 @@ struct est_model {
 	double embedding_multiplier, residual_multiplier, logits_scaling; /* Granite multiplies even by 1; 0: no such op */
 	bool refuses_sdpa;            /* _supports_sdpa = False: eager is the default */
 
-	int64_t num_experts;          /* 0: dense. Others of the sparse kind follow with the families that need them */
+	int64_t num_experts;          /* 0: dense */
+	int64_t num_experts_per_tok, moe_intermediate_size;
+	int64_t n_shared_experts;     /* experts of moe_intermediate_size that every token visits */
+	int64_t shared_expert_intermediate_size; /* or one of this width (Qwen2-MoE); settled: the width of all together */
+	bool shared_expert_gate;      /* its output is weighted by a gate of one feature */
+	int64_t first_k_dense_replace; /* the first layers, whose MLP is dense */
+	int64_t n_group, topk_group;  /* groups of experts, and how many of them the router chooses */
+	bool norm_topk_prob;          /* the weights of the chosen experts are made to add up to 1 */
+	bool group_limited;           /* DeepSeek-V2's topk_method group_limited_greedy */
+	bool expert_bias;             /* of the experts and the router */
+	bool router_correction_bias;  /* e_score_correction_bias: a buffer, counted as published totals do */
+
+	int64_t kv_lora_rank;         /* latent attention (MLA); 0: none. head_dim is then that of q and k */
+	int64_t q_lora_rank;          /* 0: q is projected at once */
+	int64_t qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+	bool rope_interleave;
+	bool attention_sinks;         /* a learned logit for each head */
+
 	int64_t parameters;           /* total, tied embeddings once */
 	int64_t published_parameters; /* of the catalogue row; 0 when unknown */
 	bool inferred;                /* the shape was inferred from a parameter count: an assumption */
 	const char *unsupported;      /* why the replay refuses the model, or NULL */
 };
 
-/* Parameters of one decoder layer, and of everything, counted from the shape: attention, MLP, norms, biases,
+/* True when layer (from 0) has experts for its MLP. */
+bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer);
+
+/* Parameters of the last decoder layer, and of everything, counted from the shape: attention, MLP, norms, biases,
  * embeddings (tied ones once). THEORY 2. Exact for the architectures that the replay knows. */
 int64_t est_model_layer_parameters(const struct est_model *model);
 int64_t est_model_count_parameters(const struct est_model *model);

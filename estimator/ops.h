@@ -17,6 +17,7 @@ struct est_linear {
 	uint32_t weight, bias;
 	uint64_t in, out;
 	bool has_bias;
+	bool flat;                         /* its input is a matrix: the input's gradient passes no view */
 	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
 	bool nested;                       /* double quantisation */
 	enum est_base base;

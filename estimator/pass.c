@@ -23,7 +23,7 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 /* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream */
 static void make_rope(struct est_pass *pass, struct est_rope *rope, bool fp32)
 {
-	uint64_t pairs = pass->sequence * (uint64_t)((double)pass->model->head_dim * pass->model->partial_rotary_factor);
+	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
 	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb = buffer(pass, pairs, EST_32BIT), cos, sin, raw;
 	bool cast = !fp32 && pass->parameter_element == EST_16BIT;
 
@@ -41,6 +41,20 @@ static void make_rope(struct est_pass *pass, struct est_rope *rope, bool fp32)
 		est_drop(pass->tape, cos);
 		est_drop(pass->tape, sin);
 	}
+}
+
+/* DeepSeek-V2's: complex numbers, scaled once more */
+static void make_complex_rope(struct est_pass *pass, struct est_rope *rope)
+{
+	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
+	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), ones = buffer(pass, pairs / 2, EST_32BIT);
+	struct est_tensor polar = buffer(pass, pairs, EST_32BIT);
+
+	est_drop(pass->tape, ones);
+	rope->cos = buffer(pass, pairs, EST_32BIT);
+	rope->sin = est_none;
+	est_drop(pass->tape, polar);
+	est_drop(pass->tape, freqs);
 }
 
 /* true & (k > q - window) & (k <= q) */
@@ -92,7 +106,8 @@ static void make_masks(struct est_pass *pass)
 			*(pass->layers[i].sliding ? &sliding : &full) = true;
 	if (full)
 		pass->mask = make_mask(pass, false);
-	if (sliding)
+	/* Qwen2-MoE makes the sliding mask, of whatever window, whether a layer takes it or not */
+	if (sliding || pass->model->architecture == EST_ARCH_QWEN2_MOE)
 		pass->sliding_mask = make_mask(pass, true);
 }
 
@@ -233,7 +248,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	inputs_embeds = embed(pass);
 	x = embed_with_positions(pass, inputs_embeds, &positions);
 	for (unsigned i = 0; i < est_rope_count(pass); i++)
-		make_rope(pass, &pass->ropes[i], row->fp32_rope);
+		row->complex_rope ? make_complex_rope(pass, &pass->ropes[i]) : make_rope(pass, &pass->ropes[i], row->fp32_rope);
 	x = run_layers(pass, est_hold(est_dropout(tape, x, pass->model->embedding_dropout)));
 	x = finish_hidden_states(pass, x);
 	est_drop(tape, inputs_embeds);

@@ -13,6 +13,12 @@ struct est_norm_weights {
 	uint64_t width;
 };
 
+/* The experts' fused weights, and LoRA on them. */
+struct est_experts {
+	uint32_t gate_up_proj, gate_up_proj_bias, down_proj, down_proj_bias; /* biases: EST_NO_LEAF where there are none */
+	const struct est_adapter *gate_up_adapter, *down_adapter;            /* or NULL */
+};
+
 /* The modules of a decoder layer under the names of Llama's; a family uses those it has (architecture.c lists them). */
 struct est_layer {
 	struct est_linear q_proj, k_proj, v_proj, o_proj;
@@ -22,7 +28,14 @@ struct est_layer {
 	struct est_norm_weights input_layernorm, post_attention_layernorm;
 	struct est_norm_weights pre_feedforward_layernorm, post_feedforward_layernorm;
 	struct est_norm_weights q_norm, k_norm;
-	bool sliding;
+	struct est_linear router;
+	struct est_experts experts;
+	struct est_linear shared_expert_gate;
+	/* latent attention */
+	struct est_linear q_a_proj, q_b_proj, kv_a_proj_with_mqa, kv_b_proj;
+	struct est_norm_weights q_a_layernorm, kv_a_layernorm;
+	uint32_t sinks;
+	bool sliding, sparse;
 };
 
 /* Which kernel attention runs; attention.c chooses as PyTorch does. */
@@ -98,10 +111,48 @@ struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *l
 /* The rotary embedding of a layer. */
 const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer);
 
-/* ---- architecture.c */
-
 typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
 typedef struct est_tensor est_norm_function(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+
+/* What a decoder layer of Llama's kind is made of. */
+struct est_blocks {
+	est_norm_function *norm;
+	est_layer_function *attention, *mlp;
+};
+
+/* ---- llama.c */
+
+/* residual = x; x = input_layernorm(x); x = residual + self_attn(x); residual = x;
+ * x = residual + mlp(post_attention_layernorm(x)) */
+struct est_tensor est_pre_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				     const struct est_blocks *blocks);
+/* self_attn of Llama and of Qwen3; x is borrowed. */
+est_layer_function est_llama_attention, est_qwen3_attention;
+/* o_proj(attention(rope(q), rope(k), v)); q, k and v, as heads, move in */
+struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+			     struct est_tensor v);
+
+/* ---- moe.c, mla.c */
+
+/* A router's choice: the variables of the block's frame. */
+struct est_routing {
+	struct est_tensor logits, weights, indices;
+};
+
+/* grouped_mm_experts_forward: tokens sorted by expert, two grouped products, weighted sum. x [tokens, hidden] and routing are
+ * borrowed. */
+struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				      const struct est_routing *routing);
+/* DeepSeek's self_attn; x is borrowed. */
+est_layer_function est_latent_attention;
+/* gpt-oss: its self_attn, and its experts' gate, gate_up borrowed. */
+est_layer_function est_gpt_oss_attention;
+struct est_tensor est_clamped_gate(struct est_pass *pass, struct est_tensor gate_up);
+/* apply_rotary_pos_emb on pairs of features: of a head's halves, or interleaved. q and k are borrowed, ret[] held. */
+void est_apply_paired_rope(struct est_pass *pass, const struct est_rope *rope, bool interleaved, struct est_tensor q,
+			   struct est_tensor k, struct est_tensor ret[2]);
+
+/* ---- architecture.c */
 
 /* Pairs of cos and sin of a forward. */
 unsigned est_rope_count(const struct est_pass *pass);
@@ -117,6 +168,8 @@ void est_pass_end(struct est_pass *pass);
 
 /* The families' decoder layers, one file each or a few: llama.c, gemma.c, phi3.c, olmo.c, gpt.c. x is borrowed. */
 est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
-	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer;
+	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
+	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
+	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer;
 
 #endif

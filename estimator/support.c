@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "estimator/architecture.h"
 #include "estimator/fields.h"
 
 #define BIT(value) (UINT64_C(1) << (value))
@@ -116,7 +117,8 @@ static void check_model(const struct est_model *model, struct est_faults *faults
 {
 	if (model->unsupported)
 		est_fault_add(faults, "/model", EST_NOT_SUPPORTED_YET, "%s", model->unsupported);
-	else if (model->architecture == EST_ARCH_UNSUPPORTED || model->num_experts > 0)
+	else if (model->architecture == EST_ARCH_UNSUPPORTED
+		 || (model->num_experts > 0 && !est_architecture_row(model->architecture)->sparse))
 		est_fault_add(faults, "/model", EST_NOT_SUPPORTED_YET,
 			      "the architecture of this model is not modelled yet with accounting replay");
 }

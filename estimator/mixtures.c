@@ -1,0 +1,135 @@
+/* Decoder layers with a mixture of experts: Mixtral, Qwen, OLMoE, DeepSeek, GLM, dots1. */
+#include "estimator/routers.h"
+
+/* ---- blocks in the place of the MLP; x is borrowed */
+
+/* x.view(-1, hidden) -> router, experts -> reshape */
+static struct est_tensor routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route)
+{
+	struct est_tensor tokens = est_hold(est_reshape(pass->tape, est_alias(pass->tape, x)));
+	struct est_routing routing;
+
+	route(pass, layer, tokens, &routing);
+	x = est_grouped_experts(pass, layer, tokens, &routing);
+	est_routing_drop(pass->tape, &routing);
+	est_drop(pass->tape, tokens);
+	return x;
+}
+
+static struct est_tensor softmax_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return layer->sparse ? routed(pass, layer, x, est_route_softmax) : est_gated_mlp(pass, layer, x);
+}
+
+/* Qwen2-MoE: the shared expert first, its output weighted by a gate last */
+static struct est_tensor qwen2_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor tokens, shared, weighted, out;
+	struct est_routing routing;
+
+	if (!layer->sparse)
+		return est_gated_mlp(pass, layer, x);
+	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	shared = est_hold(est_gated_mlp(pass, layer, tokens));
+	est_route_softmax(pass, layer, tokens, &routing);
+	out = est_hold(est_grouped_experts(pass, layer, tokens, &routing));
+	weighted = est_tanh(tape, est_linear(tape, &layer->shared_expert_gate, tokens)); /* sigmoid */
+	weighted = est_hold(est_mul(tape, weighted, shared));
+	est_drop(tape, shared);
+	x = est_add(tape, out, weighted);
+	est_drop(tape, out);
+	est_drop(tape, weighted);
+	est_routing_drop(tape, &routing);
+	est_drop(tape, tokens);
+	return x;
+}
+
+/* DeepSeek: experts(x) + shared_experts(x); the router takes a view of its own */
+static struct est_tensor shared_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+					est_router *route)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor tokens, out, sum;
+	struct est_routing routing;
+
+	if (!layer->sparse)
+		return est_gated_mlp(pass, layer, x);
+	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	route(pass, layer, tokens, &routing);
+	est_drop(tape, tokens);
+	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	out = est_hold(est_reshape(tape, est_grouped_experts(pass, layer, tokens, &routing)));
+	est_drop(tape, tokens);
+	sum = layer->gate_proj.out ? est_add(tape, out, est_gated_mlp(pass, layer, x)) : est_alias(tape, out);
+	est_drop(tape, out);
+	est_routing_drop(tape, &routing);
+	return sum;
+}
+
+static struct est_tensor deepseek_v2_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return shared_mixture(pass, layer, x, est_route_deepseek_v2);
+}
+
+static struct est_tensor deepseek_v3_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return shared_mixture(pass, layer, x, est_route_deepseek_v3);
+}
+
+static struct est_tensor gpt_oss_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return routed(pass, layer, x, est_route_gpt_oss);
+}
+
+/* ---- attention */
+
+/* OLMoE: q_norm and k_norm over all heads */
+static struct est_tensor olmoe_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q = est_hold(est_llama_norm(pass, &layer->q_norm, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_llama_norm(pass, &layer->k_norm, est_linear(tape, &layer->k_proj, x)));
+	struct est_tensor v = est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)), in[2] = { q, k };
+
+	for (unsigned i = 0; i < 2; i++) {
+		in[i] = est_hold(est_rope_heads(pass, est_alias(tape, in[i])));
+		est_drop(tape, i == 0 ? q : k);
+	}
+	return est_attend(pass, layer, in[0], in[1], est_hold(v));
+}
+
+/* GLM-4-MoE projects q, k and v before its norms of heads, if it has them */
+static struct est_tensor glm4_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q = est_rope_heads(pass, est_linear(tape, &layer->q_proj, x));
+	struct est_tensor k = est_rope_heads(pass, est_linear(tape, &layer->k_proj, x));
+	struct est_tensor v = est_heads(pass, layer, est_linear(tape, &layer->v_proj, x));
+
+	if (pass->model->qk_norm != EST_QK_NORM_NONE) {
+		q = est_llama_norm(pass, &layer->q_norm, q);
+		k = est_llama_norm(pass, &layer->k_norm, k);
+	}
+	return est_attend(pass, layer, est_hold(q), est_hold(k), est_hold(v));
+}
+
+/* ---- layers */
+
+#define LAYER(name, norm, attention, mlp) \
+	struct est_tensor name(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x) \
+	{ \
+		static const struct est_blocks blocks = { norm, attention, mlp }; \
+\
+		return est_pre_norm_layer(pass, layer, x, &blocks); \
+	}
+
+LAYER(est_mixtral_layer, est_llama_norm, est_llama_attention, softmax_mixture)
+LAYER(est_qwen2_moe_layer, est_llama_norm, est_llama_attention, qwen2_mixture)
+LAYER(est_qwen3_moe_layer, est_llama_norm, est_qwen3_attention, softmax_mixture)
+LAYER(est_olmoe_layer, est_llama_norm, olmoe_attention, softmax_mixture)
+LAYER(est_deepseek_v2_layer, est_llama_norm, est_latent_attention, deepseek_v2_mixture)
+LAYER(est_deepseek_v3_layer, est_llama_norm, est_latent_attention, deepseek_v3_mixture)
+LAYER(est_glm4_moe_layer, est_llama_norm, glm4_attention, deepseek_v3_mixture)
+LAYER(est_dots1_layer, est_llama_norm, est_qwen3_attention, deepseek_v3_mixture)
+LAYER(est_gpt_oss_layer, est_olmo2_norm, est_gpt_oss_attention, gpt_oss_mixture)

@@ -1,0 +1,175 @@
+/* Mixtures of experts as Transformers 5 runs them: integrations/moe.py, grouped_mm_experts_forward. Every token visits
+ * num_experts_per_tok experts; what follows is as long as the pairs of token and expert, however they are balanced. */
+#include "estimator/pass.h"
+
+static uint64_t pairs_of(const struct est_pass *pass)
+{
+	return pass->tokens * (uint64_t)pass->model->num_experts_per_tok;
+}
+
+static struct est_tensor indices(struct est_tape *tape, uint64_t numel, uint8_t element)
+{
+	return est_hold(est_empty(tape, numel, element));
+}
+
+/* ---- operators */
+
+static void backward_index(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+}
+static const struct est_op index_op = { "Index", backward_index };
+
+/* x[indices]: keeps the indices, its backward fills zeros of x */
+static struct est_tensor gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows, uint64_t numel)
+{
+	struct est_node *node = est_node_new(tape, &index_op, 1, &x);
+	struct est_tensor out;
+
+	est_save(tape, node, rows);
+	out = est_output(tape, node, 0, est_empty(tape, numel, x.element));
+	est_finish(tape, x);
+	est_finish(tape, rows);
+	return out;
+}
+
+/* The weight's gradient first; it passes the transposition of the weight, where there is one (extra[0]). */
+static void backward_grouped(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 2; i-- > 0;)
+		if (est_needs(node, i))
+			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+	ret[1].view = node->extra[0];
+}
+static const struct est_op grouped_op = { "GroupedMm", backward_grouped };
+
+/* F.grouped_mm(x.to(weight.dtype), weight): no operator of autocast's. weight is borrowed; it is used twice where it has no
+ * parameter of its own, and then has no leaf */
+static struct est_tensor grouped_mm(struct est_tape *tape, struct est_tensor x, struct est_tensor weight, uint64_t numel,
+				    bool transposed)
+{
+	struct est_tensor in[2] = { est_to(tape, x, weight.element), weight }, out;
+	struct est_node *node = est_node_new(tape, &grouped_op, 2, in);
+
+	if (node && weight.requires_grad)
+		est_save(tape, node, in[0]);
+	if (node && in[0].requires_grad)
+		est_save(tape, node, weight);
+	if (node)
+		node->extra[0] = transposed;
+	out = est_output(tape, node, 0, est_empty(tape, numel, weight.element));
+	est_finish(tape, in[0]);
+	return out;
+}
+
+static void backward_add_bias(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_tensor grad = est_take_grad(node, 0);
+
+	if (est_needs(node, 0) && est_needs(node, 1))
+		ret[1] = est_hold(est_alias(tape, grad));
+	ret[est_needs(node, 0) ? 0 : 1] = grad;
+}
+static const struct est_op add_bias_op = { "AddBias", backward_add_bias };
+
+/* x.add_(bias): x in place */
+static struct est_tensor add_in_place(struct est_tape *tape, struct est_tensor x, struct est_tensor bias)
+{
+	struct est_node *node = est_node_new(tape, &add_bias_op, 2, (struct est_tensor[]){ x, bias });
+
+	return est_output(tape, node, 0, x);
+}
+
+/* ---- experts */
+
+static struct est_tensor bias_of(struct est_pass *pass, uint32_t leaf, struct est_tensor rows, uint64_t width)
+{
+	if (leaf == EST_NO_LEAF)
+		return est_none;
+	return est_hold(gather_rows(pass->tape, est_leaf_tensor(pass->tape, leaf), rows, pairs_of(pass) * width));
+}
+
+static struct est_tensor grouped_linear(struct est_pass *pass, struct est_tensor x, struct est_tensor weight,
+					struct est_tensor bias, uint64_t width)
+{
+	bool transposed = pass->model->architecture != EST_ARCH_GPT_OSS;
+	struct est_tensor out = grouped_mm(pass->tape, x, weight, pairs_of(pass) * width, transposed);
+
+	return est_hold(bias.numel ? add_in_place(pass->tape, out, bias) : out);
+}
+
+/* act_fn(gate) * up of the two halves; gate_up is borrowed */
+static struct est_tensor apply_gate(struct est_pass *pass, struct est_tensor gate_up)
+{
+	struct est_tensor halves[2], out;
+	uint64_t numel[2] = { gate_up.numel / 2, gate_up.numel / 2 };
+
+	est_split(pass->tape, gate_up, 2, numel, halves);
+	halves[0] = est_hold(halves[0]);
+	halves[1] = est_hold(halves[1]);
+	out = est_mul(pass->tape, est_activate(pass, halves[0]), halves[1]);
+	est_drop(pass->tape, halves[0]);
+	est_drop(pass->tape, halves[1]);
+	return est_hold(out);
+}
+
+/* down_proj(act(gate_up_proj(x))) of the pairs, which lie sorted by expert (rows). x is borrowed. */
+static struct est_tensor run_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				     struct est_tensor rows)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t hidden = (uint64_t)pass->model->hidden_size, width = (uint64_t)pass->model->moe_intermediate_size;
+	const struct est_experts *experts = &layer->experts;
+	bool clamped = pass->model->architecture == EST_ARCH_GPT_OSS;
+	struct est_tensor bias = bias_of(pass, experts->gate_up_proj_bias, rows, 2 * width), gate_up, gated, out;
+
+	gate_up = grouped_linear(pass, x, est_leaf_tensor(tape, experts->gate_up_proj), bias, 2 * width);
+	gated = clamped ? est_clamped_gate(pass, gate_up) : apply_gate(pass, gate_up);
+	est_drop(tape, gate_up);
+	gate_up = bias_of(pass, experts->down_proj_bias, rows, hidden);
+	est_drop(tape, bias);
+	out = grouped_linear(pass, gated, est_leaf_tensor(tape, experts->down_proj), gate_up, hidden);
+	est_drop(tape, gated);
+	est_drop(tape, gate_up);
+	return out;
+}
+
+/* weighted[inv_perm].view(tokens, top_k, hidden).sum(dim=1).to(dtype); weighted is borrowed and moves in */
+static struct est_tensor combine(struct est_pass *pass, struct est_tensor weighted, struct est_tensor *ret_weighted, uint8_t element)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor inverse = indices(tape, pairs_of(pass), EST_INT64), range = indices(tape, pairs_of(pass), EST_INT64), sum;
+
+	est_drop(tape, range);
+	*ret_weighted = est_hold(gather_rows(tape, weighted, inverse, weighted.numel));
+	est_drop(tape, weighted);
+	est_drop(tape, inverse);
+	sum = est_hold(est_mean(tape, *ret_weighted, pass->tokens * (uint64_t)pass->model->hidden_size));
+	weighted = est_to(tape, sum, element);
+	est_drop(tape, sum);
+	return weighted;
+}
+
+struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				      const struct est_routing *routing)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t pairs = pairs_of(pass), hidden = (uint64_t)pass->model->hidden_size;
+	struct est_tensor expert_ids = indices(tape, pairs, EST_INT64), permutation = indices(tape, pairs, EST_INT64);
+	struct est_tensor tokens = est_empty(tape, pairs, EST_INT64), selected, weights, histogram, out, weighted;
+
+	selected = est_hold(gather_rows(tape, x, tokens, pairs * hidden));
+	weights = est_hold(gather_rows(tape, routing->weights, permutation, pairs));
+	histogram = indices(tape, pairs, EST_32BIT);
+	out = run_experts(pass, layer, selected, expert_ids);
+	weighted = est_hold(est_mul(tape, out, weights));
+	x = combine(pass, weighted, &weighted, x.element);
+	est_drop(tape, expert_ids);
+	est_drop(tape, permutation);
+	est_drop(tape, selected);
+	est_drop(tape, weights);
+	est_drop(tape, histogram);
+	est_drop(tape, out);
+	est_drop(tape, weighted);
+	return x;
+}

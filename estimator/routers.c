@@ -1,0 +1,266 @@
+/* How tokens are given to experts: the TopKRouter classes of Transformers' modelling code. */
+#include "estimator/routers.h"
+
+static uint64_t choices(const struct est_pass *pass, int64_t per_token)
+{
+	return pass->tokens * (uint64_t)per_token;
+}
+
+static struct est_tensor held(struct est_tape *tape, uint64_t numel, uint8_t element)
+{
+	return est_hold(est_empty(tape, numel, element));
+}
+
+/* ---- operators */
+
+/* Zeros of the operand, into which the gradient is scattered */
+static void backward_scatter(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+}
+static const struct est_op topk_op = { "Topk", backward_scatter };
+static const struct est_op gather_op = { "Gather", backward_scatter };
+static const struct est_op masked_fill_op = { "MaskedFill", backward_scatter };
+
+/* torch.topk(x, k): values, and the indices held in ret_indices */
+static struct est_tensor top_k(struct est_pass *pass, struct est_tensor x, struct est_tensor *ret_indices)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_node *node = est_node_new(tape, &topk_op, 1, &x);
+	uint64_t pairs = choices(pass, pass->model->num_experts_per_tok);
+	struct est_tensor values = est_empty(tape, pairs, x.element);
+
+	*ret_indices = held(tape, pairs, EST_INT64);
+	est_save(tape, node, *ret_indices);
+	est_finish(tape, x);
+	return est_output(tape, node, 0, values);
+}
+
+static struct est_tensor gather(struct est_tape *tape, struct est_tensor x, struct est_tensor indices)
+{
+	struct est_node *node = est_node_new(tape, &gather_op, 1, &x);
+
+	est_save(tape, node, indices);
+	return est_output(tape, node, 0, est_empty(tape, indices.numel, x.element));
+}
+
+/* x.masked_fill(mask, value); mask is given up */
+static struct est_tensor masked_fill(struct est_tape *tape, struct est_tensor x, struct est_tensor mask)
+{
+	struct est_node *node = est_node_new(tape, &masked_fill_op, 1, &x);
+
+	est_save(tape, node, mask);
+	x = est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
+	est_drop(tape, mask);
+	return x;
+}
+
+/* The gradient of a sum is the sum's, expanded. */
+static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	(void)tape;
+	ret[0] = est_take_grad(node, 0);
+	ret[0].numel = node->edge_numel[0];
+	ret[0].view = true;
+}
+static const struct est_op sum_op = { "Sum", backward_sum };
+
+static struct est_tensor sum_of_each(struct est_pass *pass, struct est_tensor x)
+{
+	struct est_node *node = est_node_new(pass->tape, &sum_op, 1, &x);
+
+	return est_output(pass->tape, node, 0, est_empty(pass->tape, pass->tokens, x.element));
+}
+
+/* other's: -grad * ((self / other) / other); self's: grad / other */
+static void backward_div(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_tensor work[3];
+	uint64_t numel = node->edge_numel[0];
+	uint8_t element = node->grad[0].element;
+
+	for (unsigned i = 0; i < 3; i++)
+		work[i] = est_empty(tape, numel, element);
+	ret[1] = est_empty(tape, numel, element);
+	for (unsigned i = 3; i-- > 0;)
+		est_drop(tape, work[i]);
+	ret[0] = est_grad_for(tape, node, 0, element);
+}
+static const struct est_op div_op = { "DivInPlace", backward_div };
+
+/* x /= divisor: for the divisor's gradient autograd keeps x as it was. x moves in, divisor is released when temporary. */
+static struct est_tensor divide_in_place(struct est_tape *tape, struct est_tensor x, struct est_tensor divisor)
+{
+	struct est_node *node = est_node_new(tape, &div_op, 2, (struct est_tensor[]){ x, divisor });
+	struct est_tensor copy = node ? est_empty(tape, x.numel, x.element) : est_none;
+
+	est_save(tape, node, divisor);
+	est_save(tape, node, copy);
+	est_drop(tape, copy);
+	est_finish(tape, divisor);
+	return est_output(tape, node, 0, x);
+}
+
+static void backward_matmul(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 2; i-- > 0;)
+		if (est_needs(node, i)) {
+			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+			ret[i].view = true;
+		}
+}
+static const struct est_op matmul_op = { "RouterMm", backward_matmul };
+
+/* F.linear(x.type(torch.float32), weight.type(torch.float32)); x is borrowed */
+static struct est_tensor linear_in_fp32(struct est_pass *pass, const struct est_linear *router, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor in[2] = { est_to(tape, x, EST_32BIT), est_to(tape, est_leaf_tensor(tape, router->weight), EST_32BIT) };
+	struct est_tensor kept[2] = { est_hold(in[0]), est_hold(in[1]) }, out;
+	struct est_node *node;
+
+	for (unsigned i = 2; i-- > 0;)
+		in[i] = est_autocast(tape, kept[i]);
+	node = est_node_new(tape, &matmul_op, 2, in);
+	if (node && in[1].requires_grad)
+		est_save(tape, node, in[0]);
+	if (node && in[0].requires_grad)
+		est_save(tape, node, in[1]);
+	out = est_output(tape, node, 0, est_empty(tape, pass->tokens * router->out, in[0].element));
+	for (unsigned i = 0; i < 2; i++) {
+		est_finish(tape, in[i]);
+		est_drop(tape, kept[i]);
+	}
+	return out;
+}
+
+/* ---- routers */
+
+void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	bool stays_fp32 = pass->model->architecture == EST_ARCH_MIXTRAL;
+	struct est_tensor probabilities, weights;
+
+	ret->logits = est_hold(est_linear(tape, &layer->router, x));
+	probabilities = est_hold(est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)));
+	weights = est_hold(top_k(pass, probabilities, &ret->indices));
+	if (pass->model->norm_topk_prob)
+		weights = est_hold(divide_in_place(tape, weights, sum_of_each(pass, weights)));
+	ret->weights = weights;
+	if (!stays_fp32) {
+		ret->weights = est_hold(est_to(tape, weights, ret->logits.element));
+		est_drop(tape, weights);
+	}
+	est_drop(tape, probabilities);
+}
+
+/* The mask of the groups that are chosen by their scores [tokens, n_group], held: true where an expert is in none of them. */
+static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor work[3])
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t scores = choices(pass, pass->model->num_experts), groups = choices(pass, pass->model->n_group);
+	uint64_t chosen = choices(pass, pass->model->topk_group);
+	struct est_tensor values = held(tape, chosen, EST_32BIT), in_group, mask;
+
+	work[0] = held(tape, chosen, EST_INT64);
+	est_drop(tape, values);
+	work[1] = held(tape, groups, EST_32BIT);
+	/* the mask of groups, expanded to their experts: a view where there is but one group */
+	work[2] = pass->model->n_group > 1 ? held(tape, scores, EST_32BIT) : est_none;
+	in_group = held(tape, scores, EST_BYTE);
+	mask = held(tape, scores, EST_BYTE);
+	est_drop(tape, in_group);
+	return mask;
+}
+
+static void drop_all(struct est_tape *tape, const struct est_tensor work[], unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		est_drop(tape, work[i]);
+}
+
+/* DeepSeek-V2: groups by their best expert; what has no gradient is not kept. scores moves in. */
+static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tensor scores, struct est_tensor work[5])
+{
+	uint64_t groups = choices(pass, pass->model->n_group);
+	struct est_tensor limited;
+
+	work[0] = held(pass->tape, groups, EST_32BIT);
+	work[1] = held(pass->tape, groups, EST_INT64);
+	limited = est_hold(masked_fill(pass->tape, scores, mask_groups(pass, &work[2])));
+	est_drop(pass->tape, scores);
+	return limited;
+}
+
+void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor scores, work[5] = { { 0 } }, weights;
+
+	ret->logits = est_hold(linear_in_fp32(pass, &layer->router, x));
+	scores = est_hold(est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)));
+	if (pass->model->group_limited)
+		scores = limit_to_groups(pass, scores, work);
+	weights = est_hold(top_k(pass, scores, &ret->indices));
+	ret->weights = est_hold(est_mul_scalar(tape, weights));
+	est_drop(tape, weights);
+	est_drop(tape, scores);
+	drop_all(tape, work, 5);
+}
+
+/* DeepSeek-V3 chooses by corrected scores: groups by the sum of their best two, then experts within them. Nothing of it has a
+ * gradient that anyone asks for. Returns the indices; work lives as long as the router's frame. */
+static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tensor scores, struct est_tensor work[7])
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t groups = choices(pass, pass->model->n_group), pairs = choices(pass, pass->model->num_experts_per_tok);
+	struct est_tensor corrected = held(tape, scores.numel, EST_32BIT), best, indices;
+
+	best = held(tape, 2 * groups, EST_32BIT);
+	work[0] = held(tape, 2 * groups, EST_INT64);
+	work[1] = held(tape, groups, EST_32BIT);
+	est_drop(tape, best);
+	work[5] = mask_groups(pass, &work[2]);
+	work[6] = held(tape, scores.numel, EST_32BIT);
+	est_drop(tape, corrected);
+	best = held(tape, pairs, EST_32BIT);
+	indices = held(tape, pairs, EST_INT64);
+	est_drop(tape, best);
+	return indices;
+}
+
+void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor scores, weights, work[7];
+
+	ret->logits = est_hold(linear_in_fp32(pass, &layer->router, x));
+	scores = est_hold(est_tanh(tape, ret->logits)); /* sigmoid: it keeps its result too */
+	ret->indices = choose_corrected(pass, scores, work);
+	weights = est_hold(gather(tape, scores, ret->indices));
+	if (pass->model->norm_topk_prob)
+		weights = est_hold(divide_in_place(tape, weights, est_add_scalar(tape, sum_of_each(pass, weights))));
+	ret->weights = est_hold(est_mul_scalar(tape, weights));
+	est_drop(tape, weights);
+	drop_all(tape, work, 7);
+	est_drop(tape, scores);
+}
+
+void est_route_gpt_oss(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor best;
+
+	ret->logits = est_hold(est_linear(tape, &layer->router, x));
+	best = est_hold(top_k(pass, ret->logits, &ret->indices));
+	ret->weights = est_hold(est_softmax(tape, best));
+	est_drop(tape, best);
+}
+
+void est_routing_drop(struct est_tape *tape, const struct est_routing *routing)
+{
+	est_drop(tape, routing->logits);
+	est_drop(tape, routing->weights);
+	est_drop(tape, routing->indices);
+}

@@ -1,0 +1,21 @@
+/* The routers of mixtures of experts: which experts a token visits, and with what weight. */
+#ifndef EST_ROUTERS_H
+#define EST_ROUTERS_H
+
+#include "estimator/pass.h"
+
+/* x [tokens, hidden] is borrowed; ret holds the router's logits, weights and indices: to be given up by est_routing_drop(). */
+typedef void est_router(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret);
+
+/* softmax over all experts, the best of them, made to add up to 1 or not: Mixtral, Qwen, OLMoE */
+est_router est_route_softmax;
+/* the same in fp32, perhaps among the best groups only */
+est_router est_route_deepseek_v2;
+/* sigmoid in fp32; chosen by corrected scores: DeepSeek-V3, GLM-4-MoE, dots1 */
+est_router est_route_deepseek_v3;
+/* softmax over the logits of the chosen experts */
+est_router est_route_gpt_oss;
+
+void est_routing_drop(struct est_tape *tape, const struct est_routing *routing);
+
+#endif
