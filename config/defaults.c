@@ -142,8 +142,12 @@ static const char *attention_of_model(const struct rule_input *input, double *re
 
 static const char *loss_of_liger(const struct rule_input *input, double *ret)
 {
+	const struct est_request *request = input->request;
+
 	*ret = EST_LOSS_LIGER;
-	return input->request->liger_kernel ? "liger_kernel fuses the head with the loss" : NULL;
+	if (!request->liger_kernel || (request->framework == EST_TRL && !is_older(request->versions.trl, 1016)))
+		return NULL; /* TRL 1.16 keeps its own head beside Liger's kernels */
+	return "liger_kernel fuses the head with the loss";
 }
 
 static const char *loss_of_old_trl(const struct rule_input *input, double *ret)

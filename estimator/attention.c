@@ -299,21 +299,30 @@ static enum est_kernel kernel_of(const struct est_pass *pass, const struct est_l
 	return choose_kernel(pass, est_layer_is_masked(pass, layer), pass->tape->autocast ? EST_16BIT : element);
 }
 
-struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x)
+static struct est_tensor permuted_heads(struct est_pass *pass, struct est_tensor x)
 {
 	bool one_head = x.numel == pass->tokens * (uint64_t)pass->model->head_dim;
 
 	return one_head ? x : est_view_as_heads(pass->tape, x);
 }
 
+struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x)
+{
+	return pass->request->liger_kernel ? x : permuted_heads(pass, x); /* Liger's rotation takes them as they lie */
+}
+
+struct est_permuted est_permuted_gradients(const struct est_pass *pass, const struct est_layer *layer, uint8_t element)
+{
+	enum est_kernel kernel = kernel_of(pass, layer, element);
+	bool repeated = pass->model->num_attention_heads != pass->model->num_key_value_heads;
+	bool query = kernel == EST_KERNEL_EAGER || kernel == EST_KERNEL_MATH;
+
+	return (struct est_permuted){ query, query || (kernel == EST_KERNEL_EFFICIENT && repeated) };
+}
+
 struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)
 {
-	enum est_kernel kernel = kernel_of(pass, layer, v.element);
-	bool repeated = pass->model->num_attention_heads != pass->model->num_key_value_heads;
-
-	if (kernel == EST_KERNEL_EAGER || kernel == EST_KERNEL_MATH || (kernel == EST_KERNEL_EFFICIENT && repeated))
-		return est_rope_heads(pass, v);
-	return v;
+	return est_permuted_gradients(pass, layer, v.element).key_value ? permuted_heads(pass, v) : v;
 }
 
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,

@@ -8,11 +8,46 @@ static void backward_mark(struct est_tape *tape, struct est_node *node, struct e
 }
 static const struct est_op mark_op = { "HeadInput", backward_mark };
 
-static struct est_tensor marked(struct est_tape *tape, struct est_tensor x)
+struct est_tensor est_head_input(struct est_tape *tape, struct est_tensor x)
 {
 	struct est_node *node = est_node_new(tape, &mark_op, 1, &x);
 
+	if (!tape->no_grad)
+		est_mark(tape, EST_PHASE_LOSS_FORWARD);
 	return est_output(tape, node, 0, x);
+}
+
+/* The gradient of each element is the scalar's: expanded, a view */
+static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	(void)tape;
+	ret[0] = est_take_grad(node, 0);
+	ret[0].numel = node->edge_numel[0];
+	ret[0].view = true;
+}
+static const struct est_op sum_op = { "Sum", backward_sum };
+
+struct est_tensor est_sum(struct est_tape *tape, struct est_tensor x)
+{
+	struct est_node *node = est_node_new(tape, &sum_op, 1, &x);
+	struct est_tensor out = est_output(tape, node, 0, est_empty(tape, 1, EST_32BIT));
+
+	est_finish(tape, x);
+	return out;
+}
+
+uint64_t est_labelled_positions(const struct est_pass *pass)
+{
+	uint64_t shifted = est_shifted_positions(pass), labelled = (uint64_t)((double)pass->tokens * pass->request->completion_fraction);
+
+	if (labelled > shifted)
+		return shifted;
+	return labelled ? labelled : 1;
+}
+
+uint64_t est_shifted_positions(const struct est_pass *pass)
+{
+	return pass->batch * (pass->sequence > 1 ? pass->sequence - 1 : 1);
 }
 
 /* nll_loss_backward and _log_softmax_backward_data: a tensor of the logits' size in fp32 each */
@@ -74,8 +109,8 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 	bool autocast = tape->autocast;
 	struct est_tensor logits, loss;
 
-	est_mark(tape, EST_PHASE_LOSS_FORWARD);
-	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, est_hold(marked(tape, hidden))));
+	hidden = est_hold(est_head_input(tape, hidden));
+	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, hidden));
 	loss = for_causal_lm_loss(pass, logits);
 	est_drop(tape, hidden);
 	est_autocast_exit(tape);
@@ -87,4 +122,14 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 	}
 	est_drop(tape, logits);
 	return loss;
+}
+
+struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)
+{
+	static struct est_tensor (*const losses[])(struct est_pass *, struct est_tensor) = {
+		[EST_LOSS_STANDARD] = est_causal_lm_loss, [EST_LOSS_CHUNKED] = est_chunked_loss, [EST_LOSS_LIGER] = est_liger_loss,
+		[EST_LOSS_CUT_CROSS_ENTROPY] = est_cut_loss,
+	};
+
+	return losses[pass->request->loss](pass, hidden);
 }

@@ -1,5 +1,6 @@
 /* Norms, RoPE and MLPs as they stand in Transformers' modelling code. */
 #include "estimator/architecture.h"
+#include "estimator/liger.h"
 
 /* x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps); x32 and the variance are variables of the caller's frame */
 static struct est_tensor normalized(struct est_tape *tape, struct est_tensor x32, struct est_tensor *ret_variance, uint64_t rows)
@@ -13,8 +14,11 @@ static struct est_tensor normalized(struct est_tape *tape, struct est_tensor x32
 struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, out;
+	struct est_tensor x32, variance, y, out;
 
+	if (pass->request->liger_kernel)
+		return est_liger_norm(pass, norm, x, true);
+	x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT));
 	y = est_hold(normalized(tape, x32, &variance, x.numel / norm->width));
 	est_drop(tape, x32);
 	out = est_to(tape, y, x.element);
@@ -42,8 +46,11 @@ struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_we
 struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), y, weight, out;
+	struct est_tensor x32, y, weight, out;
 
+	if (pass->request->liger_kernel)
+		return est_liger_norm(pass, norm, x, pass->model->architecture == EST_ARCH_GEMMA);
+	x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT));
 	y = est_mean(tape, est_pow(tape, x32), x.numel / norm->width);
 	y = est_hold(est_mul(tape, x32, est_rsqrt(tape, est_add_scalar(tape, y))));
 	est_drop(tape, x32);
@@ -118,8 +125,13 @@ bool est_rotates_a_part(const struct est_model *model)
 void est_apply_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
 		    struct est_tensor ret[2])
 {
-	struct est_tensor embed[2] = { est_hold(rotated(pass, rope, q)), est_none };
+	struct est_tensor embed[2];
 
+	if (pass->request->liger_kernel) {
+		est_liger_rope(pass, rope, q, k, ret);
+		return;
+	}
+	embed[0] = est_hold(rotated(pass, rope, q));
 	embed[1] = est_hold(rotated(pass, rope, k));
 	if (!est_architecture_row(pass->model->architecture)->fp32_rope) {
 		ret[0] = embed[0];
@@ -164,10 +176,14 @@ void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, 
 struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor input = est_hold(x), gate, down;
+	struct est_tensor input = est_hold(x), gate, up, down;
+	bool fused = pass->request->liger_kernel;
 
-	gate = est_activate(pass, est_linear(tape, &layer->gate_proj, input));
-	down = est_linear(tape, &layer->down_proj, est_mul(tape, gate, est_linear(tape, &layer->up_proj, input)));
+	gate = est_linear(tape, &layer->gate_proj, input);
+	if (!fused)
+		gate = est_activate(pass, gate);
+	up = est_linear(tape, &layer->up_proj, input);
+	down = est_linear(tape, &layer->down_proj, fused ? est_liger_gate(tape, gate, up) : est_mul(tape, gate, up));
 	est_finish(tape, x);
 	return down;
 }

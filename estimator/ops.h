@@ -20,6 +20,7 @@ struct est_linear {
 	bool flat;                         /* its input is a matrix: the input's gradient passes no view */
 	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
 	bool nested;                       /* double quantisation */
+	bool from_fp32;                    /* what was quantised was fp32 */
 	enum est_base base;
 	const struct est_adapter *adapter; /* LoRA on top, or NULL */
 };

@@ -121,8 +121,10 @@ const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct 
 static struct est_tensor layer_function(void *context, struct est_tensor x, const void *layer)
 {
 	struct est_pass *pass = context;
-	struct est_tensor y = est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
+	struct est_tensor y;
 
+	pass->layer = layer;
+	y = est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
 	est_drop(pass->tape, pass->attn_weights);
 	pass->attn_weights = est_none;
 	return y;

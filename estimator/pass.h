@@ -64,6 +64,7 @@ struct est_pass {
 	uint32_t input_leaf;                        /* the embedding's output, where it is made to require a gradient */
 	bool has_input_leaf;
 	struct est_tensor input_ids, labels, attention_mask_2d;
+	const struct est_layer *layer;              /* the one that runs */
 	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
@@ -79,6 +80,11 @@ struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x);
 /* q or v as heads, where no RoPE follows: its gradient comes back permuted, and is copied, unless a fused kernel takes it as it
  * is. The tensor is released when temporary. */
 struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v);
+/* Whether attention's backward leaves the gradient of q, and those of k and v, permuted. */
+struct est_permuted {
+	bool query, key_value;
+};
+struct est_permuted est_permuted_gradients(const struct est_pass *pass, const struct est_layer *layer, uint8_t element);
 /* ALL_ATTENTION_FUNCTIONS[...]: q, k, v after RoPE -> the heads' outputs side by side. q, k, v are borrowed. */
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 				struct est_tensor v);

@@ -79,7 +79,7 @@ static void trace_micro(struct est_pass *pass)
 	hidden = est_pass_forward(pass);
 	if (!recomputes_reentrantly)
 		est_pass_release(pass);
-	loss = est_causal_lm_loss(pass, hidden);
+	loss = est_loss(pass, hidden);
 	est_drop(tape, pass->input_ids);
 	est_drop(tape, pass->labels);
 	est_drop(tape, pass->attention_mask_2d);

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/architecture.h"
 #include "estimator/fields.h"
+#include "estimator/liger.h"
 
 #define BIT(value) (UINT64_C(1) << (value))
 #define ANY UINT64_MAX /* also values beyond the bits */
@@ -29,8 +30,9 @@ static const struct modelled {
 	{ "attention",
 	  BIT(EST_SDPA) | BIT(EST_FLASH_ATTENTION_2) | BIT(EST_EAGER) | BIT(EST_SDPA_FLASH) | BIT(EST_SDPA_EFFICIENT)
 	  | BIT(EST_SDPA_MATH), ANY },
-	{ "loss", BIT(EST_LOSS_STANDARD), ANY },
-	{ "liger_kernel", BIT(false), BIT(false) },
+	{ "loss",
+	  BIT(EST_LOSS_STANDARD) | BIT(EST_LOSS_CHUNKED) | BIT(EST_LOSS_LIGER) | BIT(EST_LOSS_CUT_CROSS_ENTROPY), ANY },
+	{ "liger_kernel", ANY, BIT(false) },
 	{ "torch_compile", BIT(false), BIT(false) },
 	{ "parallelism.tensor", BIT(1), BIT(1) },
 	{ "parallelism.pipeline", BIT(1), BIT(1) },
@@ -147,6 +149,8 @@ void est_support_check(const struct est_request *request, const struct est_model
 	if (request->accounting != EST_REPLAY)
 		return;
 	check_model(model, faults);
+	if (request->liger_kernel && !est_liger_knows(model))
+		refuse(est_field_find("liger_kernel"), request, faults);
 	if (transformers && transformers < 5000)
 		refuse(est_field_find("versions.transformers"), request, faults);
 }

@@ -97,9 +97,11 @@ static const struct {
 	{ "8-bit states by the rule", THUMB "optimizer=2", NULL, 0 },
 	{ "a paged optimizer by the rule", THUMB "optimizer=5", "/optimizer", EST_NOT_SUPPORTED_YET },
 	{ "flex attention", "attention=4", "/attention", EST_NOT_SUPPORTED_YET },
-	{ "another loss by replay", "loss=2", "/loss", EST_NOT_SUPPORTED_YET },
+	{ "another loss by replay", "loss=2", NULL, 0 },
+	{ "a loss that is sharded", "loss=4", "/loss", EST_NOT_SUPPORTED_YET },
 	{ "another loss by the rule, which knows none", THUMB "loss=2", NULL, 0 },
-	{ "liger", "liger_kernel=1", "/liger_kernel", EST_NOT_SUPPORTED_YET },
+	{ "liger", "liger_kernel=1", NULL, 0 },
+	{ "liger by the rule", THUMB "liger_kernel=1", "/liger_kernel", EST_NOT_SUPPORTED_YET },
 	{ "compile", THUMB "torch_compile=1", "/torch_compile", EST_NOT_SUPPORTED_YET },
 	{ "tensor parallel", "parallelism.gpus=2 parallelism.tensor=2", "/parallelism/tensor", EST_NOT_SUPPORTED_YET },
 	{ "offload", "offload.optimizer=1", "/offload/optimizer", EST_NOT_SUPPORTED_YET },
@@ -236,11 +238,11 @@ START_TEST(tells_a_refused_default_from_a_named_value)
 	struct est_faults faults = { 0 };
 
 	est_request_init(&request);
-	request.loss = EST_LOSS_CHUNKED;
+	request.loss = EST_LOSS_VOCAB_PARALLEL;
 	est_check(&request, &model, &faults);
 	ck_assert_uint_eq(faults.count, 1);
 	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "the default here"));
-	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "chunked"));
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "vocab_parallel"));
 }
 END_TEST
 
@@ -251,7 +253,7 @@ START_TEST(tells_every_contradiction_at_once)
 	struct est_faults faults = { 0 };
 
 	set_fields(&request,
-			"lora.rank=8 trainable_layers=2 parallelism.gpus=3 parallelism.strategy=4 loss=1 method=0");
+			"lora.rank=8 trainable_layers=2 parallelism.gpus=3 parallelism.strategy=4 loss=4 method=0");
 	ck_assert(!est_check(&request, &model, &faults));
 	ck_assert_uint_eq(faults.count, 3);
 }

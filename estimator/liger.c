@@ -1,0 +1,97 @@
+#include "estimator/liger.h"
+
+/* Rows of the partial sums of a norm's weight gradient: one a multiprocessor. Those of an H100; the few of another card more or less
+ * are some hundred kilobytes. */
+enum { MULTIPROCESSORS = 132 };
+
+/* ---- RMSNorm: inputs x, weight. extra[0]: the gradient is written in place */
+
+static void backward_norm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	bool trains = est_needs(node, 1);
+	struct est_tensor partial = trains ? est_empty(tape, MULTIPROCESSORS * node->edge_numel[1], EST_32BIT) : est_none;
+
+	ret[0] = node->extra[0] ? est_take_grad(node, 0) : est_empty(tape, node->grad[0].numel, node->grad[0].element);
+	ret[0].view = true;
+	if (trains)
+		ret[1] = est_grad_for(tape, node, 1, node->edge_element[1]);
+	est_drop(tape, partial);
+}
+static const struct est_op norm_op = { "LigerRMSNorm", backward_norm };
+
+struct est_tensor est_liger_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x, bool in_place)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor in[2] = { x, est_leaf_tensor(tape, norm->weight) }, out, rstd;
+	struct est_node *node = est_node_new(tape, &norm_op, 2, in);
+
+	out = est_empty(tape, x.numel, x.element);
+	rstd = est_empty(tape, x.numel / norm->width, EST_32BIT);
+	est_save(tape, node, in[0]);
+	est_save(tape, node, in[1]);
+	est_save(tape, node, rstd);
+	if (node)
+		node->extra[0] = in_place;
+	est_drop(tape, rstd);
+	est_finish(tape, x);
+	return est_output(tape, node, 0, out);
+}
+
+/* ---- SwiGLU, GeGLU */
+
+static void backward_gate(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 0; i < 2; i++) {
+		if (!est_needs(node, i))
+			continue;
+		est_storage_retain(tape, node->saved[i]);
+		ret[i] = (struct est_tensor){ .storage = node->saved[i], .numel = node->edge_numel[i],
+					      .element = node->edge_element[i], .view = true };
+	}
+}
+static const struct est_op gate_op = { "LigerSiLUMul", backward_gate };
+
+struct est_tensor est_liger_gate(struct est_tape *tape, struct est_tensor gate, struct est_tensor up)
+{
+	struct est_node *node = est_node_new(tape, &gate_op, 2, (struct est_tensor[]){ gate, up });
+	struct est_tensor out = est_empty(tape, gate.numel, gate.element);
+
+	est_save(tape, node, gate);
+	est_save(tape, node, up);
+	est_finish(tape, gate);
+	est_finish(tape, up);
+	return est_output(tape, node, 0, out);
+}
+
+/* ---- RoPE: extra[i]: the gradient of q, of k comes permuted and is copied */
+
+static void backward_rope(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 0; i < 2; i++) {
+		ret[i] = node->extra[i] ? est_empty(tape, node->grad[i].numel, node->grad[i].element) : est_take_grad(node, i);
+		ret[i].view = true;
+	}
+}
+static const struct est_op rope_op = { "LigerRope", backward_rope };
+
+void est_liger_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+		    struct est_tensor ret[2])
+{
+	struct est_tape *tape = pass->tape;
+	struct est_node *node = est_node_new(tape, &rope_op, 2, (struct est_tensor[]){ q, k });
+	struct est_permuted permuted = est_permuted_gradients(pass, pass->layer, q.element);
+
+	est_save(tape, node, rope->cos);
+	est_save(tape, node, rope->sin);
+	if (node) {
+		node->extra[0] = permuted.query;
+		node->extra[1] = permuted.key_value;
+	}
+	ret[0] = est_hold(est_output(tape, node, 0, est_detach(tape, q)));
+	ret[1] = est_hold(est_output(tape, node, 1, est_detach(tape, k)));
+}
+
+bool est_liger_knows(const struct est_model *model)
+{
+	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_GEMMA3 && model->logits_scaling == 0;
+}
