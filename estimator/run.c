@@ -228,7 +228,7 @@ static void note_limits(const struct est_request *request, struct est_report *re
 	const struct est_parallelism *p = &request->parallelism;
 	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 
-	if (p->gpus > 1 && p->strategy != EST_SINGLE)
+	if (p->gpus > 1 && p->strategy != EST_SINGLE && p->strategy != EST_DDP)
 		est_note_add(&report->warnings, "/parallelism/strategy", "",
 			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is not in these figures, which are "
 			     "lower than a real rank's");

@@ -1,6 +1,7 @@
 #include "estimator/step.h"
 
 #include <string.h>
+#include "estimator/ddp.h"
 #include "estimator/loss.h"
 #include "estimator/optimizer.h"
 
@@ -11,7 +12,7 @@
  * storages; OPT with DoRA 38 leaves. (Full fine-tuning: 1,669, 113, 63, 147, 20.) What is not used of a table is not touched: a
  * run of 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
 enum {
-	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 256, STORAGES_PER_LAYER = 400, LEAVES_PER_LAYER = 48,
+	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 256, STORAGES_PER_LAYER = 400, LEAVES_PER_LAYER = 48, ATTRIBUTES_PER_LAYER = 32,
 	SAVES_PER_LAYER = 256, BASE = 512
 };
 
@@ -21,7 +22,7 @@ static struct est_tape_limits limits_for(int64_t layers)
 
 	return (struct est_tape_limits){ .events = (size_t)n * EVENTS_PER_LAYER + 16 * BASE, .nodes = n * NODES_PER_LAYER + BASE,
 					 .storages = n * STORAGES_PER_LAYER + 2 * BASE, .leaves = n * LEAVES_PER_LAYER + BASE,
-					 .frames = 2 * n + 1, .frame_saves = (size_t)n * SAVES_PER_LAYER };
+					 .frames = 2 * n + 1, .attributes = n * ATTRIBUTES_PER_LAYER + BASE, .frame_saves = (size_t)n * SAVES_PER_LAYER };
 }
 
 size_t est_program_arena_size(int64_t layers)
@@ -30,7 +31,7 @@ size_t est_program_arena_size(int64_t layers)
 
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
 	       + limits.storages * sizeof(struct est_storage) + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
-	       + limits.frames * sizeof(struct est_frame) + limits.frame_saves * sizeof(uint32_t)
+	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
 	       + (size_t)layers * (sizeof(struct est_layer) + 64) + 65536;
 }
 
@@ -86,6 +87,7 @@ static void trace_micro(struct est_pass *pass)
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
 	est_drop(tape, loss);
+	est_release_attributes(tape, 0);
 	est_pass_end(pass);
 	if (recomputes_reentrantly)
 		est_pass_release(pass);
@@ -130,6 +132,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		return false;
 	pass.flash = flash;
 	est_optimizer_load(tape, request);
+	est_ddp_wrap(tape, request);
 	if (request->fuse_optimizer_in_backward)
 		est_optimizer_fuse(tape, request);
 	end(program, tape, EST_PART_LOAD);

@@ -43,7 +43,7 @@ static const struct modelled {
 	{ "offload.parameters", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
-	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
+	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8), BIT(EST_STORE_UINT8) },
 	{ "objective", BIT(EST_SFT) | BIT(EST_PRETRAIN), BIT(EST_SFT) | BIT(EST_PRETRAIN) },
@@ -53,7 +53,7 @@ static const struct modelled {
 /* Schedules of FSDP, DDP and DeepSpeed: sharding is static so far. Naming their default changes nothing, naming
  * anything else is refused; the types of communication depend on the precision and are refused when named. */
 static const char *const schedules[] = {
-	"parallelism.gradient_as_bucket_view", "parallelism.reshard_after_forward", "parallelism.wrap",
+	"parallelism.reshard_after_forward", "parallelism.wrap",
 	"parallelism.checkpoint_outside_unit", "parallelism.sync_each_microbatch", "parallelism.use_orig_params",
 	"parallelism.limit_all_gathers", "parallelism.overlap_comm", "parallelism.contiguous_gradients",
 	"parallelism.sub_group_size", "parallelism.max_live_parameters", "parallelism.max_reuse_distance",
