@@ -10,6 +10,27 @@ static struct est_tensor run(const struct est_call *call, struct est_tensor inpu
 	return call->function(call->context, input, call->argument);
 }
 
+/* What a checkpoint keeps of its input: a reference, or, on the host, no memory of the card. */
+static struct est_tensor keep_input(struct est_tape *tape, struct est_tensor input)
+{
+	if (!tape->offloads)
+		return est_hold(est_alias(tape, input));
+	tape->pinned += input.numel * input.element;
+	input.storage = 0;
+	return est_hold(input);
+}
+
+/* The input for the recomputation, a reference of its own. */
+static struct est_tensor fetch_input(struct est_tape *tape, struct est_tensor kept)
+{
+	struct est_tensor input = kept;
+
+	if (kept.storage)
+		return est_hold(est_alias(tape, kept));
+	input.storage = est_empty(tape, kept.numel, kept.element).storage;
+	return input;
+}
+
 static struct est_tensor checkpoint_non_reentrant(struct est_tape *tape, const struct est_call *call, struct est_tensor input)
 {
 	struct est_frame *frame;
@@ -24,7 +45,7 @@ static struct est_tensor checkpoint_non_reentrant(struct est_tape *tape, const s
 	frame->call = *call;
 	frame->autocast = tape->autocast;
 	frame->saved = tape->frame_saves + tape->frame_save_count;
-	frame->input = est_hold(est_alias(tape, input));
+	frame->input = keep_input(tape, input);
 	for (unsigned i = 0; i < EST_CALL_KWARGS; i++)
 		est_storage_retain(tape, call->kwargs[i].storage);
 	tape->packing = tape->frame_count;
@@ -36,7 +57,7 @@ static struct est_tensor checkpoint_non_reentrant(struct est_tape *tape, const s
 static void recompute(struct est_tape *tape, uint32_t number)
 {
 	struct est_frame *frame = &tape->frames[number - 1];
-	struct est_tensor input = frame->input;
+	struct est_tensor input = fetch_input(tape, frame->input);
 	uint32_t attributes = tape->attribute_count;
 	bool autocast = tape->autocast;
 
@@ -47,6 +68,7 @@ static void recompute(struct est_tape *tape, uint32_t number)
 	tape->autocast = frame->autocast;
 	input.source = 0;
 	est_finish(tape, run(&frame->call, input));
+	est_drop(tape, input);
 	if (frame->autocast)
 		est_autocast_exit(tape);
 	tape->autocast = autocast;
@@ -117,6 +139,7 @@ struct est_tensor est_result(struct est_tape *tape, enum est_result of, uint64_t
 
 struct reentrant {
 	struct est_call call;
+	struct est_tensor input; /* as kept: a reference of the node, or what waits on the host */
 	bool autocast;
 };
 
@@ -124,11 +147,10 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 {
 	const struct reentrant *context = node->context;
 	uint32_t first = tape->node_count, leaf = tape->leaf_count, attributes = tape->attribute_count;
-	struct est_tensor input = { .numel = node->edge_numel[0], .element = node->edge_element[0], .storage = node->saved[0] };
+	struct est_tensor input = fetch_input(tape, context->input);
 	bool autocast = tape->autocast;
 	struct est_tensor out;
 
-	est_storage_retain(tape, input.storage);
 	leaf = est_leaf_new(tape, input, true, false);
 	tape->autocast = context->autocast;
 	out = est_hold(run(&context->call, est_leaf_tensor(tape, leaf)));
@@ -155,9 +177,10 @@ static struct est_tensor checkpoint_reentrant(struct est_tape *tape, const struc
 
 	if (!node || !context)
 		return run(call, input);
-	*context = (struct reentrant){ *call, tape->autocast };
+	*context = (struct reentrant){ *call, keep_input(tape, input), tape->autocast };
 	node->context = context;
-	est_save(tape, node, input);
+	est_save(tape, node, context->input);
+	est_drop(tape, context->input); /* the node has its own reference */
 	tape->no_grad = true;
 	out = run(call, input);
 	tape->no_grad = no_grad;

@@ -7,6 +7,7 @@
 #include "estimator/replay.h"
 #include "estimator/thumb.h"
 #include "estimator/verdict.h"
+#include "estimator/words.h"
 
 /* Everything that depends on the card only through what its kernels can do: one trace, replayed for all cards of the class. */
 struct outcome {
@@ -14,6 +15,7 @@ struct outcome {
 	struct est_levels levels;
 	struct est_reserved reserved;
 	int64_t trainable_parameters;
+	uint64_t pinned, managed;           /* outside the allocator: on the host, and where the driver moves it */
 };
 
 struct run {
@@ -81,6 +83,8 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], boo
 	complete = est_program_trace(&program, run->model, run->request, flash, shards, run->arena)
 		   && replay(&program, run->arena, outcome);
 	outcome->trainable_parameters = program.trainable_parameters;
+	outcome->pinned = program.pinned;
+	outcome->managed = program.managed;
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
 	return complete;
@@ -133,6 +137,15 @@ static uint64_t rounded_to_segments(uint64_t bytes)
 
 /* ---- report */
 
+/* Managed memory is on the card while there is room. */
+static struct est_range resident(const struct outcome *outcome, const struct est_gpu *gpu, struct est_range taken)
+{
+	uint64_t room = gpu->usable_bytes > taken.high ? gpu->usable_bytes - taken.high : 0;
+	uint64_t bytes = outcome->managed < room ? outcome->managed : room;
+
+	return (struct est_range){ 0, bytes, bytes };
+}
+
 static void report_peak(const struct run *run, const struct outcome *outcome, const struct est_gpu *gpu, struct est_peak *peak)
 {
 	uint64_t workspace = workspaces(gpu), allocated = outcome->levels.allocated + workspace;
@@ -144,6 +157,23 @@ static void report_peak(const struct run *run, const struct outcome *outcome, co
 	peak->allocated = allocated_range(allocated);
 	peak->reserved = reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace));
 	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
+	peak->device = plus(peak->device, resident(outcome, gpu, peak->device));
+}
+
+static void report_host(const struct run *run, const struct outcome *outcome, struct est_report *report)
+{
+	enum est_optimizer optimizer = run->request->optimizer;
+
+	report->host_pinned = outcome->pinned;
+	report->host_pageable = outcome->managed;
+	if (outcome->managed)
+		est_note_add(&report->warnings, "/optimizer", est_word_name(est_optimizer_words, (int)optimizer),
+			     "the states are managed memory outside PyTorch's allocator: on the card while there is room (device counts "
+			     "them), else on the host; no card needs room for them to run");
+	if (optimizer == EST_GALORE_ADAMW)
+		est_note_add(&report->warnings, "/optimizer", est_word_name(est_optimizer_words, (int)optimizer),
+			     "the first step and every 200th decompose each matrix, which takes up to 12 bytes an element of it beside a "
+			     "step's own temporaries and is not in these figures");
 }
 
 static void report_timeline(const struct outcome *outcome, const struct est_gpu *gpu, struct est_report *report)
@@ -249,6 +279,7 @@ static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est
 	report->replayed = true;
 	report->trainable_parameters = outcome->trainable_parameters;
 	report_peak(run, outcome, gpu, &report->peak);
+	report_host(run, outcome, report);
 	report_timeline(outcome, gpu, report);
 	report_rows(run, outcome, gpu, &run->request->parallelism, &report->per_gpu);
 	return report_single_gpu(run, gpu, report);

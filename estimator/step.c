@@ -72,6 +72,7 @@ static void trace_micro(struct est_pass *pass)
 
 	tape->frame_count = 0;
 	tape->frame_save_count = 0;
+	tape->pinned = 0;
 	est_mark(tape, EST_PHASE_FORWARD);
 	pass->input_ids = input(pass);
 	pass->labels = input(pass);
@@ -126,6 +127,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		return false;
 	memcpy(tape->shards, shards, sizeof(tape->shards));
 	tape->policy = policy_of(request);
+	tape->offloads = request->checkpointing == EST_CHECKPOINT_OFFLOAD;
 	begin(program, tape, EST_PART_LOAD);
 	est_mark(tape, EST_PHASE_LOAD);
 	if (!est_pass_build(&pass, tape, model, request))
@@ -154,6 +156,8 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
+	program->pinned = tape->pinned;
+	program->managed = tape->managed;
 	program->accumulation_steps = (uint64_t)request->gradient_accumulation_steps;
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;

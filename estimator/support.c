@@ -25,7 +25,7 @@ static const struct modelled {
 	  | BIT(EST_ADAFACTOR) },
 	{ "fuse_optimizer_in_backward", ANY, BIT(false) },
 	{ "gradient_checkpointing",
-	  BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) | BIT(EST_CHECKPOINT_EVERY_N) | BIT(EST_CHECKPOINT_SELECTIVE),
+	  ANY,
 	  BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) },
 	{ "attention",
 	  BIT(EST_SDPA) | BIT(EST_FLASH_ATTENTION_2) | BIT(EST_EAGER) | BIT(EST_SDPA_FLASH) | BIT(EST_SDPA_EFFICIENT)

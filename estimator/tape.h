@@ -132,6 +132,8 @@ struct est_tape {
 	void (*accumulated)(struct est_tape *tape, struct est_leaf *leaf, const void *context);
 	const void *accumulated_context;
 	enum est_policy policy;     /* of the checkpoints to come */
+	bool offloads;              /* their inputs wait on the host (save_on_cpu) and come back for the recomputation */
+	uint64_t pinned;            /* bytes of host memory that they take */
 	bool no_grad;               /* torch.no_grad() */
 	bool autocast;              /* inside an autocast region */
 	uint32_t packing;           /* frame + 1 whose forward runs; saved tensors are only counted */

@@ -95,6 +95,27 @@ START_TEST(what_is_kept_is_not_made_again)
 }
 END_TEST
 
+START_TEST(an_input_on_the_host_comes_back_for_the_recomputation)
+{
+	struct est_call call = { .function = layer };
+	uint32_t leaf = est_leaf_new(&tape, est_empty(&tape, NUMEL, EST_16BIT), true, true);
+	struct est_tensor x, out;
+	int here, there;
+
+	tape.offloads = _i & 1;
+	x = est_hold(silu_of(est_leaf_tensor(&tape, leaf)));
+	out = est_hold(est_checkpoint(&tape, &call, x, _i & 2));
+	est_drop(&tape, x);
+	/* the leaf, out, and x where the card keeps it */
+	here = count_since(0, EST_EVENT_ALLOC) - count_since(0, EST_EVENT_FREE);
+	ck_assert_int_eq(here, tape.offloads ? 2 : 3);
+	ck_assert_uint_eq(tape.pinned, tape.offloads ? NUMEL * EST_16BIT : 0);
+	est_tape_backward(&tape, 0, out, est_empty(&tape, NUMEL, EST_16BIT));
+	there = count_since(0, EST_EVENT_ALLOC) - count_since(0, EST_EVENT_FREE);
+	ck_assert_int_eq(there, 3); /* the leaf, its gradient and out */
+}
+END_TEST
+
 START_TEST(without_a_checkpoint_nothing_is_kept)
 {
 	size_t first = tape.event_count;
@@ -115,6 +136,7 @@ int main(void)
 
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_loop_test(tcase, what_is_kept_is_not_made_again, 0, COUNT(policies));
+	tcase_add_loop_test(tcase, an_input_on_the_host_comes_back_for_the_recomputation, 0, 4);
 	tcase_add_test(tcase, without_a_checkpoint_nothing_is_kept);
 	suite_add_tcase(suite, tcase);
 	runner = srunner_create(suite);

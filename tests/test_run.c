@@ -6,6 +6,7 @@
 #include "estimator/estimator.h"
 #include "estimator/replay.h"
 #include "estimator/verdict.h"
+#include "estimator/words.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 #define GIB(n)       ((uint64_t)(n) << 30)
@@ -514,6 +515,71 @@ START_TEST(without_checkpoints_a_1b_model_keeps_the_closed_form)
 }
 END_TEST
 
+/* ---- optimizers, and what lies outside the card */
+
+START_TEST(every_optimizer_gives_a_consistent_report)
+{
+	struct est_model model = llama(3);
+	struct est_request request = plain();
+
+	request.optimizer = (enum est_optimizer)_i;
+	for (unsigned variant = 0; variant < 4; variant++) {
+		request.fuse_optimizer_in_backward = variant & 1;
+		request.max_grad_norm = variant & 1 ? 0 : 1;
+		request.precision = variant & 2 ? EST_BF16_MASTER : EST_BF16_MIXED;
+		run_on(&request, &model, 0, &report);
+		check_report(est_word_name(est_optimizer_words, _i), &request, &report);
+		ck_assert_int_eq(report.host_pageable > 0,
+				 _i == EST_PAGED_ADAMW_32BIT || _i == EST_PAGED_ADAMW_8BIT);
+	}
+}
+END_TEST
+
+START_TEST(checkpoints_on_the_host_are_counted_there)
+{
+	struct est_model model = llama(12);
+	struct est_request request = plain();
+	uint64_t checkpoints = 12 * 512 * 512 * 2; /* layers, tokens, hidden size, bytes */
+
+	request.checkpointing = EST_CHECKPOINT_FULL;
+	run_on(&request, &model, 0, &other);
+	ck_assert_uint_eq(other.host_pinned, 0);
+	request.checkpointing = EST_CHECKPOINT_OFFLOAD;
+	for (unsigned i = 0; i < 2; i++) {
+		request.use_reentrant = i;
+		run_on(&request, &model, 0, &report);
+		ck_assert_uint_eq(report.host_pinned, checkpoints);
+		/* at the loss none is on the card; the last one is alive there either way, as what the final norm reads */
+		ck_assert_uint_eq(other.timeline[EST_PHASE_LOSS_BACKWARD - EST_PHASE_FORWARD].allocated
+					  - report.timeline[EST_PHASE_LOSS_BACKWARD - EST_PHASE_FORWARD].allocated,
+				  checkpoints);
+	}
+}
+END_TEST
+
+START_TEST(managed_memory_is_on_the_card_while_there_is_room)
+{
+	struct est_model model = llama(12);
+	struct est_request request = plain();
+	uint64_t outside;
+
+	request.optimizer = EST_ADAMW_TORCH_FUSED;
+	run_on(&request, &model, 0, &other);
+	request.optimizer = EST_PAGED_ADAMW_32BIT;
+	run_on(&request, &model, 0, &report);
+	outside = est_device_outside(report.peak.gpu, &request.parallelism).expected;
+	ck_assert_uint_gt(report.host_pageable, 7 * (uint64_t)model.parameters);
+	ck_assert_uint_lt(report.host_pageable, 8 * (uint64_t)model.parameters);
+	ck_assert_uint_eq(report.peak.device.expected, report.peak.reserved.expected + outside + report.host_pageable);
+	ck_assert_uint_lt(report.peak.allocated.expected, other.peak.allocated.expected);
+	ck_assert_uint_le(report.fits[0].required, other.fits[0].required);
+	/* on the card of 2 GiB no more than there is */
+	request.micro_batch_size = 4;
+	run_on(&request, &model, 4, &report);
+	ck_assert_uint_le(report.peak.device.high, GIB(2));
+}
+END_TEST
+
 /* ---- limits */
 
 START_TEST(the_largest_accepted_request_is_finite)
@@ -600,6 +666,9 @@ int main(void)
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, zero_divides_what_its_stage_says_among_the_ranks, 0, COUNT(strategies));
+	tcase_add_loop_test(test, every_optimizer_gives_a_consistent_report, 0, EST_ADAMW_8BIT_TORCHAO + 1);
+	tcase_add_test(test, checkpoints_on_the_host_are_counted_there);
+	tcase_add_test(test, managed_memory_is_on_the_card_while_there_is_room);
 	tcase_add_test(test, a_1b_model_has_the_rows_that_people_know);
 	tcase_add_test(test, the_step_of_a_1b_model_holds_weights_gradients_and_states);
 	tcase_add_test(test, the_loss_of_a_1b_model_peaks_at_12_bytes_a_logit);
