@@ -118,6 +118,19 @@ const struct cfg_family cfg_families[] = {
 		.num_key_value_heads = 8, .head_dim = 64, .qkv_bias = true, .o_bias = true, .attention_sinks = true,
 		.sliding_window = 128, .full_attention_every = 2, .refuses_sdpa = true, .num_experts = 128,
 		.num_experts_per_tok = 4, .expert_bias = true, .unsupported = "attention sinks, not modelled yet" } },
+	{ "smollm3", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_UNROTATED, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 32768,
+		.num_key_value_heads = 4, .tie_word_embeddings = true, .no_rope_layer_interval = 4 } },
+	{ "seed_oss", CFG_READS_GQA | CFG_READS_OUT_BIAS | CFG_READS_MLP_BIAS | CFG_READS_DROPOUT, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 524288,
+		.num_key_value_heads = 8, .head_dim = 128, .qkv_bias = true, .attention_dropout = 0.1,
+		.residual_dropout = 0.1 } },
+	{ "ministral3", CFG_READS_GQA | CFG_READS_WINDOW, .shape = {
+		.architecture = EST_ARCH_MINISTRAL3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 262144,
+		.num_key_value_heads = 8, .head_dim = 128 } },
+	{ "ernie4_5", CFG_READS_GQA | CFG_READS_ENABLE_BIAS, .shape = {
+		.architecture = EST_ARCH_ERNIE4_5, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 2, .head_dim = 128, .tie_word_embeddings = true } },
 };
 
 #define MIXTURE "a mixture of experts, not modelled yet"
@@ -141,7 +154,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
 	{ "distilbert", ENCODER },
-	{ "ernie4_5", "interleaved rotary embedding in fp32, not modelled yet" },
 	{ "ernie4_5_moe", MIXTURE },
 	{ "exaone", REMOTE },
 	{ "exaone4", OTHER },
@@ -178,7 +190,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "minicpm3", LATENT },
 	{ "minimax_m2", MIXTURE },
 	{ "minimax_m3", MIXTURE },
-	{ "ministral3", "queries scaled by position, not modelled yet" },
 	{ "mistral3", VISION },
 	{ "mistral4", MIXTURE },
 	{ "mllama", VISION },
@@ -196,8 +207,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "qwen3_vl", VISION },
 	{ "qwen3_vl_moe", MIXTURE },
 	{ "roberta", ENCODER },
-	{ "seed_oss", "dropout in the residual branches of a Llama layer, not modelled yet" },
-	{ "smollm3", "layers without rotary embedding, not modelled yet" },
 	{ "stablelm", OTHER },
 	{ "starcoder2", OTHER },
 	{ "t5", ENCODER_DECODER },

@@ -22,6 +22,8 @@ enum {
 	CFG_READS_PARALLEL_RESIDUAL = 1 << 12,
 	CFG_READS_CLIP_QKV = 1 << 13,
 	CFG_READS_OPT = 1 << 14,            /* word_embed_proj_dim, do_layer_norm_before, ... */
+	CFG_READS_UNROTATED = 1 << 15,      /* no_rope_layers, no_rope_layer_interval */
+	CFG_READS_OUT_BIAS = 1 << 16,       /* attention_out_bias, and attention_bias of q, k and v */
 	CFG_READS_EXPERTS = 1 << 20,        /* num_experts, num_experts_per_tok */
 	CFG_READS_EXPERT_WIDTH = 1 << 21,   /* moe_intermediate_size; else the experts are of intermediate_size */
 	CFG_READS_SHARED_EXPERTS = 1 << 22, /* n_shared_experts, first_k_dense_replace, n_group: DeepSeek's mixture */

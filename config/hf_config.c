@@ -6,7 +6,7 @@ enum key_kind { KEY_INT, KEY_BOOL, KEY_REAL, KEY_ACTIVATION };
 
 /* One member of the shape and the names that config.json gives it, the class's own first. */
 struct key {
-	const char *names[4];
+	const char *names[6];
 	enum key_kind kind;
 	unsigned reads; /* only in families that read one of these; 0: in all */
 	size_t offset;  /* in struct est_model */
@@ -26,15 +26,17 @@ static const struct key keys[] = {
 	{ { "intermediate_size", "n_inner", "ffn_dim" }, KEY_INT, 0, MEMBER(intermediate_size), 1, 1 << 20 },
 	{ { "max_position_embeddings", "n_positions" }, KEY_INT, 0, MEMBER(max_position_embeddings), 1, 1 << 30 },
 	{ { "tie_word_embeddings" }, KEY_BOOL, 0, MEMBER(tie_word_embeddings), 0, 0 },
-	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS | CFG_READS_QKV_BIAS, MEMBER(qkv_bias), 0, 0 },
+	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS | CFG_READS_QKV_BIAS | CFG_READS_OUT_BIAS,
+	  MEMBER(qkv_bias), 0, 0 },
 	{ { "attention_bias" }, KEY_BOOL, CFG_READS_ATTENTION_BIAS, MEMBER(o_bias), 0, 0 },
+	{ { "attention_out_bias" }, KEY_BOOL, CFG_READS_OUT_BIAS, MEMBER(o_bias), 0, 0 },
 	{ { "mlp_bias" }, KEY_BOOL, CFG_READS_MLP_BIAS, MEMBER(mlp_bias), 0, 0 },
-	{ { "enable_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(qkv_bias), 0, 0 },
-	{ { "enable_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(o_bias), 0, 0 },
-	{ { "enable_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(mlp_bias), 0, 0 },
+	{ { "enable_bias", "use_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(qkv_bias), 0, 0 },
+	{ { "enable_bias", "use_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(o_bias), 0, 0 },
+	{ { "enable_bias", "use_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(mlp_bias), 0, 0 },
 	{ { "hidden_activation", "hidden_act", "activation_function" }, KEY_ACTIVATION, 0, MEMBER(activation), 0, 0 },
 	{ { "attention_dropout", "attn_pdrop" }, KEY_REAL, 0, MEMBER(attention_dropout), 0, 1 },
-	{ { "resid_pdrop", "hidden_dropout", "dropout" }, KEY_REAL, CFG_READS_DROPOUT, MEMBER(residual_dropout), 0, 1 },
+	{ { "resid_pdrop", "hidden_dropout", "dropout", "residual_dropout" }, KEY_REAL, CFG_READS_DROPOUT, MEMBER(residual_dropout), 0, 1 },
 	{ { "embd_pdrop", "hidden_dropout" }, KEY_REAL, CFG_READS_EMBEDDING_DROPOUT, MEMBER(embedding_dropout), 0, 1 },
 	{ { "final_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(final_logit_softcapping), 0, 1e6 },
 	{ { "attn_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(attn_logit_softcapping), 0, 1e6 },
@@ -45,6 +47,7 @@ static const struct key keys[] = {
 	  MEMBER(partial_rotary_factor), 0, 1 },
 	{ { "sliding_window" }, KEY_INT, CFG_READS_WINDOW, MEMBER(sliding_window), 1, 1 << 30 },
 	{ { "sliding_window_pattern" }, KEY_INT, CFG_READS_LAYER_TYPES, MEMBER(full_attention_every), 1, 4096 },
+	{ { "no_rope_layer_interval" }, KEY_INT, CFG_READS_UNROTATED, MEMBER(no_rope_layer_interval), 1, 4096 },
 	{ { "use_parallel_residual" }, KEY_BOOL, CFG_READS_PARALLEL_RESIDUAL, MEMBER(parallel_residual), 0, 0 },
 	{ { "word_embed_proj_dim", "embed_dim" }, KEY_INT, CFG_READS_OPT, MEMBER(embed_dim), 1, 1 << 17 },
 	{ { "do_layer_norm_before" }, KEY_BOOL, CFG_READS_OPT, MEMBER(do_layer_norm_before), 0, 0 },
@@ -81,6 +84,8 @@ static const struct { const char *name; enum est_activation value; } activations
 
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
+static const char irregular_rotation[] = "rotary embedding in an irregular pattern of layers, not modelled yet";
+static const char with_vision[] = "a vision-language model, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
 static const char clipped_qkv[] = "clipped queries, keys and values (clip_qkv), not modelled yet";
@@ -248,6 +253,34 @@ static void read_window(const struct reading *reading, unsigned reads)
 	}
 }
 
+static bool is_true(const struct reading *reading, const char *key)
+{
+	return json_is_true(json_object_get(reading->object, key));
+}
+
+/* no_rope_layers (1: rotated, 0: not) as a period: layers n, 2n, ... have no rotary embedding. */
+static void read_unrotated(const struct reading *reading)
+{
+	const json_t *layers = json_object_get(reading->object, "no_rope_layers");
+	struct est_model *model = reading->model;
+	size_t first = 0, count = json_array_size(layers);
+
+	if (is_true(reading, "use_sliding_window"))
+		refuse(model, irregular_window);
+	if (!layers || json_is_null(layers))
+		return;
+	if (count < (size_t)model->num_hidden_layers) {
+		complain(reading, "no_rope_layers", EST_CONTRADICTION, "must list a flag for each of num_hidden_layers");
+		return;
+	}
+	while (first < count && json_integer_value(json_array_get(layers, first)))
+		first++;
+	model->no_rope_layer_interval = first < count ? (int64_t)first + 1 : 0;
+	for (int64_t i = 0; i < model->num_hidden_layers; i++)
+		if (!json_integer_value(json_array_get(layers, (size_t)i)) == est_model_layer_is_rotated(model, i))
+			refuse(model, irregular_rotation);
+}
+
 static void settle_opt(const struct reading *reading)
 {
 	struct est_model *model = reading->model;
@@ -258,11 +291,6 @@ static void settle_opt(const struct reading *reading)
 		model->norm = EST_NORM_NONPARAMETRIC;
 	if (model->embed_dim == model->hidden_size)
 		model->embed_dim = 0;
-}
-
-static bool is_true(const struct reading *reading, const char *key)
-{
-	return json_is_true(json_object_get(reading->object, key));
 }
 
 /* Experts as wide as the MLP where the class has no width for them; the layers that have none. */
@@ -352,6 +380,10 @@ static void read_family(struct reading *reading, const struct cfg_family *family
 		model->qk_norm = EST_QK_NORM_HEAD;
 	if (family->reads & CFG_READS_WINDOW)
 		read_window(reading, family->reads);
+	if (family->reads & CFG_READS_UNROTATED)
+		read_unrotated(reading);
+	if (json_is_object(json_object_get(reading->object, "vision")))
+		refuse(model, with_vision);
 	if (family->reads & CFG_READS_PARTIAL_ROTARY)
 		read_rope_parameters(reading);
 	if (family->reads & CFG_READS_OPT)

@@ -38,6 +38,8 @@ struct est_architecture_row {
 	bool rope_per_layer_type;          /* Gemma-3, OLMo-3: sliding layers have cos and sin of their own */
 	bool complex_rope;                 /* DeepSeek-V2: one complex tensor for cos and sin */
 	const struct est_module *sparse;   /* of the layers that have experts; NULL: there are none */
+	bool scales_queries;               /* Ministral 3: by their position */
+	est_rope_function *rotate;         /* NULL: Llama's, or GPT-NeoX's on a part of each head */
 };
 
 /* The row of a supported architecture; EST_ARCH_UNSUPPORTED has none. */

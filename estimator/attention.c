@@ -325,6 +325,18 @@ struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer
 	return est_permuted_gradients(pass, layer, v.element).key_value ? permuted_heads(pass, v) : v;
 }
 
+struct est_tensor est_query_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	if (layer->rotated)
+		return est_rope_heads(pass, x);
+	return est_permuted_gradients(pass, layer, x.element).query ? permuted_heads(pass, x) : x;
+}
+
+struct est_tensor est_key_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return layer->rotated ? est_rope_heads(pass, x) : est_heads(pass, layer, x);
+}
+
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 				struct est_tensor v)
 {

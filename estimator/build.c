@@ -116,6 +116,7 @@ static void build_layers(struct est_pass *pass)
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
 		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
 		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
+		pass->layers[i].rotated = est_model_layer_is_rotated(pass->model, i);
 		pass->layers[i].sliding = est_model_layer_is_sliding(pass->model, i);
 	}
 	pass->quantizes = false;

@@ -5,28 +5,30 @@ struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *laye
 			     struct est_tensor v)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor embed[2], out;
+	struct est_tensor embed[2] = { q, k }, out;
 
-	if (pass->model->partial_rotary_factor < 1)
-		est_apply_partial_rope(pass, est_layer_rope(pass, layer), q, k, embed);
-	else
-		est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
-	est_drop(tape, q);
-	est_drop(tape, k);
+	if (layer->rotated) {
+		est_rotate(pass, layer, q, k, embed);
+		est_drop(tape, q);
+		est_drop(tape, k);
+		embed[0] = est_scale_query(pass, embed[0]);
+	}
 	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
-	q = est_linear(tape, &layer->o_proj, out);
+	q = est_hold(est_linear(tape, &layer->o_proj, out));
 	est_drop(tape, out);
+	out = est_dropout(tape, q, pass->model->residual_dropout);
+	est_drop(tape, q);
 	est_drop(tape, embed[0]);
 	est_drop(tape, embed[1]);
 	est_drop(tape, v);
-	return q;
+	return out;
 }
 
 struct est_tensor est_llama_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = est_hold(est_rope_heads(pass, est_linear(tape, &layer->q_proj, x)));
-	struct est_tensor k = est_hold(est_rope_heads(pass, est_linear(tape, &layer->k_proj, x)));
+	struct est_tensor q = est_hold(est_query_heads(pass, layer, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_key_heads(pass, layer, est_linear(tape, &layer->k_proj, x)));
 	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
 
 	return est_attend(pass, layer, q, k, v);

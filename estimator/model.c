@@ -131,3 +131,10 @@ bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer)
 		return false;
 	return !model->full_attention_every || (layer + 1) % model->full_attention_every != 0;
 }
+
+bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer)
+{
+	if (model->no_rope_layer_interval)
+		return (layer + 1) % model->no_rope_layer_interval != 0;
+	return !model->rotates_windows_only || !model->sliding_window || est_model_layer_is_sliding(model, layer);
+}

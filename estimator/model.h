@@ -20,6 +20,8 @@ enum est_architecture {
 	EST_ARCH_GPT2,
 	EST_ARCH_GPT_NEOX,
 	EST_ARCH_OPT,
+	EST_ARCH_MINISTRAL3,  /* Llama's, queries scaled by their position */
+	EST_ARCH_ERNIE4_5,    /* Llama's, rotary embedding of neighbours in fp32 */
 	EST_ARCH_MIXTRAL,     /* mixtures of experts: a router and fused 3-D expert weights for the MLP */
 	EST_ARCH_QWEN2_MOE,   /* + a gated shared expert */
 	EST_ARCH_QWEN3_MOE,
@@ -61,6 +63,8 @@ struct est_model {
 	double partial_rotary_factor; /* 1: the whole head is rotated */
 	int64_t sliding_window;       /* 0: none */
 	int64_t full_attention_every; /* with a window: layers n, 2n, ... attend in full (Gemma-2: 2, Gemma-3: 6); 0: none does */
+	int64_t no_rope_layer_interval; /* SmolLM3: layers n, 2n, ... have no rotary embedding; 0: all have one */
+	bool rotates_windows_only;    /* Cohere-2, EXAONE-4: with a window, the layers that attend in full have none */
 	bool parallel_residual;       /* GPT-NeoX: attention and MLP read the same input */
 	bool do_layer_norm_before;    /* OPT: false in 350m only */
 	double attention_dropout, residual_dropout, embedding_dropout; /* as trained by default */
@@ -99,6 +103,9 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer);
  * embeddings (tied ones once). THEORY 2. Exact for the architectures that the replay knows. */
 int64_t est_model_layer_parameters(const struct est_model *model);
 int64_t est_model_count_parameters(const struct est_model *model);
+
+/* True when layer (from 0) has a rotary embedding, where the model has one. */
+bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer);
 
 /* True when layer (from 0) attends within the sliding window. */
 bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer);

@@ -185,5 +185,5 @@ struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *l
 	up = est_linear(tape, &layer->up_proj, input);
 	down = est_linear(tape, &layer->down_proj, fused ? est_liger_gate(tape, gate, up) : est_mul(tape, gate, up));
 	est_finish(tape, x);
-	return down;
+	return est_dropout(tape, down, pass->model->residual_dropout);
 }

@@ -35,7 +35,7 @@ struct est_layer {
 	struct est_linear q_a_proj, q_b_proj, kv_a_proj_with_mqa, kv_b_proj;
 	struct est_norm_weights q_a_layernorm, kv_a_layernorm;
 	uint32_t sinks;
-	bool sliding, sparse;
+	bool sliding, sparse, rotated;
 };
 
 /* Which kernel attention runs; attention.c chooses as PyTorch does. */
@@ -80,6 +80,9 @@ struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x);
 /* q or v as heads, where no RoPE follows: its gradient comes back permuted, and is copied, unless a fused kernel takes it as it
  * is. The tensor is released when temporary. */
 struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v);
+/* q and k as heads, in a layer that rotates them or leaves them as they are. x is released when temporary. */
+struct est_tensor est_query_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+struct est_tensor est_key_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
 /* Whether attention's backward leaves the gradient of q, and those of k and v, permuted. */
 struct est_permuted {
 	bool query, key_value;
@@ -111,13 +114,15 @@ void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, 
 			    struct est_tensor ret[2]);
 /* Whether the model's heads come out of a concatenation: contiguous, so that flash attention's output has to be copied. */
 bool est_rotates_a_part(const struct est_model *model);
-/* down_proj(act(gate_proj(x)) * up_proj(x)) */
+/* dropout(down_proj(act(gate_proj(x)) * up_proj(x))) */
 struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
 
 /* The rotary embedding of a layer. */
 const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer);
 
 typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+typedef void est_rope_function(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+			       struct est_tensor ret[2]);
 typedef struct est_tensor est_norm_function(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 
 /* What a decoder layer of Llama's kind is made of. */
@@ -157,6 +162,16 @@ struct est_tensor est_clamped_gate(struct est_pass *pass, struct est_tensor gate
 /* apply_rotary_pos_emb on pairs of features: of a head's halves, or interleaved. q and k are borrowed, ret[] held. */
 void est_apply_paired_rope(struct est_pass *pass, const struct est_rope *rope, bool interleaved, struct est_tensor q,
 			   struct est_tensor k, struct est_tensor ret[2]);
+
+/* ---- rotary.c */
+
+/* The rotary embedding of the architecture, applied in a layer. q and k are borrowed, ret[] held. */
+void est_rotate(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+		struct est_tensor ret[2]);
+/* Of neighbouring features: in fp32 (ERNIE 4.5, Cohere), or of a part of each head (GLM). */
+est_rope_function est_apply_ernie_rope, est_apply_cohere_rope, est_apply_glm_rope;
+/* Ministral 3: q * (1 + beta * log(1 + floor(position / original_max_position_embeddings))).to(dtype); others: q. q moves in. */
+struct est_tensor est_scale_query(struct est_pass *pass, struct est_tensor q);
 
 /* ---- architecture.c */
 
