@@ -93,6 +93,13 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 	return count + projection_parameters(model, lora);
 }
 
+static int64_t final_norm_parameters(const struct est_model *model)
+{
+	if (!model->final_norm || model->norm == EST_NORM_NONPARAMETRIC)
+		return 0;
+	return model->hidden_size * (model->norm == EST_LAYERNORM ? 2 : 1);
+}
+
 static int64_t unfrozen_parameters(const struct est_model *model, int64_t layers)
 {
 	int64_t width = model->embed_dim ? model->embed_dim : model->hidden_size;
@@ -100,7 +107,7 @@ static int64_t unfrozen_parameters(const struct est_model *model, int64_t layers
 
 	if (layers > model->num_hidden_layers)
 		layers = model->num_hidden_layers;
-	return layers * est_model_layer_parameters(model) + head;
+	return layers * est_model_layer_parameters(model) + final_norm_parameters(model) + head;
 }
 
 int64_t est_trainable_parameters(const struct est_request *request, const struct est_model *model)

@@ -175,9 +175,7 @@ static struct est_tensor look_up_positions(struct est_pass *pass)
  * gradient as long as the graph lives. x moves in. */
 static struct est_tensor requires_grad(struct est_pass *pass, struct est_tensor x)
 {
-	bool frozen = pass->request->method == EST_LORA || pass->request->method == EST_QLORA;
-
-	if (!frozen || pass->request->checkpointing == EST_CHECKPOINT_NONE || x.requires_grad)
+	if (pass->request->method == EST_FULL || pass->request->checkpointing == EST_CHECKPOINT_NONE || x.requires_grad)
 		return x;
 	pass->input_leaf = est_leaf_new(pass->tape, est_alias(pass->tape, x), true, false);
 	pass->has_input_leaf = true;

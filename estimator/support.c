@@ -17,7 +17,7 @@ static const struct modelled {
 } modelled[] = {
 	{ "framework",
 	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED), ANY },
-	{ "method", BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA), BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
+	{ "method", ANY, BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
 	  ANY,
 	  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM)

@@ -58,6 +58,7 @@ static const struct gate {
 	{ "qlora bf16_mixed plain",          5, 0.01, 0.10, 0.10, 0.01 },
 	{ "qlora bf16_mixed checkpointed",  31, 0.01, 0.10, 0.80, 0.20 },
 	{ "partial lora",                    9, 0.01, 0.10, 0.10, 0.10 },
+	{ "partial freeze",                  5, 0.01, 0.10, 0.20, 0.01 },
 	{ "quant qlora",                     6, 0.01, 0.10, 0.10, 0.10 },
 	/* clang-format on */
 };

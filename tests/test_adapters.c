@@ -92,10 +92,10 @@ START_TEST(the_method_says_what_is_trained)
 	ck_assert_int_eq(est_trainable_parameters(&request, &llama_8b), 41943040);
 	request.method = EST_QLORA;
 	ck_assert_int_eq(est_trainable_parameters(&request, &llama_8b), 41943040);
-	request.method = EST_FREEZE; /* 2 layers of 218,112,000 and the head of 128256 * 4096 */
-	ck_assert_int_eq(est_trainable_parameters(&request, &llama_8b), 2 * 218112000 + 525336576);
+	request.method = EST_FREEZE; /* 2 layers of 218,112,000, the final norm, the head of 128256 * 4096 */
+	ck_assert_int_eq(est_trainable_parameters(&request, &llama_8b), 2 * 218112000 + 4096 + 525336576);
 	request.trainable_layers = 1000;
-	ck_assert_int_eq(est_trainable_parameters(&request, &llama_8b), INT64_C(32) * 218112000 + 525336576);
+	ck_assert_int_eq(est_trainable_parameters(&request, &llama_8b), INT64_C(32) * 218112000 + 4096 + 525336576);
 }
 END_TEST
 

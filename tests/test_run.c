@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "estimator/adapters.h"
 #include "estimator/device.h"
 #include "estimator/estimator.h"
 #include "estimator/replay.h"
@@ -580,6 +581,28 @@ START_TEST(managed_memory_is_on_the_card_while_there_is_room)
 }
 END_TEST
 
+/* ---- freeze */
+
+START_TEST(what_is_trained_of_a_frozen_model_is_what_is_told)
+{
+	struct est_model model = families[_i].make(12);
+	struct est_request request = plain();
+	uint64_t last = 0;
+
+	request.method = EST_FREEZE;
+	request.optimizer = EST_SGD;
+	for (request.trainable_layers = 1; request.trainable_layers <= 12; request.trainable_layers += 11) {
+		run_on(&request, &model, 0, &report);
+		check_report(families[_i].name, &request, &report);
+		ck_assert_int_eq(report.trainable_parameters, est_trainable_parameters(&request, &model));
+		/* 16-bit gradients, each rounded up to a block */
+		ck_assert_uint_ge(report.per_gpu.gradients, 2 * (uint64_t)report.trainable_parameters);
+		ck_assert_uint_gt(report.per_gpu.gradients, last);
+		last = report.per_gpu.gradients;
+	}
+}
+END_TEST
+
 /* ---- limits */
 
 START_TEST(the_largest_accepted_request_is_finite)
@@ -667,6 +690,7 @@ int main(void)
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, zero_divides_what_its_stage_says_among_the_ranks, 0, COUNT(strategies));
 	tcase_add_loop_test(test, every_optimizer_gives_a_consistent_report, 0, EST_ADAMW_8BIT_TORCHAO + 1);
+	tcase_add_loop_test(test, what_is_trained_of_a_frozen_model_is_what_is_told, 0, COUNT(families));
 	tcase_add_test(test, checkpoints_on_the_host_are_counted_there);
 	tcase_add_test(test, managed_memory_is_on_the_card_while_there_is_room);
 	tcase_add_test(test, a_1b_model_has_the_rows_that_people_know);
