@@ -2,17 +2,16 @@
 
 #include <stdint.h>
 #include <string.h>
-#include "estimator/architecture.h"
 
-static bool names(const struct est_names *names, const char *module)
+bool est_is_target(const struct est_names *targets, const char *name)
 {
-	for (int i = 0; i < names->count; i++) {
-		const char *dot = strrchr(names->name[i], '.');
+	for (int i = 0; i < targets->count; i++) {
+		const char *dot = strrchr(targets->name[i], '.');
 
-		if (!strcmp(dot ? dot + 1 : names->name[i], module))
+		if (!strcmp(dot ? dot + 1 : targets->name[i], name))
 			return true;
 	}
-	return names->all;
+	return targets->all;
 }
 
 static int64_t saved_parameters(const struct est_model *model, const struct est_names *saved)
@@ -22,7 +21,7 @@ static int64_t saved_parameters(const struct est_model *model, const struct est_
 	int64_t count = 0;
 
 	for (size_t i = 0; i < sizeof(vocabulary) / sizeof(vocabulary[0]); i++)
-		if (names(saved, vocabulary[i]))
+		if (est_is_target(saved, vocabulary[i]))
 			count += model->vocab_size * width;
 	return count;
 }
@@ -42,25 +41,48 @@ static int64_t projection_parameters(const struct est_model *model, const struct
 	if (!model->embed_dim || model->embed_dim == model->hidden_size)
 		return 0;
 	for (size_t i = 0; i < sizeof(projections) / sizeof(projections[0]); i++)
-		if (names(&lora->target_modules, projections[i]))
+		if (est_is_target(&lora->target_modules, projections[i]))
 			count += adapter_parameters(lora, model->hidden_size, model->embed_dim);
 	return count;
 }
 
-bool est_adapts_experts(const struct est_model *model, const struct est_names *targets)
+/* Families of which PEFT knows that Transformers 5 has fused their experts: it translates names of the old layers. */
+static bool translates_names(const struct est_model *model)
 {
-	return targets->all && model->num_experts > 1 && model->architecture != EST_ARCH_GPT_OSS;
+	return model->num_experts > 0 && model->architecture != EST_ARCH_GPT_OSS && model->architecture != EST_ARCH_QWEN2_MOE;
 }
 
-/* PEFT adapts the experts' weights as one matrix of rank r for each expert; gate and up, which are fused, get twice the rank. */
+bool est_adapts_gate_up(const struct est_model *model, const struct est_names *targets)
+{
+	return translates_names(model) && (est_is_target(targets, "gate_proj") || est_is_target(targets, "w1"));
+}
+
+bool est_adapts_down(const struct est_model *model, const struct est_names *targets)
+{
+	return translates_names(model) && (est_is_target(targets, "down_proj") || est_is_target(targets, "w2"));
+}
+
+/* Names that stand for the experts' weights then, and no longer for a dense MLP or shared experts. */
+static bool is_translated(const char *name)
+{
+	return !strcmp(name, "gate_proj") || !strcmp(name, "up_proj") || !strcmp(name, "down_proj");
+}
+
+bool est_is_adapted(const struct est_model *model, const struct est_names *targets, const struct est_module *module)
+{
+	if (module->kind == EST_MODULE_ROUTER)
+		return translates_names(model) && est_is_target(targets, "gate");
+	return module->kind == EST_MODULE_LINEAR && est_module_exists(model, module)
+	       && !(translates_names(model) && is_translated(module->name)) && est_is_target(targets, module->name);
+}
+
+/* One matrix of rank r for each expert; gate and up, which are fused, get twice the rank. */
 static int64_t expert_parameters(const struct est_model *model, const struct est_lora *lora)
 {
-	struct est_lora fused = *lora;
+	int64_t rank = lora->rank * model->num_experts, hidden = model->hidden_size, width = model->moe_intermediate_size;
+	int64_t gate_up = est_adapts_gate_up(model, &lora->target_modules) ? 2 * rank * (hidden + 2 * width) : 0;
 
-	fused.rank = lora->rank * model->num_experts;
-	fused.dora = false;
-	return est_adapts_experts(model, &lora->target_modules) ? adapter_parameters(&fused, 2 * 2 * model->moe_intermediate_size, 2 * model->hidden_size)
-		+ adapter_parameters(&fused, model->moe_intermediate_size, model->hidden_size) : 0;
+	return gate_up + (est_adapts_down(model, &lora->target_modules) ? rank * (width + hidden) : 0);
 }
 
 /* The adapters of one layer. */
@@ -73,8 +95,9 @@ static int64_t layer_parameters(const struct est_model *model, const struct est_
 
 		if (module->kind == EST_MODULE_EXPERTS)
 			count += expert_parameters(model, lora);
-		if (module->kind != EST_MODULE_LINEAR || !est_module_exists(model, module)
-		    || !names(&lora->target_modules, module->name)
+		if (module->kind == EST_MODULE_ROUTER)
+			out = model->num_experts;
+		if (!est_is_adapted(model, &lora->target_modules, module)
 		    || (!model->gated_mlp && !strcmp(module->name, "gate_proj")))
 			continue;
 		count += adapter_parameters(lora, in, out);

@@ -3,16 +3,23 @@
 #define EST_ADAPTERS_H
 
 #include <stdint.h>
-#include "estimator/model.h"
-#include "estimator/request.h"
+#include "estimator/architecture.h"
 
 /* Parameters that LoRA adds and trains: r * (in + out) for every linear module that is a target (DoRA: + out), and
  * full copies of the embedding or head in modules_to_save. "all-linear" is every linear module but the head. A target
  * is the last part of a module's name in Transformers ("q_proj", "c_attn"); one that the model lacks adds nothing. */
 int64_t est_lora_parameters(const struct est_model *model, const struct est_lora *lora);
 
-/* Whether PEFT 0.21 wraps the experts' fused weights too: "all-linear" does, where the class says how they are laid out. */
-bool est_adapts_experts(const struct est_model *model, const struct est_names *targets);
+/* Whether targets name a module (or are "all-linear"). */
+bool est_is_target(const struct est_names *targets, const char *name);
+
+/* Whether PEFT adapts a linear layer or router of the model. "all-linear" is every linear layer but the head; where PEFT 0.21
+ * knows that Transformers 5 has fused a family's experts, it is the fused weights and the router too, and the names of an MLP's
+ * layers mean the experts alone. */
+bool est_is_adapted(const struct est_model *model, const struct est_names *targets, const struct est_module *module);
+/* The experts' fused weights. */
+bool est_adapts_gate_up(const struct est_model *model, const struct est_names *targets);
+bool est_adapts_down(const struct est_model *model, const struct est_names *targets);
 
 /* Parameters with a gradient: all of them, the adapters, or (freeze) the last layers and the head, which is the embedding
  * where they are tied. */

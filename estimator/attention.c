@@ -215,11 +215,11 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	struct est_tape *tape = pass->tape;
 	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
 	uint64_t lse = pass->batch * (uint64_t)pass->model->num_attention_heads;
-	struct est_tensor in[3] = { q, k, v }, bias = est_none, out;
+	struct est_tensor in[3] = { q, k, v }, repeated[3] = { { 0 } }, bias = est_none, out;
 
-	if (mask.numel || kernel == EST_KERNEL_EFFICIENT)
+	if (n_rep > 1 && (mask.numel || kernel == EST_KERNEL_EFFICIENT))
 		for (unsigned i = 1; i < 3; i++)
-			in[i] = est_repeat_kv(tape, in[i], n_rep, pass->model->num_key_value_heads == 1);
+			in[i] = repeated[i] = est_hold(est_repeat_kv(tape, in[i], n_rep, pass->model->num_key_value_heads == 1));
 	for (unsigned i = 3; i-- > 0;)
 		in[i] = est_autocast(tape, in[i]);
 	if (mask.numel)
@@ -231,6 +231,8 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	else
 		out = fused(pass, kernel == EST_KERNEL_CUDNN ? &cudnn_op : &flash_op, in, bias, lse * pass->sequence);
 	est_drop(tape, bias);
+	for (unsigned i = 1; i < 3; i++)
+		est_drop(tape, repeated[i]);
 	if (kernel == EST_KERNEL_MATH)
 		return est_merge_heads(tape, out);
 	/* flash attention's output lies as q does */
@@ -274,7 +276,7 @@ static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struc
 	bool one_head = pass->model->num_key_value_heads == 1;
 	struct est_tensor key_states = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
 	struct est_tensor value_states = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
-	bool joined = est_rotates_a_part(pass->model);
+	bool joined = est_rotates_a_part(pass->model) || pass->model->kv_lora_rank;
 	struct est_tensor weights, probabilities, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */

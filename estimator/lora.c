@@ -1,19 +1,12 @@
 #include "estimator/lora.h"
 
-#include <string.h>
-#include "estimator/architecture.h"
+#include "estimator/adapters.h"
 
 /* ---- building */
 
 static bool is_listed(const struct est_names *names, const char *name)
 {
-	for (int i = 0; i < names->count; i++) {
-		const char *dot = strrchr(names->name[i], '.');
-
-		if (strcmp(dot ? dot + 1 : names->name[i], name) == 0)
-			return true;
-	}
-	return false;
+	return !names->all && est_is_target(names, name);
 }
 
 static uint32_t adapter_parameter(struct est_pass *pass, uint64_t numel)
@@ -21,48 +14,76 @@ static uint32_t adapter_parameter(struct est_pass *pass, uint64_t numel)
 	return est_leaf_new(pass->tape, est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS), true, true);
 }
 
-static bool wrap(struct est_pass *pass, struct est_linear *linear)
+/* lora_A and lora_B; NULL when the arena is too small */
+static struct est_adapter *make_adapter(struct est_pass *pass, uint64_t in, uint64_t out, uint64_t rank)
 {
 	const struct est_lora *lora = &pass->request->lora;
 	struct est_adapter *adapter = est_arena_take(pass->tape->arena, 1, sizeof(*adapter));
 
 	if (!adapter)
-		return false;
-	adapter->a = (struct est_linear){ .in = linear->in, .out = (uint64_t)lora->rank };
-	adapter->b = (struct est_linear){ .in = (uint64_t)lora->rank, .out = linear->out };
-	adapter->a.weight = adapter_parameter(pass, linear->in * (uint64_t)lora->rank);
-	adapter->b.weight = adapter_parameter(pass, (uint64_t)lora->rank * linear->out);
+		return NULL;
+	adapter->a = (struct est_linear){ .in = in, .out = rank };
+	adapter->b = (struct est_linear){ .in = rank, .out = out };
+	adapter->a.weight = adapter_parameter(pass, in * rank);
+	adapter->b.weight = adapter_parameter(pass, rank * out);
 	adapter->dropout = lora->dropout;
+	adapter->scales = lora->rslora || (int64_t)lora->alpha != lora->rank;
 	adapter->dora = lora->dora;
 	if (lora->dora)
-		adapter->magnitude = adapter_parameter(pass, linear->out);
+		adapter->magnitude = adapter_parameter(pass, out);
 	for (unsigned i = 0; i < 2; i++) {
 		const struct est_linear *part = i == 0 ? &adapter->a : &adapter->b;
 
 		pass->tape->leaves[part->weight].rows = part->out;
 		pass->tape->leaves[part->weight].inner = true;
 	}
+	return adapter;
+}
+
+static bool wrap(struct est_pass *pass, struct est_linear *linear)
+{
+	struct est_adapter *adapter = make_adapter(pass, linear->in, linear->out, (uint64_t)pass->request->lora.rank);
+
+	if (!adapter)
+		return false;
+	adapter->a.flat = adapter->b.flat = linear->flat;
 	linear->adapter = adapter;
 	return true;
 }
 
-/* "all-linear" is every linear layer but the head */
-static bool is_target(const struct est_pass *pass, const struct est_module *module)
+static bool wrap_layers(struct est_pass *pass, enum est_module_kind kind)
 {
 	const struct est_names *targets = &pass->request->lora.target_modules;
 
-	return module->kind == EST_MODULE_LINEAR && est_module_exists(pass->model, module)
-	       && (targets->all || is_listed(targets, module->name));
-}
-
-static bool wrap_layers(struct est_pass *pass)
-{
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
 		for (const struct est_module *module = est_layer_modules(pass->model, i); module->offset != SIZE_MAX; module++)
-			if (is_target(pass, module)
+			if (module->kind == kind && est_is_adapted(pass->model, targets, module)
 			    && !wrap(pass, (struct est_linear *)((char *)&pass->layers[i] + module->offset)))
 				return false;
 	return true;
+}
+
+/* One lora_A and lora_B for all experts: of rank for each expert, and twice that for gate and up, which are fused. */
+static bool wrap_experts(struct est_pass *pass, struct est_experts *experts)
+{
+	const struct est_model *model = pass->model;
+	const struct est_names *targets = &pass->request->lora.target_modules;
+	uint64_t rank = (uint64_t)(pass->request->lora.rank * model->num_experts);
+	uint64_t hidden = (uint64_t)model->hidden_size, width = (uint64_t)model->moe_intermediate_size;
+
+	if (est_adapts_gate_up(model, targets)
+	    && !(experts->gate_up_adapter = make_adapter(pass, hidden, 2 * width, 2 * rank)))
+		return false;
+	return !est_adapts_down(model, targets) || (experts->down_adapter = make_adapter(pass, width, hidden, rank));
+}
+
+/* Bare parameters after all modules. */
+static bool wrap_parameters(struct est_pass *pass)
+{
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
+		if (pass->layers[i].sparse && !wrap_experts(pass, &pass->layers[i].experts))
+			return false;
+	return wrap_layers(pass, EST_MODULE_ROUTER);
 }
 
 /* OPT-350m's project_in and project_out, beside its narrower embedding */
@@ -109,7 +130,7 @@ bool est_lora_build(struct est_pass *pass)
 {
 	uint32_t first = pass->tape->leaf_count;
 
-	if (!wrap_projections(pass) || !wrap_layers(pass))
+	if (!wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_parameters(pass))
 		return false;
 	cast_adapters(pass, first, pass->request->lora.adapter_dtype == EST_FP32 ? EST_32BIT : EST_16BIT);
 	save_modules(pass);

@@ -16,6 +16,20 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
  * adapters, and result are borrowed. */
 struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x, struct est_tensor result);
 
+/* ---- lora_experts.c: bare parameters (PEFT's ParamWrapper). adapter NULL: the weight itself, without more ado */
+
+/* B and A in the dtype of the weight, variables of the wrapper's frame. */
+struct est_factors {
+	struct est_tensor lhs, rhs;
+};
+void est_lora_open(struct est_tape *tape, uint32_t weight, const struct est_adapter *adapter, struct est_factors *ret);
+/* W + BA of all experts in one baddbmm, held. */
+struct est_tensor est_lora_fold(struct est_tape *tape, uint32_t weight, const struct est_adapter *adapter,
+				const struct est_factors *factors);
+void est_lora_close(struct est_tape *tape, const struct est_factors *factors);
+/* The same of a matrix, which no fold is made for: W + BA held, BA held in ret_delta. */
+struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *linear, struct est_tensor *ret_delta);
+
 /* A frozen weight as bitsandbytes keeps it: packed values, absmax, its own quantisation. Returns the leaf of the packed values. */
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);
 /* bnb.nn.Linear4bit.forward, bnb.nn.Linear8bitLt.forward */

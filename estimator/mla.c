@@ -126,7 +126,14 @@ static void backward_fill_keys(struct est_tape *tape, struct est_node *node, str
 	struct est_tensor rest = est_empty(tape, keys, element), all;
 
 	ret[1] = est_empty(tape, node->extra[1], element);
-	est_drop(tape, est_empty(tape, node->extra[1], element));
+	all = est_empty(tape, node->extra[1], element); /* zeros in its place */
+	if (est_needs(node, 1) && node->edge_element[1] != element) {
+		struct est_tensor cast = est_empty(tape, node->extra[1], node->edge_element[1]);
+
+		est_drop(tape, ret[1]);
+		ret[1] = cast;
+	}
+	est_drop(tape, all);
 	est_drop(tape, est_take_grad(node, 0));
 	all = est_empty(tape, keys, element);
 	ret[0] = est_empty(tape, nope, element);
@@ -184,7 +191,7 @@ static void rotate_parts(struct est_pass *pass, const struct est_layer *layer, s
 		est_apply_rope(pass, rope, q, k, ret);
 }
 
-/* expand_kv: k_nope and v out of the compressed form, which is given up */
+/* expand_kv: keys and values out of the compressed form, which is borrowed */
 static void expand_kv(struct est_pass *pass, const struct est_layer *layer, struct est_tensor compressed, struct est_tensor k_rot,
 		      struct est_tensor ret[2])
 {
@@ -197,25 +204,25 @@ static void expand_kv(struct est_pass *pass, const struct est_layer *layer, stru
 	ret[1] = parts[1];
 	est_drop(tape, parts[0]);
 	est_drop(tape, kv);
-	est_drop(tape, compressed);
 }
 
 struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t heads = pass->tokens * (uint64_t)pass->model->num_attention_heads;
-	struct est_tensor q = est_hold(project_q(pass, layer, x)), compressed, q_parts[2], kv_parts[2], rotated[2], kv[2], query, out;
+	struct est_tensor q = est_hold(project_q(pass, layer, x)), compressed, q_parts[2], kv_parts[2], rotated[2], kv[2], query, out,
+			  latent;
 
 	split_held(tape, q, heads * (uint64_t)pass->model->qk_nope_head_dim, q_parts);
 	compressed = est_hold(est_linear(tape, &layer->kv_a_proj_with_mqa, x));
 	split_held(tape, compressed, pass->tokens * (uint64_t)pass->model->kv_lora_rank, kv_parts);
-	out = est_hold(est_llama_norm(pass, &layer->kv_a_layernorm, kv_parts[0]));
+	latent = est_hold(est_llama_norm(pass, &layer->kv_a_layernorm, kv_parts[0]));
 	est_drop(tape, kv_parts[0]);
 	rotate_parts(pass, layer, q_parts[1], kv_parts[1], rotated);
 	est_drop(tape, q_parts[1]);
 	est_drop(tape, kv_parts[1]);
 	query = est_hold(est_cat(tape, q_parts[0], rotated[0]));
-	expand_kv(pass, layer, out, rotated[1], kv);
+	expand_kv(pass, layer, latent, rotated[1], kv);
 	out = est_hold(est_attention(pass, layer, query, kv[0], kv[1]));
 	x = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, out);
@@ -223,6 +230,7 @@ struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_l
 	est_drop(tape, q_parts[0]);
 	est_drop(tape, rotated[0]);
 	est_drop(tape, compressed);
+	est_drop(tape, latent);
 	est_drop(tape, rotated[1]);
 	est_drop(tape, query);
 	est_drop(tape, kv[0]);

@@ -1,6 +1,6 @@
 /* Mixtures of experts as Transformers 5 runs them: integrations/moe.py, grouped_mm_experts_forward. Every token visits
  * num_experts_per_tok experts; what follows is as long as the pairs of token and expert, however they are balanced. */
-#include "estimator/pass.h"
+#include "estimator/lora.h"
 
 static uint64_t pairs_of(const struct est_pass *pass)
 {
@@ -80,6 +80,22 @@ static struct est_tensor add_in_place(struct est_tape *tape, struct est_tensor x
 	return est_output(tape, node, 0, x);
 }
 
+static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
+}
+static const struct est_op sum_op = { "SumOfExperts", backward_sum };
+
+/* x.view(tokens, top_k, hidden).sum(dim=1), which autocast runs into fp32; the gradient is expanded and, as a view, copied */
+static struct est_tensor sum_of_experts(struct est_pass *pass, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_node *node = est_node_new(tape, &sum_op, 1, &x);
+	uint64_t numel = pass->tokens * (uint64_t)pass->model->hidden_size;
+
+	return est_hold(est_output(tape, node, 0, est_empty(tape, numel, tape->autocast ? EST_32BIT : x.element)));
+}
+
 /* ---- experts */
 
 static struct est_tensor bias_of(struct est_pass *pass, uint32_t leaf, struct est_tensor rows, uint64_t width)
@@ -113,9 +129,15 @@ static struct est_tensor apply_gate(struct est_pass *pass, struct est_tensor gat
 	return est_hold(out);
 }
 
+/* What the wrappers of adapted experts hold while they run: factors, and the sums (or the weights themselves). */
+struct open_experts {
+	struct est_factors gate_up, down;
+	struct est_tensor gate_up_proj, down_proj;
+};
+
 /* down_proj(act(gate_up_proj(x))) of the pairs, which lie sorted by expert (rows). x is borrowed. */
 static struct est_tensor run_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				     struct est_tensor rows)
+				     struct est_tensor rows, struct open_experts *open)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t hidden = (uint64_t)pass->model->hidden_size, width = (uint64_t)pass->model->moe_intermediate_size;
@@ -123,12 +145,14 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_lay
 	bool clamped = pass->model->architecture == EST_ARCH_GPT_OSS;
 	struct est_tensor bias = bias_of(pass, experts->gate_up_proj_bias, rows, 2 * width), gate_up, gated, out;
 
-	gate_up = grouped_linear(pass, x, est_leaf_tensor(tape, experts->gate_up_proj), bias, 2 * width);
+	open->gate_up_proj = est_lora_fold(tape, experts->gate_up_proj, experts->gate_up_adapter, &open->gate_up);
+	gate_up = grouped_linear(pass, x, open->gate_up_proj, bias, 2 * width);
 	gated = clamped ? est_clamped_gate(pass, gate_up) : apply_gate(pass, gate_up);
 	est_drop(tape, gate_up);
 	gate_up = bias_of(pass, experts->down_proj_bias, rows, hidden);
 	est_drop(tape, bias);
-	out = grouped_linear(pass, gated, est_leaf_tensor(tape, experts->down_proj), gate_up, hidden);
+	open->down_proj = est_lora_fold(tape, experts->down_proj, experts->down_adapter, &open->down);
+	out = grouped_linear(pass, gated, open->down_proj, gate_up, hidden);
 	est_drop(tape, gated);
 	est_drop(tape, gate_up);
 	return out;
@@ -144,14 +168,22 @@ static struct est_tensor combine(struct est_pass *pass, struct est_tensor weight
 	*ret_weighted = est_hold(gather_rows(tape, weighted, inverse, weighted.numel));
 	est_drop(tape, weighted);
 	est_drop(tape, inverse);
-	sum = est_hold(est_mean(tape, *ret_weighted, pass->tokens * (uint64_t)pass->model->hidden_size));
+	sum = sum_of_experts(pass, *ret_weighted);
 	weighted = est_to(tape, sum, element);
 	est_drop(tape, sum);
 	return weighted;
 }
 
-struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				      const struct est_routing *routing)
+static void close_experts(struct est_tape *tape, const struct open_experts *open)
+{
+	est_drop(tape, open->gate_up_proj);
+	est_drop(tape, open->down_proj);
+	est_lora_close(tape, &open->gate_up);
+	est_lora_close(tape, &open->down);
+}
+
+static struct est_tensor grouped_experts_forward(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+						 const struct est_routing *routing, struct open_experts *open)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t pairs = pairs_of(pass), hidden = (uint64_t)pass->model->hidden_size;
@@ -161,7 +193,7 @@ struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_la
 	selected = est_hold(gather_rows(tape, x, tokens, pairs * hidden));
 	weights = est_hold(gather_rows(tape, routing->weights, permutation, pairs));
 	histogram = indices(tape, pairs, EST_32BIT);
-	out = run_experts(pass, layer, selected, expert_ids);
+	out = run_experts(pass, layer, selected, expert_ids, open);
 	weighted = est_hold(est_mul(tape, out, weights));
 	x = combine(pass, weighted, &weighted, x.element);
 	est_drop(tape, expert_ids);
@@ -171,5 +203,19 @@ struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_la
 	est_drop(tape, histogram);
 	est_drop(tape, out);
 	est_drop(tape, weighted);
+	return x;
+}
+
+struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				      const struct est_routing *routing)
+{
+	const struct est_experts *experts = &layer->experts;
+	struct open_experts open;
+
+	/* the wrapper of down_proj stands around that of gate_up_proj */
+	est_lora_open(pass->tape, experts->down_proj, experts->down_adapter, &open.down);
+	est_lora_open(pass->tape, experts->gate_up_proj, experts->gate_up_adapter, &open.gate_up);
+	x = grouped_experts_forward(pass, layer, x, routing, &open);
+	close_experts(pass->tape, &open);
 	return x;
 }

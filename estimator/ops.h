@@ -31,6 +31,7 @@ struct est_adapter {
 	uint32_t magnitude;
 	bool dora;
 	double dropout;
+	bool scales;   /* alpha / rank is not 1 */
 };
 
 /* x.to(dtype): the same tensor when it has that dtype already. */

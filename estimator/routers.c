@@ -1,5 +1,6 @@
 /* How tokens are given to experts: the TopKRouter classes of Transformers' modelling code. */
 #include "estimator/routers.h"
+#include "estimator/lora.h"
 
 static uint64_t choices(const struct est_pass *pass, int64_t per_token)
 {
@@ -9,6 +10,12 @@ static uint64_t choices(const struct est_pass *pass, int64_t per_token)
 static struct est_tensor held(struct est_tape *tape, uint64_t numel, uint8_t element)
 {
 	return est_hold(est_empty(tape, numel, element));
+}
+
+static void drop_all(struct est_tape *tape, const struct est_tensor work[], unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		est_drop(tape, work[i]);
 }
 
 /* ---- operators */
@@ -69,18 +76,19 @@ static struct est_tensor sum_of_each(struct est_pass *pass, struct est_tensor x)
 {
 	struct est_node *node = est_node_new(pass->tape, &sum_op, 1, &x);
 
-	return est_output(pass->tape, node, 0, est_empty(pass->tape, pass->tokens, x.element));
+	/* autocast sums into fp32 */
+	return est_output(pass->tape, node, 0, est_empty(pass->tape, pass->tokens, pass->tape->autocast ? EST_32BIT : x.element));
 }
 
-/* other's: -grad * ((self / other) / other); self's: grad / other */
+/* other's: -grad * ((self / other) / other); self's: grad / other. extra[0]: bytes of an element of a quotient */
 static void backward_div(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	struct est_tensor work[3];
 	uint64_t numel = node->edge_numel[0];
-	uint8_t element = node->grad[0].element;
+	uint8_t element = (uint8_t)node->extra[0];
 
 	for (unsigned i = 0; i < 3; i++)
-		work[i] = est_empty(tape, numel, element);
+		work[i] = est_empty(tape, numel, i < 2 ? element : node->grad[0].element);
 	ret[1] = est_empty(tape, numel, element);
 	for (unsigned i = 3; i-- > 0;)
 		est_drop(tape, work[i]);
@@ -94,6 +102,8 @@ static struct est_tensor divide_in_place(struct est_tape *tape, struct est_tenso
 	struct est_node *node = est_node_new(tape, &div_op, 2, (struct est_tensor[]){ x, divisor });
 	struct est_tensor copy = node ? est_empty(tape, x.numel, x.element) : est_none;
 
+	if (node)
+		node->extra[0] = divisor.element > x.element ? divisor.element : x.element;
 	est_save(tape, node, divisor);
 	est_save(tape, node, copy);
 	est_drop(tape, copy);
@@ -101,37 +111,51 @@ static struct est_tensor divide_in_place(struct est_tape *tape, struct est_tenso
 	return est_output(tape, node, 0, x);
 }
 
+/* the weight's gradient first, which is transposed */
 static void backward_matmul(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	for (unsigned i = 2; i-- > 0;)
-		if (est_needs(node, i)) {
+		if (est_needs(node, i))
 			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
-			ret[i].view = true;
-		}
+	ret[1].view = true;
 }
 static const struct est_op matmul_op = { "RouterMm", backward_matmul };
 
-/* F.linear(x.type(torch.float32), weight.type(torch.float32)); x is borrowed */
-static struct est_tensor linear_in_fp32(struct est_pass *pass, const struct est_linear *router, struct est_tensor x)
+/* F.linear(x, weight) of matrices, with autocast's casts; both are borrowed */
+static struct est_tensor multiply(struct est_pass *pass, struct est_tensor x, struct est_tensor weight)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor in[2] = { est_to(tape, x, EST_32BIT), est_to(tape, est_leaf_tensor(tape, router->weight), EST_32BIT) };
-	struct est_tensor kept[2] = { est_hold(in[0]), est_hold(in[1]) }, out;
+	struct est_tensor in[2] = { x, est_autocast(tape, weight) }, out;
 	struct est_node *node;
 
-	for (unsigned i = 2; i-- > 0;)
-		in[i] = est_autocast(tape, kept[i]);
+	in[0] = est_autocast(tape, x);
 	node = est_node_new(tape, &matmul_op, 2, in);
 	if (node && in[1].requires_grad)
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)
 		est_save(tape, node, in[1]);
-	out = est_output(tape, node, 0, est_empty(tape, pass->tokens * router->out, in[0].element));
-	for (unsigned i = 0; i < 2; i++) {
-		est_finish(tape, in[i]);
-		est_drop(tape, kept[i]);
-	}
+	out = est_output(tape, node, 0, est_empty(tape, choices(pass, pass->model->num_experts), in[0].element));
+	est_finish(tape, in[0]);
+	est_finish(tape, in[1]);
 	return out;
+}
+
+/* F.linear(x, weight), or of both in fp32. The weight may be adapted; x is borrowed. */
+static struct est_tensor router_logits(struct est_pass *pass, const struct est_linear *router, struct est_tensor x, bool in_fp32,
+				       struct est_tensor ret_open[2])
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor in[2], logits;
+
+	ret_open[0] = est_lora_sum(tape, router, &ret_open[1]);
+	if (!in_fp32)
+		return est_hold(multiply(pass, x, ret_open[0]));
+	in[0] = est_hold(est_to(tape, x, EST_32BIT));
+	in[1] = est_hold(est_to(tape, ret_open[0], EST_32BIT));
+	logits = est_hold(multiply(pass, in[0], in[1]));
+	est_drop(tape, in[0]);
+	est_drop(tape, in[1]);
+	return logits;
 }
 
 /* ---- routers */
@@ -140,9 +164,9 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 {
 	struct est_tape *tape = pass->tape;
 	bool stays_fp32 = pass->model->architecture == EST_ARCH_MIXTRAL;
-	struct est_tensor probabilities, weights;
+	struct est_tensor probabilities, weights, open[2];
 
-	ret->logits = est_hold(est_linear(tape, &layer->router, x));
+	ret->logits = router_logits(pass, &layer->router, x, false, open);
 	probabilities = est_hold(est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)));
 	weights = est_hold(top_k(pass, probabilities, &ret->indices));
 	if (pass->model->norm_topk_prob)
@@ -153,6 +177,7 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 		est_drop(tape, weights);
 	}
 	est_drop(tape, probabilities);
+	drop_all(tape, open, 2);
 }
 
 /* The mask of the groups that are chosen by their scores [tokens, n_group], held: true where an expert is in none of them. */
@@ -174,12 +199,6 @@ static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor wo
 	return mask;
 }
 
-static void drop_all(struct est_tape *tape, const struct est_tensor work[], unsigned count)
-{
-	for (unsigned i = 0; i < count; i++)
-		est_drop(tape, work[i]);
-}
-
 /* DeepSeek-V2: groups by their best expert; what has no gradient is not kept. scores moves in. */
 static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tensor scores, struct est_tensor work[5])
 {
@@ -196,9 +215,9 @@ static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tenso
 void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor scores, work[5] = { { 0 } }, weights;
+	struct est_tensor scores, work[5] = { { 0 } }, weights, open[2];
 
-	ret->logits = est_hold(linear_in_fp32(pass, &layer->router, x));
+	ret->logits = router_logits(pass, &layer->router, x, true, open);
 	scores = est_hold(est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)));
 	if (pass->model->group_limited)
 		scores = limit_to_groups(pass, scores, work);
@@ -207,6 +226,7 @@ void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer,
 	est_drop(tape, weights);
 	est_drop(tape, scores);
 	drop_all(tape, work, 5);
+	drop_all(tape, open, 2);
 }
 
 /* DeepSeek-V3 chooses by corrected scores: groups by the sum of their best two, then experts within them. Nothing of it has a
@@ -233,9 +253,9 @@ static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tens
 void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor scores, weights, work[7];
+	struct est_tensor scores, weights, work[7], open[2];
 
-	ret->logits = est_hold(linear_in_fp32(pass, &layer->router, x));
+	ret->logits = router_logits(pass, &layer->router, x, true, open);
 	scores = est_hold(est_tanh(tape, ret->logits)); /* sigmoid: it keeps its result too */
 	ret->indices = choose_corrected(pass, scores, work);
 	weights = est_hold(gather(tape, scores, ret->indices));
@@ -244,6 +264,7 @@ void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer,
 	ret->weights = est_hold(est_mul_scalar(tape, weights));
 	est_drop(tape, weights);
 	drop_all(tape, work, 7);
+	drop_all(tape, open, 2);
 	est_drop(tape, scores);
 }
 
