@@ -8,24 +8,16 @@ static bool is_adapted(const struct est_request *request)
 	return request->method == EST_LORA || request->method == EST_QLORA;
 }
 
-/* method freeze: what is trained beside the last layers, the final norm and the head; with them a tied embedding */
-static bool trains_head(const struct est_request *request)
+static bool freezes(const struct est_pass *pass)
 {
-	return request->method == EST_FULL || request->method == EST_FREEZE;
-}
-
-static bool trains_layer(const struct est_pass *pass, int64_t layer)
-{
-	return pass->request->method == EST_FULL
-	       || (pass->request->method == EST_FREEZE
-		   && layer >= pass->model->num_hidden_layers - pass->request->trainable_layers);
+	return pass->request->method == EST_FREEZE;
 }
 
 static uint32_t parameter(struct est_pass *pass, uint64_t numel)
 {
 	struct est_tensor value = est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS);
 
-	return est_leaf_new(pass->tape, value, pass->trains, true);
+	return est_leaf_new(pass->tape, value, pass->trains && !pass->frozen, true);
 }
 
 static uint32_t matrix(struct est_pass *pass, uint64_t rows, uint64_t columns)
@@ -127,7 +119,7 @@ static void build_layers(struct est_pass *pass)
 {
 	pass->quantizes = pass->request->method == EST_QLORA;
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
-		pass->trains = trains_layer(pass, i);
+		pass->frozen = freezes(pass) && i < pass->model->num_hidden_layers - pass->request->trainable_layers;
 		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
 		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
 		pass->layers[i].rotated = est_model_layer_is_rotated(pass->model, i);
@@ -141,9 +133,9 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	const struct est_model *model = pass->model;
 	uint64_t hidden = (uint64_t)model->hidden_size;
 
-	pass->trains = model->tie_word_embeddings ? trains_head(pass->request) : pass->request->method == EST_FULL;
+	pass->frozen = freezes(pass) && !model->tie_word_embeddings;
 	pass->embed_tokens = matrix(pass, (uint64_t)model->vocab_size, embed_dim);
-	pass->trains = pass->request->method == EST_FULL;
+	pass->frozen = freezes(pass);
 	if (model->position == EST_LEARNED_POSITIONS)
 		pass->embed_positions = matrix(pass, (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
 	if (embed_dim == hidden)
@@ -198,15 +190,16 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 				   .batch = (uint64_t)request->micro_batch_size, .sequence = (uint64_t)request->sequence_length };
 	pass->tokens = pass->batch * pass->sequence;
 	pass->parameter_element = element_of(request);
+	pass->trains = !is_adapted(request);
 	pass->layers = est_arena_take(tape->arena, (size_t)model->num_hidden_layers, sizeof(*pass->layers));
 	if (!pass->layers)
 		return false;
 	build_embeddings(pass, embed_dim);
-	pass->trains = trains_head(request);
+	pass->frozen = false; /* the final norm and the head are trained */
 	if (model->final_norm && final_norm_first)
 		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
 	build_layers(pass);
-	pass->trains = trains_head(request);
+	pass->frozen = false;
 	if (model->final_norm && !final_norm_first)
 		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
 	/* rotary_emb.inv_freq and its original */

@@ -54,6 +54,7 @@ struct est_pass {
 	uint64_t batch, sequence, tokens;
 	uint8_t parameter_element;                  /* bytes of a parameter that is not quantised: the dtype of the stream */
 	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
+	bool frozen;                                /* while building: a part that method freeze does not train */
 	bool flash;                                 /* the card has flash attention kernels */
 
 	uint32_t embed_tokens, embed_positions, lm_head_bias;
