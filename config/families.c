@@ -117,7 +117,7 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_GPT_OSS, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
 		.num_key_value_heads = 8, .head_dim = 64, .qkv_bias = true, .o_bias = true, .attention_sinks = true,
 		.sliding_window = 128, .full_attention_every = 2, .refuses_sdpa = true, .num_experts = 128,
-		.num_experts_per_tok = 4, .expert_bias = true, .unsupported = "attention sinks, not modelled yet" } },
+		.num_experts_per_tok = 4, .expert_bias = true } },
 	{ "smollm3", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_UNROTATED, .shape = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 32768,
 		.num_key_value_heads = 4, .tie_word_embeddings = true, .no_rope_layer_interval = 4 } },

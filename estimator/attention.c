@@ -267,7 +267,7 @@ static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weight
 }
 
 /* eager_attention_forward: scores in the dtype of q, softmax in fp32, probabilities cast back */
-static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struct est_tensor k, struct est_tensor v,
+static struct est_tensor eager(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k, struct est_tensor v,
 			       struct est_tensor mask)
 {
 	struct est_tape *tape = pass->tape;
@@ -276,8 +276,8 @@ static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struc
 	bool one_head = pass->model->num_key_value_heads == 1;
 	struct est_tensor key_states = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
 	struct est_tensor value_states = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
-	bool joined = est_rotates_a_part(pass->model) || pass->model->kv_lora_rank;
-	struct est_tensor weights, probabilities, out;
+	bool joined = est_rotates_a_part(pass->model) || pass->model->kv_lora_rank || pass->model->attention_sinks;
+	struct est_tensor weights, probabilities, logits = est_none, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
 	weights = est_bmm(tape, as_matmul_takes(pass, q, joined), as_matmul_takes(pass, key_states, joined || (n_rep > 1 && !one_head)), scores);
@@ -285,11 +285,15 @@ static struct est_tensor eager(struct est_pass *pass, struct est_tensor q, struc
 	if (pass->model->attn_logit_softcapping != 0)
 		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
 	weights = est_hold(est_add(tape, weights, mask));
-	probabilities = softmax(pass, weights, q.element);
+	if (pass->model->attention_sinks)
+		probabilities = est_attention_with_sinks(pass, layer, weights, v.element, &logits);
+	else
+		probabilities = softmax(pass, weights, q.element);
 	est_drop(tape, weights);
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
 	out = est_bmm(tape, probabilities, as_matmul_takes(pass, value_states, n_rep > 1 && !one_head), output_numel(pass, q));
 	out = est_merge_heads(tape, out);
+	est_drop(tape, logits);
 	pass->attn_weights = probabilities;
 	est_drop(tape, key_states);
 	est_drop(tape, value_states);
@@ -349,7 +353,7 @@ struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *l
 	if (!masked)
 		mask = est_none;
 	if (kernel == EST_KERNEL_EAGER)
-		return eager(pass, q, k, v, mask);
+		return eager(pass, layer, q, k, v, mask);
 	if (kernel == EST_KERNEL_FLASH_VARLEN)
 		return flash_varlen(pass, q, k, v);
 	return sdpa(pass, kernel, q, k, v, mask);

@@ -77,9 +77,20 @@ static struct est_tensor deepseek_v3_mixture(struct est_pass *pass, const struct
 	return shared_mixture(pass, layer, x, est_route_deepseek_v3);
 }
 
+/* hidden_states, _ = self.mlp(hidden_states): the router's weights take the place of attention's in the layer's frame */
 static struct est_tensor gpt_oss_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return routed(pass, layer, x, est_route_gpt_oss);
+	struct est_tape *tape = pass->tape;
+	struct est_tensor tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	struct est_routing routing;
+
+	est_route_gpt_oss(pass, layer, tokens, &routing);
+	x = est_grouped_experts(pass, layer, tokens, &routing);
+	est_drop(tape, pass->attn_weights);
+	pass->attn_weights = est_hold(est_alias(tape, routing.weights));
+	est_routing_drop(tape, &routing);
+	est_drop(tape, tokens);
+	return x;
 }
 
 /* ---- attention */

@@ -34,12 +34,13 @@ static void halve(struct est_tape *tape, struct est_tensor x, bool interleaved, 
 	ret[1] = est_hold(ret[1]);
 }
 
-/* cat(x1 * cos - x2 * sin, x2 * cos + x1 * sin), held; half is given up. joins_late: the two are variables until cat is done */
+/* cat(x1 * cos - x2 * sin, x2 * cos + x1 * sin), held; half is given up */
 static struct est_tensor rotate(struct est_tape *tape, struct est_tensor half[2], struct est_tensor cos, struct est_tensor sin)
 {
-	struct est_tensor first = subtract(tape, est_mul(tape, half[0], cos), est_mul(tape, half[1], sin));
-	struct est_tensor second = est_mul(tape, half[1], cos), out;
+	struct est_tensor first = est_mul(tape, half[0], cos), second, out;
 
+	first = subtract(tape, first, est_mul(tape, half[1], sin));
+	second = est_mul(tape, half[1], cos);
 	second = est_add(tape, second, est_mul(tape, half[0], sin));
 	out = est_hold(est_cat(tape, first, second));
 	est_drop(tape, half[0]);

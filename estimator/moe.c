@@ -133,6 +133,7 @@ static struct est_tensor apply_gate(struct est_pass *pass, struct est_tensor gat
 struct open_experts {
 	struct est_factors gate_up, down;
 	struct est_tensor gate_up_proj, down_proj;
+	struct est_tensor bias; /* of the pairs, the down projection's: a variable of the forward's frame */
 };
 
 /* down_proj(act(gate_up_proj(x))) of the pairs, which lie sorted by expert (rows). x is borrowed. */
@@ -149,12 +150,11 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_lay
 	gate_up = grouped_linear(pass, x, open->gate_up_proj, bias, 2 * width);
 	gated = clamped ? est_clamped_gate(pass, gate_up) : apply_gate(pass, gate_up);
 	est_drop(tape, gate_up);
-	gate_up = bias_of(pass, experts->down_proj_bias, rows, hidden);
+	open->bias = bias_of(pass, experts->down_proj_bias, rows, hidden);
 	est_drop(tape, bias);
 	open->down_proj = est_lora_fold(tape, experts->down_proj, experts->down_adapter, &open->down);
-	out = grouped_linear(pass, gated, open->down_proj, gate_up, hidden);
+	out = grouped_linear(pass, gated, open->down_proj, open->bias, hidden);
 	est_drop(tape, gated);
-	est_drop(tape, gate_up);
 	return out;
 }
 
@@ -176,6 +176,7 @@ static struct est_tensor combine(struct est_pass *pass, struct est_tensor weight
 
 static void close_experts(struct est_tape *tape, const struct open_experts *open)
 {
+	est_drop(tape, open->bias);
 	est_drop(tape, open->gate_up_proj);
 	est_drop(tape, open->down_proj);
 	est_lora_close(tape, &open->gate_up);

@@ -20,13 +20,17 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 	return est_hold(est_empty_as(pass->tape, numel, element, EST_BUFFERS));
 }
 
-/* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream */
+/* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream. gpt-oss has each
+ * angle once. */
 static void make_rope(struct est_pass *pass, struct est_rope *rope, bool fp32)
 {
 	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
-	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb = buffer(pass, pairs, EST_32BIT), cos, sin, raw;
+	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS;
+	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb, cos, sin, raw;
 	bool cast = !fp32 && pass->parameter_element == EST_16BIT;
 
+	emb = twice ? buffer(pass, pairs, EST_32BIT) : est_none;
+	pairs /= twice ? 1 : 2;
 	raw = buffer(pass, pairs, EST_32BIT);
 	cos = buffer(pass, pairs, EST_32BIT);
 	est_drop(pass->tape, raw);

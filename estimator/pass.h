@@ -159,6 +159,9 @@ struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_la
 est_layer_function est_latent_attention;
 /* gpt-oss: its self_attn, and its experts' gate, gate_up borrowed. */
 est_layer_function est_gpt_oss_attention;
+/* The probabilities of eager attention scores (borrowed) beside the sinks' column, in element; ret_logits: what the frame holds. */
+struct est_tensor est_attention_with_sinks(struct est_pass *pass, const struct est_layer *layer, struct est_tensor weights,
+					   uint8_t element, struct est_tensor *ret_logits);
 struct est_tensor est_clamped_gate(struct est_pass *pass, struct est_tensor gate_up);
 /* apply_rotary_pos_emb on pairs of features: of a head's halves, or interleaved. q and k are borrowed, ret[] held. */
 void est_apply_paired_rope(struct est_pass *pass, const struct est_rope *rope, bool interleaved, struct est_tensor q,
