@@ -157,6 +157,19 @@ static const char *loss_of_old_trl(const struct rule_input *input, double *ret)
 		? "before 1.0 TRL used the model's own loss" : NULL;
 }
 
+static const char *loss_of_objective(const struct rule_input *input, double *ret)
+{
+	const struct est_request *request = input->request;
+	enum est_objective objective = request->objective;
+
+	*ret = objective == EST_ORPO ? EST_LOSS_STANDARD : EST_LOSS_CHUNKED;
+	if (objective == EST_ORPO)
+		return "ORPO's trainer takes whole logits";
+	if (objective != EST_DPO && objective != EST_KTO && objective != EST_GRPO)
+		return NULL;
+	return is_older(request->versions.trl, 1000) ? NULL : "the trainers of TRL 1.x compute log-probabilities in tiles";
+}
+
 static const char *kbit_of_old_trl(const struct rule_input *input, double *ret)
 {
 	*ret = true;
@@ -301,6 +314,7 @@ static const struct {
 	{ "attention", attention_of_model, true },
 	{ "loss", loss_of_old_trl, true },
 	{ "loss", loss_of_liger, true },
+	{ "loss", loss_of_objective, true },
 	{ "max_grad_norm", clip_of_fused_step, true },
 	{ "lora.alpha", alpha_of_rank, false },
 	{ "lora.adapter_dtype", adapters_of_old_peft, false },

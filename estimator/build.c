@@ -2,6 +2,7 @@
 #include <string.h>
 #include "estimator/architecture.h"
 #include "estimator/lora.h"
+#include "estimator/objective.h"
 
 static bool is_adapted(const struct est_request *request)
 {
@@ -149,7 +150,12 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 static void build_head(struct est_pass *pass, uint64_t embed_dim)
 {
 	const struct est_model *model = pass->model;
+	uint64_t scores = est_objective_scores(pass->request);
 
+	if (scores) {
+		build_linear(pass, &pass->lm_head, embed_dim, scores, false);
+		return;
+	}
 	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size };
 	if (!model->tie_word_embeddings)
 		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
@@ -181,17 +187,13 @@ static void upcast(struct est_pass *pass)
 	pass->parameter_element = EST_32BIT;
 }
 
-bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request)
+static bool build_model(struct est_pass *pass)
 {
+	const struct est_model *model = pass->model;
 	uint64_t embed_dim = (uint64_t)(model->embed_dim ? model->embed_dim : model->hidden_size);
 	bool final_norm_first = model->architecture == EST_ARCH_OPT;
 
-	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
-				   .batch = (uint64_t)request->micro_batch_size, .sequence = (uint64_t)request->sequence_length };
-	pass->tokens = pass->batch * pass->sequence;
-	pass->parameter_element = element_of(request);
-	pass->trains = !is_adapted(request);
-	pass->layers = est_arena_take(tape->arena, (size_t)model->num_hidden_layers, sizeof(*pass->layers));
+	pass->layers = est_arena_take(pass->tape->arena, (size_t)model->num_hidden_layers, sizeof(*pass->layers));
 	if (!pass->layers)
 		return false;
 	build_embeddings(pass, embed_dim);
@@ -204,11 +206,43 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
 	/* rotary_emb.inv_freq and its original */
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
-		est_empty_as(tape, est_rotary_width(model) / 2, EST_32BIT, EST_BUFFERS);
+		est_empty_as(pass->tape, est_rotary_width(model) / 2, EST_32BIT, EST_BUFFERS);
 	build_head(pass, embed_dim);
+	return !pass->tape->exhausted;
+}
+
+/* PEFT's task type SEQ_CLS saves the scoring head: a trained copy beside it */
+static void save_score(struct est_pass *pass)
+{
+	uint64_t numel = pass->lm_head.in * pass->lm_head.out;
+
+	pass->lm_head.weight = est_leaf_new(pass->tape, est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS), true, true);
+}
+
+bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request)
+{
+	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
+				   .batch = (uint64_t)request->micro_batch_size * est_objective_sequences(request),
+				   .sequence = (uint64_t)request->sequence_length };
+	pass->tokens = pass->batch * pass->sequence;
+	pass->parameter_element = element_of(request);
+	pass->trains = !is_adapted(request);
+	if (!build_model(pass))
+		return false;
 	if (request->method == EST_QLORA && request->quantization.prepare_kbit)
 		upcast(pass);
 	if (is_adapted(request) && !est_lora_build(pass))
 		return false;
+	if (is_adapted(request) && est_objective_scores(request))
+		save_score(pass);
 	return !tape->exhausted;
+}
+
+bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass)
+{
+	*reference = (struct est_pass){ .tape = pass->tape, .model = pass->model, .request = pass->request, .batch = pass->batch,
+					.sequence = pass->sequence, .tokens = pass->tokens,
+					.parameter_element = element_of(pass->request) };
+	pass->reference = reference;
+	return build_model(reference);
 }

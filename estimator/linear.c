@@ -88,7 +88,7 @@ static struct est_tensor dense(struct est_tape *tape, const struct est_linear *l
 
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
-	if (linear->adapter)
+	if (linear->adapter && !tape->adapters_off)
 		return est_adapted_linear(tape, linear, x);
 	return linear->base == EST_BASE_DENSE ? dense(tape, linear, x) : est_quantized_linear(tape, linear, x);
 }

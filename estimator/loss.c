@@ -50,19 +50,19 @@ uint64_t est_shifted_positions(const struct est_pass *pass)
 	return pass->batch * (pass->sequence > 1 ? pass->sequence - 1 : 1);
 }
 
-/* nll_loss_backward and _log_softmax_backward_data: a tensor of the logits' size in fp32 each */
+/* nll_loss_backward and _log_softmax_backward_data: a tensor of the logits' size and dtype each */
 static void backward_like_input(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	ret[0] = est_grad_for(tape, node, 0, EST_32BIT);
+	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
 }
 static const struct est_op log_softmax_op = { "LogSoftmax", backward_like_input };
 static const struct est_op nll_loss_op = { "NllLoss", backward_like_input };
 
-/* F.cross_entropy: log_softmax keeps its result, nll_loss the same tensor and the labels */
-static struct est_tensor cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)
+/* log_softmax keeps its result, nll_loss the same tensor and the labels */
+struct est_tensor est_cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)
 {
 	struct est_node *node = est_node_new(tape, &log_softmax_op, 1, &logits);
-	struct est_tensor log_probabilities = est_empty(tape, logits.numel, EST_32BIT), loss, total_weight;
+	struct est_tensor log_probabilities = est_empty(tape, logits.numel, logits.element), loss, total_weight;
 
 	est_save(tape, node, log_probabilities);
 	log_probabilities = est_hold(est_output(tape, node, 0, log_probabilities));
@@ -85,7 +85,7 @@ static struct est_tensor for_causal_lm_loss(struct est_pass *pass, struct est_te
 
 	padded = est_hold(est_empty_as(tape, pass->batch * (pass->sequence + 1), EST_INT64, EST_BUFFERS));
 	shifted = est_hold(est_empty_as(tape, pass->tokens, EST_INT64, EST_BUFFERS));
-	loss = est_hold(cross_entropy(tape, logits32, shifted));
+	loss = est_hold(est_cross_entropy(tape, logits32, shifted));
 	est_drop(tape, logits32);
 	est_drop(tape, padded);
 	est_drop(tape, shifted);
@@ -103,25 +103,41 @@ static struct est_tensor scaled_logits(struct est_pass *pass, struct est_tensor 
 	return est_hold(logits);
 }
 
+/* The end of the model's forward; accelerate's convert_outputs_to_fp32 after it. logits move in and out */
+static struct est_tensor leave_forward(struct est_pass *pass, struct est_tensor logits)
+{
+	bool autocast = pass->tape->autocast;
+	struct est_tensor logits32;
+
+	est_autocast_exit(pass->tape);
+	if (!autocast || !pass->request->outputs_to_fp32)
+		return logits;
+	logits32 = est_hold(est_to(pass->tape, logits, EST_32BIT));
+	est_drop(pass->tape, logits);
+	return logits32;
+}
+
 struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hidden)
 {
 	struct est_tape *tape = pass->tape;
-	bool autocast = tape->autocast;
 	struct est_tensor logits, loss;
 
 	hidden = est_hold(est_head_input(tape, hidden));
 	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, hidden));
 	loss = for_causal_lm_loss(pass, logits);
 	est_drop(tape, hidden);
-	est_autocast_exit(tape);
-	if (autocast && pass->request->outputs_to_fp32) {
-		struct est_tensor logits32 = est_hold(est_to(tape, logits, EST_32BIT));
-
-		est_drop(tape, logits);
-		logits = logits32;
-	}
-	est_drop(tape, logits);
+	est_drop(tape, leave_forward(pass, logits));
 	return loss;
+}
+
+struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidden)
+{
+	struct est_tensor logits;
+
+	hidden = est_hold(est_head_input(pass->tape, hidden));
+	logits = scaled_logits(pass, est_linear(pass->tape, &pass->lm_head, hidden));
+	est_drop(pass->tape, hidden);
+	return leave_forward(pass, logits);
 }
 
 struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)

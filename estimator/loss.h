@@ -34,15 +34,23 @@ struct est_tensor est_sum(struct est_tape *tape, struct est_tensor x);
 uint64_t est_shifted_positions(const struct est_pass *pass);
 uint64_t est_labelled_positions(const struct est_pass *pass);
 
-/* What TRL's fused head returns, per position but the last: fp32 log-probabilities (which lead to the gradient), entropies and
- * whether the label was the likeliest token. All held. */
+/* logits after their scaling or capping, as they leave the model's forward (held). hidden moves in; ends the autocast region. */
+struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidden);
+/* F.cross_entropy in the logits' dtype. Both are borrowed. */
+struct est_tensor est_cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels);
+/* ORPOTrainer (loss_orpo.c): full logits of chosen and rejected. As the losses above. */
+struct est_tensor est_orpo_loss(struct est_pass *pass, struct est_tensor hidden);
+
+/* What TRL's fused head is asked for beside log-probabilities: nothing, entropies, and these with whether the label was the likeliest
+ * word, or with the mean logit. */
+enum est_fused_metrics { EST_METRICS_NONE, EST_METRICS_ENTROPY, EST_METRICS_TOP1, EST_METRICS_MEAN_LOGITS };
+/* What it returns, a value for each position but the last of a sequence; the gradient goes by log_probs. All held. */
 struct est_fused_output {
-	struct est_tensor log_probs, entropy, is_top1;
+	struct est_tensor log_probs, entropy, metric;
 };
 
-/* model(..., fused_lm_head=True) after the decoder. hidden moves in; ends the autocast region. with_metrics: entropy and is_top1
- * are wanted too. */
-struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden, bool with_metrics);
+/* model(..., fused_lm_head=True) after the decoder. hidden moves in; ends the autocast region. */
+struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden, enum est_fused_metrics metrics);
 void est_fused_output_drop(struct est_tape *tape, const struct est_fused_output *output);
 
 /* How many positions Liger's loss takes at once: pow2ceil(positions / ceil(vocabulary / hidden)), at most all. */

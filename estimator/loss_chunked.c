@@ -94,20 +94,21 @@ static void backward_log_prob(struct est_tape *tape, struct est_node *node, stru
 }
 static const struct est_op log_prob_op = { "ChunkedLogProb", backward_log_prob };
 
-/* The tiles, folded into seven running statistics of a position each. */
-static void fold_tiles(struct est_tape *tape, const uint64_t shape[], struct est_tensor statistics[7])
-{
-	struct est_tensor tile, hidden_chunk = est_none, weight_chunk = est_none;
+/* What the forward's frame holds to its end: seven running statistics of a position, the last cast of the hidden states, the tile. */
+enum { STATISTICS = 7, LOCALS = STATISTICS + 2 };
 
-	for (unsigned i = 0; i < 7; i++)
-		statistics[i] = est_empty(tape, shape[POSITIONS], EST_32BIT);
-	tile = tile_buffer(tape, shape);
-	run_tiles(tape, shape, false, &hidden_chunk, &weight_chunk);
-	est_drop(tape, hidden_chunk);
-	est_drop(tape, tile);
+static void fold_tiles(struct est_tape *tape, const uint64_t shape[], struct est_tensor locals[LOCALS])
+{
+	struct est_tensor *hidden_chunk = &locals[STATISTICS], weight_chunk = est_none;
+
+	for (unsigned i = 0; i < STATISTICS; i++)
+		locals[i] = est_empty(tape, shape[POSITIONS], EST_32BIT);
+	locals[STATISTICS + 1] = tile_buffer(tape, shape);
+	*hidden_chunk = est_none;
+	run_tiles(tape, shape, false, hidden_chunk, &weight_chunk);
 }
 
-/* is_top1 = (target_logit >= running_max) & (target_logit > max_before_target) */
+/* (target_logit >= running_max) & (target_logit > max_before_target) */
 static struct est_tensor likeliest(struct est_tape *tape, uint64_t positions)
 {
 	struct est_tensor a = est_empty(tape, positions, EST_BYTE), b = est_empty(tape, positions, EST_BYTE);
@@ -119,37 +120,41 @@ static struct est_tensor likeliest(struct est_tape *tape, uint64_t positions)
 }
 
 static struct est_fused_output log_probabilities(struct est_tape *tape, struct est_node *node, const struct est_tensor in[3],
-						 struct est_tensor targets, const uint64_t shape[], bool with_metrics)
+						 struct est_tensor targets, const uint64_t shape[], enum est_fused_metrics metrics)
 {
-	struct est_tensor statistics[7], log_z, temporary;
+	struct est_tensor locals[LOCALS], log_z, temporary;
 	struct est_fused_output out = { est_none, est_none, est_none };
 
-	fold_tiles(tape, shape, statistics);
+	fold_tiles(tape, shape, locals);
 	temporary = est_empty(tape, shape[POSITIONS], EST_32BIT);
 	log_z = est_empty(tape, shape[POSITIONS], EST_32BIT);
 	est_drop(tape, temporary);
 	out.log_probs = est_empty(tape, shape[POSITIONS], EST_32BIT);
-	if (with_metrics) {
+	if (metrics != EST_METRICS_NONE) {
 		temporary = est_empty(tape, shape[POSITIONS], EST_32BIT);
 		out.entropy = est_empty(tape, shape[POSITIONS], EST_32BIT);
 		est_drop(tape, temporary);
-		out.is_top1 = likeliest(tape, shape[POSITIONS]);
 	}
+	if (metrics == EST_METRICS_TOP1)
+		out.metric = likeliest(tape, shape[POSITIONS]);
+	else if (metrics == EST_METRICS_MEAN_LOGITS)
+		out.metric = est_empty(tape, shape[POSITIONS], EST_32BIT);
 	for (unsigned i = 0; i < 3; i++)
 		if (in[i].numel)
 			est_save(tape, node, in[i]);
 	est_save(tape, node, targets);
 	est_save(tape, node, log_z);
-	est_save(tape, node, with_metrics ? out.entropy : log_z);
-	for (unsigned i = 0; i < 7; i++)
-		est_drop(tape, statistics[i]);
+	est_save(tape, node, out.entropy.numel ? out.entropy : log_z);
+	for (unsigned i = 0; i < LOCALS; i++)
+		est_drop(tape, locals[i]);
 	est_drop(tape, log_z);
 	out.log_probs = est_output(tape, node, 0, out.log_probs);
 	return out;
 }
 
 /* _ChunkedLogProbFunction.apply(hidden, weight, bias, targets): hidden and targets are temporary */
-static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hidden, struct est_tensor targets, bool with_metrics)
+static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hidden, struct est_tensor targets,
+				     enum est_fused_metrics metrics)
 {
 	struct est_tape *tape = pass->tape;
 	const struct est_linear *head = &pass->lm_head;
@@ -165,7 +170,7 @@ static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hi
 	node = est_node_new(tape, &log_prob_op, 3, in);
 	for (unsigned i = 0; node && i < EST_NODE_EXTRA; i++)
 		node->extra[i] = shape[i];
-	out = log_probabilities(tape, node, in, targets, shape, with_metrics);
+	out = log_probabilities(tape, node, in, targets, shape, metrics);
 	est_finish(tape, hidden);
 	est_finish(tape, targets);
 	return out;
@@ -212,7 +217,7 @@ static struct est_tensor scattered(struct est_tape *tape, struct est_tensor x, s
 	return est_hold(est_output(tape, node, 0, out));
 }
 
-struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden, bool with_metrics)
+struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden, enum est_fused_metrics metrics)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t shifted = est_shifted_positions(pass), positions = est_labelled_positions(pass);
@@ -225,10 +230,10 @@ struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tens
 	targets = est_empty_as(tape, 2 * positions, EST_INT64, EST_BUFFERS);
 	est_drop(tape, targets);
 	targets = est_empty_as(tape, positions, EST_INT64, EST_BUFFERS);
-	flat = apply(pass, compact, targets, with_metrics);
+	flat = apply(pass, compact, targets, metrics);
 	out.log_probs = scattered(tape, flat.log_probs, mask);
 	out.entropy = scattered(tape, flat.entropy, mask);
-	out.is_top1 = scattered(tape, flat.is_top1, mask);
+	out.metric = scattered(tape, flat.metric, mask);
 	est_fused_output_drop(tape, &flat);
 	est_drop(tape, states);
 	est_drop(tape, mask);
@@ -240,14 +245,14 @@ void est_fused_output_drop(struct est_tape *tape, const struct est_fused_output 
 {
 	est_drop(tape, output->log_probs);
 	est_drop(tape, output->entropy);
-	est_drop(tape, output->is_top1);
+	est_drop(tape, output->metric);
 }
 
 /* SFTTrainer.compute_loss: -log_probs, summed */
 struct est_tensor est_chunked_loss(struct est_pass *pass, struct est_tensor hidden)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_fused_output output = est_fused_lm_head(pass, hidden, true);
+	struct est_fused_output output = est_fused_lm_head(pass, hidden, EST_METRICS_TOP1);
 	struct est_tensor per_token_loss = est_hold(est_mul_scalar(tape, output.log_probs));
 	struct est_tensor loss = est_hold(est_sum(tape, per_token_loss));
 

@@ -134,8 +134,12 @@ static struct est_tensor layer_function(void *context, struct est_tensor x, cons
 	return y;
 }
 
-static bool is_checkpointed(const struct est_request *request, int64_t layer)
+static bool is_checkpointed(const struct est_pass *pass, int64_t layer)
 {
+	const struct est_request *request = pass->request;
+
+	if (pass->tape->no_grad)
+		return false;
 	if (request->checkpointing == EST_CHECKPOINT_EVERY_N)
 		return layer % request->every_n_layers == 0;
 	return request->checkpointing != EST_CHECKPOINT_NONE;
@@ -154,7 +158,7 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 static struct est_tensor run_layers(struct est_pass *pass, struct est_tensor x)
 {
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
-		struct est_tensor y = run_layer(pass, &pass->layers[i], is_checkpointed(pass->request, i), x);
+		struct est_tensor y = run_layer(pass, &pass->layers[i], is_checkpointed(pass, i), x);
 
 		est_drop(pass->tape, x);
 		x = est_hold(y);
@@ -179,7 +183,7 @@ static struct est_tensor look_up_positions(struct est_pass *pass)
  * gradient as long as the graph lives. x moves in. */
 static struct est_tensor requires_grad(struct est_pass *pass, struct est_tensor x)
 {
-	if (pass->request->method == EST_FULL || pass->request->checkpointing == EST_CHECKPOINT_NONE || x.requires_grad)
+	if (pass->request->method == EST_FULL || pass->request->checkpointing == EST_CHECKPOINT_NONE || x.requires_grad || pass->tape->no_grad)
 		return x;
 	pass->input_leaf = est_leaf_new(pass->tape, est_alias(pass->tape, x), true, false);
 	pass->has_input_leaf = true;

@@ -55,6 +55,7 @@ struct est_pass {
 	uint8_t parameter_element;                  /* bytes of a parameter that is not quantised: the dtype of the stream */
 	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
 	bool frozen;                                /* while building: a part that method freeze does not train */
+	struct est_pass *reference;                 /* a second, frozen model on the same tape, or NULL */
 	bool flash;                                 /* the card has flash attention kernels */
 
 	uint32_t embed_tokens, embed_positions, lm_head_bias;
@@ -64,7 +65,7 @@ struct est_pass {
 
 	uint32_t input_leaf;                        /* the embedding's output, where it is made to require a gradient */
 	bool has_input_leaf;
-	struct est_tensor input_ids, labels, attention_mask_2d;
+	struct est_tensor input_ids;
 	const struct est_layer *layer;              /* the one that runs */
 	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
@@ -183,6 +184,8 @@ struct est_tensor est_scale_query(struct est_pass *pass, struct est_tensor q);
 unsigned est_rope_count(const struct est_pass *pass);
 /* Builds the parameters as the model's constructor does, in its order: weights in the events, leaves in the tape. */
 bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request);
+/* The same again, frozen and without adapters: pass->reference. */
+bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass);
 /* input_ids -> last hidden state after the final norm: embedding, buffers, decoder layers with their checkpoints. */
 struct est_tensor est_pass_forward(struct est_pass *pass);
 /* Gives up cos, sin and the masks: at the end of the forward, or, where reentrant checkpoints still need them, of the backward. */

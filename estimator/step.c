@@ -2,7 +2,7 @@
 
 #include <string.h>
 #include "estimator/ddp.h"
-#include "estimator/loss.h"
+#include "estimator/objective.h"
 #include "estimator/optimizer.h"
 
 /* ---- how large the tables may grow: counts per layer, checked by the tape */
@@ -32,7 +32,7 @@ size_t est_program_arena_size(int64_t layers)
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
 	       + limits.storages * sizeof(struct est_storage) + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
-	       + (size_t)layers * (sizeof(struct est_layer) + 64) + 65536;
+	       + 2 * (size_t)layers * (sizeof(struct est_layer) + 64) + 65536;
 }
 
 uint32_t est_program_ids(int64_t layers)
@@ -41,11 +41,6 @@ uint32_t est_program_ids(int64_t layers)
 }
 
 /* ---- parts */
-
-static bool uses_autocast(enum est_precision precision)
-{
-	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST;
-}
 
 static enum est_policy policy_of(const struct est_request *request)
 {
@@ -58,33 +53,18 @@ static enum est_policy policy_of(const struct est_request *request)
 	return request->checkpointing == EST_CHECKPOINT_SELECTIVE ? policies[request->selective] : EST_KEEP_NOTHING;
 }
 
-static struct est_tensor input(struct est_pass *pass)
-{
-	return est_hold(est_empty_as(pass->tape, pass->tokens, EST_INT64, EST_BUFFERS));
-}
-
 /* One micro-batch: Trainer.training_step(). */
 static void trace_micro(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 	bool recomputes_reentrantly = pass->request->checkpointing != EST_CHECKPOINT_NONE && pass->request->use_reentrant;
-	struct est_tensor loss, hidden;
+	struct est_tensor loss;
 
 	tape->frame_count = 0;
 	tape->frame_save_count = 0;
 	tape->pinned = 0;
 	est_mark(tape, EST_PHASE_FORWARD);
-	pass->input_ids = input(pass);
-	pass->labels = input(pass);
-	pass->attention_mask_2d = pass->request->attention_mask ? input(pass) : est_none;
-	tape->autocast = uses_autocast(pass->request->precision);
-	hidden = est_pass_forward(pass);
-	if (!recomputes_reentrantly)
-		est_pass_release(pass);
-	loss = est_loss(pass, hidden);
-	est_drop(tape, pass->input_ids);
-	est_drop(tape, pass->labels);
-	est_drop(tape, pass->attention_mask_2d);
+	loss = est_objective_loss(pass);
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
 	est_drop(tape, loss);
@@ -120,7 +100,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	struct est_tape_limits limits = limits_for(model->num_hidden_layers);
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
 	struct est_update update;
-	struct est_pass pass;
+	struct est_pass pass, reference;
 
 	memset(program, 0, sizeof(*program));
 	if (!tape || !est_tape_init(tape, arena, &limits))
@@ -132,7 +112,9 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	est_mark(tape, EST_PHASE_LOAD);
 	if (!est_pass_build(&pass, tape, model, request))
 		return false;
-	pass.flash = flash;
+	if (est_objective_holds_reference(request) && !est_pass_build_reference(&reference, &pass))
+		return false;
+	pass.flash = reference.flash = flash;
 	est_optimizer_load(tape, request);
 	est_ddp_wrap(tape, request);
 	if (request->fuse_optimizer_in_backward)

@@ -46,8 +46,8 @@ static const struct modelled {
 	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8), BIT(EST_STORE_UINT8) },
-	{ "objective", BIT(EST_SFT) | BIT(EST_PRETRAIN), BIT(EST_SFT) | BIT(EST_PRETRAIN) },
-	{ "task", BIT(EST_CAUSAL_LM), ANY },
+	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
+	{ "task", BIT(EST_CAUSAL_LM) | BIT(EST_SEQUENCE_CLASSIFICATION), ANY },
 };
 
 /* Schedules of FSDP, DDP and DeepSpeed: sharding is static so far. Naming their default changes nothing, naming
@@ -137,6 +137,22 @@ static bool saves_vocabulary_only(const struct est_names *names)
 	return known == names->count;
 }
 
+/* The trainers of preferences have a loss of their own, whatever a model's is */
+static void check_loss(const struct est_request *request, struct est_faults *faults)
+{
+	static const struct {
+		enum est_objective objective;
+		enum est_loss loss;
+	} pairs[] = { { EST_DPO, EST_LOSS_CHUNKED }, { EST_KTO, EST_LOSS_CHUNKED }, { EST_GRPO, EST_LOSS_CHUNKED },
+		      { EST_ORPO, EST_LOSS_STANDARD } };
+
+	for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++)
+		if (request->objective == pairs[i].objective && request->loss != pairs[i].loss)
+			est_fault_add(faults, "/loss", EST_NOT_SUPPORTED_YET, "with objective %s only %s is modelled",
+				      est_word_name(est_objective_words, (int)request->objective),
+				      est_word_name(est_loss_words, (int)pairs[i].loss));
+}
+
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const int64_t transformers = request->versions.transformers;
@@ -149,6 +165,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	if (request->accounting != EST_REPLAY)
 		return;
 	check_model(model, faults);
+	check_loss(request, faults);
 	if (request->liger_kernel && !est_liger_knows(model))
 		refuse(est_field_find("liger_kernel"), request, faults);
 	if (transformers && transformers < 5000)

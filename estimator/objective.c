@@ -1,0 +1,240 @@
+/* The trainers of trl 1.16: sft_trainer.py, dpo_trainer.py, grpo_trainer.py, kto_trainer.py, reward_trainer.py, and
+ * experimental/orpo/orpo_trainer.py; transformers' Trainer for the rest. */
+#include "estimator/objective.h"
+
+#include "estimator/loss.h"
+
+uint64_t est_objective_sequences(const struct est_request *request)
+{
+	enum est_objective objective = request->objective;
+
+	return objective == EST_DPO || objective == EST_ORPO || objective == EST_REWARD ? 2 : 1;
+}
+
+bool est_objective_holds_reference(const struct est_request *request)
+{
+	bool refers = request->objective == EST_DPO || request->objective == EST_KTO
+		      || (request->objective == EST_GRPO && request->beta > 0);
+
+	return refers && request->reference_model == EST_REFERENCE_MODEL;
+}
+
+uint64_t est_objective_scores(const struct est_request *request)
+{
+	if (request->objective == EST_REWARD)
+		return 1;
+	return request->task == EST_SEQUENCE_CLASSIFICATION ? 2 : 0;
+}
+
+/* ---- inputs and passes */
+
+/* One value a token, as the collator makes them */
+static struct est_tensor input(struct est_pass *pass)
+{
+	return est_hold(est_empty_as(pass->tape, pass->tokens, EST_INT64, EST_BUFFERS));
+}
+
+enum { INPUTS_MAX = 8 };
+struct inputs {
+	struct est_tensor tensors[INPUTS_MAX];
+	unsigned count;
+};
+
+static void take_inputs(struct est_pass *pass, struct inputs *inputs, unsigned count)
+{
+	for (inputs->count = 0; inputs->count < count; inputs->count++)
+		inputs->tensors[inputs->count] = input(pass);
+	pass->input_ids = inputs->tensors[0];
+}
+
+static void drop_inputs(struct est_tape *tape, const struct inputs *inputs)
+{
+	for (unsigned i = 0; i < inputs->count; i++)
+		est_drop(tape, inputs->tensors[i]);
+}
+
+static bool uses_autocast(enum est_precision precision)
+{
+	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST;
+}
+
+/* Up to the last hidden state. Reentrant checkpoints need what the layers share until the backward. */
+static struct est_tensor forward(struct est_pass *pass)
+{
+	const struct est_request *request = pass->request;
+	bool recomputes_reentrantly = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
+	struct est_tensor hidden;
+
+	pass->tape->autocast = uses_autocast(request->precision);
+	hidden = est_pass_forward(pass);
+	if (!recomputes_reentrantly || pass->tape->no_grad)
+		est_pass_release(pass);
+	return hidden;
+}
+
+/* input_ids.masked_fill(completion_mask == 0, -100) */
+static struct est_tensor completion_labels(struct est_pass *pass)
+{
+	struct est_tensor outside = est_empty_as(pass->tape, pass->tokens, EST_BYTE, EST_BUFFERS), labels = input(pass);
+
+	est_drop(pass->tape, outside);
+	return labels;
+}
+
+/* log_probs of a pass without gradients: the reference model, or the policy with its adapter switched off (off) or on */
+static void run_without_gradients(const struct est_pass *pass, bool off, enum est_fused_metrics metrics, bool kept,
+				  struct est_fused_output *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_pass copy = *pass;
+	struct est_fused_output output;
+
+	tape->no_grad = true;
+	tape->adapters_off = off;
+	output = est_fused_lm_head(&copy, forward(&copy), metrics);
+	tape->no_grad = tape->adapters_off = false;
+	*ret = (struct est_fused_output){ est_none, est_none, est_none };
+	if (kept)
+		*ret = output;
+	else
+		est_fused_output_drop(tape, &output);
+}
+
+static void run_reference(struct est_pass *pass, bool kept, struct est_fused_output *ret)
+{
+	if (pass->reference)
+		pass->reference->input_ids = pass->input_ids;
+	run_without_gradients(pass->reference ? pass->reference : pass, true,
+			      pass->reference ? EST_METRICS_NONE : EST_METRICS_MEAN_LOGITS, kept, ret);
+}
+
+/* ---- objectives */
+
+/* Trainer.compute_loss: the model's own loss, or SFTTrainer's */
+static struct est_tensor language_model_loss(struct est_pass *pass)
+{
+	/* input_ids, labels, and a mask that TRL's collator always makes */
+	bool masked = pass->request->attention_mask || pass->request->framework == EST_TRL;
+	struct est_tensor loss;
+	struct inputs inputs;
+
+	take_inputs(pass, &inputs, masked ? 3 : 2);
+	loss = est_loss(pass, forward(pass));
+	drop_inputs(pass->tape, &inputs);
+	return loss;
+}
+
+static bool runs_reference(const struct est_request *request)
+{
+	return request->reference_model == EST_REFERENCE_MODEL || request->reference_model == EST_REFERENCE_ADAPTER;
+}
+
+/* DPOTrainer: chosen and rejected in one pass, then the reference on top of what the policy keeps */
+static struct est_tensor dpo_loss(struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_fused_output output, reference = { est_none, est_none, est_none };
+	struct est_tensor labels, loss;
+	struct inputs inputs;
+
+	take_inputs(pass, &inputs, 3); /* input_ids, attention_mask, completion_mask */
+	labels = completion_labels(pass);
+	output = est_fused_lm_head(pass, forward(pass), EST_METRICS_MEAN_LOGITS);
+	if (runs_reference(pass->request))
+		run_reference(pass, true, &reference);
+	loss = est_hold(est_sum(tape, output.log_probs));
+	est_fused_output_drop(tape, &output);
+	est_fused_output_drop(tape, &reference);
+	est_drop(tape, labels);
+	drop_inputs(tape, &inputs);
+	return loss;
+}
+
+/* GRPOTrainer's update: reference and old log-probabilities come with the batch */
+static struct est_tensor grpo_loss(struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_fused_output output;
+	struct est_tensor labels, loss;
+	struct inputs inputs;
+
+	take_inputs(pass, &inputs, 4); /* prompts and completions with their masks, joined: both are held */
+	labels = completion_labels(pass);
+	output = est_fused_lm_head(pass, forward(pass), EST_METRICS_ENTROPY);
+	est_drop(tape, labels);
+	loss = est_hold(est_sum(tape, output.log_probs));
+	est_fused_output_drop(tape, &output);
+	drop_inputs(tape, &inputs);
+	return loss;
+}
+
+/* KTOTrainer: a pass over mismatched completions without gradients comes first, and the reference makes both */
+static struct est_tensor kto_loss(struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_fused_output output, ignored, reference = { est_none, est_none, est_none };
+	struct est_tensor labels, loss;
+	struct inputs inputs;
+
+	take_inputs(pass, &inputs, 6); /* ids, mask and completion mask, of the examples and of the mismatched ones */
+	labels = completion_labels(pass);
+	run_without_gradients(pass, false, EST_METRICS_MEAN_LOGITS, false, &ignored);
+	est_drop(tape, labels);
+	labels = completion_labels(pass);
+	output = est_fused_lm_head(pass, forward(pass), EST_METRICS_MEAN_LOGITS);
+	if (runs_reference(pass->request)) {
+		struct est_tensor mismatched = completion_labels(pass);
+
+		run_reference(pass, false, &ignored);
+		est_drop(tape, mismatched);
+		run_reference(pass, true, &reference);
+	}
+	loss = est_hold(est_sum(tape, output.log_probs));
+	est_fused_output_drop(tape, &output);
+	est_fused_output_drop(tape, &reference);
+	est_drop(tape, labels);
+	drop_inputs(tape, &inputs);
+	return loss;
+}
+
+/* ...ForSequenceClassification: a score for each token, of which the last one's is taken */
+static struct est_tensor score_loss(struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor hidden, scores, loss;
+	struct inputs inputs;
+
+	take_inputs(pass, &inputs, 2); /* input_ids, attention_mask */
+	hidden = est_hold(est_head_input(tape, forward(pass)));
+	scores = est_hold(est_linear(tape, &pass->lm_head, hidden));
+	loss = est_hold(est_sum(tape, est_to(tape, est_slice(tape, scores, pass->batch * pass->lm_head.out), EST_32BIT)));
+	est_drop(tape, hidden);
+	est_drop(tape, scores);
+	est_autocast_exit(tape);
+	drop_inputs(tape, &inputs);
+	return loss;
+}
+
+/* ORPOTrainer: full logits */
+static struct est_tensor orpo_loss(struct est_pass *pass)
+{
+	struct est_tensor loss;
+	struct inputs inputs;
+
+	take_inputs(pass, &inputs, 6); /* ids, masks, labels: of the chosen, of the rejected (half as long each), and joined */
+	loss = est_orpo_loss(pass, forward(pass));
+	drop_inputs(pass->tape, &inputs);
+	return loss;
+}
+
+struct est_tensor est_objective_loss(struct est_pass *pass)
+{
+	static struct est_tensor (*const objectives[])(struct est_pass *) = {
+		[EST_SFT] = language_model_loss, [EST_PRETRAIN] = language_model_loss, [EST_DPO] = dpo_loss, [EST_ORPO] = orpo_loss,
+		[EST_KTO] = kto_loss, [EST_REWARD] = score_loss, [EST_GRPO] = grpo_loss,
+	};
+
+	if (est_objective_scores(pass->request))
+		return score_loss(pass);
+	return objectives[pass->request->objective](pass);
+}
