@@ -68,21 +68,31 @@ static void build_router(struct est_pass *pass, struct est_linear *router)
 	pass->quantizes = false;
 	build_linear(pass, router, (uint64_t)model->hidden_size, (uint64_t)model->num_experts, model->expert_bias);
 	router->flat = true;
+	pass->tape->leaves[router->weight].inner = true;
 	pass->quantizes = quantizes;
 	if (model->router_correction_bias)
 		est_empty_as(pass->tape, (uint64_t)model->num_experts, EST_32BIT, EST_BUFFERS);
 }
 
-/* gate_up_proj and down_proj of all experts, each in one 3-D parameter */
+/* a 3-D parameter */
+static uint32_t stack(struct est_pass *pass, uint64_t count, uint64_t rows, uint64_t columns)
+{
+	uint32_t leaf = matrix(pass, count * rows, columns);
+
+	pass->tape->leaves[leaf].stack = count;
+	return leaf;
+}
+
+/* gate_up_proj and down_proj of all experts, each in one */
 static void build_experts(struct est_pass *pass, struct est_experts *experts)
 {
 	const struct est_model *model = pass->model;
 	uint64_t count = (uint64_t)model->num_experts, hidden = (uint64_t)model->hidden_size;
 	uint64_t width = (uint64_t)model->moe_intermediate_size;
 
-	experts->gate_up_proj = parameter(pass, count * hidden * 2 * width);
+	experts->gate_up_proj = stack(pass, count, 2 * width, hidden);
 	experts->gate_up_proj_bias = model->expert_bias ? parameter(pass, count * 2 * width) : EST_NO_LEAF;
-	experts->down_proj = parameter(pass, count * width * hidden);
+	experts->down_proj = stack(pass, count, hidden, width);
 	experts->down_proj_bias = model->expert_bias ? parameter(pass, count * hidden) : EST_NO_LEAF;
 }
 
@@ -91,6 +101,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	build_linear(pass, linear, est_width(pass->model, module->in), est_width(pass->model, module->out),
 		     has_bias(pass->model, module->bias));
 	pass->tape->leaves[linear->weight].inner = true;
+	pass->tape->leaves[linear->weight].linear = true;
 	linear->flat = pass->model->shared_expert_gate
 		       && (module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE);
 }

@@ -36,6 +36,7 @@ static struct est_adapter *make_adapter(struct est_pass *pass, uint64_t in, uint
 
 		pass->tape->leaves[part->weight].rows = part->out;
 		pass->tape->leaves[part->weight].inner = true;
+		pass->tape->leaves[part->weight].linear = true;
 	}
 	return adapter;
 }

@@ -41,9 +41,11 @@ static bool is_trained(const struct est_leaf *leaf)
 
 static struct est_trained trained(const struct est_leaf *leaf, const struct est_request *request)
 {
+	uint64_t stack = leaf->stack ? leaf->stack : 1;
+
 	return (struct est_trained){ .numel = leaf->value.numel, .rows = leaf->rows,
-				     .columns = leaf->rows ? leaf->value.numel / leaf->rows : 0,
-				     .element = has_master(request) ? EST_32BIT : leaf->value.element, .inner = leaf->inner };
+				     .columns = leaf->rows ? leaf->value.numel / leaf->rows * stack : 0,
+				     .element = has_master(request) ? EST_32BIT : leaf->value.element, .inner = leaf->inner, .linear = leaf->linear };
 }
 
 /* ---- what the rows are made of */

@@ -16,7 +16,7 @@ static uint64_t shorter(const struct est_trained *p)
 
 bool est_lowrank_is_last(const struct est_trained *p)
 {
-	return p->inner;
+	return p->linear;
 }
 
 /* proj_type "std": the shorter side is projected to the rank */
@@ -53,7 +53,7 @@ void est_states_galore(struct est_stepping *stepping, const struct est_trained *
 {
 	uint64_t kept = p->element == EST_32BIT ? shorter(p) : galore_rank(stepping, p);
 
-	if (!p->inner) {
+	if (!p->linear) {
 		est_states_like(stepping, p);
 		return;
 	}
@@ -67,7 +67,7 @@ void est_update_galore(struct est_stepping *stepping, const struct est_trained *
 	uint64_t rank = galore_rank(stepping, p);
 	struct est_tensor back, scaled;
 
-	if (!p->inner) {
+	if (!p->linear) {
 		adam(stepping, p->numel, p->element);
 		return;
 	}
@@ -95,7 +95,7 @@ void est_states_apollo(struct est_stepping *stepping, const struct est_trained *
 {
 	uint64_t rank = apollo_rank(stepping);
 
-	if (!p->inner) {
+	if (!p->linear) {
 		est_states_like(stepping, p);
 		return;
 	}
@@ -124,7 +124,7 @@ void est_update_apollo(struct est_stepping *stepping, const struct est_trained *
 	uint64_t rank = apollo_rank(stepping);
 	struct est_tensor norm_grad, scaled, limited;
 
-	if (!p->inner) {
+	if (!p->linear) {
 		adam(stepping, p->numel, p->element);
 		return;
 	}

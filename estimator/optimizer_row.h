@@ -9,9 +9,10 @@
 /* A trained parameter as its optimizer sees it: the fp32 master where there is one. */
 struct est_trained {
 	uint64_t numel;
-	uint64_t rows, columns;  /* 0 for a vector */
+	uint64_t rows, columns;  /* 0 for a vector; of a stack of matrices the rows of all, the columns of each side by side */
 	uint8_t element;         /* bytes of what is stepped, and of its gradient */
-	bool inner;              /* a linear layer's weight within a decoder layer */
+	bool inner;              /* a matrix within a decoder layer: no embedding, no head */
+	bool linear;             /* and of an nn.Linear: no router */
 };
 
 struct est_stepping;

@@ -24,6 +24,7 @@ static void parameter(uint64_t rows, uint64_t columns, bool inner, uint8_t eleme
 
 	tape.leaves[leaf].rows = rows;
 	tape.leaves[leaf].inner = inner;
+	tape.leaves[leaf].linear = inner;
 }
 
 static void build(uint8_t element)
@@ -141,6 +142,36 @@ START_TEST(a_frozen_model_has_no_states)
 	first = tape.event_count;
 	est_optimizer_states(&tape, &request);
 	ck_assert_msg(rise_since(first).kept == 0, "%s", states[_i].name);
+}
+END_TEST
+
+/* Experts in one parameter of 8 matrices of 512 x 1024, and their router of 8 x 1024. */
+static const struct {
+	const char *name;
+	enum est_optimizer optimizer;
+	int64_t states;
+} moe_states[] = {
+	/* 8 rows of 512, 8 columns of 1024, the router's 8 and 1024, each in 512-byte blocks; RMS twice */
+	{ "Adafactor factors each matrix of a stack", EST_ADAFACTOR, 4 * (8 * 512 + 8 * 1024) + 512 + 4 * 1024 + 2 * 512 },
+	/* the stack goes to AdamW, the router to Muon */
+	{ "Muon takes no stack", EST_MUON, 2 * 2 * 8 * 512 * 1024 + 512 + 2 * 8 * 1024 },
+	{ "GaLore projects neither", EST_GALORE_ADAMW, 2 * 2 * (8 * 512 * 1024 + 8 * 1024) },
+};
+
+START_TEST(experts_are_stacks_and_routers_no_linear_layers)
+{
+	struct est_request request = request_for(moe_states[_i].optimizer, EST_16BIT);
+	size_t first;
+
+	ck_assert(est_tape_init(&tape, &arena, &roomy));
+	parameter(8 * 512, 1024, false, EST_16BIT, true);
+	tape.leaves[0].stack = 8;
+	parameter(8, 1024, true, EST_16BIT, true);
+	tape.leaves[1].linear = false;
+	first = tape.event_count;
+	est_optimizer_states(&tape, &request);
+	ck_assert_msg(rise_since(first).kept == moe_states[_i].states, "%s: %lld", moe_states[_i].name,
+		      (long long)rise_since(first).kept);
 }
 END_TEST
 
@@ -309,6 +340,7 @@ int main(void)
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_loop_test(tcase, the_first_step_makes_the_states, 0, COUNT(states));
 	tcase_add_loop_test(tcase, a_frozen_model_has_no_states, 0, COUNT(states));
+	tcase_add_loop_test(tcase, experts_are_stacks_and_routers_no_linear_layers, 0, COUNT(moe_states));
 	tcase_add_loop_test(tcase, a_step_gives_back_what_it_takes, 0, COUNT(updates));
 	tcase_add_test(tcase, masters_are_what_is_stepped);
 	tcase_add_loop_test(tcase, a_parameter_is_stepped_as_its_gradient_arrives, 0, COUNT(fused));
