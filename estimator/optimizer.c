@@ -45,7 +45,8 @@ static struct est_trained trained(const struct est_leaf *leaf, const struct est_
 
 	return (struct est_trained){ .numel = leaf->value.numel, .rows = leaf->rows,
 				     .columns = leaf->rows ? leaf->value.numel / leaf->rows * stack : 0,
-				     .element = has_master(request) ? EST_32BIT : leaf->value.element, .inner = leaf->inner, .linear = leaf->linear };
+				     .element = has_master(request) ? EST_32BIT : leaf->value.element,
+				     .inner = leaf->inner, .linear = leaf->linear };
 }
 
 /* ---- what the rows are made of */

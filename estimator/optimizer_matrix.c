@@ -74,16 +74,19 @@ void est_states_muon(struct est_stepping *stepping, const struct est_trained *p)
 
 enum { NEWTON_SCHULZ_STEPS = 5 };
 
-/* _zeropower_via_newtonschulz: always in bf16; gram matrices of the shorter side. original is the caller's, kept to the end. */
-static struct est_tensor orthogonalize(struct est_stepping *stepping, const struct est_trained *p, struct est_tensor original)
+/* _zeropower_via_newtonschulz: always in bf16; gram matrices of the shorter side. original is the caller's, kept to the
+ * end. */
+static struct est_tensor orthogonalize(struct est_stepping *stepping, const struct est_trained *p,
+				       struct est_tensor original)
 {
 	uint64_t side = p->rows < p->columns ? p->rows : p->columns;
 	enum est_precision precision = stepping->request->precision;
 	bool is_bf16 = p->element == EST_16BIT && precision != EST_PURE_FP16;
 	struct est_tape *tape = stepping->tape;
 	struct est_tensor gram = est_none, update = est_none, next;
-	struct est_tensor ortho = is_bf16 ? est_hold(est_alias(tape, original)) : est_scratch(stepping, p->numel, EST_16BIT);
+	struct est_tensor ortho;
 
+	ortho = is_bf16 ? est_hold(est_alias(tape, original)) : est_scratch(stepping, p->numel, EST_16BIT);
 	for (unsigned i = 0; i < NEWTON_SCHULZ_STEPS; i++) {
 		next = est_scratch(stepping, side * side, EST_16BIT);
 		est_drop(tape, gram);
