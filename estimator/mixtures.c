@@ -45,7 +45,7 @@ static struct est_tensor qwen2_mixture(struct est_pass *pass, const struct est_l
 	return x;
 }
 
-/* DeepSeek: experts(x) + shared_experts(x); the router takes a view of its own */
+/* DeepSeek: experts(x) + shared_experts(x) */
 static struct est_tensor shared_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 					est_router *route)
 {
@@ -55,9 +55,7 @@ static struct est_tensor shared_mixture(struct est_pass *pass, const struct est_
 
 	if (!layer->sparse)
 		return est_gated_mlp(pass, layer, x);
-	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
-	route(pass, layer, tokens, &routing);
-	est_drop(tape, tokens);
+	route(pass, layer, x, &routing);
 	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
 	out = est_hold(est_reshape(tape, est_grouped_experts(pass, layer, tokens, &routing)));
 	est_drop(tape, tokens);

@@ -140,21 +140,21 @@ static struct est_tensor multiply(struct est_pass *pass, struct est_tensor x, st
 	return out;
 }
 
-/* F.linear(x, weight), or of both in fp32. The weight may be adapted; x is borrowed. */
+/* F.linear(x.view(-1, hidden), weight), or of both in fp32. The weight may be adapted; x is borrowed. */
 static struct est_tensor router_logits(struct est_pass *pass, const struct est_linear *router, struct est_tensor x, bool in_fp32,
 				       struct est_tensor ret_open[2])
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor in[2], logits;
+	struct est_tensor tokens, in[2], logits;
 
 	ret_open[0] = est_lora_sum(tape, router, &ret_open[1]);
-	if (!in_fp32)
-		return est_hold(multiply(pass, x, ret_open[0]));
-	in[0] = est_hold(est_to(tape, x, EST_32BIT));
-	in[1] = est_hold(est_to(tape, ret_open[0], EST_32BIT));
+	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	in[0] = est_hold(in_fp32 ? est_to(tape, tokens, EST_32BIT) : est_alias(tape, tokens));
+	in[1] = est_hold(in_fp32 ? est_to(tape, ret_open[0], EST_32BIT) : est_alias(tape, ret_open[0]));
 	logits = est_hold(multiply(pass, in[0], in[1]));
 	est_drop(tape, in[0]);
 	est_drop(tape, in[1]);
+	est_drop(tape, tokens);
 	return logits;
 }
 

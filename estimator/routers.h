@@ -4,7 +4,7 @@
 
 #include "estimator/pass.h"
 
-/* x [tokens, hidden] is borrowed; ret holds the router's logits, weights and indices: to be given up by est_routing_drop(). */
+/* x is borrowed; ret holds the router's logits, weights and indices: to be given up by est_routing_drop(). */
 typedef void est_router(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret);
 
 /* softmax over all experts, the best of them, made to add up to 1 or not: Mixtral, Qwen, OLMoE */
