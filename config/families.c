@@ -20,6 +20,22 @@
 	.first_k_dense_replace = 3, .n_group = 8, .topk_group = 4, .norm_topk_prob = true, .router_correction_bias = true, \
 	.rope_interleave = true, LATENT_RANKS
 
+#define ENCODER_LAYERS \
+	LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
+	.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1, .classifier_dropout = 0.1
+#define ENCODER_AND_DECODER \
+	.norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true, .position = EST_RELATIVE_POSITIONS, \
+	.partial_rotary_factor = 1, .do_layer_norm_before = true, .head_dim = 64, .relative_attention_num_buckets = 32, .tie_word_embeddings = true, \
+	.attention_dropout = 0.1, .residual_dropout = 0.1
+
+#define ENCODER_LAYERS \
+	LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
+	.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1, .classifier_dropout = 0.1
+#define ENCODER_AND_DECODER \
+	.norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true, .position = EST_RELATIVE_POSITIONS, \
+	.partial_rotary_factor = 1, .do_layer_norm_before = true, .head_dim = 64, .relative_attention_num_buckets = 32, .tie_word_embeddings = true, \
+	.attention_dropout = 0.1, .residual_dropout = 0.1
+
 /* clang-format off */
 const struct cfg_family cfg_families[] = {
 	{ "llama", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
@@ -131,6 +147,20 @@ const struct cfg_family cfg_families[] = {
 	{ "ernie4_5", CFG_READS_GQA | CFG_READS_ENABLE_BIAS, .shape = {
 		.architecture = EST_ARCH_ERNIE4_5, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
 		.num_key_value_heads = 2, .head_dim = 128, .tie_word_embeddings = true } },
+	{ "bert", CFG_READS_BERT, .shape = {
+		.architecture = EST_ARCH_BERT, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2, .pooler = true } },
+	{ "roberta", CFG_READS_BERT, .shape = {
+		.architecture = EST_ARCH_ROBERTA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
+		.pooler = true } },
+	{ "xlm-roberta", CFG_READS_BERT, .shape = {
+		.architecture = EST_ARCH_ROBERTA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
+		.pooler = true } },
+	{ "distilbert", CFG_READS_DISTILBERT, .shape = {
+		.architecture = EST_ARCH_DISTILBERT, ENCODER_LAYERS, .max_position_embeddings = 512 } },
+	{ "t5", CFG_READS_T5, .shape = { .architecture = EST_ARCH_T5, ENCODER_AND_DECODER, .activation = EST_RELU,
+		.scale_decoder_outputs = true } },
+	{ "mt5", CFG_READS_T5, .shape = {
+		.architecture = EST_ARCH_T5_GATED, ENCODER_AND_DECODER, .activation = EST_GELU_NEW, .gated_mlp = true } },
 };
 
 #define MIXTURE "a mixture of experts, not modelled yet"
@@ -145,7 +175,6 @@ const struct cfg_family cfg_families[] = {
 const struct cfg_refusal cfg_refusals[] = {
 	{ "apertus", "the xIELU activation, not modelled yet" },
 	{ "baichuan", REMOTE },
-	{ "bert", ENCODER },
 	{ "bloom", "ALiBi positions, not modelled yet" },
 	{ "cohere", OTHER },
 	{ "cohere2", OTHER },
@@ -153,7 +182,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "deepseek", MIXTURE },
 	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
-	{ "distilbert", ENCODER },
 	{ "ernie4_5_moe", MIXTURE },
 	{ "exaone", REMOTE },
 	{ "exaone4", OTHER },
@@ -206,11 +234,8 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "qwen3_next", MIXTURE },
 	{ "qwen3_vl", VISION },
 	{ "qwen3_vl_moe", MIXTURE },
-	{ "roberta", ENCODER },
 	{ "stablelm", OTHER },
 	{ "starcoder2", OTHER },
-	{ "t5", ENCODER_DECODER },
-	{ "xlm-roberta", ENCODER },
 };
 /* clang-format on */
 

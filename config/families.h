@@ -24,6 +24,9 @@ enum {
 	CFG_READS_OPT = 1 << 14,            /* word_embed_proj_dim, do_layer_norm_before, ... */
 	CFG_READS_UNROTATED = 1 << 15,      /* no_rope_layers, no_rope_layer_interval */
 	CFG_READS_OUT_BIAS = 1 << 16,       /* attention_out_bias, and attention_bias of q, k and v */
+	CFG_READS_BERT = 1 << 15,           /* hidden_dropout_prob, type_vocab_size, ... */
+	CFG_READS_DISTILBERT = 1 << 16,     /* dim, n_layers, ... */
+	CFG_READS_T5 = 1 << 17,             /* d_model, num_layers, feed_forward_proj, ... */
 	CFG_READS_EXPERTS = 1 << 20,        /* num_experts, num_experts_per_tok */
 	CFG_READS_EXPERT_WIDTH = 1 << 21,   /* moe_intermediate_size; else the experts are of intermediate_size */
 	CFG_READS_SHARED_EXPERTS = 1 << 22, /* n_shared_experts, first_k_dense_replace, n_group: DeepSeek's mixture */

@@ -68,6 +68,25 @@ static const struct key keys[] = {
 	{ { "qk_rope_head_dim" }, KEY_INT, CFG_READS_LATENT, MEMBER(qk_rope_head_dim), 1, 4096 },
 	{ { "v_head_dim" }, KEY_INT, CFG_READS_LATENT, MEMBER(v_head_dim), 1, 4096 },
 	{ { "rope_interleave" }, KEY_BOOL, CFG_READS_LATENT, MEMBER(rope_interleave), 0, 0 },
+	{ { "type_vocab_size" }, KEY_INT, CFG_READS_BERT, MEMBER(type_vocab_size), 1, 1 << 10 },
+	{ { "attention_probs_dropout_prob" }, KEY_REAL, CFG_READS_BERT, MEMBER(attention_dropout), 0, 1 },
+	{ { "hidden_dropout_prob" }, KEY_REAL, CFG_READS_BERT, MEMBER(residual_dropout), 0, 1 },
+	{ { "dim" }, KEY_INT, CFG_READS_DISTILBERT, MEMBER(hidden_size), 1, 1 << 17 },
+	{ { "n_layers" }, KEY_INT, CFG_READS_DISTILBERT, MEMBER(num_hidden_layers), 1, EST_LAYERS_MAX },
+	{ { "n_heads" }, KEY_INT, CFG_READS_DISTILBERT, MEMBER(num_attention_heads), 1, 4096 },
+	{ { "hidden_dim" }, KEY_INT, CFG_READS_DISTILBERT, MEMBER(intermediate_size), 1, 1 << 20 },
+	{ { "activation" }, KEY_ACTIVATION, CFG_READS_DISTILBERT, MEMBER(activation), 0, 0 },
+	{ { "dropout" }, KEY_REAL, CFG_READS_DISTILBERT, MEMBER(residual_dropout), 0, 1 },
+	{ { "d_model" }, KEY_INT, CFG_READS_T5, MEMBER(hidden_size), 1, 1 << 17 },
+	{ { "d_kv", "head_dim" }, KEY_INT, CFG_READS_T5, MEMBER(head_dim), 1, 4096 },
+	{ { "d_ff" }, KEY_INT, CFG_READS_T5, MEMBER(intermediate_size), 1, 1 << 20 },
+	{ { "num_layers" }, KEY_INT, CFG_READS_T5, MEMBER(num_hidden_layers), 1, EST_LAYERS_MAX / 2 },
+	{ { "num_decoder_layers" }, KEY_INT, CFG_READS_T5, MEMBER(num_decoder_layers), 1, EST_LAYERS_MAX / 2 },
+	{ { "num_heads" }, KEY_INT, CFG_READS_T5, MEMBER(num_attention_heads), 1, 4096 },
+	{ { "relative_attention_num_buckets" }, KEY_INT, CFG_READS_T5, MEMBER(relative_attention_num_buckets), 2, 1 << 16 },
+	{ { "dropout_rate" }, KEY_REAL, CFG_READS_T5, MEMBER(residual_dropout), 0, 1 },
+	{ { "is_gated_act", "gated_mlp" }, KEY_BOOL, CFG_READS_T5, MEMBER(gated_mlp), 0, 0 },
+	{ { "scale_decoder_outputs" }, KEY_BOOL, CFG_READS_T5, MEMBER(scale_decoder_outputs), 0, 0 },
 };
 
 /* Names of Transformers' activations.py whose operators the replay has. */
@@ -151,6 +170,16 @@ static void read_bool(const struct reading *reading, const struct key *key, cons
 		complain(reading, name, EST_WRONG_TYPE, "must be true or false");
 }
 
+static void set_activation(struct est_model *model, const char *word)
+{
+	for (size_t i = 0; i < sizeof(activations) / sizeof(activations[0]); i++)
+		if (!strcmp(word, activations[i].name)) {
+			model->activation = activations[i].value;
+			return;
+		}
+	refuse(model, unknown_activation);
+}
+
 static void read_activation(const struct reading *reading, const char *name, const json_t *value)
 {
 	const char *word = json_string_value(value);
@@ -161,12 +190,7 @@ static void read_activation(const struct reading *reading, const char *name, con
 		complain(reading, name, EST_WRONG_TYPE, "must be a string");
 		return;
 	}
-	for (size_t i = 0; i < sizeof(activations) / sizeof(activations[0]); i++)
-		if (!strcmp(word, activations[i].name)) {
-			reading->model->activation = activations[i].value;
-			return;
-		}
-	refuse(reading->model, unknown_activation);
+	set_activation(reading->model, word);
 }
 
 static void read_key(const struct reading *reading, const struct key *key)
@@ -326,6 +350,44 @@ static void settle_latent(const struct reading *reading)
 		complain(reading, "num_key_value_heads", EST_CONTRADICTION, "must be num_attention_heads with latent attention");
 }
 
+/* Dropout by other names, and as many labels as the file names: two when it names none. */
+static void settle_encoder(const struct reading *reading, unsigned reads)
+{
+	const char *key = (reads & CFG_READS_BERT) ? "classifier_dropout" : "seq_classif_dropout";
+	const json_t *classifier = json_object_get(reading->object, key);
+	size_t labels = json_object_size(json_object_get(reading->object, "id2label"));
+	struct est_model *model = reading->model;
+
+	model->embedding_dropout = model->residual_dropout;
+	model->classifier_dropout = (reads & CFG_READS_BERT) ? model->residual_dropout : 0.2;
+	if (json_is_number(classifier))
+		model->classifier_dropout = json_number_value(classifier);
+	if (labels > 0)
+		model->num_labels = (int64_t)labels;
+}
+
+/* T5 writes its activation as "relu" or "gated-gelu", which is gelu_new. A file that says that embeddings are not tied is of a checkpoint
+ * with a head of its own, which from_pretrained() keeps apart although the class ties: T5 1.1, whose outputs are not scaled. */
+static void settle_t5(const struct reading *reading)
+{
+	const char *projection = json_string_value(json_object_get(reading->object, "feed_forward_proj"));
+	struct est_model *model = reading->model;
+
+	if (projection) {
+		model->gated_mlp = strncmp(projection, "gated-", 6) == 0;
+		set_activation(model, !strcmp(projection, "gated-gelu") ? "gelu_new" : projection + (model->gated_mlp ? 6 : 0));
+	}
+	if (model->architecture != EST_ARCH_UNSUPPORTED)
+		model->architecture = model->gated_mlp ? EST_ARCH_T5_GATED : EST_ARCH_T5;
+	if (model->scale_decoder_outputs && !json_object_get(reading->object, "scale_decoder_outputs"))
+		model->scale_decoder_outputs = model->tie_word_embeddings;
+	if (!model->num_decoder_layers)
+		model->num_decoder_layers = model->num_hidden_layers;
+	if (est_model_stacked_layers(model) > EST_LAYERS_MAX)
+		complain(reading, "num_decoder_layers", EST_OUT_OF_RANGE, "must leave room for the encoder's layers within 1024");
+	model->attention_dropout = model->residual_dropout;
+}
+
 static void require_sizes(const struct reading *reading)
 {
 	const struct est_model *model = reading->model;
@@ -373,6 +435,10 @@ static void read_family(struct reading *reading, const struct cfg_family *family
 		return;
 	if (family->reads & CFG_READS_LATENT)
 		settle_latent(reading);
+	if (family->reads & (CFG_READS_BERT | CFG_READS_DISTILBERT))
+		settle_encoder(reading, family->reads);
+	if (family->reads & CFG_READS_T5)
+		settle_t5(reading);
 	settle_heads(reading);
 	if (family->reads & CFG_READS_EXPERTS)
 		settle_mixture(reading, family->reads);

@@ -110,7 +110,7 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 	int64_t count = lora->modules_to_save.count ? saved_parameters(model, &lora->modules_to_save) : 0;
 	bool known = model->architecture != EST_ARCH_UNSUPPORTED; /* else Llama's modules stand for it */
 
-	for (int64_t i = 0; i < model->num_hidden_layers; i++)
+	for (int64_t i = 0; i < est_model_stacked_layers(model); i++)
 		count += layer_parameters(model, lora, known ? est_layer_modules(model, i)
 							     : est_architecture_row(EST_ARCH_LLAMA)->modules);
 	return count + projection_parameters(model, lora);

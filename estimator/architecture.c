@@ -96,6 +96,29 @@ static const struct est_module glm4[] = { ATTENTION, HEAD_NORMS, DENSE_MLP, NORM
 static const struct est_module glm4_moe[] = { ATTENTION, HEAD_NORMS, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
+/* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and LayerNorm */
+static const struct est_module bert[] = {
+	NAMED(q_proj, "query", HIDDEN, QUERY, QKV), NAMED(k_proj, "key", HIDDEN, KEY, QKV), NAMED(v_proj, "value", HIDDEN, KEY, QKV),
+	NAMED(o_proj, "dense", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
+	NAMED(up_proj, "dense", HIDDEN, MLP, MLP), NAMED(down_proj, "dense", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+};
+static const struct est_module distilbert[] = {
+	NAMED(q_proj, "q_lin", HIDDEN, QUERY, QKV), NAMED(k_proj, "k_lin", HIDDEN, KEY, QKV), NAMED(v_proj, "v_lin", HIDDEN, KEY, QKV),
+	NAMED(o_proj, "out_lin", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
+	NAMED(up_proj, "lin1", HIDDEN, MLP, MLP), NAMED(down_proj, "lin2", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+};
+#define T5_ATTENTION NAMED(q_proj, "q", HIDDEN, QUERY, NONE), NAMED(k_proj, "k", HIDDEN, KEY, NONE), \
+	NAMED(v_proj, "v", HIDDEN, KEY, NONE), NAMED(o_proj, "o", QUERY, HIDDEN, NONE), NORM(input_layernorm, HIDDEN)
+#define T5_CROSS_ATTENTION NAMED(cross_q_proj, "q", HIDDEN, QUERY, NONE), NAMED(cross_k_proj, "k", HIDDEN, KEY, NONE), \
+	NAMED(cross_v_proj, "v", HIDDEN, KEY, NONE), NAMED(cross_o_proj, "o", QUERY, HIDDEN, NONE), NORM(cross_attn_layernorm, HIDDEN)
+#define T5_MLP NAMED(up_proj, "wi", HIDDEN, MLP, NONE), NAMED(down_proj, "wo", MLP, HIDDEN, NONE), NORM(post_attention_layernorm, HIDDEN)
+#define T5_GATED_MLP NAMED(gate_proj, "wi_0", HIDDEN, MLP, NONE), NAMED(up_proj, "wi_1", HIDDEN, MLP, NONE), \
+	NAMED(down_proj, "wo", MLP, HIDDEN, NONE), NORM(post_attention_layernorm, HIDDEN)
+static const struct est_module t5[] = { T5_ATTENTION, T5_MLP, END };
+static const struct est_module t5_decoder[] = { T5_ATTENTION, T5_CROSS_ATTENTION, T5_MLP, END };
+static const struct est_module t5_gated[] = { T5_ATTENTION, T5_GATED_MLP, END };
+static const struct est_module t5_gated_decoder[] = { T5_ATTENTION, T5_CROSS_ATTENTION, T5_GATED_MLP, END };
+
 static const struct est_architecture_row architectures[] = {
 	/*                    modules   layer               final norm            scaled rotary fp32   per type */
 	[EST_ARCH_LLAMA]    = { llama, est_llama_layer, est_llama_norm, false, true, false, false },
@@ -121,6 +144,11 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GLM4_MOE]    = { glm4, est_glm4_moe_layer, est_llama_norm, false, true, false, false, false, glm4_moe },
 	[EST_ARCH_DOTS1]       = { glm4, est_dots1_layer, est_llama_norm, false, true, false, false, false, glm4_moe },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, false, true, false, false, false, gpt_oss },
+	[EST_ARCH_BERT]        = { bert, est_bert_layer, NULL, false, false, false, false },
+	[EST_ARCH_ROBERTA]     = { bert, est_bert_layer, NULL, false, false, false, false },
+	[EST_ARCH_DISTILBERT]  = { distilbert, est_distilbert_layer, NULL, false, false, false, false },
+	[EST_ARCH_T5]          = { t5, NULL, NULL, false, false, false, false },
+	[EST_ARCH_T5_GATED]    = { t5_gated, NULL, NULL, false, false, false, false },
 };
 /* clang-format on */
 
@@ -134,6 +162,8 @@ const struct est_module *est_layer_modules(const struct est_model *model, int64_
 {
 	const struct est_architecture_row *row = est_architecture_row(model->architecture);
 
+	if (layer >= model->num_hidden_layers)
+		return model->gated_mlp ? t5_gated_decoder : t5_decoder;
 	return est_model_layer_is_sparse(model, layer) ? row->sparse : row->modules;
 }
 

@@ -65,6 +65,8 @@ static bool uses_flash_attention_package(const struct est_request *request)
 
 bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *layer)
 {
+	if (est_model_is_bidirectional(pass->model))
+		return pass->request->attention_mask;
 	if (pass->request->attention == EST_EAGER || pass->request->attention_mask)
 		return true;
 	/* a window that the sequence fills cannot be said by is_causal; the flash package has an argument for it */
@@ -189,7 +191,7 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 	bool one_head = false; /* repeat_interleave copies */
 	struct est_tensor scaled_q = est_hold(est_mul_scalar(tape, est_hold(q))), bias = est_none, key, value, weights, out;
 
-	if (!mask.numel)
+	if (!mask.numel && !est_model_is_bidirectional(pass->model))
 		bias = causal_bias(pass, q.element);
 	key = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
 	value = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));

@@ -1,6 +1,9 @@
 /* A model's parameters as leaves, in the order in which its constructor, a quantiser and PEFT make them. */
+#include "estimator/build.h"
+
 #include <string.h>
 #include "estimator/architecture.h"
+#include "estimator/encoder.h"
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 
@@ -130,7 +133,7 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 static void build_layers(struct est_pass *pass)
 {
 	pass->quantizes = pass->request->method == EST_QLORA;
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
+	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++) {
 		pass->frozen = freezes(pass) && i < pass->model->num_hidden_layers - pass->request->trainable_layers;
 		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
 		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
@@ -172,6 +175,33 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
 }
 
+/* ---- for models that are no decoders */
+
+uint32_t est_build_vector(struct est_pass *pass, uint64_t numel)
+{
+	return parameter(pass, numel);
+}
+
+uint32_t est_build_matrix(struct est_pass *pass, uint64_t rows, uint64_t columns)
+{
+	return matrix(pass, rows, columns);
+}
+
+void est_build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out, bool bias)
+{
+	build_linear(pass, linear, in, out, bias);
+}
+
+void est_build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width)
+{
+	build_norm(pass, norm, width);
+}
+
+void est_build_layers(struct est_pass *pass)
+{
+	build_layers(pass);
+}
+
 /* ---- dtypes */
 
 static uint8_t element_of(const struct est_request *request)
@@ -204,9 +234,14 @@ static bool build_model(struct est_pass *pass)
 	uint64_t embed_dim = (uint64_t)(model->embed_dim ? model->embed_dim : model->hidden_size);
 	bool final_norm_first = model->architecture == EST_ARCH_OPT;
 
-	pass->layers = est_arena_take(pass->tape->arena, (size_t)model->num_hidden_layers, sizeof(*pass->layers));
-	if (!pass->layers)
+	pass->layers = est_arena_take(pass->tape->arena, (size_t)est_model_stacked_layers(model), sizeof(*pass->layers));
+	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 1, sizeof(*pass->cache));
+	if (!pass->layers || !pass->cache)
 		return false;
+	if (est_model_is_encoder(model)) {
+		est_encoder_build(pass);
+		return !pass->tape->exhausted;
+	}
 	build_embeddings(pass, embed_dim);
 	pass->frozen = false; /* the final norm and the head are trained */
 	if (model->final_norm && final_norm_first)
@@ -244,7 +279,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		upcast(pass);
 	if (is_adapted(request) && !est_lora_build(pass))
 		return false;
-	if (is_adapted(request) && est_objective_scores(request))
+	if (is_adapted(request) && est_objective_scores(request) && !est_model_is_encoder(model))
 		save_score(pass);
 	return !tape->exhausted;
 }

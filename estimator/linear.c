@@ -106,7 +106,7 @@ static void backward_embedding(struct est_tape *tape, struct est_node *node, str
 {
 	uint64_t indices = node->extra[0], vocabulary = node->extra[1], width = node->edge_numel[0] / vocabulary;
 	uint64_t distinct = indices < vocabulary ? indices : vocabulary, partial = indices / 10 + distinct;
-	struct est_tensor work[9];
+	struct est_tensor work[7];
 
 	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
 	if (indices <= 3072)
@@ -115,12 +115,13 @@ static void backward_embedding(struct est_tape *tape, struct est_node *node, str
 	for (unsigned i = 0; i < 3; i++)
 		work[i] = est_empty_as(tape, indices, EST_INT64, EST_BUFFERS);
 	est_drop(tape, est_empty_as(tape, 2 * indices + 512, EST_INT64, EST_BUFFERS)); /* cub's sort */
-	work[3] = est_empty_as(tape, indices, EST_INT64, EST_BUFFERS);
+	est_drop(tape, work[2]);
+	work[2] = est_empty_as(tape, indices, EST_INT64, EST_BUFFERS);
+	work[3] = est_empty_as(tape, distinct, EST_INT64, EST_BUFFERS);
 	work[4] = est_empty_as(tape, distinct, EST_INT64, EST_BUFFERS);
-	work[5] = est_empty_as(tape, distinct, EST_INT64, EST_BUFFERS);
-	work[6] = est_empty_as(tape, partial, EST_INT64, EST_BUFFERS);
-	work[7] = est_empty_as(tape, partial * width, EST_32BIT, EST_BUFFERS);
-	for (unsigned i = 0; i < 8; i++)
+	work[5] = est_empty_as(tape, partial, EST_INT64, EST_BUFFERS);
+	work[6] = est_empty_as(tape, partial * width, EST_32BIT, EST_BUFFERS);
+	for (unsigned i = 0; i < 7; i++)
 		est_drop(tape, work[i]);
 }
 static const struct est_op embedding_op = { "Embedding", backward_embedding };

@@ -56,7 +56,7 @@ static bool wrap_layers(struct est_pass *pass, enum est_module_kind kind)
 {
 	const struct est_names *targets = &pass->request->lora.target_modules;
 
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
+	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++)
 		for (const struct est_module *module = est_layer_modules(pass->model, i); module->offset != SIZE_MAX; module++)
 			if (module->kind == kind && est_is_adapted(pass->model, targets, module)
 			    && !wrap(pass, (struct est_linear *)((char *)&pass->layers[i] + module->offset)))
@@ -87,6 +87,17 @@ static bool wrap_parameters(struct est_pass *pass)
 	return wrap_layers(pass, EST_MODULE_ROUTER);
 }
 
+/* modules_to_save of PEFT's SEQ_CLS: what is called classifier, which in RoBERTa is two layers */
+static bool saves_head_dense(const struct est_pass *pass)
+{
+	return pass->request->task == EST_SEQUENCE_CLASSIFICATION && pass->model->architecture != EST_ARCH_BERT;
+}
+
+static const char *head_dense_name(const struct est_pass *pass)
+{
+	return pass->model->architecture == EST_ARCH_DISTILBERT ? "vocab_transform" : "dense";
+}
+
 /* OPT-350m's project_in and project_out, beside its narrower embedding */
 static bool wrap_projections(struct est_pass *pass)
 {
@@ -97,6 +108,16 @@ static bool wrap_projections(struct est_pass *pass)
 	if ((targets->all || is_listed(targets, "project_out")) && !wrap(pass, &pass->project_out))
 		return false;
 	return (!targets->all && !is_listed(targets, "project_in")) || wrap(pass, &pass->project_in);
+}
+
+/* The dense layer of an encoder's head, unless it is one of the classifier's modules and trained as a whole. */
+static bool wrap_head(struct est_pass *pass)
+{
+	const struct est_names *targets = &pass->request->lora.target_modules;
+
+	if (!pass->head_dense.out || saves_head_dense(pass))
+		return true;
+	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || wrap(pass, &pass->head_dense);
 }
 
 /* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there */
@@ -127,14 +148,32 @@ static void save_modules(struct est_pass *pass)
 		pass->lm_head.weight = adapter_parameter(pass, numel);
 }
 
+/* A trainable copy of a whole linear layer. */
+static void save_linear(struct est_pass *pass, struct est_linear *linear)
+{
+	linear->weight = adapter_parameter(pass, linear->in * linear->out);
+	if (linear->has_bias)
+		linear->bias = adapter_parameter(pass, linear->out);
+}
+
+static void save_classifier(struct est_pass *pass)
+{
+	if (pass->request->task != EST_SEQUENCE_CLASSIFICATION)
+		return;
+	if (saves_head_dense(pass))
+		save_linear(pass, &pass->head_dense);
+	save_linear(pass, &pass->lm_head);
+}
+
 bool est_lora_build(struct est_pass *pass)
 {
 	uint32_t first = pass->tape->leaf_count;
 
-	if (!wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_parameters(pass))
+	if (!wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass) || !wrap_parameters(pass))
 		return false;
 	cast_adapters(pass, first, pass->request->lora.adapter_dtype == EST_FP32 ? EST_32BIT : EST_16BIT);
 	save_modules(pass);
+	save_classifier(pass);
 	return true;
 }
 

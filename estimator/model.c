@@ -114,6 +114,16 @@ int64_t est_model_layer_parameters(const struct est_model *model)
 	return layer_parameters(model, est_model_layer_is_sparse(model, model->num_hidden_layers - 1));
 }
 
+/* What encoders have beside their layers, and a decoder with its layers: another attention and norm in each. */
+static int64_t encoder_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, norm = norm_parameters(model->norm, h), n = model->num_decoder_layers;
+	int64_t decoder = n ? n * (est_model_layer_parameters(model) + attention_parameters(model) + norm) + norm : 0;
+	int64_t bias = model->relative_attention_num_buckets * model->num_attention_heads;
+
+	return model->type_vocab_size * h + (model->pooler ? linear_parameters(h, h, true) : 0) + (n ? 2 : 1) * bias + decoder;
+}
+
 int64_t est_model_count_parameters(const struct est_model *model)
 {
 	int64_t final_norm = model->final_norm ? norm_parameters(model->norm, model->hidden_size) : 0;
@@ -122,7 +132,24 @@ int64_t est_model_count_parameters(const struct est_model *model)
 
 	for (int64_t i = 0; i < model->num_hidden_layers; i++)
 		layers += layer_parameters(model, est_model_layer_is_sparse(model, i));
-	return embedding_parameters(model) + layers + final_norm + head_parameters(model);
+	return embedding_parameters(model) + layers + final_norm + head_parameters(model)
+		+ encoder_parameters(model);
+}
+
+int64_t est_model_stacked_layers(const struct est_model *model)
+{
+	return model->num_hidden_layers + model->num_decoder_layers;
+}
+
+bool est_model_is_bidirectional(const struct est_model *model)
+{
+	return model->architecture == EST_ARCH_BERT || model->architecture == EST_ARCH_ROBERTA
+	       || model->architecture == EST_ARCH_DISTILBERT;
+}
+
+bool est_model_is_encoder(const struct est_model *model)
+{
+	return model->num_decoder_layers > 0 || est_model_is_bidirectional(model);
 }
 
 bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer)

@@ -30,13 +30,19 @@ enum est_architecture {
 	EST_ARCH_DEEPSEEK_V3,
 	EST_ARCH_GLM4_MOE,    /* DeepSeek-V3's mixture, grouped-query attention */
 	EST_ARCH_DOTS1,
-	EST_ARCH_GPT_OSS      /* attention sinks, experts with biases and clamped activations */
+	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
+	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
+	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */
+	EST_ARCH_DISTILBERT,
+	EST_ARCH_T5,          /* an encoder and a decoder with relative position biases */
+	EST_ARCH_T5_GATED
 };
 
 enum est_norm { EST_RMSNORM, EST_LAYERNORM, EST_LAYERNORM_NOBIAS, EST_NORM_NONPARAMETRIC };
 enum est_qk_norm { EST_QK_NORM_NONE, EST_QK_NORM_HEAD, EST_QK_NORM_HEAD_LAYERNORM, EST_QK_NORM_FULL,
 		   EST_QK_NORM_PER_HEAD };
-enum est_position { EST_ROPE, EST_LEARNED_POSITIONS, EST_ALIBI, EST_NO_POSITIONS };
+enum est_position { EST_ROPE, EST_LEARNED_POSITIONS, EST_ALIBI, EST_NO_POSITIONS,
+		    EST_RELATIVE_POSITIONS };
 /* By what autograd keeps: silu and gelu are one kernel; gelu_new (NewGELUActivation) is eight python operators. */
 enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2 };
 
@@ -90,6 +96,14 @@ struct est_model {
 	bool rope_interleave;
 	bool attention_sinks;         /* a learned logit for each head */
 
+	int64_t type_vocab_size;      /* token types with an embedding; 0: none */
+	bool pooler;                  /* a dense layer on the first token */
+	int64_t num_labels;           /* of a classifier */
+	double classifier_dropout;
+	int64_t num_decoder_layers;   /* of a model that has an encoder of num_hidden_layers too; else 0 */
+	int64_t relative_attention_num_buckets; /* rows of each stack's position bias; 0: none */
+	bool scale_decoder_outputs;   /* T5 (1.0): the head's input is multiplied */
+
 	int64_t parameters;           /* total, tied embeddings once */
 	int64_t published_parameters; /* of the catalogue row; 0 when unknown */
 	bool inferred;                /* the shape was inferred from a parameter count: an assumption */
@@ -106,6 +120,13 @@ int64_t est_model_count_parameters(const struct est_model *model);
 
 /* True when layer (from 0) has a rotary embedding, where the model has one. */
 bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer);
+
+/* Layers of all stacks: those of the decoder follow. */
+int64_t est_model_stacked_layers(const struct est_model *model);
+/* Whether every token attends to all: an encoder alone. */
+bool est_model_is_bidirectional(const struct est_model *model);
+/* An encoder, alone or with a decoder. */
+bool est_model_is_encoder(const struct est_model *model);
 
 /* True when layer (from 0) attends within the sliding window. */
 bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer);

@@ -3,6 +3,7 @@
 #include "estimator/objective.h"
 
 #include "estimator/loss.h"
+#include "estimator/task.h"
 
 uint64_t est_objective_sequences(const struct est_request *request)
 {
@@ -227,6 +228,21 @@ static struct est_tensor orpo_loss(struct est_pass *pass)
 	return loss;
 }
 
+/* The classes of encoders, and of an encoder with a decoder: labels and loss are their task's */
+static struct est_tensor encoder_loss(struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor loss;
+	struct inputs inputs;
+
+	take_inputs(pass, &inputs, pass->request->attention_mask ? 2 : 1); /* input_ids, attention_mask */
+	pass->labels = est_hold(est_empty_as(tape, est_task_labels(pass), EST_INT64, EST_BUFFERS));
+	loss = est_task_loss(pass, forward(pass));
+	est_drop(tape, pass->labels);
+	drop_inputs(tape, &inputs);
+	return loss;
+}
+
 struct est_tensor est_objective_loss(struct est_pass *pass)
 {
 	static struct est_tensor (*const objectives[])(struct est_pass *) = {
@@ -234,6 +250,8 @@ struct est_tensor est_objective_loss(struct est_pass *pass)
 		[EST_KTO] = kto_loss, [EST_REWARD] = score_loss, [EST_GRPO] = grpo_loss,
 	};
 
+	if (est_model_is_encoder(pass->model))
+		return encoder_loss(pass);
 	if (est_objective_scores(pass->request))
 		return score_loss(pass);
 	return objectives[pass->request->objective](pass);

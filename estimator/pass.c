@@ -1,5 +1,6 @@
 #include <string.h>
 #include "estimator/architecture.h"
+#include "estimator/encoder.h"
 
 unsigned est_rope_count(const struct est_pass *pass)
 {
@@ -134,7 +135,7 @@ static struct est_tensor layer_function(void *context, struct est_tensor x, cons
 	return y;
 }
 
-static bool is_checkpointed(const struct est_pass *pass, int64_t layer)
+bool est_is_checkpointed(const struct est_pass *pass, int64_t layer)
 {
 	const struct est_request *request = pass->request;
 
@@ -155,10 +156,10 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 }
 
 /* hidden_states = decoder_layer(hidden_states) for each; x moves in */
-static struct est_tensor run_layers(struct est_pass *pass, struct est_tensor x)
+struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
-		struct est_tensor y = run_layer(pass, &pass->layers[i], is_checkpointed(pass, i), x);
+		struct est_tensor y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
 
 		est_drop(pass->tape, x);
 		x = est_hold(y);
@@ -179,16 +180,22 @@ static struct est_tensor look_up_positions(struct est_pass *pass)
 	return est_hold(positions);
 }
 
+/* x, which moves in, as a leaf that keeps its gradient as long as the graph lives. */
+static struct est_tensor leaf_of_forward(struct est_pass *pass, struct est_tensor x)
+{
+	uint32_t leaf = est_leaf_new(pass->tape, est_alias(pass->tape, x), true, false);
+
+	est_drop(pass->tape, x);
+	return est_alias(pass->tape, est_leaf_tensor(pass->tape, leaf));
+}
+
 /* enable_input_require_grads(): with checkpoints over a frozen model the embedding's output becomes a leaf, which keeps its
  * gradient as long as the graph lives. x moves in. */
-static struct est_tensor requires_grad(struct est_pass *pass, struct est_tensor x)
+struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tensor x)
 {
 	if (pass->request->method == EST_FULL || pass->request->checkpointing == EST_CHECKPOINT_NONE || x.requires_grad || pass->tape->no_grad)
 		return x;
-	pass->input_leaf = est_leaf_new(pass->tape, est_alias(pass->tape, x), true, false);
-	pass->has_input_leaf = true;
-	est_drop(pass->tape, x);
-	return est_alias(pass->tape, est_leaf_tensor(pass->tape, pass->input_leaf));
+	return leaf_of_forward(pass, x);
 }
 
 /* inputs_embeds: what the embedding gives, as the model's frame holds it to its end */
@@ -200,7 +207,7 @@ static struct est_tensor embed(struct est_pass *pass)
 
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
 		x = est_mul_scalar(pass->tape, x);
-	x = requires_grad(pass, x);
+	x = est_require_input_grad(pass, x);
 	if (model->embedding_multiplier != 0)
 		x = est_mul_scalar(pass->tape, x);
 	if (pass->project_in.out)
@@ -252,12 +259,14 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 
 	memset(pass->ropes, 0, sizeof(pass->ropes));
 	pass->mask = pass->sliding_mask = est_none;
-	pass->has_input_leaf = false;
+	pass->forward_leaves = tape->leaf_count;
+	if (est_model_is_encoder(pass->model))
+		return est_encoder_forward(pass);
 	inputs_embeds = embed(pass);
 	x = embed_with_positions(pass, inputs_embeds, &positions);
 	for (unsigned i = 0; i < est_rope_count(pass); i++)
 		row->complex_rope ? make_complex_rope(pass, &pass->ropes[i]) : make_rope(pass, &pass->ropes[i], row->fp32_rope);
-	x = run_layers(pass, est_hold(est_dropout(tape, x, pass->model->embedding_dropout)));
+	x = est_run_layers(pass, est_hold(est_dropout(tape, x, pass->model->embedding_dropout)));
 	x = finish_hidden_states(pass, x);
 	est_drop(tape, inputs_embeds);
 	est_drop(tape, positions);
@@ -276,9 +285,9 @@ void est_pass_release(struct est_pass *pass)
 
 void est_pass_end(struct est_pass *pass)
 {
-	if (!pass->has_input_leaf)
-		return;
-	est_drop(pass->tape, pass->tape->leaves[pass->input_leaf].value);
-	est_drop(pass->tape, pass->tape->leaves[pass->input_leaf].grad);
-	pass->tape->leaf_count = pass->input_leaf;
+	for (uint32_t i = pass->forward_leaves; i < pass->tape->leaf_count; i++) {
+		est_drop(pass->tape, pass->tape->leaves[i].value);
+		est_drop(pass->tape, pass->tape->leaves[i].grad);
+	}
+	pass->tape->leaf_count = pass->forward_leaves;
 }

@@ -35,6 +35,9 @@ struct est_layer {
 	struct est_linear q_a_proj, q_b_proj, kv_a_proj_with_mqa, kv_b_proj;
 	struct est_norm_weights q_a_layernorm, kv_a_layernorm;
 	uint32_t sinks;
+	/* a decoder's attention to the encoder's output */
+	struct est_linear cross_q_proj, cross_k_proj, cross_v_proj, cross_o_proj;
+	struct est_norm_weights cross_attn_layernorm;
 	bool sliding, sparse, rotated;
 };
 
@@ -63,8 +66,18 @@ struct est_pass {
 	struct est_norm_weights norm;
 	struct est_layer *layers;
 
-	uint32_t input_leaf;                        /* the embedding's output, where it is made to require a gradient */
-	bool has_input_leaf;
+	/* encoders */
+	uint32_t token_type_embeddings;
+	struct est_linear head_dense;               /* the pooler, or the dense layer of the task's head */
+	struct est_norm_weights head_norm, decoder_norm;
+	uint32_t relative_attention_bias[2];        /* of the encoder, of the decoder */
+	struct est_tensor labels;                   /* of the micro-batch, as the task has them */
+	struct est_tensor pooler_output;            /* BERT's, for a classifier */
+	struct est_tensor encoder_last_hidden_state; /* held until the loss is known, as the decoder's cache is */
+	struct est_tensor *cache;
+	size_t cache_count;
+
+	uint32_t forward_leaves;                    /* leaves from here on are the forward's own: embeddings made to require a gradient */
 	struct est_tensor input_ids;
 	const struct est_layer *layer;              /* the one that runs */
 	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
@@ -188,6 +201,12 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass);
 /* input_ids -> last hidden state after the final norm: embedding, buffers, decoder layers with their checkpoints. */
 struct est_tensor est_pass_forward(struct est_pass *pass);
+/* The model's layers with their checkpoints; x moves in. */
+struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x);
+/* Whether the layer (from 0) is checkpointed. */
+bool est_is_checkpointed(const struct est_pass *pass, int64_t layer);
+/* enable_input_require_grads(): with checkpoints over a frozen model the embedding's output becomes a leaf. x moves in. */
+struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tensor x);
 /* Gives up cos, sin and the masks: at the end of the forward, or, where reentrant checkpoints still need them, of the backward. */
 void est_pass_release(struct est_pass *pass);
 
@@ -198,6 +217,6 @@ void est_pass_end(struct est_pass *pass);
 est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
 	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
 	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
-	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer;
+	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer;
 
 #endif

@@ -32,7 +32,7 @@ size_t est_program_arena_size(int64_t layers)
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
 	       + limits.storages * sizeof(struct est_storage) + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
-	       + 2 * (size_t)layers * (sizeof(struct est_layer) + 64) + 65536;
+	       + 2 * (size_t)layers * (sizeof(struct est_layer) + 1024) + 65536;
 }
 
 uint32_t est_program_ids(int64_t layers)
@@ -97,7 +97,7 @@ static int64_t count_trainable(const struct est_tape *tape)
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
 		       bool flash, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
-	struct est_tape_limits limits = limits_for(model->num_hidden_layers);
+	struct est_tape_limits limits = limits_for(est_model_stacked_layers(model));
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
 	struct est_update update;
 	struct est_pass pass, reference;

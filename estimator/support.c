@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/architecture.h"
 #include "estimator/fields.h"
+#include "estimator/task.h"
 #include "estimator/liger.h"
 
 #define BIT(value) (UINT64_C(1) << (value))
@@ -47,7 +48,7 @@ static const struct modelled {
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8), BIT(EST_STORE_UINT8) },
 	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
-	{ "task", BIT(EST_CAUSAL_LM) | BIT(EST_SEQUENCE_CLASSIFICATION), ANY },
+	{ "task", ANY, ANY },
 };
 
 /* Schedules of FSDP, DDP and DeepSpeed: sharding is static so far. Naming their default changes nothing, naming
@@ -153,6 +154,42 @@ static void check_loss(const struct est_request *request, struct est_faults *fau
 				      est_word_name(est_loss_words, (int)pairs[i].loss));
 }
 
+/* What is modelled of decoders, and not of encoders yet: values above the first of the words and other than these. */
+static void check_encoder(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	static const char *const fallbacks[] = { "loss", "liger_kernel", "lora.dora" };
+	bool t5 = model->num_decoder_layers > 0;
+	bool biased = request->attention == EST_SDPA || request->attention == EST_EAGER || request->attention == EST_SDPA_EFFICIENT;
+
+	for (size_t i = 0; i < sizeof(fallbacks) / sizeof(fallbacks[0]); i++)
+		if (est_field_get(est_field_find(fallbacks[i]), request) != 0)
+			refuse(est_field_find(fallbacks[i]), request, faults);
+	if (request->objective != EST_SFT && request->objective != EST_PRETRAIN)
+		refuse(est_field_find("objective"), request, faults);
+	if (request->method != EST_FULL && request->method != EST_LORA)
+		refuse(est_field_find("method"), request, faults);
+	if (request->method == EST_LORA && request->lora.modules_to_save.count > 0)
+		refuse(est_field_find("lora.modules_to_save"), request, faults);
+	if (t5 && !biased)
+		refuse(est_field_find("attention"), request, faults);
+	if (t5 && request->precision == EST_PURE_FP16)
+		refuse(est_field_find("precision"), request, faults);
+	if (t5 && (request->checkpointing == EST_CHECKPOINT_SELECTIVE || request->checkpointing == EST_CHECKPOINT_OFFLOAD))
+		refuse(est_field_find("gradient_checkpointing"), request, faults);
+	if (t5 && request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant)
+		refuse(est_field_find("use_reentrant"), request, faults);
+}
+
+static void check_task(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	if (model->architecture == EST_ARCH_UNSUPPORTED)
+		return;
+	if (!est_task_suits(model, request->task))
+		refuse(est_field_find("task"), request, faults);
+	else if (est_model_is_encoder(model))
+		check_encoder(request, model, faults);
+}
+
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const int64_t transformers = request->versions.transformers;
@@ -165,6 +202,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	if (request->accounting != EST_REPLAY)
 		return;
 	check_model(model, faults);
+	check_task(request, model, faults);
 	check_loss(request, faults);
 	if (request->liger_kernel && !est_liger_knows(model))
 		refuse(est_field_find("liger_kernel"), request, faults);

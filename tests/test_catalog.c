@@ -95,7 +95,7 @@ static void check_class(const struct cfg_preset *preset)
 {
 	static const char *const norms[] = { "rmsnorm", "layernorm", "layernorm_nobias", "nonparametric" };
 	static const char *const qk_norms[] = { "", "head", "head_layernorm", "full", "per_head_separate" };
-	static const char *const positions[] = { "rope", "learned", "alibi", "none" };
+	static const char *const positions[] = { "rope", "learned", "alibi", "none", "relative" };
 	const struct est_model *model = &preset->model;
 	const json_t *config = json_object_get(preset->row, "config");
 

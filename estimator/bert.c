@@ -1,0 +1,186 @@
+/* BertEmbeddings and BertLayer, with what RoBERTa, XLM-RoBERTa and DistilBERT do in another way. */
+#include "estimator/encoder.h"
+
+static struct est_tensor integers(struct est_pass *pass, uint64_t count, uint8_t element)
+{
+	return est_hold(est_empty_as(pass->tape, count, element, EST_BUFFERS));
+}
+
+/* ---- embeddings */
+
+/* RoBERTa counts the positions of what is no padding: (cumsum(mask) * mask).long() + padding_idx */
+static struct est_tensor positions_of_tokens(struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t tokens = pass->tokens;
+	struct est_tensor flags = integers(pass, tokens, EST_BYTE), mask = integers(pass, tokens, EST_32BIT), sum, next;
+
+	est_drop(tape, flags);
+	sum = integers(pass, tokens, EST_INT64);
+	next = integers(pass, tokens, EST_32BIT);
+	est_drop(tape, sum);
+	sum = integers(pass, tokens, EST_32BIT); /* + past_key_values_length */
+	est_drop(tape, next);
+	next = integers(pass, tokens, EST_32BIT);
+	est_drop(tape, sum);
+	sum = integers(pass, tokens, EST_INT64);
+	flags = integers(pass, tokens, EST_INT64);
+	est_drop(tape, sum);
+	est_drop(tape, mask);
+	est_drop(tape, next);
+	return flags;
+}
+
+/* Type 0 for all: gathered from a buffer by position, for one sequence that is expanded, or for each token (RoBERTa) */
+static struct est_tensor embed_token_types(struct est_pass *pass, uint64_t positions)
+{
+	const struct est_model *model = pass->model;
+	struct est_tensor types = integers(pass, positions, EST_INT64), ids = types, copy = est_none, out;
+
+	ids.numel = pass->tokens;
+	if (positions < pass->tokens) /* F.embedding's reshape of expanded indices */
+		copy = integers(pass, pass->tokens, EST_INT64);
+	out = est_embedding(pass->tape, ids, pass->token_type_embeddings, (uint64_t)model->type_vocab_size,
+			    (uint64_t)model->hidden_size);
+	est_drop(pass->tape, copy);
+	est_drop(pass->tape, types);
+	return est_hold(out);
+}
+
+static struct est_tensor embed_positions(struct est_pass *pass, struct est_tensor ids, uint64_t positions)
+{
+	ids.numel = positions;
+	return est_hold(est_embedding(pass->tape, ids, pass->embed_positions, (uint64_t)pass->model->max_position_embeddings,
+				      (uint64_t)pass->model->hidden_size));
+}
+
+/* dropout(LayerNorm(words + types + positions)) */
+static struct est_tensor embeddings(struct est_pass *pass)
+{
+	const struct est_model *model = pass->model;
+	struct est_tape *tape = pass->tape;
+	bool per_token = model->architecture == EST_ARCH_ROBERTA;
+	uint64_t positions = per_token ? pass->tokens : pass->sequence;
+	struct est_tensor ids = per_token ? positions_of_tokens(pass) : est_none, words, types = est_none, places, x, y;
+
+	words = est_embedding(tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
+			      (uint64_t)model->hidden_size);
+	words = est_hold(est_require_input_grad(pass, words));
+	x = est_hold(est_alias(tape, words));
+	if (model->type_vocab_size) {
+		types = embed_token_types(pass, positions);
+		y = est_hold(est_add(tape, x, types));
+		est_drop(tape, x);
+		x = y;
+	}
+	places = embed_positions(pass, ids, positions);
+	y = est_hold(est_add(tape, x, places));
+	est_drop(tape, x);
+	x = est_hold(est_torch_layer_norm(pass, &pass->norm, y));
+	est_drop(tape, y);
+	y = est_hold(est_dropout(tape, x, model->embedding_dropout));
+	est_drop(tape, x);
+	est_drop(tape, words);
+	est_drop(tape, types);
+	est_drop(tape, places);
+	est_drop(tape, ids);
+	return y;
+}
+
+/* ---- layers */
+
+static struct est_tensor self_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor qkv[3], out;
+
+	qkv[0] = est_hold(est_encoder_heads(pass, est_linear(tape, &layer->q_proj, x)));
+	qkv[1] = est_hold(est_encoder_heads(pass, est_linear(tape, &layer->k_proj, x)));
+	qkv[2] = est_hold(est_encoder_heads(pass, est_linear(tape, &layer->v_proj, x)));
+	if (pass->request->attention == EST_EAGER)
+		out = est_eager_scores(pass, qkv, pass->sequence, false, est_none, pass->mask);
+	else
+		out = est_attention(pass, layer, qkv[0], qkv[1], qkv[2]);
+	for (unsigned i = 0; i < 3; i++)
+		est_drop(tape, qkv[i]);
+	return est_hold(out);
+}
+
+/* LayerNorm(dropout(dense(x)) + residual) */
+static struct est_tensor output(struct est_pass *pass, const struct est_linear *dense, const struct est_norm_weights *norm,
+				struct est_tensor x, struct est_tensor residual)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_hold(est_linear(tape, dense, x)), dropped;
+
+	dropped = est_hold(est_dropout(tape, y, pass->model->residual_dropout));
+	est_drop(tape, y);
+	y = est_torch_layer_norm(pass, norm, est_add(tape, dropped, residual));
+	est_drop(tape, dropped);
+	return y;
+}
+
+/* act(up_proj(x)) */
+static struct est_tensor intermediate(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tensor y = est_hold(est_linear(pass->tape, &layer->up_proj, x)), activated;
+
+	activated = est_hold(est_activate(pass, y));
+	est_drop(pass->tape, y);
+	return activated;
+}
+
+struct est_tensor est_bert_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor context = self_attention(pass, layer, x), attended;
+
+	attended = est_hold(output(pass, &layer->o_proj, &layer->input_layernorm, context, x));
+	est_drop(tape, context);
+	context = intermediate(pass, layer, attended);
+	x = output(pass, &layer->down_proj, &layer->post_attention_layernorm, context, attended);
+	est_drop(tape, context);
+	est_drop(tape, attended);
+	return x;
+}
+
+/* sa_layer_norm(attention + x), then output_layer_norm(dropout(lin2(act(lin1(x)))) + x) */
+struct est_tensor est_distilbert_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor context = self_attention(pass, layer, x), y, attended;
+
+	y = est_hold(est_linear(tape, &layer->o_proj, context));
+	est_drop(tape, context);
+	attended = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, est_add(tape, y, x)));
+	est_drop(tape, y);
+	context = intermediate(pass, layer, attended);
+	y = est_hold(est_linear(tape, &layer->down_proj, context));
+	est_drop(tape, context);
+	context = est_hold(est_dropout(tape, y, pass->model->residual_dropout));
+	est_drop(tape, y);
+	y = est_torch_layer_norm(pass, &layer->post_attention_layernorm, est_add(tape, context, attended));
+	est_drop(tape, context);
+	est_drop(tape, attended);
+	return y;
+}
+
+/* tanh(dense(first token)) */
+static struct est_tensor pool(struct est_pass *pass, struct est_tensor x)
+{
+	struct est_tensor first = est_slice(pass->tape, x, pass->batch * (uint64_t)pass->model->hidden_size);
+
+	return est_hold(est_tanh(pass->tape, est_linear(pass->tape, &pass->head_dense, first)));
+}
+
+struct est_tensor est_bert_forward(struct est_pass *pass)
+{
+	bool pools = pass->model->architecture == EST_ARCH_BERT && pass->request->task == EST_SEQUENCE_CLASSIFICATION;
+	struct est_tensor embedding_output = embeddings(pass), x;
+
+	pass->mask = est_bidirectional_mask(pass, pass->sequence, pass->sequence, embedding_output.element);
+	x = est_run_layers(pass, est_hold(est_alias(pass->tape, embedding_output)));
+	pass->pooler_output = pools ? pool(pass, x) : est_none;
+	est_drop(pass->tape, embedding_output);
+	return x;
+}

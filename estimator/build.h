@@ -1,0 +1,17 @@
+/* The pieces that a model's constructor is built with: parameters as leaves, in the order of the calls. */
+#ifndef EST_BUILD_H
+#define EST_BUILD_H
+
+#include "estimator/pass.h"
+
+/* A parameter of numel elements, one of rows x columns, a linear layer (quantised while pass->quantizes) and a norm of the model's
+ * kind. */
+uint32_t est_build_vector(struct est_pass *pass, uint64_t numel);
+uint32_t est_build_matrix(struct est_pass *pass, uint64_t rows, uint64_t columns);
+void est_build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out, bool bias);
+void est_build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width);
+
+/* All layers of pass->layers: of the model's stack, and of its decoder after them. */
+void est_build_layers(struct est_pass *pass);
+
+#endif

@@ -1,0 +1,160 @@
+#include "estimator/task.h"
+
+#include "estimator/encoder.h"
+#include "estimator/loss.h"
+
+bool est_task_suits(const struct est_model *model, enum est_task task)
+{
+	if (model->num_decoder_layers)
+		return task == EST_SEQUENCE_TO_SEQUENCE;
+	if (est_model_is_bidirectional(model))
+		return task == EST_MASKED_LM || task == EST_SEQUENCE_CLASSIFICATION;
+	return task == EST_CAUSAL_LM || task == EST_SEQUENCE_CLASSIFICATION;
+}
+
+uint64_t est_task_labels(const struct est_pass *pass)
+{
+	if (pass->request->task == EST_SEQUENCE_CLASSIFICATION)
+		return pass->batch;
+	if (pass->request->task == EST_SEQUENCE_TO_SEQUENCE)
+		return pass->batch * (uint64_t)pass->request->target_length;
+	return pass->tokens;
+}
+
+/* ---- CrossEntropyLoss on logits as they are: log_softmax in their dtype, nll_loss in fp32 under autocast */
+
+static void backward_like_input(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
+}
+static const struct est_op log_softmax_op = { "LogSoftmax", backward_like_input };
+static const struct est_op nll_loss_op = { "NllLoss", backward_like_input };
+
+static struct est_tensor log_softmax(struct est_tape *tape, struct est_tensor logits)
+{
+	struct est_node *node = est_node_new(tape, &log_softmax_op, 1, &logits);
+	struct est_tensor out = est_empty(tape, logits.numel, logits.element);
+
+	est_save(tape, node, out);
+	est_finish(tape, logits);
+	return est_output(tape, node, 0, out);
+}
+
+static struct est_tensor nll_loss(struct est_tape *tape, struct est_tensor x, struct est_tensor labels)
+{
+	struct est_node *node = est_node_new(tape, &nll_loss_op, 1, &x);
+	struct est_tensor loss, total_weight;
+
+	est_save(tape, node, x);
+	est_save(tape, node, labels);
+	loss = est_empty(tape, 1, x.element);
+	total_weight = est_empty(tape, 1, x.element);
+	est_save(tape, node, total_weight);
+	est_drop(tape, total_weight);
+	est_finish(tape, x);
+	return est_hold(est_output(tape, node, 0, loss));
+}
+
+static struct est_tensor cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)
+{
+	struct est_tensor x = est_hold(log_softmax(tape, logits)), loss;
+
+	loss = nll_loss(tape, tape->autocast ? est_to(tape, x, EST_32BIT) : x, labels);
+	est_drop(tape, x);
+	return loss;
+}
+
+/* ---- what the logits are made of: the frame's own variables */
+
+/* The model's outputs, the encoder's last hidden state and the decoder's cache among them, until the loss is taken out;
+ * accelerate casts those of 16 bits all at once. logits moves in. */
+static void drop_outputs(struct est_pass *pass, struct est_tensor logits, bool casts)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor outputs[] = { logits, pass->encoder_last_hidden_state }, cast[2] = { est_none, est_none };
+
+	for (unsigned i = 0; i < 2; i++)
+		if (casts && outputs[i].element == EST_16BIT)
+			cast[i] = est_hold(est_to(tape, outputs[i], EST_32BIT));
+	for (unsigned i = 0; i < 2; i++)
+		est_drop(tape, outputs[i]);
+	for (unsigned i = 0; i < 2; i++)
+		est_drop(tape, cast[i]);
+	for (size_t i = 0; i < pass->cache_count; i++)
+		est_drop(tape, pass->cache[i]);
+	pass->encoder_last_hidden_state = est_none;
+	pass->cache_count = 0;
+}
+
+/* logits = lm_head(x), then the loss, then the end of the model's frame: x and what else it holds go. Both move in. */
+static struct est_tensor loss_of(struct est_pass *pass, struct est_tensor x, struct est_tensor frame)
+{
+	struct est_tape *tape = pass->tape;
+	bool casts = tape->autocast && pass->request->outputs_to_fp32;
+	struct est_tensor input = est_hold(est_head_input(tape, est_alias(tape, x))), logits, loss;
+
+	logits = est_hold(est_linear(tape, &pass->lm_head, input));
+	est_drop(tape, input);
+	if (pass->request->task == EST_MASKED_LM) { /* the head's own frame ends here */
+		est_drop(tape, x);
+		x = est_none;
+	}
+	loss = cross_entropy(tape, logits, pass->labels);
+	est_drop(tape, frame);
+	est_drop(tape, x);
+	est_autocast_exit(tape);
+	drop_outputs(pass, logits, casts);
+	return loss;
+}
+
+/* layer_norm(act(dense(x))) */
+static struct est_tensor masked_lm(struct est_pass *pass, struct est_tensor hidden)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor x = est_hold(est_linear(tape, &pass->head_dense, hidden)), y = est_hold(est_activate(pass, x));
+
+	est_drop(tape, x);
+	x = est_hold(est_torch_layer_norm(pass, &pass->head_norm, y));
+	est_drop(tape, y);
+	return loss_of(pass, x, hidden);
+}
+
+/* The first token through a dense layer, with dropout before it in RoBERTa; BERT's model has done so itself */
+static struct est_tensor first_token(struct est_pass *pass, struct est_tensor hidden)
+{
+	const struct est_model *model = pass->model;
+	struct est_tape *tape = pass->tape;
+	struct est_tensor x = est_slice(tape, hidden, pass->batch * (uint64_t)model->hidden_size);
+
+	if (model->architecture == EST_ARCH_DISTILBERT)
+		return est_relu(tape, est_linear(tape, &pass->head_dense, x));
+	x = est_dropout(tape, x, model->classifier_dropout);
+	return est_tanh(tape, est_linear(tape, &pass->head_dense, x));
+}
+
+static struct est_tensor classification(struct est_pass *pass, struct est_tensor hidden)
+{
+	struct est_tensor x = pass->pooler_output;
+
+	x.temporary = true;
+	if (!x.numel)
+		x = first_token(pass, hidden);
+	x = est_hold(est_dropout(pass->tape, x, pass->model->classifier_dropout));
+	return loss_of(pass, x, hidden);
+}
+
+static struct est_tensor sequence_to_sequence(struct est_pass *pass, struct est_tensor hidden)
+{
+	struct est_tensor x = est_alias(pass->tape, hidden);
+
+	if (pass->model->scale_decoder_outputs)
+		x = est_mul_scalar(pass->tape, x);
+	return loss_of(pass, est_hold(x), hidden);
+}
+
+struct est_tensor est_task_loss(struct est_pass *pass, struct est_tensor hidden)
+{
+	if (pass->request->task == EST_SEQUENCE_TO_SEQUENCE)
+		return sequence_to_sequence(pass, hidden);
+	return pass->request->task == EST_MASKED_LM ? masked_lm(pass, hidden) : classification(pass, hidden);
+}
