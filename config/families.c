@@ -6,8 +6,9 @@
 #define GATED_PARTLY(norm_kind, norms, act, rotary) \
 	.norm = norm_kind, .norms_per_layer = norms, .final_norm = true, .gated_mlp = true, .activation = act, \
 	.position = EST_ROPE, .partial_rotary_factor = rotary, .do_layer_norm_before = true
-#define LAYERNORM_MLP(positions, rotary, act) \
-	.norm = EST_LAYERNORM, .norms_per_layer = 2, .final_norm = true, .activation = act, .position = positions, \
+#define LAYERNORM_MLP(positions, rotary, act) LAYERNORMS_MLP(2, positions, rotary, act)
+#define LAYERNORMS_MLP(norms, positions, rotary, act) \
+	.norm = EST_LAYERNORM, .norms_per_layer = norms, .final_norm = true, .activation = act, .position = positions, \
 	.partial_rotary_factor = rotary, .do_layer_norm_before = true, .qkv_bias = true, .o_bias = true, \
 	.mlp_bias = true
 
@@ -161,6 +162,38 @@ const struct cfg_family cfg_families[] = {
 		.scale_decoder_outputs = true } },
 	{ "mt5", CFG_READS_T5, .shape = {
 		.architecture = EST_ARCH_T5_GATED, ENCODER_AND_DECODER, .activation = EST_GELU_NEW, .gated_mlp = true } },
+	{ "stablelm", CFG_READS_GQA | CFG_READS_PLAIN_QK | CFG_READS_DROPOUT | CFG_READS_PARTIAL_ROTARY, .shape = {
+		.architecture = EST_ARCH_STABLELM, GATED_PARTLY(EST_LAYERNORM, 2, EST_SILU, 0.25),
+		.max_position_embeddings = 4096, .num_key_value_heads = 32 } },
+	{ "starcoder2", CFG_READS_GQA | CFG_READS_ENABLE_BIAS | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT
+		| CFG_READS_WINDOW, .shape = {
+		.architecture = EST_ARCH_STARCODER2, LAYERNORM_MLP(EST_ROPE, 1, EST_GELU), .max_position_embeddings = 4096,
+		.num_key_value_heads = 2, .tie_word_embeddings = true } },
+	{ "phi", CFG_READS_GQA | CFG_READS_PLAIN_QK | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT
+		| CFG_READS_PARTIAL_ROTARY, .shape = {
+		.architecture = EST_ARCH_PHI, LAYERNORMS_MLP(1, EST_ROPE, 0.5, EST_GELU_NEW),
+		.max_position_embeddings = 2048, .lm_head_bias = true } },
+	{ "cohere", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_COHERE, .shape = {
+		.architecture = EST_ARCH_COHERE, GATED(EST_LAYERNORM_NOBIAS, 1, EST_SILU), .max_position_embeddings = 8192,
+		.tie_word_embeddings = true, .logits_scaling = 0.0625 } },
+	{ "cohere2", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_COHERE, GATED(EST_LAYERNORM_NOBIAS, 1, EST_SILU), .max_position_embeddings = 8192,
+		.tie_word_embeddings = true, .logits_scaling = 0.0625, .sliding_window = 4096, .full_attention_every = 4,
+		.rotates_windows_only = true } },
+	{ "glm", CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_PARTIAL_ROTARY, .shape = {
+		.architecture = EST_ARCH_GLM, GATED_PARTLY(EST_RMSNORM, 2, EST_SILU, 0.5), .max_position_embeddings = 131072,
+		.num_key_value_heads = 2, .head_dim = 128, .qkv_bias = true } },
+	{ "glm4", CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_PARTIAL_ROTARY, .shape = {
+		.architecture = EST_ARCH_GLM4, GATED_PARTLY(EST_RMSNORM, 4, EST_SILU, 0.5), .max_position_embeddings = 131072,
+		.num_key_value_heads = 2, .head_dim = 128, .qkv_bias = true } },
+	{ "exaone4", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_EXAONE4, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.num_key_value_heads = 32, .qk_norm = EST_QK_NORM_HEAD, .sliding_window = 4096, .full_attention_every = 4,
+		.rotates_windows_only = true } },
+	{ "apertus", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
+		.architecture = EST_ARCH_APERTUS, .norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true,
+		.activation = EST_XIELU, .position = EST_ROPE, .partial_rotary_factor = 1, .do_layer_norm_before = true,
+		.max_position_embeddings = 65536, .qk_norm = EST_QK_NORM_HEAD } },
 };
 
 #define MIXTURE "a mixture of experts, not modelled yet"
@@ -173,18 +206,14 @@ const struct cfg_family cfg_families[] = {
 #define OTHER "modelling code that is not modelled yet"
 
 const struct cfg_refusal cfg_refusals[] = {
-	{ "apertus", "the xIELU activation, not modelled yet" },
 	{ "baichuan", REMOTE },
 	{ "bloom", "ALiBi positions, not modelled yet" },
-	{ "cohere", OTHER },
-	{ "cohere2", OTHER },
 	{ "deberta-v2", ENCODER },
 	{ "deepseek", MIXTURE },
 	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
 	{ "ernie4_5_moe", MIXTURE },
 	{ "exaone", REMOTE },
-	{ "exaone4", OTHER },
 	{ "exaone4_5", VISION },
 	{ "exaone_moe", MIXTURE },
 	{ "falcon", OTHER },
@@ -193,8 +222,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "gemma4", VISION },
 	{ "gemma4_text", OTHER },
 	{ "gemma4_unified", VISION },
-	{ "glm", OTHER },
-	{ "glm4", OTHER },
 	{ "glm4_moe_lite", MIXTURE },
 	{ "glm_moe_dsa", MIXTURE },
 	{ "gpt_bigcode", "multi-query attention of GPT-BigCode, not modelled yet" },
@@ -225,7 +252,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "mpt", "ALiBi positions, not modelled yet" },
 	{ "muse_glimmer", OTHER },
 	{ "nemotron_h", HYBRID },
-	{ "phi", OTHER },
 	{ "phimoe", MIXTURE },
 	{ "qwen2_5_vl", VISION },
 	{ "qwen2_vl", VISION },
@@ -234,8 +260,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "qwen3_next", MIXTURE },
 	{ "qwen3_vl", VISION },
 	{ "qwen3_vl_moe", MIXTURE },
-	{ "stablelm", OTHER },
-	{ "starcoder2", OTHER },
 };
 /* clang-format on */
 

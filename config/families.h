@@ -22,8 +22,6 @@ enum {
 	CFG_READS_PARALLEL_RESIDUAL = 1 << 12,
 	CFG_READS_CLIP_QKV = 1 << 13,
 	CFG_READS_OPT = 1 << 14,            /* word_embed_proj_dim, do_layer_norm_before, ... */
-	CFG_READS_UNROTATED = 1 << 15,      /* no_rope_layers, no_rope_layer_interval */
-	CFG_READS_OUT_BIAS = 1 << 16,       /* attention_out_bias, and attention_bias of q, k and v */
 	CFG_READS_BERT = 1 << 15,           /* hidden_dropout_prob, type_vocab_size, ... */
 	CFG_READS_DISTILBERT = 1 << 16,     /* dim, n_layers, ... */
 	CFG_READS_T5 = 1 << 17,             /* d_model, num_layers, feed_forward_proj, ... */
@@ -38,9 +36,15 @@ enum {
 	CFG_READS_GROUP_LIMIT = 1 << 28     /* topk_method */
 };
 
+/* The same, beyond what an enumerator holds. */
+#define CFG_READS_UNROTATED (UINT64_C(1) << 32) /* no_rope_layers, no_rope_layer_interval */
+#define CFG_READS_OUT_BIAS (UINT64_C(1) << 33)  /* attention_out_bias, and attention_bias of q, k and v */
+#define CFG_READS_COHERE (UINT64_C(1) << 34)    /* use_qk_norm, of all heads each */
+#define CFG_READS_PLAIN_QK (UINT64_C(1) << 35)  /* use_qkv_bias; qk_layernorm and parallel residuals are refused */
+
 struct cfg_family {
 	const char *model_type;
-	unsigned reads;
+	uint64_t reads;
 	bool wide_mlp_by_default; /* intermediate_size may be absent: 4 * hidden_size */
 	struct est_model shape;   /* defaults of the class; 0 heads and head_dim: from the others */
 };

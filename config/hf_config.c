@@ -8,7 +8,7 @@ enum key_kind { KEY_INT, KEY_BOOL, KEY_REAL, KEY_ACTIVATION };
 struct key {
 	const char *names[6];
 	enum key_kind kind;
-	unsigned reads; /* only in families that read one of these; 0: in all */
+	uint64_t reads; /* only in families that read one of these; 0: in all */
 	size_t offset;  /* in struct est_model */
 	double min, max;
 };
@@ -37,7 +37,7 @@ static const struct key keys[] = {
 	{ { "hidden_activation", "hidden_act", "activation_function" }, KEY_ACTIVATION, 0, MEMBER(activation), 0, 0 },
 	{ { "attention_dropout", "attn_pdrop" }, KEY_REAL, 0, MEMBER(attention_dropout), 0, 1 },
 	{ { "resid_pdrop", "hidden_dropout", "dropout", "residual_dropout" }, KEY_REAL, CFG_READS_DROPOUT, MEMBER(residual_dropout), 0, 1 },
-	{ { "embd_pdrop", "hidden_dropout" }, KEY_REAL, CFG_READS_EMBEDDING_DROPOUT, MEMBER(embedding_dropout), 0, 1 },
+	{ { "embd_pdrop", "hidden_dropout", "embedding_dropout" }, KEY_REAL, CFG_READS_EMBEDDING_DROPOUT, MEMBER(embedding_dropout), 0, 1 },
 	{ { "final_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(final_logit_softcapping), 0, 1e6 },
 	{ { "attn_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(attn_logit_softcapping), 0, 1e6 },
 	{ { "embedding_multiplier" }, KEY_REAL, CFG_READS_MULTIPLIERS, MEMBER(embedding_multiplier), 1e-6, 1e6 },
@@ -56,7 +56,7 @@ static const struct key keys[] = {
 	{ { "moe_intermediate_size" }, KEY_INT, CFG_READS_EXPERT_WIDTH, MEMBER(moe_intermediate_size), 1, 1 << 17 },
 	{ { "shared_expert_intermediate_size" }, KEY_INT, CFG_READS_SHARED_WIDTH, MEMBER(shared_expert_intermediate_size),
 	  1, 1 << 20 },
-	{ { "qkv_bias" }, KEY_BOOL, CFG_READS_SHARED_WIDTH, MEMBER(qkv_bias), 0, 0 },
+	{ { "qkv_bias", "use_qkv_bias" }, KEY_BOOL, CFG_READS_SHARED_WIDTH | CFG_READS_PLAIN_QK, MEMBER(qkv_bias), 0, 0 },
 	{ { "norm_topk_prob" }, KEY_BOOL, CFG_READS_NORM_TOPK, MEMBER(norm_topk_prob), 0, 0 },
 	{ { "n_shared_experts" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(n_shared_experts), 0, 64 },
 	{ { "first_k_dense_replace" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(first_k_dense_replace), 0, EST_LAYERS_MAX },
@@ -98,12 +98,14 @@ static const struct { const char *name; enum est_activation value; } activations
 	{ "gelu_new", EST_GELU_NEW },
 	{ "relu", EST_RELU },
 	{ "relu2", EST_RELU2 },
+	{ "xielu", EST_XIELU },
 };
 /* clang-format on */
 
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
 static const char irregular_rotation[] = "rotary embedding in an irregular pattern of layers, not modelled yet";
+static const char other_stablelm[] = "qk_layernorm or use_parallel_residual, not modelled yet";
 static const char with_vision[] = "a vision-language model, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
@@ -210,7 +212,7 @@ static void read_key(const struct reading *reading, const struct key *key)
 	}
 }
 
-static void read_keys(const struct reading *reading, unsigned reads)
+static void read_keys(const struct reading *reading, uint64_t reads)
 {
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
 		if (!keys[i].reads || (keys[i].reads & reads))
@@ -255,7 +257,7 @@ static void read_layer_types(const struct reading *reading, const json_t *layer_
 			refuse(model, irregular_window);
 }
 
-static void read_window(const struct reading *reading, unsigned reads)
+static void read_window(const struct reading *reading, uint64_t reads)
 {
 	const json_t *layer_types = json_object_get(reading->object, "layer_types");
 	const json_t *from = json_object_get(reading->object, "max_window_layers");
@@ -318,7 +320,7 @@ static void settle_opt(const struct reading *reading)
 }
 
 /* Experts as wide as the MLP where the class has no width for them; the layers that have none. */
-static void settle_mixture(const struct reading *reading, unsigned reads)
+static void settle_mixture(const struct reading *reading, uint64_t reads)
 {
 	struct est_model *model = reading->model;
 	const json_t *step = json_object_get(reading->object, "decoder_sparse_step");
@@ -351,7 +353,7 @@ static void settle_latent(const struct reading *reading)
 }
 
 /* Dropout by other names, and as many labels as the file names: two when it names none. */
-static void settle_encoder(const struct reading *reading, unsigned reads)
+static void settle_encoder(const struct reading *reading, uint64_t reads)
 {
 	const char *key = (reads & CFG_READS_BERT) ? "classifier_dropout" : "seq_classif_dropout";
 	const json_t *classifier = json_object_get(reading->object, key);
@@ -446,6 +448,12 @@ static void read_family(struct reading *reading, const struct cfg_family *family
 		model->qk_norm = EST_QK_NORM_HEAD;
 	if (family->reads & CFG_READS_WINDOW)
 		read_window(reading, family->reads);
+	if ((family->reads & CFG_READS_COHERE) && is_true(reading, "use_qk_norm"))
+		model->qk_norm = EST_QK_NORM_PER_HEAD;
+	if ((family->reads & CFG_READS_PLAIN_QK) && (is_true(reading, "qk_layernorm") || is_true(reading, "use_parallel_residual")))
+		refuse(model, other_stablelm);
+	if (model->activation == EST_XIELU && model->architecture != EST_ARCH_APERTUS)
+		refuse(model, unknown_activation);
 	if (family->reads & CFG_READS_UNROTATED)
 		read_unrotated(reading);
 	if (json_is_object(json_object_get(reading->object, "vision")))

@@ -118,6 +118,28 @@ static const struct est_module t5[] = { T5_ATTENTION, T5_MLP, END };
 static const struct est_module t5_decoder[] = { T5_ATTENTION, T5_CROSS_ATTENTION, T5_MLP, END };
 static const struct est_module t5_gated[] = { T5_ATTENTION, T5_GATED_MLP, END };
 static const struct est_module t5_gated_decoder[] = { T5_ATTENTION, T5_CROSS_ATTENTION, T5_GATED_MLP, END };
+#define PLAIN_MLP(up, down) NAMED(up_proj, up, HIDDEN, MLP, MLP), NAMED(down_proj, down, MLP, HIDDEN, MLP)
+#define FUSED_MLP LINEAR(gate_up_proj, HIDDEN, GATE_UP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP)
+static const struct est_module starcoder2[] = { ATTENTION, PLAIN_MLP("c_fc", "c_proj"), NORMS, END };
+static const struct est_module phi[] = {
+	LINEAR(q_proj, HIDDEN, QUERY, QKV), LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV),
+	NAMED(o_proj, "dense", QUERY, HIDDEN, O), PLAIN_MLP("fc1", "fc2"), NORM(input_layernorm, HIDDEN), END
+};
+static const struct est_module cohere[] = {
+	ATTENTION, NORM(q_norm, QUERY_NORM), NORM(k_norm, KEY_NORM), DENSE_MLP, NORM(input_layernorm, HIDDEN), END
+};
+static const struct est_module glm[] = { ATTENTION, FUSED_MLP, NORMS, END };
+/* input, post_attention (before the MLP), post_self_attn, post_mlp */
+static const struct est_module glm4_dense[] = {
+	ATTENTION, FUSED_MLP, NORM(input_layernorm, HIDDEN), NORM(pre_feedforward_layernorm, HIDDEN),
+	NORM(post_attention_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN), END
+};
+static const struct est_module exaone4[] = {
+	ATTENTION, HEAD_NORMS, DENSE_MLP, NORM(post_attention_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN), END
+};
+static const struct est_module apertus[] = {
+	ATTENTION, HEAD_NORMS, PLAIN_MLP("up_proj", "down_proj"), BARE(alpha_p, XIELU), NORMS, END
+};
 
 static const struct est_architecture_row architectures[] = {
 	/*                    modules   layer               final norm            scaled rotary fp32   per type */
@@ -135,6 +157,14 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_MINISTRAL3]  = { llama, est_llama_layer, est_llama_norm, .rotary = true, .scales_queries = true },
 	[EST_ARCH_ERNIE4_5]    = { llama, est_llama_layer, est_llama_norm, .rotary = true, .fp32_rope = true,
 				   .rotate = est_apply_ernie_rope },
+	[EST_ARCH_STABLELM]    = { llama, est_stablelm_layer, est_torch_layer_norm, .rotary = true },
+	[EST_ARCH_STARCODER2]  = { starcoder2, est_starcoder2_layer, est_torch_layer_norm, .rotary = true, .drops_embedding_first = true },
+	[EST_ARCH_PHI]         = { phi, est_phi_layer, est_torch_layer_norm, .rotary = true, .drops_embedding_first = true },
+	[EST_ARCH_COHERE]      = { cohere, est_cohere_layer, est_cohere_norm, .rotary = true, .rotate = est_apply_cohere_rope },
+	[EST_ARCH_GLM]         = { glm, est_glm_layer, est_llama_norm, .rotary = true, .rotate = est_apply_glm_rope },
+	[EST_ARCH_GLM4]        = { glm4_dense, est_glm4_layer, est_llama_norm, .rotary = true, .rotate = est_apply_glm_rope },
+	[EST_ARCH_EXAONE4]     = { exaone4, est_exaone4_layer, est_llama_norm, .rotary = true },
+	[EST_ARCH_APERTUS]     = { apertus, est_apertus_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_MIXTRAL]     = { mixtral, est_mixtral_layer, est_llama_norm, false, true, false, false, false, mixtral },
 	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, false, true, false, false, false, qwen2_moe },
 	[EST_ARCH_QWEN3_MOE]   = { qwen3, est_qwen3_moe_layer, est_llama_norm, false, true, false, false, false, qwen3_moe },
@@ -222,6 +252,10 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return head;
 	case EST_WIDTH_HEAD_NORM:
 		return model->qk_norm == EST_QK_NORM_NONE ? 0 : head;
+	case EST_WIDTH_QUERY_NORM:
+		return model->qk_norm == EST_QK_NORM_NONE ? 0 : query;
+	case EST_WIDTH_KEY_NORM:
+		return model->qk_norm == EST_QK_NORM_NONE ? 0 : key;
 	case EST_WIDTH_SHARED:
 		return (uint64_t)model->shared_expert_intermediate_size;
 	case EST_WIDTH_SHARED_GATE:

@@ -99,6 +99,15 @@ static void build_experts(struct est_pass *pass, struct est_experts *experts)
 	experts->down_proj_bias = model->expert_bias ? parameter(pass, count * hidden) : EST_NO_LEAF;
 }
 
+/* Two parameters and two buffers of one element each. */
+static void build_xielu(struct est_pass *pass, struct est_layer *layer)
+{
+	layer->alpha_p = parameter(pass, 1);
+	layer->alpha_n = parameter(pass, 1);
+	for (unsigned i = 0; i < 2; i++)
+		est_empty_as(pass->tape, 1, pass->parameter_element, EST_BUFFERS);
+}
+
 static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
 {
 	build_linear(pass, linear, est_width(pass->model, module->in), est_width(pass->model, module->out),
@@ -123,6 +132,8 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 			build_router(pass, member);
 		else if (module->kind == EST_MODULE_EXPERTS)
 			build_experts(pass, member);
+		else if (module->kind == EST_MODULE_XIELU)
+			build_xielu(pass, layer);
 		else if (module->kind == EST_MODULE_SINKS)
 			*(uint32_t *)member = parameter(pass, (uint64_t)pass->model->num_attention_heads);
 		else

@@ -37,27 +37,37 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 
 /* residual + post(block(pre(x))) */
 static struct est_tensor sandwiched(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				    const struct est_norm_weights *pre, est_layer_function *block, const struct est_norm_weights *post)
+				    est_norm_function *norm, const struct est_norm_weights *pre, est_layer_function *block,
+				    const struct est_norm_weights *post)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor y = est_hold(est_gemma_norm(pass, pre, x)), z;
+	struct est_tensor y = est_hold(norm(pass, pre, x)), z;
 
 	z = est_hold(block(pass, layer, y));
 	est_drop(tape, y);
-	y = est_gemma_norm(pass, post, z);
+	y = norm(pass, post, z);
 	est_drop(tape, z);
 	return est_add(tape, x, y);
 }
 
-struct est_tensor est_gemma2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_sandwich_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				     const struct est_blocks *blocks)
 {
 	struct est_tensor residual, out;
 
-	residual = est_hold(sandwiched(pass, layer, x, &layer->input_layernorm, attention, &layer->post_attention_layernorm));
-	out = sandwiched(pass, layer, residual, &layer->pre_feedforward_layernorm, est_gated_mlp,
+	residual = est_hold(sandwiched(pass, layer, x, blocks->norm, &layer->input_layernorm, blocks->attention,
+				       &layer->post_attention_layernorm));
+	out = sandwiched(pass, layer, residual, blocks->norm, &layer->pre_feedforward_layernorm, blocks->mlp,
 			 &layer->post_feedforward_layernorm);
 	est_drop(pass->tape, residual);
 	return out;
+}
+
+struct est_tensor est_gemma2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_gemma_norm, attention, est_gated_mlp };
+
+	return est_sandwich_layer(pass, layer, x, &blocks);
 }
 
 struct est_tensor est_gemma3_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

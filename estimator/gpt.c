@@ -79,7 +79,7 @@ static struct est_tensor neox_attention(struct est_pass *pass, const struct est_
 	return out;
 }
 
-static struct est_tensor neox_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_plain_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor h = est_hold(est_linear(tape, &layer->up_proj, x)), activated;
@@ -105,7 +105,7 @@ struct est_tensor est_gpt_neox_layer(struct est_pass *pass, const struct est_lay
 		attention = est_hold(y);
 	}
 	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, pass->model->parallel_residual ? x : attention));
-	mlp = est_hold(dropout(pass, neox_mlp(pass, layer, y)));
+	mlp = est_hold(dropout(pass, est_plain_mlp(pass, layer, y)));
 	est_drop(tape, y);
 	out = est_add(tape, mlp, attention);
 	if (pass->model->parallel_residual)

@@ -60,6 +60,27 @@ struct est_tensor est_qwen3_attention(struct est_pass *pass, const struct est_la
 	return est_attend(pass, layer, q, k, v);
 }
 
+/* q_norm and k_norm on each head, after the transposition */
+static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor heads)
+{
+	struct est_tensor normed = est_hold(est_llama_norm(pass, norm, heads));
+
+	est_drop(pass->tape, heads);
+	return normed;
+}
+
+static struct est_tensor head_norm_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q = est_hold(est_query_heads(pass, layer, est_linear(tape, &layer->q_proj, x)));
+	struct est_tensor k = est_hold(est_key_heads(pass, layer, est_linear(tape, &layer->k_proj, x)));
+	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
+
+	q = norm_heads(pass, &layer->q_norm, q);
+	k = norm_heads(pass, &layer->k_norm, k);
+	return est_attend(pass, layer, q, k, v);
+}
+
 /* residual + hidden_states, or, for Granite, residual + hidden_states * self.residual_multiplier */
 static struct est_tensor residual_add(struct est_pass *pass, struct est_tensor residual, struct est_tensor hidden_states)
 {
@@ -114,6 +135,51 @@ struct est_tensor est_gemma_layer(struct est_pass *pass, const struct est_layer 
 struct est_tensor est_olmo_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	static const struct est_blocks blocks = { est_olmo_norm, olmo_attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
+}
+
+/* StarCoder-2 drops out what its MLP without a gate gives */
+static struct est_tensor starcoder2_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tensor y = est_hold(est_plain_mlp(pass, layer, x)), out;
+
+	out = est_dropout(pass->tape, y, pass->model->residual_dropout);
+	est_drop(pass->tape, y);
+	return out;
+}
+
+struct est_tensor est_starcoder2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_torch_layer_norm, est_llama_attention, starcoder2_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
+}
+
+struct est_tensor est_glm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_llama_norm, est_llama_attention, est_fused_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
+}
+
+struct est_tensor est_glm4_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_llama_norm, est_llama_attention, est_fused_mlp };
+
+	return est_sandwich_layer(pass, layer, x, &blocks);
+}
+
+struct est_tensor est_exaone4_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_llama_norm, head_norm_attention, est_gated_mlp };
+
+	return est_post_norm_layer(pass, layer, x, &blocks);
+}
+
+struct est_tensor est_apertus_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_llama_norm, head_norm_attention, est_xielu_mlp };
 
 	return est_pre_norm_layer(pass, layer, x, &blocks);
 }

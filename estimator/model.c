@@ -105,7 +105,9 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer)
 
 static int64_t layer_parameters(const struct est_model *model, bool sparse)
 {
-	return attention_parameters(model) + (sparse ? mixture_parameters(model) : mlp_parameters(model))
+	int64_t xielu = model->activation == EST_XIELU ? 2 : 0;
+
+	return attention_parameters(model) + xielu + (sparse ? mixture_parameters(model) : mlp_parameters(model))
 		+ model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
 }
 

@@ -22,6 +22,14 @@ enum est_architecture {
 	EST_ARCH_OPT,
 	EST_ARCH_MINISTRAL3,  /* Llama's, queries scaled by their position */
 	EST_ARCH_ERNIE4_5,    /* Llama's, rotary embedding of neighbours in fp32 */
+	EST_ARCH_STABLELM,    /* Llama's with LayerNorm, rotating a part of each head */
+	EST_ARCH_STARCODER2,
+	EST_ARCH_PHI,         /* attention and MLP side by side */
+	EST_ARCH_COHERE,      /* the same, a LayerNorm of python operators */
+	EST_ARCH_GLM,
+	EST_ARCH_GLM4,
+	EST_ARCH_EXAONE4,
+	EST_ARCH_APERTUS,
 	EST_ARCH_MIXTRAL,     /* mixtures of experts: a router and fused 3-D expert weights for the MLP */
 	EST_ARCH_QWEN2_MOE,   /* + a gated shared expert */
 	EST_ARCH_QWEN3_MOE,
@@ -44,7 +52,7 @@ enum est_qk_norm { EST_QK_NORM_NONE, EST_QK_NORM_HEAD, EST_QK_NORM_HEAD_LAYERNOR
 enum est_position { EST_ROPE, EST_LEARNED_POSITIONS, EST_ALIBI, EST_NO_POSITIONS,
 		    EST_RELATIVE_POSITIONS };
 /* By what autograd keeps: silu and gelu are one kernel; gelu_new (NewGELUActivation) is eight python operators. */
-enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2 };
+enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2, EST_XIELU };
 
 enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024 };
 

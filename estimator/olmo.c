@@ -35,20 +35,29 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 
 /* x + norm(block(x)) */
 static struct est_tensor post_normed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				     est_layer_function *block, const struct est_norm_weights *norm)
+				     est_layer_function *block, est_norm_function *norm, const struct est_norm_weights *weights)
 {
 	struct est_tensor y = est_hold(block(pass, layer, x)), normed;
 
-	normed = est_olmo2_norm(pass, norm, y);
+	normed = norm(pass, weights, y);
 	est_drop(pass->tape, y);
 	return est_add(pass->tape, x, normed);
 }
 
-struct est_tensor est_olmo2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_post_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				      const struct est_blocks *blocks)
 {
-	struct est_tensor residual = est_hold(post_normed(pass, layer, x, attention, &layer->post_attention_layernorm)), out;
+	struct est_tensor residual, out;
 
-	out = post_normed(pass, layer, residual, est_gated_mlp, &layer->post_feedforward_layernorm);
+	residual = est_hold(post_normed(pass, layer, x, blocks->attention, blocks->norm, &layer->post_attention_layernorm));
+	out = post_normed(pass, layer, residual, blocks->mlp, blocks->norm, &layer->post_feedforward_layernorm);
 	est_drop(pass->tape, residual);
 	return out;
+}
+
+struct est_tensor est_olmo2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_olmo2_norm, attention, est_gated_mlp };
+
+	return est_post_norm_layer(pass, layer, x, &blocks);
 }

@@ -82,6 +82,25 @@ struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est
 	return binary_output(tape, node, a, b);
 }
 
+/* extra[0]: elements of the output. The subtrahend's gradient is negated first */
+static void backward_sub(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	if (est_needs(node, 1))
+		ret[1] = est_empty(tape, node->extra[0], node->grad[0].element);
+	if (est_needs(node, 0))
+		ret[0] = est_take_grad(node, 0);
+}
+static const struct est_op sub_op = { "Sub", backward_sub };
+
+struct est_tensor est_sub(struct est_tape *tape, struct est_tensor a, struct est_tensor b)
+{
+	struct est_node *node = est_node_new(tape, &sub_op, 2, (struct est_tensor[]){ a, b });
+
+	if (node)
+		node->extra[0] = a.numel > b.numel ? a.numel : b.numel;
+	return binary_output(tape, node, a, b);
+}
+
 /* ---- functions of one operand */
 
 static struct est_tensor unary(struct est_tape *tape, const struct est_op *op, struct est_tensor x, bool keeps_input,

@@ -38,6 +38,7 @@ struct est_adapter {
 struct est_tensor est_to(struct est_tape *tape, struct est_tensor x, uint8_t element);
 /* Elementwise, with broadcasting of the smaller operand and promotion to the larger dtype. */
 struct est_tensor est_add(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
+struct est_tensor est_sub(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 /* With a python number: nothing is kept. */
 struct est_tensor est_add_scalar(struct est_tape *tape, struct est_tensor x);

@@ -264,9 +264,13 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 		return est_encoder_forward(pass);
 	inputs_embeds = embed(pass);
 	x = embed_with_positions(pass, inputs_embeds, &positions);
+	if (row->drops_embedding_first)
+		x = est_dropout(tape, x, pass->model->embedding_dropout);
 	for (unsigned i = 0; i < est_rope_count(pass); i++)
 		row->complex_rope ? make_complex_rope(pass, &pass->ropes[i]) : make_rope(pass, &pass->ropes[i], row->fp32_rope);
-	x = est_run_layers(pass, est_hold(est_dropout(tape, x, pass->model->embedding_dropout)));
+	if (!row->drops_embedding_first)
+		x = est_dropout(tape, x, pass->model->embedding_dropout);
+	x = est_run_layers(pass, est_hold(x));
 	x = finish_hidden_states(pass, x);
 	est_drop(tape, inputs_embeds);
 	est_drop(tape, positions);

@@ -38,6 +38,7 @@ struct est_layer {
 	/* a decoder's attention to the encoder's output */
 	struct est_linear cross_q_proj, cross_k_proj, cross_v_proj, cross_o_proj;
 	struct est_norm_weights cross_attn_layernorm;
+	uint32_t alpha_p, alpha_n;                  /* of Apertus' xIELU */
 	bool sliding, sparse, rotated;
 };
 
@@ -152,6 +153,16 @@ struct est_blocks {
  * x = residual + mlp(post_attention_layernorm(x)) */
 struct est_tensor est_pre_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 				     const struct est_blocks *blocks);
+/* The same with a norm before and after each block (gemma.c). */
+struct est_tensor est_sandwich_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				     const struct est_blocks *blocks);
+/* x = x + norm(block(x)) for both blocks (olmo.c). */
+struct est_tensor est_post_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				      const struct est_blocks *blocks);
+/* down_proj(act(up_proj(x))) of GPT-NeoX, dropout of it of StarCoder-2, down_proj(up * act(gate)) of a fused gate_up_proj. */
+est_layer_function est_plain_mlp, est_fused_mlp;
+/* Apertus: xielu in the place of act (xielu.c). */
+est_layer_function est_xielu_mlp;
 /* self_attn of Llama and of Qwen3; x is borrowed. */
 est_layer_function est_llama_attention, est_qwen3_attention;
 /* o_proj(attention(rope(q), rope(k), v)); q, k and v, as heads, move in */
@@ -217,6 +228,9 @@ void est_pass_end(struct est_pass *pass);
 est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
 	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
 	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
-	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer;
+	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer,
+	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
+	est_stablelm_layer, est_cohere_layer;
+est_norm_function est_cohere_norm;
 
 #endif

@@ -34,7 +34,7 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	return q;
 }
 
-static struct est_tensor mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_fused_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor gate_up = est_linear(tape, &layer->gate_up_proj, x), half[2], up;
@@ -58,7 +58,7 @@ struct est_tensor est_phi3_layer(struct est_pass *pass, const struct est_layer *
 	est_drop(tape, y);
 	residual = est_hold(est_add(tape, x, est_dropout(tape, residual, pass->model->residual_dropout)));
 	y = est_hold(est_llama_norm(pass, &layer->post_attention_layernorm, residual));
-	x = mlp(pass, layer, y);
+	x = est_fused_mlp(pass, layer, y);
 	est_drop(tape, y);
 	x = est_add(tape, residual, est_dropout(tape, x, pass->model->residual_dropout));
 	est_drop(tape, residual);
