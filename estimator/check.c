@@ -187,8 +187,10 @@ static void check_fused_step(const struct est_request *request, const struct est
 static void check_size(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const double limit = 0x1p60;
-	double sequences = 2.0 * (double)request->micro_batch_size, length = (double)request->sequence_length;
-	double layers = (double)model->num_hidden_layers, heads = (double)model->num_attention_heads;
+	bool longer_target = model->num_decoder_layers > 0 && request->target_length > request->sequence_length;
+	double length = (double)(longer_target ? request->target_length : request->sequence_length);
+	double sequences = 2.0 * (double)request->micro_batch_size;
+	double layers = (double)est_model_stacked_layers(model), heads = (double)model->num_attention_heads;
 	double width = (double)model->hidden_size + heads * (double)model->head_dim + (double)model->intermediate_size;
 	double weights = 64 * (double)model->parameters;
 	double tokens = sequences * length * (128 * layers * width + 32 * (double)model->vocab_size);

@@ -154,30 +154,38 @@ static void check_loss(const struct est_request *request, struct est_faults *fau
 				      est_word_name(est_loss_words, (int)pairs[i].loss));
 }
 
-/* What is modelled of decoders, and not of encoders yet: values above the first of the words and other than these. */
+static void refuse_for(const char *name, const struct est_request *request, const char *model, struct est_faults *faults)
+{
+	const struct est_field *field = est_field_find(name);
+	char value[EST_NAME_MAX];
+
+	est_field_text(field, request, value, sizeof(value));
+	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet with %s", value, model);
+}
+
+/* What is modelled of decoders and not of encoders yet */
 static void check_encoder(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	static const char *const fallbacks[] = { "loss", "liger_kernel", "lora.dora" };
-	bool t5 = model->num_decoder_layers > 0;
+	bool t5 = model->num_decoder_layers > 0, adapts = request->method == EST_LORA;
 	bool biased = request->attention == EST_SDPA || request->attention == EST_EAGER || request->attention == EST_SDPA_EFFICIENT;
+	bool plain = request->checkpointing == EST_CHECKPOINT_NONE || request->checkpointing == EST_CHECKPOINT_FULL
+		     || request->checkpointing == EST_CHECKPOINT_EVERY_N;
+	const struct { const char *field; bool refused; } rows[] = {
+		{ "method", request->method != EST_FULL && !adapts },
+		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "loss", request->loss != EST_LOSS_STANDARD },
+		{ "liger_kernel", request->liger_kernel },
+		{ "lora.dora", adapts && request->lora.dora },
+		{ "lora.modules_to_save", adapts && request->lora.modules_to_save.count > 0 },
+		{ "attention", t5 && !biased },
+		{ "precision", t5 && request->precision == EST_PURE_FP16 },
+		{ "gradient_checkpointing", t5 && !plain },
+		{ "use_reentrant", t5 && request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant },
+	};
 
-	for (size_t i = 0; i < sizeof(fallbacks) / sizeof(fallbacks[0]); i++)
-		if (est_field_get(est_field_find(fallbacks[i]), request) != 0)
-			refuse(est_field_find(fallbacks[i]), request, faults);
-	if (request->objective != EST_SFT && request->objective != EST_PRETRAIN)
-		refuse(est_field_find("objective"), request, faults);
-	if (request->method != EST_FULL && request->method != EST_LORA)
-		refuse(est_field_find("method"), request, faults);
-	if (request->method == EST_LORA && request->lora.modules_to_save.count > 0)
-		refuse(est_field_find("lora.modules_to_save"), request, faults);
-	if (t5 && !biased)
-		refuse(est_field_find("attention"), request, faults);
-	if (t5 && request->precision == EST_PURE_FP16)
-		refuse(est_field_find("precision"), request, faults);
-	if (t5 && (request->checkpointing == EST_CHECKPOINT_SELECTIVE || request->checkpointing == EST_CHECKPOINT_OFFLOAD))
-		refuse(est_field_find("gradient_checkpointing"), request, faults);
-	if (t5 && request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant)
-		refuse(est_field_find("use_reentrant"), request, faults);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (rows[i].refused)
+			refuse_for(rows[i].field, request, t5 ? "an encoder and decoder" : "an encoder", faults);
 }
 
 static void check_task(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
@@ -185,7 +193,7 @@ static void check_task(const struct est_request *request, const struct est_model
 	if (model->architecture == EST_ARCH_UNSUPPORTED)
 		return;
 	if (!est_task_suits(model, request->task))
-		refuse(est_field_find("task"), request, faults);
+		refuse_for("task", request, "this kind of model", faults);
 	else if (est_model_is_encoder(model))
 		check_encoder(request, model, faults);
 }

@@ -60,6 +60,7 @@ static const struct gate {
 	{ "partial lora",                    9, 0.01, 0.10, 0.10, 0.10 },
 	{ "partial freeze",                  5, 0.01, 0.10, 0.20, 0.01 },
 	{ "quant qlora",                     6, 0.01, 0.10, 0.10, 0.10 },
+	{ "encoder full",                   18, 0.01, 0.10, 0.20, 0.10 },
 	/* clang-format on */
 };
 
