@@ -62,6 +62,16 @@ bool est_adapts_down(const struct est_model *model, const struct est_names *targ
 	return translates_names(model) && (est_is_target(targets, "down_proj") || est_is_target(targets, "w2"));
 }
 
+bool est_adapts_parameters(const struct est_model *model, const struct est_names *targets)
+{
+	static const char *const names[] = { "gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (translates_names(model) && est_is_target(targets, names[i]))
+			return true;
+	return false;
+}
+
 /* Names that stand for the experts' weights then, and no longer for a dense MLP or shared experts. */
 static bool is_translated(const char *name)
 {

@@ -20,6 +20,8 @@ bool est_is_adapted(const struct est_model *model, const struct est_names *targe
 /* The experts' fused weights. */
 bool est_adapts_gate_up(const struct est_model *model, const struct est_names *targets);
 bool est_adapts_down(const struct est_model *model, const struct est_names *targets);
+/* Whether targets name any of these, experts or router, whole or in part. */
+bool est_adapts_parameters(const struct est_model *model, const struct est_names *targets);
 
 /* Parameters with a gradient: all of them, the adapters, or (freeze) the last layers and the head, which is the embedding
  * where they are tied. */

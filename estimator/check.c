@@ -123,6 +123,27 @@ static bool adapts_something(const struct est_request *request, const struct est
 	return est_lora_parameters(model, &adapters) > 0;
 }
 
+/* PEFT's ParamWrapper, which adapts weights that are in no nn.Linear, knows neither; half of what is fused cannot be adapted. */
+static void check_expert_adapters(const struct est_request *request, const struct est_model *model,
+				  struct est_faults *faults)
+{
+	const struct est_lora *lora = &request->lora;
+	const struct est_names *targets = &lora->target_modules;
+	bool gate_up = est_adapts_gate_up(model, targets);
+
+	if (!est_adapts_parameters(model, targets))
+		return;
+	if (lora->dropout > 0)
+		est_fault_add(faults, "/lora/dropout", EST_CONTRADICTION,
+			      "must be 0: PEFT does not drop out where it adapts experts or a router");
+	if (lora->dora)
+		est_fault_add(faults, "/lora/dora", EST_CONTRADICTION,
+			      "must be false: PEFT has no DoRA where it adapts experts or a router");
+	if (!targets->all && gate_up != (est_is_target(targets, "up_proj") || est_is_target(targets, "w3")))
+		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
+			      "must name gate_proj and up_proj together: they are fused in the experts");
+}
+
 static void check_lora(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const struct est_names *targets = &request->lora.target_modules;
@@ -137,6 +158,8 @@ static void check_lora(const struct est_request *request, const struct est_model
 	else if (!adapts_something(request, model))
 		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
 			      "must name a linear module of this model, as its class in transformers calls it");
+	else
+		check_expert_adapters(request, model, faults);
 }
 
 static void check_quantization(const struct est_request *request, const struct est_model *model,

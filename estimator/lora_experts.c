@@ -18,7 +18,7 @@ void est_lora_open(struct est_tape *tape, uint32_t weight, const struct est_adap
 	struct est_tensor w = leaf(tape, weight);
 
 	*ret = (struct est_factors){ { 0 }, { 0 } };
-	if (!adapter)
+	if (!adapter || tape->adapters_off)
 		return;
 	/* lora_B is permuted to [experts, out, rank]: its gradient comes back in another layout */
 	ret->lhs = est_hold(est_to(tape, est_view_as_heads(tape, est_alias(tape, leaf(tape, adapter->b.weight))), w.element));
@@ -48,7 +48,7 @@ struct est_tensor est_lora_fold(struct est_tape *tape, uint32_t weight, const st
 	struct est_tensor w = leaf(tape, weight);
 	struct est_node *node;
 
-	if (!adapter)
+	if (!adapter || tape->adapters_off)
 		return est_hold(est_alias(tape, w));
 	node = est_node_new(tape, &fold_op, 2, (struct est_tensor[]){ factors->lhs, factors->rhs });
 	est_save(tape, node, factors->lhs);
@@ -69,7 +69,7 @@ struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *l
 	struct est_tensor w = leaf(tape, linear->weight), a, b, delta;
 
 	*ret_delta = est_none;
-	if (!linear->adapter)
+	if (!linear->adapter || tape->adapters_off)
 		return est_hold(est_alias(tape, w));
 	a = leaf(tape, linear->adapter->a.weight);
 	b = leaf(tape, linear->adapter->b.weight);

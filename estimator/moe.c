@@ -158,17 +158,18 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_lay
 	return out;
 }
 
-/* weighted[inv_perm].view(tokens, top_k, hidden).sum(dim=1).to(dtype); weighted is borrowed and moves in */
-static struct est_tensor combine(struct est_pass *pass, struct est_tensor weighted, struct est_tensor *ret_weighted, uint8_t element)
+/* weighted[inv_perm].view(tokens, top_k, hidden).sum(dim=1).to(dtype); weighted moves in. ret_frame: inv_perm and weighted anew */
+static struct est_tensor combine(struct est_pass *pass, struct est_tensor weighted, struct est_tensor ret_frame[2], uint8_t element)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor inverse = indices(tape, pairs_of(pass), EST_INT64), range = indices(tape, pairs_of(pass), EST_INT64), sum;
+	struct est_tensor range, sum;
 
+	ret_frame[0] = indices(tape, pairs_of(pass), EST_INT64);
+	range = indices(tape, pairs_of(pass), EST_INT64);
 	est_drop(tape, range);
-	*ret_weighted = est_hold(gather_rows(tape, weighted, inverse, weighted.numel));
+	ret_frame[1] = est_hold(gather_rows(tape, weighted, ret_frame[0], weighted.numel));
 	est_drop(tape, weighted);
-	est_drop(tape, inverse);
-	sum = sum_of_experts(pass, *ret_weighted);
+	sum = sum_of_experts(pass, ret_frame[1]);
 	weighted = est_to(tape, sum, element);
 	est_drop(tape, sum);
 	return weighted;
@@ -189,21 +190,21 @@ static struct est_tensor grouped_experts_forward(struct est_pass *pass, const st
 	struct est_tape *tape = pass->tape;
 	uint64_t pairs = pairs_of(pass), hidden = (uint64_t)pass->model->hidden_size;
 	struct est_tensor expert_ids = indices(tape, pairs, EST_INT64), permutation = indices(tape, pairs, EST_INT64);
-	struct est_tensor tokens = est_empty(tape, pairs, EST_INT64), selected, weights, histogram, out, weighted;
+	struct est_tensor tokens = est_empty(tape, pairs, EST_INT64), selected, weights, histogram, out, frame[2];
 
 	selected = est_hold(gather_rows(tape, x, tokens, pairs * hidden));
 	weights = est_hold(gather_rows(tape, routing->weights, permutation, pairs));
 	histogram = indices(tape, pairs, EST_32BIT);
 	out = run_experts(pass, layer, selected, expert_ids, open);
-	weighted = est_hold(est_mul(tape, out, weights));
-	x = combine(pass, weighted, &weighted, x.element);
+	x = combine(pass, est_hold(est_mul(tape, out, weights)), frame, x.element);
 	est_drop(tape, expert_ids);
 	est_drop(tape, permutation);
 	est_drop(tape, selected);
 	est_drop(tape, weights);
 	est_drop(tape, histogram);
 	est_drop(tape, out);
-	est_drop(tape, weighted);
+	est_drop(tape, frame[0]);
+	est_drop(tape, frame[1]);
 	return x;
 }
 

@@ -126,6 +126,20 @@ static void check_model(const struct est_model *model, struct est_faults *faults
 			      "the architecture of this model is not modelled yet with accounting replay");
 }
 
+/* Packages of flash attention give no sinks, and pad the values of latent attention */
+static void check_kernel(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	bool flash = request->attention == EST_FLASH_ATTENTION_2 || request->attention == EST_FLASH_ATTENTION_3;
+	bool padded = model->kv_lora_rank > 0 && model->v_head_dim != model->head_dim;
+
+	if (flash && (padded || model->attention_sinks))
+		est_fault_add(faults, "/attention", EST_NOT_SUPPORTED_YET,
+			      "flash attention is not modelled yet with this model's %s",
+			      padded ? "values, narrower than its keys" : "attention sinks");
+	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && model->num_experts > 0)
+		refuse(est_field_find("gradient_checkpointing"), request, faults);
+}
+
 /* modules_to_save: the embedding and the head so far */
 static bool saves_vocabulary_only(const struct est_names *names)
 {
@@ -210,6 +224,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	if (request->accounting != EST_REPLAY)
 		return;
 	check_model(model, faults);
+	check_kernel(request, model, faults);
 	check_task(request, model, faults);
 	check_loss(request, faults);
 	if (request->liger_kernel && !est_liger_knows(model))
