@@ -182,6 +182,7 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 {
 	bool t5 = model->num_decoder_layers > 0, adapts = request->method == EST_LORA;
 	bool biased = request->attention == EST_SDPA || request->attention == EST_EAGER || request->attention == EST_SDPA_EFFICIENT;
+	bool saves_pre_classifier = model->architecture == EST_ARCH_DISTILBERT && request->task == EST_SEQUENCE_CLASSIFICATION;
 	bool plain = request->checkpointing == EST_CHECKPOINT_NONE || request->checkpointing == EST_CHECKPOINT_FULL
 		     || request->checkpointing == EST_CHECKPOINT_EVERY_N;
 	const struct { const char *field; bool refused; } rows[] = {
@@ -200,6 +201,9 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
 		if (rows[i].refused)
 			refuse_for(rows[i].field, request, t5 ? "an encoder and decoder" : "an encoder", faults);
+	if (adapts && saves_pre_classifier && request->lora.target_modules.all)
+		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
+			      "must name modules: PEFT saves DistilBERT's pre_classifier whole and refuses to adapt it too");
 }
 
 static void check_task(const struct est_request *request, const struct est_model *model, struct est_faults *faults)

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "estimator/model.h"
 #include "estimator/step.h"
+#include "estimator/support.h"
 #include "estimator/task.h"
 
 /* b sequences of s tokens, a hidden size with heads that divide it: no product is rounded to 512. */
@@ -302,6 +303,60 @@ START_TEST(a_model_has_classes_for_some_tasks)
 }
 END_TEST
 
+static size_t faults_of(const struct est_model *model, const struct est_request *request)
+{
+	struct est_faults faults = { 0 };
+
+	est_support_check(request, model, &faults);
+	return faults.count;
+}
+
+/* One change each to what is modelled. */
+static struct est_request spoiled(struct est_request request, int how)
+{
+	switch (how) {
+	case 0:
+		request.attention = EST_FLASH_ATTENTION_2;
+		break;
+	case 1:
+		request.checkpointing = EST_CHECKPOINT_FULL;
+		request.use_reentrant = true;
+		break;
+	case 2:
+		request.precision = EST_PURE_FP16;
+		break;
+	case 3:
+		request.task = EST_MASKED_LM;
+		break;
+	default:
+		request.liger_kernel = true;
+	}
+	return request;
+}
+
+START_TEST(what_is_not_modelled_of_t5_is_refused)
+{
+	struct est_request request = request_of(EST_SEQUENCE_TO_SEQUENCE), changed = spoiled(request, _i);
+
+	ck_assert_uint_eq(faults_of(&t5, &request), 0);
+	ck_assert_uint_ge(faults_of(&t5, &changed), 1);
+}
+END_TEST
+
+START_TEST(peft_adapts_a_distilbert_classifier_by_names_only)
+{
+	struct est_request request = request_of(EST_SEQUENCE_CLASSIFICATION);
+	struct est_model model = bert;
+
+	model.architecture = EST_ARCH_DISTILBERT;
+	request.method = EST_LORA;
+	request.lora.target_modules.all = true;
+	ck_assert_uint_eq(faults_of(&model, &request), 1);
+	request.lora.target_modules.all = false;
+	ck_assert_uint_eq(faults_of(&model, &request), 0);
+}
+END_TEST
+
 /* The step leaves what the load and the states have made: every gradient and activation goes. */
 static const struct {
 	const struct est_model *model;
@@ -357,6 +412,8 @@ int main(void)
 	tcase_add_loop_test(test, lora_trains_the_classifier_and_adapts_the_rest, 0, sizeof(adapted) / sizeof(adapted[0]));
 	tcase_add_test(test, lora_adapts_both_attentions_of_a_decoder);
 	tcase_add_loop_test(test, a_model_has_classes_for_some_tasks, 0, sizeof(tasks) / sizeof(tasks[0]));
+	tcase_add_loop_test(test, what_is_not_modelled_of_t5_is_refused, 0, 5);
+	tcase_add_test(test, peft_adapts_a_distilbert_classifier_by_names_only);
 	tcase_add_loop_test(test, a_step_gives_back_what_it_takes, 0, sizeof(steps) / sizeof(steps[0]));
 	suite_add_tcase(suite, test);
 	srunner_run_all(runner, CK_ENV);
