@@ -210,6 +210,12 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 
 /* ---- callers */
 
+/* Whether q and k come out of a concatenation, contiguous; Liger's rotation works on the rows of the projection */
+static bool joins_heads(const struct est_pass *pass)
+{
+	return est_rotates_a_part(pass->model) && !pass->request->liger_kernel;
+}
+
 /* sdpa_attention_forward: a mask makes transformers repeat k and v and PyTorch turn the boolean mask into an additive one */
 static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, struct est_tensor q, struct est_tensor k,
 			      struct est_tensor v, struct est_tensor mask)
@@ -238,7 +244,7 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	if (kernel == EST_KERNEL_MATH)
 		return est_merge_heads(tape, out);
 	/* flash attention's output lies as q does */
-	return kernel == EST_KERNEL_FLASH && est_rotates_a_part(pass->model) ? est_contiguous(tape, out) : out;
+	return kernel == EST_KERNEL_FLASH && joins_heads(pass) ? est_contiguous(tape, out) : out;
 }
 
 /* flash-attn with padding: q, k and v are unpadded into copies, the output is padded again */
@@ -278,7 +284,7 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 	bool one_head = pass->model->num_key_value_heads == 1;
 	struct est_tensor key_states = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
 	struct est_tensor value_states = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
-	bool joined = est_rotates_a_part(pass->model) || pass->model->kv_lora_rank || pass->model->attention_sinks;
+	bool joined = joins_heads(pass) || pass->model->kv_lora_rank || pass->model->attention_sinks;
 	struct est_tensor weights, probabilities, logits = est_none, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
@@ -316,7 +322,10 @@ static struct est_tensor permuted_heads(struct est_pass *pass, struct est_tensor
 
 struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x)
 {
-	return pass->request->liger_kernel ? x : permuted_heads(pass, x); /* Liger's rotation takes them as they lie */
+	/* Liger's rotation takes them as they lie, but for those that are normed one by one */
+	if (pass->request->liger_kernel && pass->model->architecture != EST_ARCH_GEMMA3)
+		return x;
+	return permuted_heads(pass, x);
 }
 
 struct est_permuted est_permuted_gradients(const struct est_pass *pass, const struct est_layer *layer, uint8_t element)

@@ -297,9 +297,15 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 
 bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass)
 {
+	uint32_t first = pass->tape->leaf_count;
+
 	*reference = (struct est_pass){ .tape = pass->tape, .model = pass->model, .request = pass->request, .batch = pass->batch,
 					.sequence = pass->sequence, .tokens = pass->tokens,
 					.parameter_element = element_of(pass->request) };
 	pass->reference = reference;
-	return build_model(reference);
+	if (!build_model(reference))
+		return false;
+	for (uint32_t i = first; i < pass->tape->leaf_count; i++)
+		pass->tape->leaves[i].reference = pass->request->method == EST_FULL;
+	return true;
 }

@@ -1,5 +1,5 @@
 /* Gemma2DecoderLayer and Gemma3DecoderLayer: norms before and after attention and MLP; Gemma 3 norms the heads of q and k. */
-#include "estimator/pass.h"
+#include "estimator/liger.h"
 
 /* query_states = self.q_norm(query_states), where the model has such norms; heads move in */
 static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor heads)
@@ -8,7 +8,10 @@ static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm
 
 	if (!norm->width)
 		return heads;
-	normed = est_hold(est_gemma_norm(pass, norm, heads));
+	if (pass->request->liger_kernel)
+		normed = est_hold(est_liger_head_norm(pass, norm, heads));
+	else
+		normed = est_hold(est_gemma_norm(pass, norm, heads));
 	est_drop(pass->tape, heads);
 	return normed;
 }

@@ -8,7 +8,7 @@ struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x)
 	if (!tape->autocast || x.element != EST_32BIT)
 		return x;
 	leaf = est_parameter_of(tape, x);
-	if (!leaf || !x.requires_grad)
+	if (!leaf || !(x.requires_grad || leaf->reference))
 		return est_to(tape, x, EST_16BIT);
 	if (!leaf->cast.numel)
 		leaf->cast = est_hold(est_to(tape, x, EST_16BIT));

@@ -221,15 +221,15 @@ struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tens
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t shifted = est_shifted_positions(pass), positions = est_labelled_positions(pass);
-	struct est_tensor states, mask, compact, targets;
+	struct est_tensor states, mask, compact, coordinates, targets;
 	struct est_fused_output flat, out;
 
 	states = est_hold(est_slice(tape, est_head_input(tape, hidden), shifted * pass->lm_head.in));
 	mask = est_hold(est_empty_as(tape, shifted, EST_BYTE, EST_BUFFERS));
 	compact = masked(tape, states, mask, positions);
-	targets = est_empty_as(tape, 2 * positions, EST_INT64, EST_BUFFERS);
-	est_drop(tape, targets);
+	coordinates = est_empty_as(tape, 2 * positions, EST_INT64, EST_BUFFERS);
 	targets = est_empty_as(tape, positions, EST_INT64, EST_BUFFERS);
+	est_drop(tape, coordinates);
 	flat = apply(pass, compact, targets, metrics);
 	out.log_probs = scattered(tape, flat.log_probs, mask);
 	out.entropy = scattered(tape, flat.entropy, mask);

@@ -29,7 +29,7 @@ struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_we
 	return out;
 }
 
-struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+struct est_tensor est_olmo2_head_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, out;
@@ -41,6 +41,13 @@ struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_we
 	est_drop(tape, variance);
 	est_finish(tape, x);
 	return out;
+}
+
+struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	if (pass->request->liger_kernel)
+		return est_liger_norm(pass, norm, x, norm == &pass->norm);
+	return est_olmo2_head_norm(pass, norm, x);
 }
 
 struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
@@ -154,6 +161,10 @@ void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, 
 	struct est_tensor in[2] = { q, k }, rot[2], rest[2], embed[2];
 	struct est_tape *tape = pass->tape;
 
+	if (pass->request->liger_kernel) {
+		est_liger_rope(pass, rope, q, k, ret);
+		return;
+	}
 	for (unsigned i = 0; i < 2; i++) {
 		uint64_t rotary = in[i].numel / (uint64_t)pass->model->head_dim
 				  * (uint64_t)((double)pass->model->head_dim * pass->model->partial_rotary_factor);
@@ -184,7 +195,7 @@ struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *l
 	if (!fused)
 		gate = est_activate(pass, gate);
 	up = est_linear(tape, &layer->up_proj, input);
-	down = est_linear(tape, &layer->down_proj, fused ? est_liger_gate(tape, gate, up) : est_mul(tape, gate, up));
+	down = est_linear(tape, &layer->down_proj, fused ? est_liger_gate(tape, gate, up, false) : est_mul(tape, gate, up));
 	est_finish(tape, x);
 	return est_dropout(tape, down, pass->model->residual_dropout);
 }

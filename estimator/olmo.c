@@ -5,7 +5,7 @@
 static struct est_tensor project(struct est_pass *pass, const struct est_linear *linear, const struct est_norm_weights *norm,
 				 struct est_tensor x)
 {
-	struct est_tensor y = est_hold(est_linear(pass->tape, linear, x)), normed = est_olmo2_norm(pass, norm, y);
+	struct est_tensor y = est_hold(est_linear(pass->tape, linear, x)), normed = est_olmo2_head_norm(pass, norm, y);
 
 	est_drop(pass->tape, y);
 	return normed;

@@ -80,7 +80,7 @@ static struct est_tensor causal_window(struct est_pass *pass)
 static struct est_tensor make_mask(struct est_pass *pass, bool window)
 {
 	uint64_t scores = pass->sequence * pass->sequence;
-	bool padded = pass->request->attention_mask;
+	bool padded = pass->request->attention_mask || pass->request->framework == EST_TRL; /* TRL's collators always pass one */
 	struct est_tensor causal = window ? causal_window(pass) : buffer(pass, scores, EST_BYTE), mask = causal;
 
 	if (padded) { /* causal & padding */

@@ -116,6 +116,8 @@ struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_we
 struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 /* Olmo2RMSNorm: (weight * x32 * rsqrt(...)).to(dtype) */
 struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* The same for q and k, whose norms Liger leaves as they are. */
+struct est_tensor est_olmo2_head_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 /* OlmoLayerNorm: F.layer_norm(x32, no parameters).to(dtype) */
 struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 /* nn.LayerNorm */

@@ -1,5 +1,5 @@
 /* Phi3DecoderLayer: qkv and gate_up are fused, and cut up as views. */
-#include "estimator/pass.h"
+#include "estimator/liger.h"
 
 /* query_states = query_states.view(...).transpose(1, 2): view takes the place of flat */
 static struct est_tensor heads(struct est_tensor view, struct est_tape *tape, struct est_tensor flat)
@@ -18,8 +18,8 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	q = est_hold(est_slice(tape, qkv, query));
 	k = est_hold(est_slice(tape, qkv, key));
 	v = est_hold(est_slice(tape, qkv, key));
-	q = heads(est_rope_heads(pass, q), tape, q);
-	k = heads(est_rope_heads(pass, k), tape, k);
+	q = heads(est_rope_heads(pass, est_alias(tape, q)), tape, q);
+	k = heads(est_rope_heads(pass, est_alias(tape, k)), tape, k);
 	v = heads(est_heads(pass, layer, est_alias(tape, v)), tape, v);
 	est_apply_partial_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
@@ -41,10 +41,17 @@ struct est_tensor est_fused_mlp(struct est_pass *pass, const struct est_layer *l
 	uint64_t width = pass->tokens * (uint64_t)pass->model->intermediate_size;
 
 	est_split(tape, gate_up, 2, (const uint64_t[]){ width, width }, half);
-	half[0] = est_hold(half[0]);
-	up = est_hold(est_mul(tape, half[1], est_activate(pass, half[0])));
-	x = est_linear(tape, &layer->down_proj, up);
-	est_drop(tape, up);
+	for (unsigned i = 0; i < 2; i++)
+		half[i] = est_hold(half[i]);
+	if (pass->request->liger_kernel) {
+		x = est_linear(tape, &layer->down_proj, est_liger_gate(tape, half[0], half[1], true));
+		est_drop(tape, half[1]);
+	} else { /* up_states = up_states * ... */
+		up = est_hold(est_mul(tape, half[1], est_activate(pass, half[0])));
+		est_drop(tape, half[1]);
+		x = est_linear(tape, &layer->down_proj, up);
+		est_drop(tape, up);
+	}
 	est_drop(tape, half[0]);
 	return x;
 }

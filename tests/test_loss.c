@@ -1,6 +1,7 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include "estimator/liger.h"
 #include "estimator/loss.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
@@ -154,6 +155,30 @@ START_TEST(takes_ligers_chunk)
 END_TEST
 
 static const struct {
+	enum est_architecture architecture;
+	double logits_scaling;
+	bool known;
+} kinds[] = {
+	{ EST_ARCH_LLAMA, 0, true },
+	{ EST_ARCH_GEMMA3, 0, true },
+	{ EST_ARCH_PHI3, 0, true },
+	{ EST_ARCH_OLMO2, 0, true },
+	{ EST_ARCH_LLAMA, 8, false }, /* Granite: patched, but without a fused loss */
+	{ EST_ARCH_OLMO, 0, false },
+	{ EST_ARCH_GPT2, 0, false },
+	{ EST_ARCH_MIXTRAL, 0, false },
+	{ EST_ARCH_UNSUPPORTED, 0, false },
+};
+
+START_TEST(knows_what_liger_patches)
+{
+	struct est_model model = { .architecture = kinds[_i].architecture, .logits_scaling = kinds[_i].logits_scaling };
+
+	ck_assert(est_liger_knows(&model) == kinds[_i].known);
+}
+END_TEST
+
+static const struct {
 	uint64_t batch, sequence;
 	double fraction;
 	uint64_t positions;
@@ -207,6 +232,7 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, holds_what_its_source_holds, 0, COUNT(losses));
 	tcase_add_loop_test(c, leaves_nothing_without_gradients, 0, COUNT(losses));
 	tcase_add_loop_test(c, takes_ligers_chunk, 0, COUNT(chunks));
+	tcase_add_loop_test(c, knows_what_liger_patches, 0, COUNT(kinds));
 	tcase_add_loop_test(c, counts_positions_with_a_label, 0, COUNT(labels));
 	tcase_add_test(c, casts_tile_by_tile);
 	suite_add_tcase(s, c);
