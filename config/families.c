@@ -119,6 +119,12 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_DEEPSEEK_V2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
 		.num_experts = 64, .n_shared_experts = 2, .moe_intermediate_size = 1407, LATENT_RANKS } },
 	{ "deepseek_v3", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = { DEEPSEEK_V3 } },
+	{ "glm4_moe_lite", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = {
+		.architecture = EST_ARCH_DEEPSEEK_V3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 202752,
+		.num_experts = 64, .num_experts_per_tok = 4, .n_shared_experts = 1, .moe_intermediate_size = 1536,
+		.first_k_dense_replace = 1, .n_group = 1, .topk_group = 1, .norm_topk_prob = true,
+		.router_correction_bias = true, .rope_interleave = true, .kv_lora_rank = 512, .q_lora_rank = 768,
+		.qk_nope_head_dim = 192, .qk_rope_head_dim = 64, .v_head_dim = 256 } },
 	{ "kimi_k2", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = { DEEPSEEK_V3 } },
 	{ "glm4_moe", DEEPSEEK | CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_PARTIAL_ROTARY | CFG_READS_NORM_TOPK, .shape = {
 		.architecture = EST_ARCH_GLM4_MOE, GATED_PARTLY(EST_RMSNORM, 2, EST_SILU, 0.5), .max_position_embeddings = 131072,
@@ -222,7 +228,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "gemma4", VISION },
 	{ "gemma4_text", OTHER },
 	{ "gemma4_unified", VISION },
-	{ "glm4_moe_lite", MIXTURE },
 	{ "glm_moe_dsa", MIXTURE },
 	{ "gpt_bigcode", "multi-query attention of GPT-BigCode, not modelled yet" },
 	{ "gpt_neo", OTHER },

@@ -319,6 +319,25 @@ static void settle_opt(const struct reading *reading)
 		model->embed_dim = 0;
 }
 
+/* mlp_layer_types: "dense" for the first layers, "sparse" for all others. */
+static void read_mlp_layer_types(const struct reading *reading)
+{
+	const json_t *types = json_object_get(reading->object, "mlp_layer_types"), *type;
+	struct est_model *model = reading->model;
+	size_t layer, dense = 0;
+
+	json_array_foreach(types, layer, type) {
+		const char *word = json_string_value(type);
+		bool is_dense = word && !strcmp(word, "dense");
+
+		if (is_dense && dense != layer)
+			refuse(model, irregular_mixture);
+		dense += is_dense;
+	}
+	if (json_is_array(types))
+		model->first_k_dense_replace = (int64_t)dense;
+}
+
 /* Experts as wide as the MLP where the class has no width for them; the layers that have none. */
 static void settle_mixture(const struct reading *reading, uint64_t reads)
 {
@@ -336,6 +355,7 @@ static void settle_mixture(const struct reading *reading, uint64_t reads)
 	    && ((step && json_integer_value(step) != 1)
 		|| json_array_size(json_object_get(reading->object, "mlp_only_layers")) > 0))
 		refuse(model, irregular_mixture);
+	read_mlp_layer_types(reading);
 	if (is_true(reading, "output_router_logits"))
 		refuse(model, router_loss);
 	if (model->num_experts_per_tok > model->num_experts)

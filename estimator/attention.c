@@ -213,7 +213,7 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 /* Whether q and k come out of a concatenation, contiguous; Liger's rotation works on the rows of the projection */
 static bool joins_heads(const struct est_pass *pass)
 {
-	return est_rotates_a_part(pass->model) && !pass->request->liger_kernel;
+	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank;
 }
 
 /* sdpa_attention_forward: a mask makes transformers repeat k and v and PyTorch turn the boolean mask into an additive one */

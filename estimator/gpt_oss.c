@@ -19,8 +19,9 @@ static void backward_cat_sinks(struct est_tape *tape, struct est_node *node, str
 }
 static const struct est_op cat_sinks_op = { "CatSinks", backward_cat_sinks };
 
-/* torch.cat([weights, sinks expanded to a column]), in the wider of their dtypes; weights are borrowed, as they are or cast */
-static struct est_tensor cat_sinks(struct est_tape *tape, struct est_tensor weights, struct est_tensor sinks, uint64_t rows)
+/* torch.cat([weights, sinks expanded to a column]), in the wider of their dtypes; weights are borrowed */
+static struct est_tensor cat_sinks(struct est_tape *tape, struct est_tensor weights, struct est_tensor sinks,
+				   uint64_t rows)
 {
 	uint8_t element = weights.element > sinks.element ? weights.element : sinks.element;
 	struct est_tensor in[2] = { weights, sinks };
@@ -65,8 +66,8 @@ static struct est_tensor shift(struct est_tape *tape, struct est_tensor logits, 
 	return logits;
 }
 
-struct est_tensor est_attention_with_sinks(struct est_pass *pass, const struct est_layer *layer, struct est_tensor weights,
-					   uint8_t element, struct est_tensor *ret_logits)
+struct est_tensor est_attention_with_sinks(struct est_pass *pass, const struct est_layer *layer,
+					   struct est_tensor weights, uint8_t element, struct est_tensor *ret_logits)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t rows = weights.numel / pass->sequence;

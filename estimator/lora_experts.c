@@ -21,7 +21,8 @@ void est_lora_open(struct est_tape *tape, uint32_t weight, const struct est_adap
 	if (!adapter || tape->adapters_off)
 		return;
 	/* lora_B is permuted to [experts, out, rank]: its gradient comes back in another layout */
-	ret->lhs = est_hold(est_to(tape, est_view_as_heads(tape, est_alias(tape, leaf(tape, adapter->b.weight))), w.element));
+	ret->lhs = est_hold(
+		est_to(tape, est_view_as_heads(tape, est_alias(tape, leaf(tape, adapter->b.weight))), w.element));
 	ret->rhs = est_hold(est_to(tape, leaf(tape, adapter->a.weight), w.element));
 	try_sum(tape, w);
 }

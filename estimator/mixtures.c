@@ -4,7 +4,8 @@
 /* ---- blocks in the place of the MLP; x is borrowed */
 
 /* x.view(-1, hidden) -> router, experts -> reshape */
-static struct est_tensor routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route)
+static struct est_tensor routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				est_router *route)
 {
 	struct est_tensor tokens = est_hold(est_reshape(pass->tape, est_alias(pass->tape, x)));
 	struct est_routing routing;
@@ -75,7 +76,7 @@ static struct est_tensor deepseek_v3_mixture(struct est_pass *pass, const struct
 	return shared_mixture(pass, layer, x, est_route_deepseek_v3);
 }
 
-/* hidden_states, _ = self.mlp(hidden_states): the router's weights take the place of attention's in the layer's frame */
+/* hidden_states, _ = self.mlp(hidden_states): the router's weights take the place of attention's in the frame */
 static struct est_tensor gpt_oss_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
@@ -125,12 +126,12 @@ static struct est_tensor glm4_attention(struct est_pass *pass, const struct est_
 
 /* ---- layers */
 
-#define LAYER(name, norm, attention, mlp) \
-	struct est_tensor name(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x) \
-	{ \
-		static const struct est_blocks blocks = { norm, attention, mlp }; \
-\
-		return est_pre_norm_layer(pass, layer, x, &blocks); \
+#define LAYER(name, norm, attention, mlp)                                                                              \
+	struct est_tensor name(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)              \
+	{                                                                                                              \
+		static const struct est_blocks blocks = { norm, attention, mlp };                                      \
+                                                                                                                       \
+		return est_pre_norm_layer(pass, layer, x, &blocks);                                                    \
 	}
 
 LAYER(est_mixtral_layer, est_llama_norm, est_llama_attention, softmax_mixture)

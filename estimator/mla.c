@@ -35,7 +35,8 @@ static void halve(struct est_tape *tape, struct est_tensor x, bool interleaved, 
 }
 
 /* cat(x1 * cos - x2 * sin, x2 * cos + x1 * sin), held; half is given up */
-static struct est_tensor rotate(struct est_tape *tape, struct est_tensor half[2], struct est_tensor cos, struct est_tensor sin)
+static struct est_tensor rotate(struct est_tape *tape, struct est_tensor half[2], struct est_tensor cos,
+				struct est_tensor sin)
 {
 	struct est_tensor first = est_mul(tape, half[0], cos), second, out;
 
@@ -76,11 +77,12 @@ void est_apply_paired_rope(struct est_pass *pass, const struct est_rope *rope, b
 	ret[1] = rotate(tape, half[1], cos, sin);
 }
 
-/* ---- DeepSeek-V2's: multiplication of complex numbers. extra: 0 elements of freqs_cis, 1 whether the gradient is copied first */
+/* ---- DeepSeek-V2's: complex numbers. extra: 0 elements of freqs_cis, 1 whether the gradient is copied first */
 
 static void backward_complex(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	struct est_tensor contiguous = node->extra[1] ? est_empty(tape, node->edge_numel[0], EST_32BIT) : est_none, conjugate;
+	struct est_tensor contiguous = node->extra[1] ? est_empty(tape, node->edge_numel[0], EST_32BIT) : est_none,
+			  conjugate;
 
 	if (node->extra[1])
 		est_drop(tape, est_take_grad(node, 0));
@@ -91,7 +93,8 @@ static void backward_complex(struct est_tape *tape, struct est_node *node, struc
 }
 static const struct est_op complex_op = { "ComplexMul", backward_complex };
 
-static struct est_tensor complex_mul(struct est_tape *tape, struct est_tensor x, struct est_tensor freqs, bool several_heads)
+static struct est_tensor complex_mul(struct est_tape *tape, struct est_tensor x, struct est_tensor freqs,
+				     bool several_heads)
 {
 	struct est_node *node = est_node_new(tape, &complex_op, 1, &x);
 
@@ -104,7 +107,8 @@ static struct est_tensor complex_mul(struct est_tape *tape, struct est_tensor x,
 }
 
 /* apply_rotary_emb: both in fp32, as complex numbers, and back */
-static void apply_complex_rope(struct est_pass *pass, struct est_tensor q, struct est_tensor k, struct est_tensor ret[2])
+static void apply_complex_rope(struct est_pass *pass, struct est_tensor q, struct est_tensor k,
+			       struct est_tensor ret[2])
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor in[2] = { q, k }, x32[2];
@@ -193,11 +197,12 @@ static void rotate_parts(struct est_pass *pass, const struct est_layer *layer, s
 }
 
 /* expand_kv: keys and values out of the compressed form, which is borrowed */
-static void expand_kv(struct est_pass *pass, const struct est_layer *layer, struct est_tensor compressed, struct est_tensor k_rot,
-		      struct est_tensor ret[2])
+static void expand_kv(struct est_pass *pass, const struct est_layer *layer, struct est_tensor compressed,
+		      struct est_tensor k_rot, struct est_tensor ret[2])
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor kv = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->kv_b_proj, compressed))), parts[2];
+	struct est_tensor kv = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->kv_b_proj, compressed))),
+			  parts[2];
 	uint64_t nope = pass->tokens * (uint64_t)(pass->model->num_attention_heads * pass->model->qk_nope_head_dim);
 
 	split_held(tape, kv, nope, parts);
@@ -211,8 +216,8 @@ struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_l
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t heads = pass->tokens * (uint64_t)pass->model->num_attention_heads;
-	struct est_tensor q = est_hold(project_q(pass, layer, x)), compressed, q_parts[2], kv_parts[2], rotated[2], kv[2], query, out,
-			  latent;
+	struct est_tensor q = est_hold(project_q(pass, layer, x)), compressed, q_parts[2], kv_parts[2], rotated[2],
+			  kv[2], query, out, latent;
 
 	split_held(tape, q, heads * (uint64_t)pass->model->qk_nope_head_dim, q_parts);
 	compressed = est_hold(est_linear(tape, &layer->kv_a_proj_with_mqa, x));

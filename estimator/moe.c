@@ -43,10 +43,10 @@ static void backward_grouped(struct est_tape *tape, struct est_node *node, struc
 }
 static const struct est_op grouped_op = { "GroupedMm", backward_grouped };
 
-/* F.grouped_mm(x.to(weight.dtype), weight): no operator of autocast's. weight is borrowed; it is used twice where it has no
- * parameter of its own, and then has no leaf */
-static struct est_tensor grouped_mm(struct est_tape *tape, struct est_tensor x, struct est_tensor weight, uint64_t numel,
-				    bool transposed)
+/* F.grouped_mm(x.to(weight.dtype), weight): no operator of autocast's. weight is borrowed, a parameter or a sum with
+ * adapters */
+static struct est_tensor grouped_mm(struct est_tape *tape, struct est_tensor x, struct est_tensor weight,
+				    uint64_t numel, bool transposed)
 {
 	struct est_tensor in[2] = { est_to(tape, x, weight.element), weight }, out;
 	struct est_node *node = est_node_new(tape, &grouped_op, 2, in);
@@ -86,7 +86,7 @@ static void backward_sum(struct est_tape *tape, struct est_node *node, struct es
 }
 static const struct est_op sum_op = { "SumOfExperts", backward_sum };
 
-/* x.view(tokens, top_k, hidden).sum(dim=1), which autocast runs into fp32; the gradient is expanded and, as a view, copied */
+/* x.view(tokens, top_k, hidden).sum(dim=1), which autocast runs into fp32; the gradient is expanded and copied */
 static struct est_tensor sum_of_experts(struct est_pass *pass, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
@@ -158,8 +158,10 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_lay
 	return out;
 }
 
-/* weighted[inv_perm].view(tokens, top_k, hidden).sum(dim=1).to(dtype); weighted moves in. ret_frame: inv_perm and weighted anew */
-static struct est_tensor combine(struct est_pass *pass, struct est_tensor weighted, struct est_tensor ret_frame[2], uint8_t element)
+/* weighted[inv_perm].view(tokens, top_k, hidden).sum(dim=1).to(dtype); weighted moves in. ret_frame: inv_perm and
+ * weighted anew */
+static struct est_tensor combine(struct est_pass *pass, struct est_tensor weighted, struct est_tensor ret_frame[2],
+				 uint8_t element)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor range, sum;
@@ -184,8 +186,9 @@ static void close_experts(struct est_tape *tape, const struct open_experts *open
 	est_lora_close(tape, &open->down);
 }
 
-static struct est_tensor grouped_experts_forward(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-						 const struct est_routing *routing, struct open_experts *open)
+static struct est_tensor grouped_experts_forward(struct est_pass *pass, const struct est_layer *layer,
+						 struct est_tensor x, const struct est_routing *routing,
+						 struct open_experts *open)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t pairs = pairs_of(pass), hidden = (uint64_t)pass->model->hidden_size;

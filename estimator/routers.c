@@ -77,7 +77,8 @@ static struct est_tensor sum_of_each(struct est_pass *pass, struct est_tensor x)
 	struct est_node *node = est_node_new(pass->tape, &sum_op, 1, &x);
 
 	/* autocast sums into fp32 */
-	return est_output(pass->tape, node, 0, est_empty(pass->tape, pass->tokens, pass->tape->autocast ? EST_32BIT : x.element));
+	return est_output(pass->tape, node, 0,
+			  est_empty(pass->tape, pass->tokens, pass->tape->autocast ? EST_32BIT : x.element));
 }
 
 /* other's: -grad * ((self / other) / other); self's: grad / other. extra[0]: bytes of an element of a quotient */
@@ -96,7 +97,7 @@ static void backward_div(struct est_tape *tape, struct est_node *node, struct es
 }
 static const struct est_op div_op = { "DivInPlace", backward_div };
 
-/* x /= divisor: for the divisor's gradient autograd keeps x as it was. x moves in, divisor is released when temporary. */
+/* x /= divisor: for the divisor's gradient autograd keeps x as it was. x moves in, divisor is released if temporary. */
 static struct est_tensor divide_in_place(struct est_tape *tape, struct est_tensor x, struct est_tensor divisor)
 {
 	struct est_node *node = est_node_new(tape, &div_op, 2, (struct est_tensor[]){ x, divisor });
@@ -141,8 +142,8 @@ static struct est_tensor multiply(struct est_pass *pass, struct est_tensor x, st
 }
 
 /* F.linear(x.view(-1, hidden), weight), or of both in fp32. The weight may be adapted; x is borrowed. */
-static struct est_tensor router_logits(struct est_pass *pass, const struct est_linear *router, struct est_tensor x, bool in_fp32,
-				       struct est_tensor ret_open[2])
+static struct est_tensor router_logits(struct est_pass *pass, const struct est_linear *router, struct est_tensor x,
+				       bool in_fp32, struct est_tensor ret_open[2])
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor tokens, in[2], logits;
@@ -160,7 +161,8 @@ static struct est_tensor router_logits(struct est_pass *pass, const struct est_l
 
 /* ---- routers */
 
-void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+		       struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
 	bool stays_fp32 = pass->model->architecture == EST_ARCH_MIXTRAL;
@@ -180,7 +182,7 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 	drop_all(tape, open, 2);
 }
 
-/* The mask of the groups that are chosen by their scores [tokens, n_group], held: true where an expert is in none of them. */
+/* The mask of the groups that are chosen by their scores [tokens, n_group], held: true where an expert is in none. */
 static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor work[3])
 {
 	struct est_tape *tape = pass->tape;
@@ -199,6 +201,16 @@ static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor wo
 	return mask;
 }
 
+/* What a choice among scores saves lives as long as its values do, where there is a graph that is no checkpoint's;
+ * else it goes at once. */
+static void keep_in_graph(struct est_tape *tape, struct est_tensor scores, struct est_tensor *saved)
+{
+	if (scores.requires_grad && !tape->packing)
+		return;
+	est_drop(tape, *saved);
+	*saved = est_none;
+}
+
 /* DeepSeek-V2: groups by their best expert; what has no gradient is not kept. scores moves in. */
 static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tensor scores, struct est_tensor work[5])
 {
@@ -207,12 +219,14 @@ static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tenso
 
 	work[0] = held(pass->tape, groups, EST_32BIT);
 	work[1] = held(pass->tape, groups, EST_INT64);
+	keep_in_graph(pass->tape, scores, &work[1]);
 	limited = est_hold(masked_fill(pass->tape, scores, mask_groups(pass, &work[2])));
 	est_drop(pass->tape, scores);
 	return limited;
 }
 
-void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+			   struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor scores, work[5] = { { 0 } }, weights, open[2];
@@ -229,8 +243,8 @@ void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer,
 	drop_all(tape, open, 2);
 }
 
-/* DeepSeek-V3 chooses by corrected scores: groups by the sum of their best two, then experts within them. Nothing of it has a
- * gradient that anyone asks for. Returns the indices; work lives as long as the router's frame. */
+/* DeepSeek-V3 chooses by corrected scores: groups by the sum of their best two, then experts within them. Nothing of it
+ * has a gradient that anyone asks for. Returns the indices; work lives as long as the router's frame. */
 static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tensor scores, struct est_tensor work[7])
 {
 	struct est_tape *tape = pass->tape;
@@ -241,8 +255,10 @@ static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tens
 	work[0] = held(tape, 2 * groups, EST_INT64);
 	work[1] = held(tape, groups, EST_32BIT);
 	est_drop(tape, best);
+	keep_in_graph(tape, scores, &work[0]);
 	work[5] = mask_groups(pass, &work[2]);
 	work[6] = held(tape, scores.numel, EST_32BIT);
+	keep_in_graph(tape, scores, &work[5]);
 	est_drop(tape, corrected);
 	best = held(tape, pairs, EST_32BIT);
 	indices = held(tape, pairs, EST_INT64);
@@ -250,7 +266,8 @@ static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tens
 	return indices;
 }
 
-void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+			   struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor scores, weights, work[7], open[2];
@@ -268,7 +285,8 @@ void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer,
 	est_drop(tape, scores);
 }
 
-void est_route_gpt_oss(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+void est_route_gpt_oss(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+		       struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor best;

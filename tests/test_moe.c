@@ -24,6 +24,7 @@ static struct est_model model_of(enum est_architecture architecture)
 {
 	bool latent = architecture == EST_ARCH_DEEPSEEK_V3;
 
+	/* clang-format off */
 	return (struct est_model){
 		.architecture = architecture, .vocab_size = 1024, .hidden_size = H, .num_hidden_layers = 1,
 		.num_attention_heads = HEADS, .num_key_value_heads = HEADS, .head_dim = latent ? NOPE + ROPE : 64,
@@ -34,17 +35,22 @@ static struct est_model model_of(enum est_architecture architecture)
 		.q_lora_rank = latent ? RQ : 0, .qk_nope_head_dim = NOPE, .qk_rope_head_dim = ROPE, .v_head_dim = V,
 		.rope_interleave = true, .norm_topk_prob = architecture == EST_ARCH_MIXTRAL,
 	};
+	/* clang-format on */
 }
 
 static void build(enum est_architecture architecture, enum est_method method, const char *target)
 {
-	static const struct est_tape_limits limits = { .events = 8192, .storages = 1024, .nodes = 512, .leaves = 256,
-						       .frames = 8, .frame_saves = 512 };
+	static const struct est_tape_limits limits = {
+		.events = 8192, .storages = 1024, .nodes = 512, .leaves = 256, .frames = 8, .frame_saves = 512
+	};
 	struct est_names *names = &request.lora.target_modules;
 
 	model = model_of(architecture);
-	request = (struct est_request){ .method = method, .precision = EST_PURE_BF16, .base_dtype = EST_BF16,
-					.micro_batch_size = 1, .sequence_length = N,
+	request = (struct est_request){ .method = method,
+					.precision = EST_PURE_BF16,
+					.base_dtype = EST_BF16,
+					.micro_batch_size = 1,
+					.sequence_length = N,
 					.lora = { .rank = RANK, .alpha = 2 * RANK, .adapter_dtype = EST_BF16 } };
 	names->count = target != NULL;
 	names->all = target && !strcmp(target, "all-linear");
@@ -96,6 +102,7 @@ static const struct {
 	const char *target;
 	uint64_t router, experts;
 } mixtures[] = {
+	/* clang-format off */
 	/* router: fp32 probabilities, the indices, and what the division by the weights' sum keeps. experts: input and output of
 	 * the pairs, gate_up 4f, silu and product 2f each; three int64 indices and the pairs' weights in fp32 */
 	{ "Mixtral", EST_ARCH_MIXTRAL, EST_FULL, NULL, 4 * N * E + 8 * M + 4 * N + 4 * M,
@@ -115,6 +122,7 @@ static const struct {
 	/* only the down projection: the input of the pairs is not kept */
 	{ "adapted down projection", EST_ARCH_QWEN3_MOE, EST_LORA, "down_proj", 4 * N * E + 8 * M,
 	  (uint64_t)M * (2 * H + 8 * F) + 3 * 8 * M + 2 * M + (uint64_t)2 * E * H * F },
+	/* clang-format on */
 };
 
 START_TEST(keeps_what_a_hand_counts)
@@ -130,8 +138,8 @@ START_TEST(keeps_what_a_hand_counts)
 	est_routing_drop(&tape, &routing);
 	est_drop(&tape, out);
 	experts = alive() - before - mixtures[_i].router;
-	ck_assert_msg(experts == mixtures[_i].experts, "%s: %llu, not %llu", mixtures[_i].name, (unsigned long long)experts,
-		      (unsigned long long)mixtures[_i].experts);
+	ck_assert_msg(experts == mixtures[_i].experts, "%s: %llu, not %llu", mixtures[_i].name,
+		      (unsigned long long)experts, (unsigned long long)mixtures[_i].experts);
 	tear_down();
 }
 END_TEST
@@ -185,11 +193,11 @@ static const struct {
 } adapters[] = {
 	/* q, k, v, o; the router; rank 16 for each expert, 32 for gate and up */
 	{ "all of Qwen3-MoE", EST_ARCH_QWEN3_MOE, "all-linear",
-	  RANK * 4 * (H + HEADS * 64) + RANK * (H + E) + RANK * E * (2 * (H + 2 * F) + F + H) },
+	  RANK * 4 * (H + HEADS * 64) + RANK *(H + E) + RANK *E *(2 * (H + 2 * F) + F + H) },
 	{ "gpt-oss: attention alone", EST_ARCH_GPT_OSS, "all-linear", RANK * 4 * (H + HEADS * 64) },
-	{ "the router", EST_ARCH_MIXTRAL, "gate", RANK * (H + E) },
-	{ "the down projection of the experts", EST_ARCH_MIXTRAL, "down_proj", RANK * E * (F + H) },
-	{ "query", EST_ARCH_MIXTRAL, "q_proj", RANK * (H + HEADS * 64) },
+	{ "the router", EST_ARCH_MIXTRAL, "gate", RANK *(H + E) },
+	{ "the down projection of the experts", EST_ARCH_MIXTRAL, "down_proj", RANK *E *(F + H) },
+	{ "query", EST_ARCH_MIXTRAL, "q_proj", RANK *(H + HEADS * 64) },
 };
 
 START_TEST(adapts_what_peft_adapts)
