@@ -188,6 +188,29 @@ static void add_experts(struct est_model *model)
 	model->num_experts = 8;
 }
 
+static void become_mixtral(struct est_model *model)
+{
+	model->architecture = EST_ARCH_MIXTRAL;
+	model->num_experts = 8;
+	model->num_experts_per_tok = 2;
+	model->moe_intermediate_size = model->intermediate_size;
+}
+
+static void become_deepseek(struct est_model *model)
+{
+	model->architecture = EST_ARCH_DEEPSEEK_V3;
+	model->kv_lora_rank = 512;
+	model->qk_nope_head_dim = 64;
+	model->qk_rope_head_dim = 64;
+	model->v_head_dim = 64;
+	model->n_group = model->topk_group = 1;
+}
+
+static void add_sinks(struct est_model *model)
+{
+	model->attention_sinks = model->refuses_sdpa = true;
+}
+
 static void blow_up(struct est_model *model)
 {
 	model->parameters = INT64_C(1) << 60;
@@ -210,6 +233,15 @@ static const struct {
 	{ "an unknown architecture", forget_architecture, "", "/model", EST_NOT_SUPPORTED_YET },
 	{ "an unknown architecture by the rule", forget_architecture, THUMB, NULL, 0 },
 	{ "a model with a reason", give_reason, "", "/model", EST_NOT_SUPPORTED_YET },
+	{ "a mixture by replay", become_mixtral, "", NULL, 0 },
+	{ "adapters on experts", become_mixtral, LORA, NULL, 0 },
+	{ "dropout of adapted experts", become_mixtral, LORA "lora.dropout=0.1", "/lora/dropout", EST_CONTRADICTION },
+	{ "DoRA of adapted experts", become_mixtral, LORA "lora.dora=1", "/lora/dora", EST_CONTRADICTION },
+	{ "selective checkpoints of a mixture", become_mixtral, "gradient_checkpointing=2", "/gradient_checkpointing",
+	  EST_NOT_SUPPORTED_YET },
+	{ "flash attention of latent heads", become_deepseek, "attention=1", "/attention", EST_NOT_SUPPORTED_YET },
+	{ "latent heads", become_deepseek, "", NULL, 0 },
+	{ "flash attention with sinks", add_sinks, "attention=1", "/attention", EST_NOT_SUPPORTED_YET },
 	{ "experts by replay", add_experts, "", "/model", EST_NOT_SUPPORTED_YET },
 	{ "experts that divide, not modelled", add_experts, THUMB "parallelism.expert=4", "/parallelism/expert",
 	  EST_NOT_SUPPORTED_YET },

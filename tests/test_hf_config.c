@@ -42,7 +42,9 @@ static const struct {
 	BOOL(parallel_residual), BOOL(do_layer_norm_before), REAL(attention_dropout), REAL(residual_dropout),
 	REAL(embedding_dropout), REAL(final_logit_softcapping), REAL(attn_logit_softcapping),
 	REAL(embedding_multiplier),
-	REAL(residual_multiplier), REAL(logits_scaling), BOOL(refuses_sdpa), INT(num_experts), INT(parameters),
+	REAL(residual_multiplier), REAL(logits_scaling), BOOL(refuses_sdpa), INT(num_experts), INT(moe_intermediate_size),
+	INT(shared_expert_intermediate_size),
+	INT(first_k_dense_replace), INT(q_lora_rank), INT(parameters),
 };
 
 static double member_of(const struct est_model *model, size_t i)
@@ -203,6 +205,17 @@ static const struct {
 	{ "Granite's multiplier", CONFIG("granite", ",\"residual_multiplier\":0.22"), "residual_multiplier", 0.22 },
 	{ "Llama has no multiplier", CONFIG("llama", ",\"residual_multiplier\":0.22"), "residual_multiplier", 0 },
 	{ "keys that nobody knows are allowed", CONFIG("llama", ",\"surprise\":[1,2,{}]"), "hidden_size", 64 },
+	{ "Mixtral's experts are as wide as its MLP", CONFIG("mixtral", ",\"num_key_value_heads\":2"),
+	  "moe_intermediate_size", 160 },
+	{ "Mixtral has eight experts by itself", CONFIG("mixtral", ",\"num_key_value_heads\":2"), "num_experts", 8 },
+	{ "experts under DeepSeek's name", CONFIG("deepseek_v3", ",\"n_routed_experts\":32"), "num_experts", 32 },
+	{ "shared experts are one MLP", CONFIG("deepseek_v3", ",\"moe_intermediate_size\":48,\"n_shared_experts\":2"),
+	  "shared_expert_intermediate_size", 96 },
+	{ "a null q_lora_rank projects q at once", CONFIG("deepseek_v3", ",\"q_lora_rank\":null"), "q_lora_rank", 0 },
+	{ "latent heads are of two parts", CONFIG("deepseek_v3", ",\"qk_nope_head_dim\":32,\"qk_rope_head_dim\":16"),
+	  "head_dim", 48 },
+	{ "dense layers come first", CONFIG("glm4_moe_lite", ",\"mlp_layer_types\":[\"dense\",\"dense\",\"sparse\"]"),
+	  "first_k_dense_replace", 2 },
 	{ "a refused model tells its sizes", CONFIG("qwen3_next", ""), "hidden_size", 64 },
 	{ "a refused model counts nothing", CONFIG("qwen3_next", ""), "parameters", 0 },
 	{ "a vision model's text is nested", "{\"model_type\":\"gemma3\",\"text_config\":{\"hidden_size\":2560}}",
