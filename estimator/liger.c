@@ -1,15 +1,18 @@
 #include "estimator/liger.h"
 
-/* Rows of the partial sums of a norm's weight gradient: one a multiprocessor. Those of an H100; the few of another card more or less
- * are some hundred kilobytes. */
+/* Rows of the partial sums of a norm's weight gradient: one a multiprocessor. Those of an H100; another card's few
+ * more or less are some hundred kilobytes. */
 enum { MULTIPROCESSORS = 132 };
 
-/* ---- RMSNorm: inputs x, weight. extra[0]: the gradient is written in place, extra[1]: it is permuted and copied first */
+/* ---- RMSNorm: inputs x, weight. extra[0]: the gradient is written in place, extra[1]: it is permuted and copied
+ * first */
 
 static void backward_norm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	bool trains = est_needs(node, 1);
-	struct est_tensor grad = node->extra[1] ? est_empty(tape, node->grad[0].numel, node->grad[0].element) : est_none, partial;
+	struct est_tensor grad = node->extra[1] ? est_empty(tape, node->grad[0].numel, node->grad[0].element)
+						: est_none,
+			  partial;
 
 	partial = trains ? est_empty(tape, MULTIPROCESSORS * node->edge_numel[1], EST_32BIT) : est_none;
 	ret[0] = node->extra[0] ? est_take_grad(node, 0) : est_empty(tape, node->grad[0].numel, node->grad[0].element);
@@ -21,8 +24,8 @@ static void backward_norm(struct est_tape *tape, struct est_node *node, struct e
 }
 static const struct est_op norm_op = { "LigerRMSNorm", backward_norm };
 
-static struct est_tensor norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x, bool in_place,
-			      bool permuted)
+static struct est_tensor norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x,
+			      bool in_place, bool permuted)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor in[2] = { x, est_leaf_tensor(tape, norm->weight) }, rows, out, rstd;
@@ -44,7 +47,8 @@ static struct est_tensor norm(struct est_pass *pass, const struct est_norm_weigh
 	return est_output(tape, node, 0, out);
 }
 
-struct est_tensor est_liger_norm(struct est_pass *pass, const struct est_norm_weights *weights, struct est_tensor x, bool in_place)
+struct est_tensor est_liger_norm(struct est_pass *pass, const struct est_norm_weights *weights, struct est_tensor x,
+				 bool in_place)
 {
 	return norm(pass, weights, x, in_place, false);
 }
@@ -54,7 +58,8 @@ static bool is_one_head(const struct est_pass *pass, struct est_tensor x)
 	return x.numel == pass->tokens * (uint64_t)pass->model->head_dim;
 }
 
-struct est_tensor est_liger_head_norm(struct est_pass *pass, const struct est_norm_weights *weights, struct est_tensor x)
+struct est_tensor est_liger_head_norm(struct est_pass *pass, const struct est_norm_weights *weights,
+				      struct est_tensor x)
 {
 	return norm(pass, weights, x, false, !is_one_head(pass, x));
 }
@@ -67,8 +72,10 @@ static void backward_gate(struct est_tape *tape, struct est_node *node, struct e
 		if (!est_needs(node, i))
 			continue;
 		est_storage_retain(tape, node->saved[i]);
-		ret[i] = (struct est_tensor){ .storage = node->saved[i], .numel = node->edge_numel[i],
-					      .element = node->edge_element[i], .view = true };
+		ret[i] = (struct est_tensor){ .storage = node->saved[i],
+					      .numel = node->edge_numel[i],
+					      .element = node->edge_element[i],
+					      .view = true };
 	}
 }
 static const struct est_op gate_op = { "LigerSiLUMul", backward_gate };
@@ -95,13 +102,15 @@ struct est_tensor est_liger_gate(struct est_tape *tape, struct est_tensor gate, 
 static void backward_rope(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	for (unsigned i = 0; i < 2; i++) {
-		ret[i] = node->extra[i] ? est_empty(tape, node->grad[i].numel, node->grad[i].element) : est_take_grad(node, i);
+		ret[i] = node->extra[i] ? est_empty(tape, node->grad[i].numel, node->grad[i].element)
+					: est_take_grad(node, i);
 		ret[i].view = true;
 	}
 }
 static const struct est_op rope_op = { "LigerRope", backward_rope };
 
-/* Whether heads reach the rotation in another order than (batch, sequence, head): cut from a fused projection, or normed one by one */
+/* Whether heads reach the rotation in another order than (batch, sequence, head): cut from a fused projection, or
+ * normed one by one */
 static bool is_copied(const struct est_pass *pass, struct est_tensor x)
 {
 	enum est_architecture architecture = pass->model->architecture;
@@ -131,6 +140,6 @@ void est_liger_rope(struct est_pass *pass, const struct est_rope *rope, struct e
 
 bool est_liger_knows(const struct est_model *model)
 {
-	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_OLMO2 && model->architecture != EST_ARCH_OLMO
-	       && model->logits_scaling == 0;
+	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_OLMO2
+	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0;
 }

@@ -38,7 +38,8 @@ struct est_tensor est_sum(struct est_tape *tape, struct est_tensor x)
 
 uint64_t est_labelled_positions(const struct est_pass *pass)
 {
-	uint64_t shifted = est_shifted_positions(pass), labelled = (uint64_t)((double)pass->tokens * pass->request->completion_fraction);
+	uint64_t shifted = est_shifted_positions(pass),
+		 labelled = (uint64_t)((double)pass->tokens * pass->request->completion_fraction);
 
 	if (labelled > shifted)
 		return shifted;
@@ -143,7 +144,9 @@ struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidde
 struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)
 {
 	static struct est_tensor (*const losses[])(struct est_pass *, struct est_tensor) = {
-		[EST_LOSS_STANDARD] = est_causal_lm_loss, [EST_LOSS_CHUNKED] = est_chunked_loss, [EST_LOSS_LIGER] = est_liger_loss,
+		[EST_LOSS_STANDARD] = est_causal_lm_loss,
+		[EST_LOSS_CHUNKED] = est_chunked_loss,
+		[EST_LOSS_LIGER] = est_liger_loss,
 		[EST_LOSS_CUT_CROSS_ENTROPY] = est_cut_loss,
 	};
 

@@ -4,14 +4,15 @@
 
 #include "estimator/pass.h"
 
-/* LlamaForCausalLM.forward after the model: lm_head, scaling or soft-capping of the logits, ForCausalLMLoss, accelerate's
- * convert_outputs_to_fp32. hidden moves in; ends the autocast region. Returns the loss (held). */
+/* LlamaForCausalLM.forward after the model: lm_head, scaling or soft-capping of the logits, ForCausalLMLoss,
+ * accelerate's convert_outputs_to_fp32. hidden moves in; ends the autocast region. Returns the loss (held). */
 struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hidden);
 
 /* TRL's SFTTrainer on its fused head (loss_chunked.c): log-probabilities in tiles, no logits. As above. */
 struct est_tensor est_chunked_loss(struct est_pass *pass, struct est_tensor hidden);
 
-/* Liger's lce_forward (loss_liger.c): head, loss and their gradients in one forward, a chunk of positions at a time. As above. */
+/* Liger's lce_forward (loss_liger.c): head, loss and their gradients in one forward, a chunk of positions at a time.
+ * As above. */
 struct est_tensor est_liger_loss(struct est_pass *pass, struct est_tensor hidden);
 
 /* Apple's cut cross entropy (loss_cut.c): neither logits nor their gradient reach memory. As above. */
@@ -22,27 +23,28 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden);
 
 /* ---- pieces of these */
 
-/* The head's input: marks the loss's forward, and, when its gradient arrives, the end of the loss's backward. x moves in: the
- * result (temporary) is its reference. Marks nothing under no_grad. */
+/* The head's input: marks the loss's forward, and, when its gradient arrives, the end of the loss's backward. x
+ * moves in: the result (temporary) is its reference. Marks nothing under no_grad. */
 struct est_tensor est_head_input(struct est_tape *tape, struct est_tensor x);
 
 /* x.sum(), x.mean() and the like: a scalar whose gradient is expanded without memory. x is released when temporary. */
 struct est_tensor est_sum(struct est_tape *tape, struct est_tensor x);
 
-/* Positions once labels are shifted: all but the last of each sequence; and those of them with a label: completion_fraction of all
- * tokens at most. Never 0. */
+/* Positions once labels are shifted: all but the last of each sequence; and those of them with a label:
+ * completion_fraction of all tokens at most. Never 0. */
 uint64_t est_shifted_positions(const struct est_pass *pass);
 uint64_t est_labelled_positions(const struct est_pass *pass);
 
-/* logits after their scaling or capping, as they leave the model's forward (held). hidden moves in; ends the autocast region. */
+/* logits after their scaling or capping, as they leave the model's forward (held). hidden moves in; ends the
+ * autocast region. */
 struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidden);
 /* F.cross_entropy in the logits' dtype. Both are borrowed. */
 struct est_tensor est_cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels);
 /* ORPOTrainer (loss_orpo.c): full logits of chosen and rejected. As the losses above. */
 struct est_tensor est_orpo_loss(struct est_pass *pass, struct est_tensor hidden);
 
-/* What TRL's fused head is asked for beside log-probabilities: nothing, entropies, and these with whether the label was the likeliest
- * word, or with the mean logit. */
+/* What TRL's fused head is asked for beside log-probabilities: nothing, entropies, and these with whether the label
+ * was the likeliest word, or with the mean logit. */
 enum est_fused_metrics { EST_METRICS_NONE, EST_METRICS_ENTROPY, EST_METRICS_TOP1, EST_METRICS_MEAN_LOGITS };
 /* What it returns, a value for each position but the last of a sequence; the gradient goes by log_probs. All held. */
 struct est_fused_output {
@@ -50,7 +52,8 @@ struct est_fused_output {
 };
 
 /* model(..., fused_lm_head=True) after the decoder. hidden moves in; ends the autocast region. */
-struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden, enum est_fused_metrics metrics);
+struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden,
+					  enum est_fused_metrics metrics);
 void est_fused_output_drop(struct est_tape *tape, const struct est_fused_output *output);
 
 /* How many positions Liger's loss takes at once: pow2ceil(positions / ceil(vocabulary / hidden)), at most all. */

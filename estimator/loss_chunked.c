@@ -35,7 +35,8 @@ static struct est_tensor tile_buffer(struct est_tape *tape, const uint64_t shape
 }
 
 /* variable = part.to(compute_dtype): the variable's old value goes when the new one is there */
-static void assign_cast(struct est_tape *tape, struct est_tensor *variable, uint64_t numel, uint64_t element, uint64_t compute)
+static void assign_cast(struct est_tape *tape, struct est_tensor *variable, uint64_t numel, uint64_t element,
+			uint64_t compute)
 {
 	struct est_tensor cast = element == compute ? est_none : est_empty(tape, numel, (uint8_t)compute);
 
@@ -43,8 +44,8 @@ static void assign_cast(struct est_tape *tape, struct est_tensor *variable, uint
 	*variable = cast;
 }
 
-/* What both directions do for each tile: casts of a slice of the hidden states and of one of the head. keeps: the latter is a
- * variable too (backward), or an inner expression (forward). */
+/* What both directions do for each tile: casts of a slice of the hidden states and of one of the head. keeps: the
+ * latter is a variable too (backward), or an inner expression (forward). */
 static void run_tiles(struct est_tape *tape, const uint64_t shape[], bool keeps, struct est_tensor *hidden_chunk,
 		      struct est_tensor *weight_chunk)
 {
@@ -84,8 +85,9 @@ static void backward_log_prob(struct est_tape *tape, struct est_node *node, stru
 	run_tiles(tape, node->extra, true, &hidden_chunk, &weight_chunk);
 	for (unsigned i = 0; i < 3; i++)
 		if (est_needs(node, i))
-			ret[i] = node->edge_element[i] == EST_32BIT ? est_alias(tape, sums[i])
-								    : est_grad_for(tape, node, i, node->edge_element[i]);
+			ret[i] = node->edge_element[i] == EST_32BIT
+					 ? est_alias(tape, sums[i])
+					 : est_grad_for(tape, node, i, node->edge_element[i]);
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, sums[i]);
 	est_drop(tape, hidden_chunk);
@@ -94,7 +96,8 @@ static void backward_log_prob(struct est_tape *tape, struct est_node *node, stru
 }
 static const struct est_op log_prob_op = { "ChunkedLogProb", backward_log_prob };
 
-/* What the forward's frame holds to its end: seven running statistics of a position, the last cast of the hidden states, the tile. */
+/* What the forward's frame holds to its end: seven running statistics of a position, the last cast of the hidden
+ * states, the tile. */
 enum { STATISTICS = 7, LOCALS = STATISTICS + 2 };
 
 static void fold_tiles(struct est_tape *tape, const uint64_t shape[], struct est_tensor locals[LOCALS])
@@ -119,8 +122,9 @@ static struct est_tensor likeliest(struct est_tape *tape, uint64_t positions)
 	return both;
 }
 
-static struct est_fused_output log_probabilities(struct est_tape *tape, struct est_node *node, const struct est_tensor in[3],
-						 struct est_tensor targets, const uint64_t shape[], enum est_fused_metrics metrics)
+static struct est_fused_output log_probabilities(struct est_tape *tape, struct est_node *node,
+						 const struct est_tensor in[3], struct est_tensor targets,
+						 const uint64_t shape[], enum est_fused_metrics metrics)
 {
 	struct est_tensor locals[LOCALS], log_z, temporary;
 	struct est_fused_output out = { est_none, est_none, est_none };
@@ -159,7 +163,8 @@ static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hi
 	struct est_tape *tape = pass->tape;
 	const struct est_linear *head = &pass->lm_head;
 	struct est_tensor in[3] = { hidden, est_leaf_tensor(tape, head->weight), est_none };
-	uint64_t shape[EST_NODE_EXTRA] = { targets.numel, head->out, head->in, hidden.element, hidden.element, in[1].element };
+	uint64_t shape[EST_NODE_EXTRA] = { targets.numel,  head->out,      head->in,
+					   hidden.element, hidden.element, in[1].element };
 	struct est_fused_output out;
 	struct est_node *node;
 
@@ -217,7 +222,8 @@ static struct est_tensor scattered(struct est_tape *tape, struct est_tensor x, s
 	return est_hold(est_output(tape, node, 0, out));
 }
 
-struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden, enum est_fused_metrics metrics)
+struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden,
+					  enum est_fused_metrics metrics)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t shifted = est_shifted_positions(pass), positions = est_labelled_positions(pass);

@@ -1,5 +1,5 @@
-/* Apple's cut cross entropy (cut_cross_entropy/cce.py, cce_lse_forward.py, cce_backward.py), as patched into transformers' models:
- * from its source; no trace of it has been held against this. */
+/* Apple's cut cross entropy (cut_cross_entropy/cce.py, cce_lse_forward.py, cce_backward.py), as patched into
+ * transformers' models: from its source; no trace of it has been held against this. */
 #include "estimator/loss.h"
 
 /* A lock for each tile of 128 rows and 64 columns */
@@ -8,7 +8,8 @@ static struct est_tensor locks(struct est_tape *tape, uint64_t rows, uint64_t co
 	return est_empty_as(tape, (rows + 127) / 128 * ((columns + 63) / 64), 4, EST_BUFFERS);
 }
 
-/* inputs e, c, bias; extra[0]: labelled positions. accum_e_fp32 and accum_c_fp32 are off: gradients accumulate in their own dtype. */
+/* inputs e, c, bias; extra[0]: labelled positions. accum_e_fp32 and accum_c_fp32 are off: gradients accumulate in
+ * their own dtype. */
 static void backward_cut(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t vocabulary = node->extra[1], width = node->extra[2];
@@ -43,7 +44,8 @@ static struct est_tensor cut(struct est_pass *pass, struct est_tensor e)
 	struct est_tape *tape = pass->tape;
 	const struct est_linear *head = &pass->lm_head;
 	uint64_t positions = est_labelled_positions(pass);
-	struct est_tensor in[3] = { e, est_autocast(tape, est_leaf_tensor(tape, head->weight)), est_none }, saved[3], losses;
+	struct est_tensor in[3] = { e, est_autocast(tape, est_leaf_tensor(tape, head->weight)), est_none }, saved[3],
+			  losses;
 	struct est_node *node;
 
 	if (head->has_bias)
@@ -51,8 +53,9 @@ static struct est_tensor cut(struct est_pass *pass, struct est_tensor e)
 	in[0] = est_autocast(tape, e);
 	node = est_node_new(tape, &cut_op, 3, in);
 	saved[0] = flat_valids(tape, positions);
-	saved[1] = est_empty(tape, positions, EST_32BIT);                   /* log-sum-exp */
-	saved[2] = node ? est_empty(tape, head->out, EST_32BIT) : est_none; /* mean logit of each word: the order of the backward */
+	saved[1] = est_empty(tape, positions, EST_32BIT); /* log-sum-exp */
+	saved[2] = node ? est_empty(tape, head->out, EST_32BIT)
+			: est_none; /* mean logit of each word: the order of the backward */
 	losses = est_empty(tape, positions, EST_32BIT);
 	for (unsigned i = 0; node && i < 3; i++) {
 		if (in[i].numel)

@@ -25,15 +25,18 @@ static void backward_cross_entropy(struct est_tape *tape, struct est_node *node,
 		if (!est_needs(node, i))
 			continue;
 		est_storage_retain(tape, node->saved[i]);
-		ret[i] = (struct est_tensor){ .storage = node->saved[i], .numel = node->edge_numel[i],
-					      .element = node->edge_element[i], .view = i == 0 };
+		ret[i] = (struct est_tensor){ .storage = node->saved[i],
+					      .numel = node->edge_numel[i],
+					      .element = node->edge_element[i],
+					      .view = i == 0 };
 	}
 }
 static const struct est_op cross_entropy_op = { "LigerFusedLinearCrossEntropy", backward_cross_entropy };
 
 /* ---- a chunk of positions */
 
-/* torch.mm(out=) where the operands have the dtype of the product as they are: only fp32 makes its weight gradient beside */
+/* torch.mm(out=) where the operands have the dtype of the product as they are: only fp32 makes its weight gradient
+ * beside */
 static void run_in_place(struct est_tape *tape, const struct head *head)
 {
 	if (head->grad_weight.numel && head->weight.element == EST_32BIT)
@@ -99,8 +102,13 @@ static struct est_tensor cross_entropy(struct est_pass *pass, struct est_tensor 
 {
 	struct est_tape *tape = pass->tape;
 	const struct est_linear *linear = &pass->lm_head;
-	struct est_tensor in[3] = { x, est_leaf_tensor(tape, linear->weight), est_none }, grads[3], losses, mask, buffer = est_none;
-	struct head head = { .x = x, .weight = in[1], .positions = pass->tokens, .vocabulary = linear->out, .hidden = linear->in,
+	struct est_tensor in[3] = { x, est_leaf_tensor(tape, linear->weight), est_none }, grads[3], losses, mask,
+			  buffer = est_none;
+	struct head head = { .x = x,
+			     .weight = in[1],
+			     .positions = pass->tokens,
+			     .vocabulary = linear->out,
+			     .hidden = linear->in,
 			     .chunk = est_liger_chunk(pass->tokens, linear->out, linear->in) };
 	struct est_node *node;
 

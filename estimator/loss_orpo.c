@@ -1,4 +1,5 @@
-/* trl 1.16's experimental ORPOTrainer: whole logits, used twice: the chosen ones' cross entropy, log-probabilities of all. */
+/* trl 1.16's experimental ORPOTrainer: whole logits, used twice: the chosen ones' cross entropy, log-probabilities
+ * of all. */
 #include "estimator/loss.h"
 
 /* trl/kernels/logprob_entropy.py: keeps the logits; their gradient is another tensor of their size */

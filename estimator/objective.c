@@ -82,7 +82,8 @@ static struct est_tensor completion_labels(struct est_pass *pass)
 	return labels;
 }
 
-/* log_probs of a pass without gradients: the reference model, or the policy with its adapter switched off (off) or on */
+/* log_probs of a pass without gradients: the reference model, or the policy with its adapter switched off (off) or
+ * on */
 static void run_without_gradients(const struct est_pass *pass, bool off, enum est_fused_metrics metrics, bool kept,
 				  struct est_fused_output *ret)
 {
@@ -208,7 +209,8 @@ static struct est_tensor score_loss(struct est_pass *pass)
 	take_inputs(pass, &inputs, 2); /* input_ids, attention_mask */
 	hidden = est_hold(est_head_input(tape, forward(pass)));
 	scores = est_hold(est_linear(tape, &pass->lm_head, hidden));
-	loss = est_hold(est_sum(tape, est_to(tape, est_slice(tape, scores, pass->batch * pass->lm_head.out), EST_32BIT)));
+	loss = est_hold(
+		est_sum(tape, est_to(tape, est_slice(tape, scores, pass->batch * pass->lm_head.out), EST_32BIT)));
 	est_drop(tape, hidden);
 	est_drop(tape, scores);
 	est_autocast_exit(tape);
@@ -222,7 +224,8 @@ static struct est_tensor orpo_loss(struct est_pass *pass)
 	struct est_tensor loss;
 	struct inputs inputs;
 
-	take_inputs(pass, &inputs, 6); /* ids, masks, labels: of the chosen, of the rejected (half as long each), and joined */
+	take_inputs(pass, &inputs,
+		    6); /* ids, masks, labels: of the chosen, of the rejected (half as long each), and joined */
 	loss = est_orpo_loss(pass, forward(pass));
 	drop_inputs(pass->tape, &inputs);
 	return loss;
@@ -246,8 +249,13 @@ static struct est_tensor encoder_loss(struct est_pass *pass)
 struct est_tensor est_objective_loss(struct est_pass *pass)
 {
 	static struct est_tensor (*const objectives[])(struct est_pass *) = {
-		[EST_SFT] = language_model_loss, [EST_PRETRAIN] = language_model_loss, [EST_DPO] = dpo_loss, [EST_ORPO] = orpo_loss,
-		[EST_KTO] = kto_loss, [EST_REWARD] = score_loss, [EST_GRPO] = grpo_loss,
+		[EST_SFT] = language_model_loss,
+		[EST_PRETRAIN] = language_model_loss,
+		[EST_DPO] = dpo_loss,
+		[EST_ORPO] = orpo_loss,
+		[EST_KTO] = kto_loss,
+		[EST_REWARD] = score_loss,
+		[EST_GRPO] = grpo_loss,
 	};
 
 	if (est_model_is_encoder(pass->model))

@@ -268,7 +268,7 @@ static void note_limits(const struct est_request *request, struct est_report *re
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
 }
 
-static void note_objective(const struct est_request *request, struct est_report *report)
+static void note_objective(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *loss = est_word_name(est_loss_words, (int)request->loss);
 	const char *objective = est_word_name(est_objective_words, (int)request->objective);
@@ -279,6 +279,9 @@ static void note_objective(const struct est_request *request, struct est_report 
 			     "4 bytes more for each of the head's elements");
 	if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->objective <= EST_PRETRAIN)
 		est_note_add(&report->assumptions, "/loss", loss, "tiles as TRL 1.16 cuts them: 4,096 positions by 32,768 words");
+	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0)
+		est_note_add(&report->warnings, "/loss", loss,
+			     "TRL adds the routers' auxiliary loss: about 4 bytes for each token, expert and sparse layer, not in these figures");
 	if (request->objective == EST_GRPO)
 		est_note_add(&report->warnings, "/objective", objective, "the update alone: generation is not in these figures");
 	if (request->objective == EST_DPO || request->objective == EST_ORPO || request->objective == EST_REWARD)
@@ -320,7 +323,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		ret_report->per_gpu = ret_report->thumb_per_gpu;
 	} else {
 		note_limits(request, ret_report);
-		note_objective(request, ret_report);
+		note_objective(request, model, ret_report);
 	}
 	return report_fits(&run, gpus, gpu_count, ret_report);
 }

@@ -39,7 +39,7 @@ static const struct gate {
 	double allocated_mean, allocated_max, reserved_mean, untied_mean;
 } gates[] = {
 	/* clang-format off */
-	{ NULL,                            306, 0.01, 0.10, 0.65, 0.10 },
+	{ NULL,                            400, 0.01, 0.10, 0.65, 0.10 },
 	{ "full bf16 plain",                31, 0.01, 0.10, 0.40, 0.01 },
 	{ "full bf16 checkpointed",         82, 0.01, 0.10, 0.95, 0.02 },
 	{ "full bf16_autocast plain",        6, 0.01, 0.10, 0.70, 0.01 },
@@ -61,6 +61,24 @@ static const struct gate {
 	{ "partial freeze",                  5, 0.01, 0.10, 0.20, 0.01 },
 	{ "quant qlora",                     6, 0.01, 0.10, 0.10, 0.10 },
 	{ "encoder full",                   18, 0.01, 0.10, 0.20, 0.10 },
+	{ "trl-sft full",                  13, 0.01, 0.10, 1.20, 0.01 },
+	{ "trl-sft lora",                   4, 0.01, 0.10, 0.10, 0.01 },
+	{ "trl-sft qlora",                  8, 0.01, 0.10, 0.60, 0.01 },
+	{ "liger full",                     7, 0.01, 0.10, 1.40, 0.01 },
+	{ "liger lora",                     1, 0.01, 0.10, 0.10, 0.01 },
+	{ "liger qlora",                    1, 0.01, 0.10, 0.10, 0.01 },
+	{ "dpo full",                       5, 0.01, 0.10, 0.10, 0.01 },
+	{ "dpo lora",                       3, 0.01, 0.10, 0.10, 0.01 },
+	{ "dpo qlora",                      1, 0.01, 0.10, 0.10, 0.01 },
+	{ "grpo full",                      3, 0.01, 0.10, 3.70, 0.01 },
+	{ "grpo lora",                      1, 0.01, 0.10, 0.10, 0.01 },
+	{ "grpo qlora",                     1, 0.01, 0.10, 0.10, 0.01 },
+	{ "kto full",                       1, 0.01, 0.10, 0.10, 0.01 },
+	{ "kto lora",                       1, 0.01, 0.10, 0.10, 0.01 },
+	{ "reward full",                    3, 0.01, 0.10, 0.10, 0.01 },
+	{ "reward lora",                    1, 0.01, 0.10, 0.10, 0.01 },
+	{ "orpo full",                      1, 0.01, 0.10, 4.20, 0.01 },
+	{ "orpo lora",                      1, 0.01, 0.10, 3.30, 3.30 },
 	/* clang-format on */
 };
 

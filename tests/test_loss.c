@@ -6,15 +6,16 @@
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 
-/* Two sequences of 513 tokens before a head of 40,960 words: two slices of TRL's tiles. Figures are what is alive beyond the hidden
- * states and the head, by hand from the sources of each loss; u: small vectors, rounded to 512 bytes. */
+/* Two sequences of 513 tokens before a head of 40,960 words: two slices of TRL's tiles. Figures are what is alive
+ * beyond the hidden states and the head, by hand from the sources of each loss; u: small vectors, rounded to 512
+ * bytes. */
 enum { B = 2, S = 513, N = B * S, LABELLED = B * (S - 1), H = 256, V = 40960, SLICE = 32768 };
 #define TILE (UINT64_C(2) * LABELLED * SLICE)
-#define NH ((uint64_t)N * H)
-#define LH ((uint64_t)LABELLED * H)
-#define NV ((uint64_t)N * V)
-#define VH ((uint64_t)V * H)
-#define L ((uint64_t)LABELLED)
+#define NH   ((uint64_t)N * H)
+#define LH   ((uint64_t)LABELLED * H)
+#define NV   ((uint64_t)N * V)
+#define VH   ((uint64_t)V * H)
+#define L    ((uint64_t)LABELLED)
 enum { U = 512, IDS = 8704 /* of N and of B * (S + 1) */, LOSSES = 4608 /* 4 * N */, FLAGS = 1536 /* N */ };
 
 static struct est_arena arena;
@@ -32,25 +33,27 @@ static const struct {
 } losses[] = {
 	{ "the model's own: 10 NV, of which 4 stay, 12 in the backward", EST_LOSS_STANDARD, 2, false, true,
 	  10 * NV + 2 * IDS + 2 * U, 4 * NV + IDS + 2 * U, 12 * NV + U },
-	{ "the same before a frozen head", EST_LOSS_STANDARD, 2, false, false,
-	  10 * NV + 2 * IDS + 2 * U, 4 * NV + IDS + 2 * U, 12 * NV + U },
-	{ "the same in fp32: no cast, gradients 4 each", EST_LOSS_STANDARD, 4, false, true,
-	  8 * NV + 2 * IDS + 2 * U, 4 * NV + IDS + 2 * U, 12 * NV + U },
-	{ "chunked: a tile, then 6 Vh and 6 nh beside one", EST_LOSS_CHUNKED, 2, false, true,
-	  2 * LH + TILE + 53 * L, 2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + 6 * VH + TILE },
-	{ "chunked before a frozen head: no Vh", EST_LOSS_CHUNKED, 2, false, false,
-	  2 * LH + TILE + 53 * L, 2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + TILE },
-	{ "chunked from fp32 under autocast: a slice cast, in the backward two at once", EST_LOSS_CHUNKED, 4, true, true,
-	  4 * LH + 37 * L + TILE + 2 * LH + 2 * SLICE * (uint64_t)H, 4 * LH + 17 * L + U,
+	{ "the same before a frozen head", EST_LOSS_STANDARD, 2, false, false, 10 * NV + 2 * IDS + 2 * U,
+	  4 * NV + IDS + 2 * U, 12 * NV + U },
+	{ "the same in fp32: no cast, gradients 4 each", EST_LOSS_STANDARD, 4, false, true, 8 * NV + 2 * IDS + 2 * U,
+	  4 * NV + IDS + 2 * U, 12 * NV + U },
+	{ "chunked: a tile, then 6 Vh and 6 nh beside one", EST_LOSS_CHUNKED, 2, false, true, 2 * LH + TILE + 53 * L,
+	  2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + 6 * VH + TILE },
+	{ "chunked before a frozen head: no Vh", EST_LOSS_CHUNKED, 2, false, false, 2 * LH + TILE + 53 * L,
+	  2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + TILE },
+	{ "chunked from fp32 under autocast: a slice cast, in the backward two at once", EST_LOSS_CHUNKED, 4, true,
+	  true, 4 * LH + 37 * L + TILE + 2 * LH + 2 * SLICE *(uint64_t)H, 4 * LH + 17 * L + U,
 	  4 * LH + 17 * L + U + 4 * L + 4 * LH + 4 * VH + TILE + 2 * LH + 2 * VH },
 	{ "liger: gradients in the forward, 8 positions at a time", EST_LOSS_LIGER, 2, false, true,
-	  2 * IDS + 2 * NH + 2 * VH + LOSSES + FLAGS + UINT64_C(2) * 8 * V, 2 * NH + 2 * VH + U, 2 * NH + 2 * VH + 2 * U },
+	  2 * IDS + 2 * NH + 2 * VH + LOSSES + FLAGS + UINT64_C(2) * 8 * V, 2 * NH + 2 * VH + U,
+	  2 * NH + 2 * VH + 2 * U },
 	{ "liger before a frozen head: no Vh", EST_LOSS_LIGER, 2, false, false,
 	  2 * IDS + 2 * NH + LOSSES + FLAGS + UINT64_C(2) * 8 * V, 2 * NH + U, 2 * NH + 2 * U },
 	{ "liger in fp32: each chunk's weight gradient beside", EST_LOSS_LIGER, 4, false, true,
-	  2 * IDS + 4 * NH + 4 * VH + LOSSES + FLAGS + UINT64_C(4) * 8 * V + 4 * VH, 4 * NH + 4 * VH + U, 4 * NH + 4 * VH + 2 * U },
-	{ "cut: log-sum-exps and mean logits", EST_LOSS_CUT_CROSS_ENTROPY, 2, false, true,
-	  12 * L + 4 * V, 8 * L + 4 * V + U, 8 * L + 4 * V + 2 * U + 2 * NH + 2 * VH + 4 * V + 5120 + 512 },
+	  2 * IDS + 4 * NH + 4 * VH + LOSSES + FLAGS + UINT64_C(4) * 8 * V + 4 * VH, 4 * NH + 4 * VH + U,
+	  4 * NH + 4 * VH + 2 * U },
+	{ "cut: log-sum-exps and mean logits", EST_LOSS_CUT_CROSS_ENTROPY, 2, false, true, 12 * L + 4 * V,
+	  8 * L + 4 * V + U, 8 * L + 4 * V + 2 * U + 2 * NH + 2 * VH + 4 * V + 5120 + 512 },
 };
 
 static uint32_t leaf(uint64_t numel, uint8_t element, bool trained)
@@ -60,13 +63,19 @@ static uint32_t leaf(uint64_t numel, uint8_t element, bool trained)
 
 static void set_up_with(enum est_loss loss, uint8_t element, bool autocast, bool trained)
 {
-	static const struct est_tape_limits limits = { .events = 4096, .storages = 256, .nodes = 64, .leaves = 8, .frames = 2,
-						       .frame_saves = 8 };
+	static const struct est_tape_limits limits = {
+		.events = 4096, .storages = 256, .nodes = 64, .leaves = 8, .frames = 2, .frame_saves = 8
+	};
 	static const struct est_model model = { .hidden_size = H, .vocab_size = V };
 
 	ck_assert(est_tape_init(&tape, &arena, &limits));
 	request = (struct est_request){ .loss = loss, .completion_fraction = 1 };
-	pass = (struct est_pass){ .tape = &tape, .model = &model, .request = &request, .batch = B, .sequence = S, .tokens = N,
+	pass = (struct est_pass){ .tape = &tape,
+				  .model = &model,
+				  .request = &request,
+				  .batch = B,
+				  .sequence = S,
+				  .tokens = N,
 				  .lm_head = { .in = H, .out = V } };
 	hidden = est_leaf_tensor(&tape, leaf(NH, element, true));
 	pass.lm_head.weight = leaf(VH, element, trained);
@@ -115,7 +124,8 @@ START_TEST(holds_what_its_source_holds)
 	ck_assert_uint_eq(end, losses[_i].kept);
 	ck_assert(!tape.autocast);
 	est_tape_backward(&tape, 0, loss, est_empty(&tape, 1, EST_32BIT));
-	ck_assert_uint_eq(peak_since(first, &end), losses[_i].backward > losses[_i].forward ? losses[_i].backward : losses[_i].forward);
+	ck_assert_uint_eq(peak_since(first, &end),
+			  losses[_i].backward > losses[_i].forward ? losses[_i].backward : losses[_i].forward);
 	/* the gradients and the loss are left */
 	ck_assert_uint_eq(end, losses[_i].element * (NH + losses[_i].trained * VH) + U);
 	ck_assert(!tape.exhausted);
@@ -141,16 +151,16 @@ END_TEST
 static const struct {
 	uint64_t positions, vocabulary, hidden, chunk;
 } chunks[] = {
-	{ 4096, 128256, 2048, 128 },  /* 4096 / 63 = 65.02: the next power of two */
-	{ 16384, 151936, 1024, 128 }, /* / 149 */
-	{ 4096, 256000, 2304, 64 },   /* / 112 */
-	{ 8, 128256, 2048, 1 },
-	{ 100, 100, 200, 100 },       /* never more than there are */
+	{ 4096, 128256, 2048, 128 },                          /* 4096 / 63 = 65.02: the next power of two */
+	{ 16384, 151936, 1024, 128 },                         /* / 149 */
+	{ 4096, 256000, 2304, 64 },                           /* / 112 */
+	{ 8, 128256, 2048, 1 },       { 100, 100, 200, 100 }, /* never more than there are */
 };
 
 START_TEST(takes_ligers_chunk)
 {
-	ck_assert_uint_eq(est_liger_chunk(chunks[_i].positions, chunks[_i].vocabulary, chunks[_i].hidden), chunks[_i].chunk);
+	ck_assert_uint_eq(est_liger_chunk(chunks[_i].positions, chunks[_i].vocabulary, chunks[_i].hidden),
+			  chunks[_i].chunk);
 }
 END_TEST
 
@@ -159,14 +169,9 @@ static const struct {
 	double logits_scaling;
 	bool known;
 } kinds[] = {
-	{ EST_ARCH_LLAMA, 0, true },
-	{ EST_ARCH_GEMMA3, 0, true },
-	{ EST_ARCH_PHI3, 0, true },
-	{ EST_ARCH_OLMO2, 0, true },
-	{ EST_ARCH_LLAMA, 8, false }, /* Granite: patched, but without a fused loss */
-	{ EST_ARCH_OLMO, 0, false },
-	{ EST_ARCH_GPT2, 0, false },
-	{ EST_ARCH_MIXTRAL, 0, false },
+	{ EST_ARCH_LLAMA, 0, true },        { EST_ARCH_GEMMA3, 0, true }, { EST_ARCH_PHI3, 0, true },
+	{ EST_ARCH_OLMO2, 0, true },        { EST_ARCH_LLAMA, 8, false }, /* Granite: patched, but without a fused loss */
+	{ EST_ARCH_OLMO, 0, false },        { EST_ARCH_GPT2, 0, false },  { EST_ARCH_MIXTRAL, 0, false },
 	{ EST_ARCH_UNSUPPORTED, 0, false },
 };
 
@@ -193,7 +198,9 @@ static const struct {
 START_TEST(counts_positions_with_a_label)
 {
 	request = (struct est_request){ .completion_fraction = labels[_i].fraction };
-	pass = (struct est_pass){ .request = &request, .batch = labels[_i].batch, .sequence = labels[_i].sequence,
+	pass = (struct est_pass){ .request = &request,
+				  .batch = labels[_i].batch,
+				  .sequence = labels[_i].sequence,
 				  .tokens = labels[_i].batch * labels[_i].sequence };
 	ck_assert_uint_eq(est_labelled_positions(&pass), labels[_i].positions);
 }
@@ -217,9 +224,11 @@ START_TEST(casts_tile_by_tile)
 	loss = est_loss(&pass, est_hold(est_alias(&tape, hidden)));
 	peak_since(first, &kept);
 	est_tape_backward(&tape, 0, loss, est_empty(&tape, 1, EST_32BIT));
-	/* grad_hidden, a tile, a chunk of 4,096 and a slice with its predecessor: whole ones, in the second round of slices */
-	ck_assert_uint_eq(peak_since(first, &end), kept + (4 * positions * H + 511) / 512 * 512 + (4 * positions + 511) / 512 * 512 + tile
-						   + UINT64_C(2) * 4096 * H + 2 * UINT64_C(2) * SLICE * H);
+	/* grad_hidden, a tile, a chunk of 4,096 and a slice with its predecessor: whole ones, in the second round of
+	 * slices */
+	ck_assert_uint_eq(peak_since(first, &end), kept + (4 * positions * H + 511) / 512 * 512
+							   + (4 * positions + 511) / 512 * 512 + tile
+							   + UINT64_C(2) * 4096 * H + 2 * UINT64_C(2) * SLICE * H);
 }
 END_TEST
 

@@ -8,24 +8,43 @@
 
 /* A small untied model; sizes are multiples of 256 elements. W: its bytes in 16 bits, norms and all. */
 enum { H = 512, F = 1280, V = 4096, LAYERS = 2, S = 384 };
-#define W UINT64_C(2) * (2 * V * H + LAYERS * (4 * H * H + 3 * H * F + 2 * H) + H)
+#define W    UINT64_C(2) * (2 * V * H + LAYERS * (4 * H * H + 3 * H * F + 2 * H) + H)
 #define HEAD (UINT64_C(2) * V * H)
 
 static struct est_arena arena;
 static struct est_program program;
 
 static const struct est_model model = {
-	.architecture = EST_ARCH_LLAMA, .vocab_size = V, .hidden_size = H, .num_hidden_layers = LAYERS, .num_attention_heads = 4,
-	.num_key_value_heads = 4, .head_dim = 128, .intermediate_size = F, .max_position_embeddings = 4096, .gated_mlp = true,
-	.norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true, .activation = EST_SILU, .partial_rotary_factor = 1,
+	.architecture = EST_ARCH_LLAMA,
+	.vocab_size = V,
+	.hidden_size = H,
+	.num_hidden_layers = LAYERS,
+	.num_attention_heads = 4,
+	.num_key_value_heads = 4,
+	.head_dim = 128,
+	.intermediate_size = F,
+	.max_position_embeddings = 4096,
+	.gated_mlp = true,
+	.norm = EST_RMSNORM,
+	.norms_per_layer = 2,
+	.final_norm = true,
+	.activation = EST_SILU,
+	.partial_rotary_factor = 1,
 };
 
 static struct est_request request_of(enum est_objective objective, enum est_reference reference, double beta)
 {
 	return (struct est_request){
-		.precision = EST_PURE_BF16, .max_grad_norm = 1, .micro_batch_size = 1, .sequence_length = S,
-		.gradient_accumulation_steps = 1, .completion_fraction = 1, .objective = objective, .reference_model = reference,
-		.beta = beta, .loss = objective == EST_ORPO || objective == EST_SFT ? EST_LOSS_STANDARD : EST_LOSS_CHUNKED,
+		.precision = EST_PURE_BF16,
+		.max_grad_norm = 1,
+		.micro_batch_size = 1,
+		.sequence_length = S,
+		.gradient_accumulation_steps = 1,
+		.completion_fraction = 1,
+		.objective = objective,
+		.reference_model = reference,
+		.beta = beta,
+		.loss = objective == EST_ORPO || objective == EST_SFT ? EST_LOSS_STANDARD : EST_LOSS_CHUNKED,
 		.parallelism = { .gpus = 1, .gpus_per_node = 8, .tensor = 1, .pipeline = 1, .context = 1, .expert = 1 },
 	};
 }
@@ -57,7 +76,8 @@ static uint64_t loaded(void)
 
 	for (size_t i = program.begin[EST_PART_LOAD]; i < program.end[EST_PART_LOAD]; i++)
 		if (program.events[i].kind != EST_EVENT_PHASE && program.events[i].category == EST_WEIGHTS)
-			alive += program.events[i].kind == EST_EVENT_ALLOC ? program.events[i].bytes : -program.events[i].bytes;
+			alive += program.events[i].kind == EST_EVENT_ALLOC ? program.events[i].bytes
+									   : -program.events[i].bytes;
 	return alive;
 }
 
@@ -85,22 +105,26 @@ static const struct {
 	{ "dpo without a reference", EST_DPO, EST_REFERENCE_NONE, 0, W, 2, 1, 1 },
 	{ "kto: mismatched completions, and the reference on both", EST_KTO, EST_REFERENCE_MODEL, 0, 2 * (W), 1, 4, 1 },
 	{ "grpo: no KL term, no reference", EST_GRPO, EST_REFERENCE_MODEL, 0, W, 1, 1, 1 },
-	{ "grpo with a KL term: the reference's figures come with the batch", EST_GRPO, EST_REFERENCE_MODEL, 0.04, 2 * (W), 1, 1, 1 },
+	{ "grpo with a KL term: the reference's figures come with the batch", EST_GRPO, EST_REFERENCE_MODEL, 0.04,
+	  2 * (W), 1, 1, 1 },
 	{ "reward: a row in place of the head", EST_REWARD, EST_REFERENCE_NONE, 0, W - HEAD + 2 * H, 2, 1, 1 },
 	{ "orpo", EST_ORPO, EST_REFERENCE_NONE, 0, W, 2, 1, 1 },
 };
 
 START_TEST(holds_and_runs_what_the_objective_needs)
 {
-	struct est_request request = request_of(objectives[_i].objective, objectives[_i].reference, objectives[_i].beta);
+	struct est_request request =
+		request_of(objectives[_i].objective, objectives[_i].reference, objectives[_i].beta);
 	uint64_t tokens = objectives[_i].sequences * S;
 
 	trace(&request);
 	ck_assert_uint_eq(est_objective_sequences(&request), objectives[_i].sequences);
 	ck_assert_uint_eq(loaded(), objectives[_i].weights);
 	/* in each layer gate, up, silu and their product forward; backward the gradients of these four */
-	ck_assert_uint_eq(allocations_of(2 * tokens * F), 4 * LAYERS * (objectives[_i].forwards + objectives[_i].backwards));
-	ck_assert_int_eq(program.trainable_parameters, (int64_t)(objectives[_i].objective == EST_REWARD ? W - HEAD + 2 * H : W) / 2);
+	ck_assert_uint_eq(allocations_of(2 * tokens * F),
+			  4 * LAYERS * (objectives[_i].forwards + objectives[_i].backwards));
+	ck_assert_int_eq(program.trainable_parameters,
+			 (int64_t)(objectives[_i].objective == EST_REWARD ? W - HEAD + 2 * H : W) / 2);
 }
 END_TEST
 
@@ -114,7 +138,9 @@ START_TEST(switches_adapters_off_for_the_reference)
 	request.method = EST_LORA;
 	request.base_dtype = EST_FP32;
 	request.precision = EST_PURE_FP32;
-	request.lora = (struct est_lora){ .rank = 48, .alpha = 48, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	request.lora = (struct est_lora){
+		.rank = 48, .alpha = 48, .target_modules = { .all = true }, .adapter_dtype = EST_FP32
+	};
 	trace(&request);
 	with = allocations_of(low_rank);
 	ck_assert(!est_objective_holds_reference(&request));
