@@ -18,7 +18,7 @@
 
 enum {
 	EST_UNIT = 512,           /* bytes */
-	EST_STREAMS = 3,          /* CUDA streams: each has pools of its own and never gets another's blocks */
+	EST_STREAMS = 4,          /* CUDA streams: each has pools of its own and never gets another's blocks */
 	EST_COMPUTE_STREAM = 0
 };
 

@@ -17,9 +17,16 @@ static bool freezes(const struct est_pass *pass)
 	return pass->request->method == EST_FREEZE;
 }
 
+struct est_tensor est_parameter_empty(struct est_pass *pass, uint64_t numel, uint8_t element)
+{
+	if (pass->schedule)
+		return (struct est_tensor){ .numel = numel, .element = element };
+	return est_empty_as(pass->tape, numel, element, EST_WEIGHTS);
+}
+
 static uint32_t parameter(struct est_pass *pass, uint64_t numel)
 {
-	struct est_tensor value = est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS);
+	struct est_tensor value = est_parameter_empty(pass, numel, pass->parameter_element);
 
 	return est_leaf_new(pass->tape, value, pass->trains && !pass->frozen, true);
 }
@@ -146,11 +153,13 @@ static void build_layers(struct est_pass *pass)
 	pass->quantizes = pass->request->method == EST_QLORA;
 	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++) {
 		pass->frozen = freezes(pass) && i < pass->model->num_hidden_layers - pass->request->trainable_layers;
+		pass->tape->unit = est_unit_of_layer(i);
 		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
 		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
 		pass->layers[i].rotated = est_model_layer_is_rotated(pass->model, i);
 		pass->layers[i].sliding = est_model_layer_is_sliding(pass->model, i);
 	}
+	pass->tape->unit = est_unit_of_layer(pass->model->num_hidden_layers);
 	pass->quantizes = false;
 }
 
@@ -284,6 +293,8 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 	pass->tokens = pass->batch * pass->sequence;
 	pass->parameter_element = element_of(request);
 	pass->trains = !is_adapted(request);
+	if (est_schedule_wanted(request) && !(pass->schedule = est_arena_take(tape->arena, 1, sizeof(*pass->schedule))))
+		return false;
 	if (!build_model(pass))
 		return false;
 	if (request->method == EST_QLORA && request->quantization.prepare_kbit)
@@ -292,6 +303,8 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		return false;
 	if (is_adapted(request) && est_objective_scores(request) && !est_model_is_encoder(model))
 		save_score(pass);
+	if (pass->schedule)
+		pass->parameter_element = est_schedule_init(pass->schedule, pass->tape, model, request);
 	return !tape->exhausted;
 }
 

@@ -11,7 +11,7 @@ static bool is_listed(const struct est_names *names, const char *name)
 
 static uint32_t adapter_parameter(struct est_pass *pass, uint64_t numel)
 {
-	return est_leaf_new(pass->tape, est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS), true, true);
+	return est_leaf_new(pass->tape, est_parameter_empty(pass, numel, pass->parameter_element), true, true);
 }
 
 /* lora_A and lora_B; NULL when the arena is too small */
@@ -56,11 +56,13 @@ static bool wrap_layers(struct est_pass *pass, enum est_module_kind kind)
 {
 	const struct est_names *targets = &pass->request->lora.target_modules;
 
-	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++)
+	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++) {
+		pass->tape->unit = est_unit_of_layer(i);
 		for (const struct est_module *module = est_layer_modules(pass->model, i); module->offset != SIZE_MAX; module++)
 			if (module->kind == kind && est_is_adapted(pass->model, targets, module)
 			    && !wrap(pass, (struct est_linear *)((char *)&pass->layers[i] + module->offset)))
 				return false;
+	}
 	return true;
 }
 
@@ -129,7 +131,7 @@ static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t element
 
 		if (old.element == element)
 			continue;
-		leaf->value = est_hold(est_empty_as(pass->tape, old.numel, element, EST_WEIGHTS));
+		leaf->value = est_hold(est_parameter_empty(pass, old.numel, element));
 		leaf->value.requires_grad = true;
 		leaf->value.source = old.source;
 		est_drop(pass->tape, old);
@@ -169,6 +171,7 @@ bool est_lora_build(struct est_pass *pass)
 {
 	uint32_t first = pass->tape->leaf_count;
 
+	pass->tape->unit = 0;
 	if (!wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass) || !wrap_parameters(pass))
 		return false;
 	cast_adapters(pass, first, pass->request->lora.adapter_dtype == EST_FP32 ? EST_32BIT : EST_16BIT);

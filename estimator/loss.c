@@ -125,6 +125,8 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 
 	hidden = est_hold(est_head_input(tape, hidden));
 	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, hidden));
+	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
+		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), logits));
 	loss = for_causal_lm_loss(pass, logits);
 	est_drop(tape, hidden);
 	est_drop(tape, leave_forward(pass, logits));

@@ -39,13 +39,22 @@ static bool is_trained(const struct est_leaf *leaf)
 	return leaf->parameter && leaf->value.requires_grad;
 }
 
+/* This rank's part, as it lies between steps. */
+static struct est_tensor at_rest(const struct est_leaf *leaf)
+{
+	if (!leaf->shard_element)
+		return leaf->value;
+	return (struct est_tensor){ .numel = leaf->shard, .element = leaf->shard_element };
+}
+
 static struct est_trained trained(const struct est_leaf *leaf, const struct est_request *request)
 {
+	struct est_tensor value = at_rest(leaf);
 	uint64_t stack = leaf->stack ? leaf->stack : 1;
+	uint64_t columns = leaf->rows ? leaf->value.numel / leaf->rows : 0;
 
-	return (struct est_trained){ .numel = leaf->value.numel, .rows = leaf->rows,
-				     .columns = leaf->rows ? leaf->value.numel / leaf->rows * stack : 0,
-				     .element = has_master(request) ? EST_32BIT : leaf->value.element,
+	return (struct est_trained){ .numel = value.numel, .rows = columns ? value.numel / columns : 0, .columns = columns * stack,
+				     .element = has_master(request) ? EST_32BIT : value.element,
 				     .inner = leaf->inner, .linear = leaf->linear };
 }
 
@@ -106,7 +115,7 @@ void est_optimizer_load(struct est_tape *tape, const struct est_request *request
 {
 	for (uint32_t i = 0; i < tape->leaf_count && has_master(request); i++)
 		if (is_trained(&tape->leaves[i]))
-			est_persistent(tape, tape->leaves[i].value.numel, EST_32BIT, EST_OPTIMIZER);
+			est_persistent(tape, at_rest(&tape->leaves[i]).numel, EST_32BIT, EST_OPTIMIZER);
 }
 
 /* One temporary per trained parameter, in element bytes; they are linked by their order in ret. */
@@ -118,7 +127,7 @@ static struct est_tensor *list_like_parameters(struct est_tape *tape, uint8_t el
 		const struct est_leaf *leaf = &tape->leaves[i];
 
 		if (is_trained(leaf))
-			list[i] = est_empty_as(tape, scalar ? 1 : leaf->value.numel, element ? element : leaf->value.element,
+			list[i] = est_empty_as(tape, scalar ? 1 : at_rest(leaf).numel, element ? element : at_rest(leaf).element,
 					       category);
 	}
 	return list;

@@ -159,10 +159,12 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
-		struct est_tensor y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
+		struct est_tensor y;
 
+		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_layer(i), x));
+		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
 		est_drop(pass->tape, x);
-		x = est_hold(y);
+		x = est_hold(est_schedule_leave(pass->schedule, est_unit_of_layer(i), y));
 	}
 	return x;
 }
@@ -202,11 +204,14 @@ struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tenso
 static struct est_tensor embed(struct est_pass *pass)
 {
 	const struct est_model *model = pass->model;
-	struct est_tensor x = est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
-					    pass->lm_head.in);
+	struct est_tensor x;
 
+	est_schedule_begin(pass->schedule, 0);
+	x = est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size, pass->lm_head.in);
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
 		x = est_mul_scalar(pass->tape, x);
+	if (est_unit_of_tail(pass->schedule))
+		x = est_schedule_leave(pass->schedule, 0, x);
 	x = est_require_input_grad(pass, x);
 	if (model->embedding_multiplier != 0)
 		x = est_mul_scalar(pass->tape, x);
@@ -238,6 +243,8 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 {
 	struct est_tensor y;
 
+	if (est_unit_of_tail(pass->schedule))
+		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_tail(pass->schedule), x));
 	if (pass->model->final_norm) {
 		y = est_hold(est_architecture_row(pass->model->architecture)->final_norm(pass, &pass->norm, x));
 		est_drop(pass->tape, x);

@@ -6,6 +6,7 @@
 #include "estimator/model.h"
 #include "estimator/ops.h"
 #include "estimator/request.h"
+#include "estimator/schedule.h"
 
 /* A norm's parameters; EST_NO_LEAF where it has none. */
 struct est_norm_weights {
@@ -57,6 +58,7 @@ struct est_pass {
 	const struct est_request *request;
 	uint64_t batch, sequence, tokens;
 	uint8_t parameter_element;                  /* bytes of a parameter that is not quantised: the dtype of the stream */
+	struct est_schedule *schedule;              /* of a sharded model, or NULL */
 	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
 	bool frozen;                                /* while building: a part that method freeze does not train */
 	struct est_pass *reference;                 /* a second, frozen model on the same tape, or NULL */
@@ -208,6 +210,8 @@ struct est_tensor est_scale_query(struct est_pass *pass, struct est_tensor q);
 
 /* Pairs of cos and sin of a forward. */
 unsigned est_rope_count(const struct est_pass *pass);
+/* A parameter's memory: none yet where a schedule cuts it into shards. */
+struct est_tensor est_parameter_empty(struct est_pass *pass, uint64_t numel, uint8_t element);
 /* Builds the parameters as the model's constructor does, in its order: weights in the events, leaves in the tape. */
 bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request);
 /* The same again, frozen and without adapters: pass->reference. */

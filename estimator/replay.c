@@ -112,7 +112,7 @@ static bool play_part(struct play *play)
 		if (event->kind == EST_EVENT_FREE) {
 			est_allocator_free(allocator, event->id);
 		} else if (event->kind == EST_EVENT_ALLOC) {
-			est_allocator_alloc(allocator, event->id, est_units(event->bytes));
+			est_allocator_alloc_on(allocator, event->stream, event->id, est_units(event->bytes));
 			if (allocator->out_of_memory) {
 				play->event = i;
 				return false;

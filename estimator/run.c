@@ -38,7 +38,7 @@ static void set_shards(const struct est_parallelism *p, uint64_t shards[EST_CATE
 
 	for (unsigned i = 0; i < EST_CATEGORIES; i++)
 		shards[i] = 1;
-	if (p->strategy == EST_SINGLE || p->strategy == EST_DDP)
+	if (p->strategy == EST_SINGLE || p->strategy == EST_DDP || p->strategy == EST_FSDP || p->strategy == EST_HSDP)
 		return;
 	shards[EST_OPTIMIZER] = ranks;
 	if (p->strategy != EST_ZERO1)
@@ -258,7 +258,7 @@ static void note_limits(const struct est_request *request, struct est_report *re
 	const struct est_parallelism *p = &request->parallelism;
 	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 
-	if (p->gpus > 1 && p->strategy != EST_SINGLE && p->strategy != EST_DDP)
+	if (p->gpus > 1 && p->strategy != EST_SINGLE && p->strategy != EST_DDP && p->strategy != EST_FSDP)
 		est_note_add(&report->warnings, "/parallelism/strategy", "",
 			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is not in these figures, which are "
 			     "lower than a real rank's");

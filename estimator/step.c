@@ -32,7 +32,7 @@ size_t est_program_arena_size(int64_t layers)
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
 	       + limits.storages * sizeof(struct est_storage) + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
-	       + 2 * (size_t)layers * (sizeof(struct est_layer) + 1024) + 65536;
+	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit)) + 65536;
 }
 
 uint32_t est_program_ids(int64_t layers)
@@ -54,7 +54,7 @@ static enum est_policy policy_of(const struct est_request *request)
 }
 
 /* One micro-batch: Trainer.training_step(). */
-static void trace_micro(struct est_pass *pass)
+static void trace_micro(struct est_pass *pass, bool last)
 {
 	struct est_tape *tape = pass->tape;
 	bool recomputes_reentrantly = pass->request->checkpointing != EST_CHECKPOINT_NONE && pass->request->use_reentrant;
@@ -63,15 +63,35 @@ static void trace_micro(struct est_pass *pass)
 	tape->frame_count = 0;
 	tape->frame_save_count = 0;
 	tape->pinned = 0;
+	if (pass->schedule)
+		pass->schedule->syncs = last || pass->request->parallelism.sync_each_microbatch;
 	est_mark(tape, EST_PHASE_FORWARD);
 	loss = est_objective_loss(pass);
+	if (pass->schedule && pass->schedule->root_leaves_at_loss)
+		loss = est_hold(est_schedule_leave(pass->schedule, 0, loss));
+	est_schedule_forward_end(pass->schedule);
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
+	est_schedule_backward_end(pass->schedule);
 	est_drop(tape, loss);
 	est_release_attributes(tape, 0);
 	est_pass_end(pass);
 	if (recomputes_reentrantly)
 		est_pass_release(pass);
+}
+
+/* The first micro-batch. Where only the last one is reduced, whatever lies between is not the part that repeats: one of them is
+ * traced here, which leaves what all of them would. Returns the count of micro-batches that are to be played. */
+static uint64_t trace_first(struct est_pass *pass)
+{
+	uint64_t steps = (uint64_t)pass->request->gradient_accumulation_steps;
+	bool last_differs = pass->schedule && !pass->request->parallelism.sync_each_microbatch;
+
+	trace_micro(pass, steps == 1);
+	if (!last_differs || steps <= 2)
+		return steps;
+	trace_micro(pass, false);
+	return 2;
 }
 
 static void begin(struct est_program *program, const struct est_tape *tape, enum est_part part)
@@ -121,11 +141,11 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		est_optimizer_fuse(tape, request);
 	end(program, tape, EST_PART_LOAD);
 	begin(program, tape, EST_PART_MICRO_FIRST);
-	trace_micro(&pass);
+	program->accumulation_steps = trace_first(&pass);
 	end(program, tape, EST_PART_MICRO_FIRST);
 	begin(program, tape, EST_PART_MICRO_NEXT);
 	if (request->gradient_accumulation_steps > 1)
-		trace_micro(&pass);
+		trace_micro(&pass, true);
 	end(program, tape, EST_PART_MICRO_NEXT);
 	begin(program, tape, EST_PART_CLIP);
 	est_optimizer_clip(tape, request, &update);
@@ -135,12 +155,12 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	end(program, tape, EST_PART_STATES);
 	begin(program, tape, EST_PART_UPDATE);
 	est_optimizer_update(tape, request, &update);
+	est_schedule_zero_grad(pass.schedule);
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
 	program->pinned = tape->pinned;
 	program->managed = tape->managed;
-	program->accumulation_steps = (uint64_t)request->gradient_accumulation_steps;
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;
 }

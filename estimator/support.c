@@ -6,6 +6,7 @@
 #include "estimator/fields.h"
 #include "estimator/task.h"
 #include "estimator/liger.h"
+#include "estimator/schedule.h"
 
 #define BIT(value) (UINT64_C(1) << (value))
 #define ANY UINT64_MAX /* also values beyond the bits */
@@ -51,21 +52,22 @@ static const struct modelled {
 	{ "task", ANY, ANY },
 };
 
-/* Schedules of FSDP, DDP and DeepSpeed: sharding is static so far. Naming their default changes nothing, naming
+/* Schedules of FSDP1, HSDP and DeepSpeed: their sharding is static so far. Naming their default changes nothing, naming
  * anything else is refused; the types of communication depend on the precision and are refused when named. */
 static const char *const schedules[] = {
-	"parallelism.reshard_after_forward", "parallelism.wrap",
-	"parallelism.checkpoint_outside_unit", "parallelism.sync_each_microbatch", "parallelism.use_orig_params",
+	"parallelism.checkpoint_outside_unit", "parallelism.use_orig_params",
 	"parallelism.limit_all_gathers", "parallelism.overlap_comm", "parallelism.contiguous_gradients",
 	"parallelism.sub_group_size", "parallelism.max_live_parameters", "parallelism.max_reuse_distance",
 	"parallelism.buckets.reduce_bucket_size", "parallelism.buckets.allgather_bucket_size",
 	"parallelism.buckets.prefetch_bucket_size", "parallelism.buckets.param_persistence_threshold",
 	"quantization.group_size",
 };
-static const char *const types[] = {
-	"parallelism.param_dtype", "parallelism.reduce_dtype", "parallelism.output_dtype",
-	"parallelism.grad_accum_dtype", "parallelism.communication_data_type",
+static const char *const types[] = { "parallelism.grad_accum_dtype", "parallelism.communication_data_type" };
+/* The same of FSDP, whose version 2 is replayed. */
+static const char *const fsdp_schedules[] = {
+	"parallelism.reshard_after_forward", "parallelism.wrap", "parallelism.sync_each_microbatch",
 };
+static const char *const fsdp_types[] = { "parallelism.param_dtype", "parallelism.reduce_dtype", "parallelism.output_dtype" };
 
 static bool has_bit(uint64_t bits, double value)
 {
@@ -114,6 +116,38 @@ static void check_named(const char *const *names, size_t count, bool default_is_
 		    && !(default_is_fine && !(est_field_get(field, request) != field->fallback)))
 			refuse(field, request, faults);
 	}
+}
+
+/* What a sharded model is replayed with so far: a field, and the only values it may have. */
+static void check_fsdp2(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	static const struct modelled allowed[] = {
+		{ "method", BIT(EST_FULL) | BIT(EST_LORA), 0 },
+		{ "precision", BIT(EST_BF16_MIXED) | BIT(EST_FP16_MIXED) | BIT(EST_PURE_BF16) | BIT(EST_PURE_FP16) | BIT(EST_PURE_FP32), 0 },
+		{ "optimizer",
+		  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM), 0 },
+		{ "objective", BIT(EST_SFT) | BIT(EST_PRETRAIN), 0 },
+		{ "task", BIT(EST_CAUSAL_LM), 0 },
+		{ "loss", BIT(EST_LOSS_STANDARD), 0 },
+		{ "liger_kernel", BIT(false), 0 },
+		{ "fuse_optimizer_in_backward", BIT(false), 0 },
+		{ "parallelism.wrap", BIT(EST_WRAP_ACCELERATE) | BIT(EST_WRAP_LAYER_ROOT), 0 },
+	};
+
+	for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++) {
+		const struct est_field *field = est_field_find(allowed[i].field);
+
+		if (!has_bit(allowed[i].replay, est_field_get(field, request)))
+			refuse(field, request, faults);
+	}
+	if (est_model_is_encoder(model))
+		refuse(est_field_find("parallelism.strategy"), request, faults);
+	if (request->method == EST_LORA && model->num_experts > 0)
+		refuse(est_field_find("method"), request, faults);
+	if (request->lora.modules_to_save.count > 0)
+		refuse(est_field_find("lora.modules_to_save"), request, faults);
+	if (request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant)
+		refuse(est_field_find("use_reentrant"), request, faults);
 }
 
 static void check_model(const struct est_model *model, struct est_faults *faults)
@@ -223,6 +257,12 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_values(request, faults);
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
 	check_named(types, sizeof(types) / sizeof(types[0]), false, request, faults);
+	if (est_schedule_wanted(request)) {
+		check_fsdp2(request, model, faults);
+	} else {
+		check_named(fsdp_schedules, sizeof(fsdp_schedules) / sizeof(fsdp_schedules[0]), true, request, faults);
+		check_named(fsdp_types, sizeof(fsdp_types) / sizeof(fsdp_types[0]), false, request, faults);
+	}
 	if (request->lora.modules_to_save.count > 0 && !saves_vocabulary_only(&request->lora.modules_to_save))
 		refuse(est_field_find("lora.modules_to_save"), request, faults);
 	if (request->accounting != EST_REPLAY)

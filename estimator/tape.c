@@ -54,6 +54,7 @@ static void record(struct est_tape *tape, enum est_event_kind kind, uint32_t id,
 	event->id = id;
 	event->bytes = bytes;
 	event->category = (uint8_t)category;
+	event->stream = tape->stream;
 }
 
 static uint32_t unused_id(struct est_tape *tape)
@@ -355,6 +356,7 @@ uint32_t est_leaf_new(struct est_tape *tape, struct est_tensor value, bool requi
 	leaf->value = est_hold(value);
 	leaf->value.requires_grad = requires_grad;
 	leaf->parameter = parameter;
+	leaf->unit = tape->unit;
 	leaf->value.source = EDGE_LEAF | tape->leaf_count;
 	return tape->leaf_count++;
 }

@@ -27,6 +27,7 @@ struct est_event {
 	uint32_t id;       /* which storage: ids are reused after EST_EVENT_FREE. EST_EVENT_PHASE: enum est_phase */
 	uint8_t kind;
 	uint8_t category;  /* enum est_category */
+	uint8_t stream;    /* whose pool it comes from */
 };
 
 struct est_tensor {
@@ -75,6 +76,12 @@ struct est_leaf {
 	uint64_t stack;             /* how many matrices lie in a 3-D parameter of experts; 0: it is none */
 	bool inner;                 /* a matrix within a decoder layer: no embedding, no head */
 	bool linear;                /* and of an nn.Linear: no router */
+	/* of a sharded model (schedule.h) */
+	uint32_t unit;              /* what it is gathered with */
+	uint64_t shard;             /* elements of this rank's part */
+	uint8_t shard_element;      /* bytes of one; 0: the parameter is whole */
+	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
+	struct est_tensor accumulated; /* gradient of micro-batches that were not reduced, in the dtype of the reduction */
 };
 
 /* What torch.utils.checkpoint is called with: function(context, input, argument); kwargs are the tensors that the call keeps
@@ -149,6 +156,8 @@ struct est_tape {
 	uint32_t doomed_count;
 	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
 	enum est_category category; /* of what operators allocate */
+	uint8_t stream;             /* the current CUDA stream */
+	uint32_t unit;              /* of the leaves to come */
 	uint64_t shards[EST_CATEGORIES]; /* static sharding: a rank holds one part in so many of what is in a category */
 	uint64_t managed;           /* bytes of states in managed memory (paged optimizers), outside the allocator */
 	bool exhausted;             /* a limit was reached: the trace is not whole */

@@ -1,0 +1,197 @@
+/* FSDP2 (torch.distributed.fsdp.fully_shard): what its hooks allocate, and when what goes. Read off traces of torch 2.13;
+ * DISTRIBUTED 1. */
+#include "estimator/schedule.h"
+
+/* Streams: the compute stream, that of all-gather copy-ins (the outputs lie in its pool too), that of reduce-scatters, that of
+ * HSDP's all-reduces. */
+enum { COMPUTE, COPY_IN, REDUCE_SCATTER, ALL_REDUCE };
+
+static struct est_tensor on_stream(struct est_schedule *schedule, unsigned stream, uint64_t numel, uint8_t element,
+				   enum est_category category)
+{
+	struct est_tensor tensor;
+
+	schedule->tape->stream = (uint8_t)stream;
+	tensor = est_empty_as(schedule->tape, numel, element, category);
+	schedule->tape->stream = COMPUTE;
+	return tensor;
+}
+
+/* Shards of another dtype are cast for the all-gather; one output for the unit. */
+static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
+{
+	const struct est_unit *unit = &schedule->units[number];
+	struct est_tensor cast = on_stream(schedule, COPY_IN, unit->cast, schedule->gathered_element, EST_BUFFERS), out;
+
+	out = on_stream(schedule, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
+	est_drop(schedule->tape, cast);
+	return out.storage;
+}
+
+/* The unsharded parameters, a storage each, filled from the all-gather's output. */
+static void copy_out(struct est_schedule *schedule, unsigned number)
+{
+	struct est_tape *tape = schedule->tape;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+
+		if (leaf->parameter && leaf->unit == number)
+			leaf->unsharded = est_empty_as(tape, leaf->shard * schedule->ranks, leaf->value.element, EST_BUFFERS).storage;
+	}
+	schedule->units[number].unsharded = true;
+}
+
+static void reshard(struct est_schedule *schedule, unsigned number)
+{
+	struct est_tape *tape = schedule->tape;
+
+	for (uint32_t i = 0; i < tape->leaf_count && schedule->units[number].unsharded; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+
+		if (leaf->unit != number)
+			continue;
+		est_storage_release(tape, leaf->unsharded);
+		leaf->unsharded = 0;
+	}
+	schedule->units[number].unsharded = false;
+}
+
+/* The all-gather's output stays until the next unit's copy-out has ended (comm_ctx.all_gather_state). */
+static void before_forward(struct est_schedule *schedule, unsigned number)
+{
+	uint32_t gathered;
+
+	if (schedule->units[number].unsharded)
+		return;
+	gathered = all_gather(schedule, number);
+	copy_out(schedule, number);
+	est_storage_release(schedule->tape, schedule->held_gather);
+	schedule->held_gather = gathered;
+}
+
+/* The first group of a model that is one group outside its layers, and the last unit, stay gathered. */
+static bool stays_gathered(const struct est_schedule *schedule, unsigned number)
+{
+	return !schedule->request->parallelism.reshard_after_forward || number > schedule->layers
+	       || (number == 0 && !schedule->has_tail);
+}
+
+static void after_forward(struct est_schedule *schedule, unsigned number)
+{
+	if (!stays_gathered(schedule, number))
+		reshard(schedule, number);
+}
+
+static void prefetch(struct est_schedule *schedule, unsigned number)
+{
+	struct est_unit *unit = &schedule->units[number];
+
+	if (!unit->unsharded && !unit->gathered)
+		unit->gathered = all_gather(schedule, number);
+}
+
+/* In the backward the output goes as soon as it is copied; the unit that comes next is gathered ahead. */
+static void before_backward(struct est_schedule *schedule, unsigned number)
+{
+	struct est_unit *unit = &schedule->units[number];
+
+	if (!unit->unsharded) {
+		prefetch(schedule, number);
+		copy_out(schedule, number);
+		est_storage_release(schedule->tape, unit->gathered);
+		unit->gathered = 0;
+	}
+	if (number > 0)
+		prefetch(schedule, number - 1);
+	else if (!schedule->has_tail)
+		prefetch(schedule, schedule->layers);
+}
+
+/* Without synchronisation gradients stay, in the dtype of the reduction: to_accumulated_grad_if_needed() */
+static void keep_gradients(struct est_schedule *schedule, unsigned number)
+{
+	struct est_tape *tape = schedule->tape;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+
+		if (leaf->unit != number || !leaf->grad.storage || leaf->grad.element == schedule->reduced_element)
+			continue;
+		if (!leaf->accumulated.storage)
+			leaf->accumulated = est_hold(est_empty_as(tape, leaf->grad.numel, schedule->reduced_element, EST_GRADIENTS));
+		est_drop(tape, leaf->grad);
+		leaf->grad = est_none;
+	}
+}
+
+static struct est_tensor take_gradient(struct est_tape *tape, struct est_leaf *leaf)
+{
+	struct est_tensor gradient = leaf->accumulated.storage ? leaf->accumulated : leaf->grad;
+
+	if (leaf->accumulated.storage)
+		est_drop(tape, leaf->grad);
+	leaf->grad = leaf->accumulated = est_none;
+	return gradient;
+}
+
+/* All are copied into one input, and go but for the last, which a loop variable keeps. ret: that */
+static struct est_tensor copy_in(struct est_schedule *schedule, unsigned number)
+{
+	struct est_tape *tape = schedule->tape;
+	struct est_tensor last = est_none;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+
+		if (!leaf->parameter || leaf->unit != number || !(leaf->grad.storage || leaf->accumulated.storage))
+			continue;
+		est_drop(tape, last);
+		last = take_gradient(tape, leaf);
+	}
+	return last;
+}
+
+/* foreach_reduce() */
+static void reduce(struct est_schedule *schedule, unsigned number)
+{
+	struct est_tape *tape = schedule->tape;
+	struct est_unit *unit = &schedule->units[number];
+	struct est_tensor input = est_empty_as(tape, unit->trained, schedule->reduced_element, EST_BUFFERS);
+	struct est_tensor last = copy_in(schedule, number), out, cast;
+	uint64_t numel = unit->trained / schedule->ranks;
+
+	out = on_stream(schedule, REDUCE_SCATTER, numel, schedule->reduced_element, EST_GRADIENTS);
+	if (schedule->reduced_element != schedule->shard_element) {
+		cast = on_stream(schedule, schedule->replicates ? ALL_REDUCE : REDUCE_SCATTER, numel, schedule->shard_element, EST_GRADIENTS);
+		if (schedule->replicates) /* _all_reduce_state */
+			unit->all_reduced = est_hold(out);
+		else
+			est_drop(tape, out);
+		out = cast;
+	}
+	if (unit->gradient.storage)
+		est_drop(tape, out); /* added to what earlier micro-batches left */
+	else
+		unit->gradient = est_hold(out);
+	est_drop(tape, last);
+	schedule->held_reduction = input.storage;
+}
+
+static void after_backward(struct est_schedule *schedule, unsigned number)
+{
+	struct est_unit *unit = &schedule->units[number];
+
+	reshard(schedule, number);
+	unit->reduced = true;
+	if (!schedule->syncs) {
+		keep_gradients(schedule, number);
+		return;
+	}
+	est_storage_release(schedule->tape, schedule->held_reduction);
+	schedule->held_reduction = 0;
+	if (unit->trained > 0)
+		reduce(schedule, number);
+}
+
+const struct est_strategy_row est_fsdp2 = { before_forward, after_forward, before_backward, after_backward };

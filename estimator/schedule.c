@@ -1,0 +1,181 @@
+#include "estimator/schedule.h"
+
+#include <string.h>
+#include "estimator/ops.h"
+
+/* ---- hooks in the graph */
+
+static void backward_enter(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_schedule *schedule = (struct est_schedule *)(uintptr_t)node->extra[1];
+
+	(void)tape;
+	ret[0] = est_take_grad(node, 0);
+	schedule->row->after_backward(schedule, (unsigned)node->extra[0]);
+}
+static const struct est_op enter_op = { "PostBackwardHook", backward_enter };
+
+static void backward_leave(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_schedule *schedule = (struct est_schedule *)(uintptr_t)node->extra[1];
+
+	(void)tape;
+	schedule->row->before_backward(schedule, (unsigned)node->extra[0]);
+	ret[0] = est_take_grad(node, 0);
+}
+static const struct est_op leave_op = { "PreBackwardHook", backward_leave };
+
+static struct est_tensor hooked(struct est_schedule *schedule, const struct est_op *op, unsigned unit, struct est_tensor x)
+{
+	struct est_node *node = est_node_new(schedule->tape, op, 1, &x);
+	bool temporary = x.temporary;
+
+	if (!node)
+		return x;
+	node->extra[0] = unit;
+	node->extra[1] = (uint64_t)(uintptr_t)schedule;
+	x = est_output(schedule->tape, node, 0, x);
+	x.temporary = temporary;
+	return x;
+}
+
+void est_schedule_begin(struct est_schedule *schedule, unsigned unit)
+{
+	if (schedule)
+		schedule->row->before_forward(schedule, unit);
+}
+
+struct est_tensor est_schedule_enter(struct est_schedule *schedule, unsigned unit, struct est_tensor x)
+{
+	if (!schedule)
+		return x;
+	est_schedule_begin(schedule, unit);
+	return hooked(schedule, &enter_op, unit, x);
+}
+
+struct est_tensor est_schedule_leave(struct est_schedule *schedule, unsigned unit, struct est_tensor y)
+{
+	if (!schedule)
+		return y;
+	schedule->row->after_forward(schedule, unit);
+	return hooked(schedule, &leave_op, unit, y);
+}
+
+void est_schedule_forward_end(struct est_schedule *schedule)
+{
+	if (!schedule)
+		return;
+	est_storage_release(schedule->tape, schedule->held_gather);
+	schedule->held_gather = 0;
+}
+
+/* Units whose input has no gradient are reduced in the engine's final callback, which goes over the units in order. */
+void est_schedule_backward_end(struct est_schedule *schedule)
+{
+	if (!schedule)
+		return;
+	for (unsigned i = 0; i < schedule->unit_count; i++) {
+		struct est_unit *unit = &schedule->units[i];
+
+		if (!unit->reduced)
+			schedule->row->after_backward(schedule, i);
+		unit->reduced = false;
+		est_drop(schedule->tape, unit->all_reduced);
+		unit->all_reduced = est_none;
+		est_storage_release(schedule->tape, unit->gathered); /* ahead of a backward that did not come */
+		unit->gathered = 0;
+	}
+	est_storage_release(schedule->tape, schedule->held_reduction);
+	schedule->held_reduction = 0;
+}
+
+void est_schedule_zero_grad(struct est_schedule *schedule)
+{
+	for (unsigned unit = 0; schedule && unit < schedule->unit_count; unit++) {
+		est_drop(schedule->tape, schedule->units[unit].gradient);
+		schedule->units[unit].gradient = est_none;
+	}
+}
+
+/* ---- units and shards */
+
+unsigned est_unit_of_tail(const struct est_schedule *schedule)
+{
+	return schedule && schedule->has_tail ? schedule->layers + 1 : 0;
+}
+
+bool est_schedule_wanted(const struct est_request *request)
+{
+	enum est_strategy strategy = request->parallelism.strategy;
+
+	return request->accounting == EST_REPLAY && (strategy == EST_FSDP || strategy == EST_HSDP);
+}
+
+static uint8_t element_of(enum est_dtype dtype, uint8_t otherwise)
+{
+	if (dtype == EST_DTYPE_NONE)
+		return otherwise;
+	return dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
+}
+
+/* A parameter is cut along its first dimension, of experts along that of the experts, and padded to a multiple of the ranks. */
+static uint64_t shard_of(const struct est_leaf *leaf, uint64_t ranks)
+{
+	uint64_t rows = leaf->stack ? leaf->stack : leaf->rows ? leaf->rows : leaf->value.numel;
+
+	return (rows + ranks - 1) / ranks * (leaf->value.numel / rows);
+}
+
+static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
+{
+	struct est_unit *unit = &schedule->units[leaf->unit];
+	bool trained = leaf->value.requires_grad;
+
+	leaf->shard = shard_of(leaf, schedule->ranks);
+	leaf->shard_element = leaf->value.element;
+	est_persistent(schedule->tape, leaf->shard, leaf->shard_element, EST_WEIGHTS);
+	leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
+	unit->numel += leaf->shard * schedule->ranks;
+	unit->trained += trained ? leaf->shard * schedule->ranks : 0;
+	unit->cast += leaf->shard_element != leaf->value.element ? leaf->shard : 0;
+	if (trained)
+		schedule->shard_element = leaf->shard_element;
+}
+
+static void shard_all(struct est_schedule *schedule)
+{
+	struct est_tape *tape = schedule->tape;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		if (tape->leaves[i].unit > schedule->layers && !schedule->has_tail)
+			tape->leaves[i].unit = 0;
+		shard(schedule, &tape->leaves[i]);
+	}
+}
+
+uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,
+			  const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	memset(schedule, 0, sizeof(*schedule));
+	schedule->row = &est_fsdp2;
+	schedule->tape = tape;
+	schedule->request = request;
+	schedule->replicates = p->strategy == EST_HSDP;
+	schedule->ranks = schedule->replicates && p->shard_size ? (uint64_t)p->shard_size
+								: (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
+	schedule->layers = (unsigned)model->num_hidden_layers;
+	schedule->has_tail = p->wrap == EST_WRAP_ACCELERATE && !model->tie_word_embeddings;
+	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT;
+	schedule->unit_count = schedule->layers + 1 + schedule->has_tail;
+	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
+	if (!schedule->units) {
+		tape->exhausted = true;
+		return 0;
+	}
+	shard_all(schedule);
+	schedule->gathered_element = tape->leaves[0].value.element;
+	schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);
+	return schedule->gathered_element;
+}

@@ -1,0 +1,78 @@
+/* Sharding as a schedule around units: what a rank holds at rest, and what happens before and after a unit's forward and backward.
+ * The layers do not know of it: their parameters are leaves without memory of their own, whose units the schedule gathers
+ * and frees. A strategy is one row of functions; est_pass calls the five entry points below. */
+#ifndef EST_SCHEDULE_H
+#define EST_SCHEDULE_H
+
+#include "estimator/model.h"
+#include "estimator/request.h"
+#include "estimator/tape.h"
+
+/* What is gathered and reduced together. Unit 0 has the embedding (and everything else outside the layers, where that is one
+ * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head. */
+struct est_unit {
+	uint64_t numel;                /* gathered elements, with the padding of shards */
+	uint64_t trained;              /* those of them whose gradients are reduced */
+	uint64_t cast;                 /* elements of a rank's shards that are of another dtype than what is gathered */
+	uint32_t gathered;             /* storage of the all-gather's output; 0: none */
+	bool unsharded, reduced;
+	struct est_tensor gradient;    /* sharded, from its reduction to zero_grad() */
+	struct est_tensor all_reduced; /* HSDP: what the replicas sum, to the end of the backward */
+};
+
+struct est_schedule;
+
+/* A strategy; each function acts on one unit. */
+struct est_strategy_row {
+	void (*before_forward)(struct est_schedule *schedule, unsigned unit);
+	void (*after_forward)(struct est_schedule *schedule, unsigned unit);
+	void (*before_backward)(struct est_schedule *schedule, unsigned unit);
+	void (*after_backward)(struct est_schedule *schedule, unsigned unit);
+};
+
+struct est_schedule {
+	const struct est_strategy_row *row;
+	struct est_tape *tape;
+	const struct est_request *request;
+	uint64_t ranks;                /* that share a parameter */
+	bool replicates;               /* HSDP: groups of ranks hold the same shards */
+	uint8_t gathered_element, reduced_element, shard_element;
+	bool syncs;                    /* this micro-batch's backward reduces (no_sync() otherwise) */
+	struct est_unit *units;
+	unsigned unit_count, layers;
+	bool has_tail;                 /* final norm and head are a unit of their own */
+	bool root_leaves_at_loss;      /* unit 0 is the model itself: its backward begins at the loss, not at the logits */
+	uint32_t held_gather;          /* all-gather output of the last unit, kept until the next has been copied out */
+	uint32_t held_reduction;       /* input of the last reduce-scatter, kept until the next */
+};
+
+/* Whether the request's strategy has a schedule (others are static shares of the categories). */
+bool est_schedule_wanted(const struct est_request *request);
+
+/* Cuts the leaves of the tape, made without memory, into units and shards; allocates what the rank holds at rest. Each leaf names
+ * its unit. Returns the bytes of a gathered parameter's element; the tape is exhausted when the arena is too small. */
+uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,
+			  const struct est_request *request);
+
+/* Around a unit's forward, in the order of the code; schedule may be NULL, and then x and y come back as they are.
+ * enter: x, borrowed, as the unit sees it (held). leave: y, temporary or held, as it leaves the unit. */
+struct est_tensor est_schedule_enter(struct est_schedule *schedule, unsigned unit, struct est_tensor x);
+struct est_tensor est_schedule_leave(struct est_schedule *schedule, unsigned unit, struct est_tensor y);
+/* A unit without an input that requires a gradient: the embedding. */
+void est_schedule_begin(struct est_schedule *schedule, unsigned unit);
+/* The root's forward has returned; the backward is over; gradients are set to None. */
+void est_schedule_forward_end(struct est_schedule *schedule);
+void est_schedule_backward_end(struct est_schedule *schedule);
+void est_schedule_zero_grad(struct est_schedule *schedule);
+
+/* Units by what they hold. */
+static inline unsigned est_unit_of_layer(int64_t layer)
+{
+	return 1 + (unsigned)layer;
+}
+unsigned est_unit_of_tail(const struct est_schedule *schedule);
+
+/* fsdp2.c */
+extern const struct est_strategy_row est_fsdp2;
+
+#endif

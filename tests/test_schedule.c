@@ -1,0 +1,265 @@
+/* Ranks that share a model: what FSDP2, HSDP and DDP hold, against closed forms to the byte (the rows of
+ * truth/distributed.jsonl hold the whole of it to real PyTorch). */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+#include "estimator/replay.h"
+
+#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+
+/* Sizes of which 4 ranks take whole rows, and every shard whole blocks of 512 bytes. */
+enum { S = 512, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LAYERS = 4, RANKS = 4 };
+
+/* Elements of a layer, of the embedding, of the whole. */
+static const uint64_t layer = (uint64_t)H * DIM * (2 * HEADS + 2 * KV) + 3 * (uint64_t)H * F + 2 * H;
+static const uint64_t embedding = (uint64_t)V * H;
+
+static struct est_arena arena;
+static struct est_program program;
+
+static void set_up(void)
+{
+	size_t size = est_program_arena_size(LAYERS);
+
+	est_arena_init(&arena, malloc(size), size);
+	memset(arena.base, 0xa5, size);
+}
+
+static void tear_down(void)
+{
+	free(arena.base);
+}
+
+static struct est_model llama(bool tied)
+{
+	return (struct est_model){
+		.architecture = EST_ARCH_LLAMA,
+		.vocab_size = V,
+		.hidden_size = H,
+		.num_hidden_layers = LAYERS,
+		.num_attention_heads = HEADS,
+		.num_key_value_heads = KV,
+		.head_dim = DIM,
+		.intermediate_size = F,
+		.max_position_embeddings = 4096,
+		.tie_word_embeddings = tied,
+		.gated_mlp = true,
+		.norm = EST_RMSNORM,
+		.norms_per_layer = 2,
+		.final_norm = true,
+		.activation = EST_SILU,
+		.partial_rotary_factor = 1,
+	};
+}
+
+static struct est_request sharded(enum est_strategy strategy)
+{
+	return (struct est_request){
+		.precision = EST_BF16_MIXED,
+		.optimizer = EST_ADAMW_TORCH_FUSED,
+		.checkpointing = EST_CHECKPOINT_FULL,
+		.micro_batch_size = 1,
+		.sequence_length = S,
+		.gradient_accumulation_steps = 1,
+		.outputs_to_fp32 = true,
+		.parallelism = { .strategy = strategy, .gpus = RANKS, .gpus_per_node = 8, .tensor = 1, .pipeline = 1, .context = 1,
+				 .expert = 1, .reshard_after_forward = true, .wrap = EST_WRAP_ACCELERATE, .param_dtype = EST_BF16,
+				 .reduce_dtype = EST_BF16, .output_dtype = EST_BF16 },
+	};
+}
+
+static void trace(const struct est_model *model, const struct est_request *request)
+{
+	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
+
+	arena.used = 0;
+	ck_assert(est_program_trace(&program, model, request, true, whole, &arena));
+}
+
+/* ---- what of a category is alive */
+
+struct walk {
+	uint64_t peak[EST_PHASES], most, end;
+};
+
+static struct walk walk_through(enum est_part part, enum est_category category)
+{
+	enum est_phase phase = EST_PHASE_LOAD;
+	struct walk walk = { 0 };
+
+	for (size_t i = program.begin[part]; i < program.end[part]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_PHASE)
+			phase = (enum est_phase)event->id;
+		else if (event->category == category)
+			walk.end += event->kind == EST_EVENT_ALLOC ? event->bytes : -event->bytes;
+		if (walk.end < UINT64_MAX / 2 && walk.end > walk.peak[phase])
+			walk.peak[phase] = walk.end;
+		if (walk.peak[phase] > walk.most)
+			walk.most = walk.peak[phase];
+	}
+	return walk;
+}
+
+static uint64_t count_on_other_streams(void)
+{
+	uint64_t count = 0;
+
+	for (size_t i = program.begin[EST_PART_MICRO_FIRST]; i < program.end[EST_PART_MICRO_FIRST]; i++)
+		count += program.events[i].kind == EST_EVENT_ALLOC && program.events[i].stream > 0;
+	return count;
+}
+
+/* cos, sin, positions and labels beside the gathered weights */
+enum { SMALL = 1 << 20 };
+
+static void between(const char *what, uint64_t bytes, uint64_t expected, uint64_t slack)
+{
+	ck_assert_msg(bytes >= expected && bytes <= expected + slack, "%s: %llu bytes, not %llu (%+lld)", what,
+		      (unsigned long long)bytes, (unsigned long long)expected, (long long)(bytes - expected));
+}
+
+/* ---- FSDP2 and HSDP */
+
+static const enum est_strategy strategies[] = { EST_FSDP, EST_HSDP };
+
+/* fp32 shards, sharded gradients and moments: 4, 4 and 8 bytes an element, divided by the ranks of a shard group. */
+START_TEST(a_rank_holds_its_share_between_steps)
+{
+	struct est_request request = sharded(strategies[_i]);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model), ranks = RANKS;
+
+	if (strategies[_i] == EST_HSDP)
+		request.parallelism.shard_size = (int64_t)(ranks = RANKS / 2);
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, 4 * count / ranks);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * count / ranks);
+	between("moments", walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 8 * count / ranks, 64 * 1024);
+	ck_assert_uint_eq(walk_through(EST_PART_UPDATE, EST_GRADIENTS).end, -(4 * count / ranks));
+	ck_assert_uint_eq((uint64_t)program.trainable_parameters, count);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
+}
+END_TEST
+
+/* Wrapped by accelerate: the embedding, each layer, and norm with head are units. At a unit's copy-out its all-gather's
+ * output, its parameters and the last output are alive, 2 bytes an element each; the head, the last unit, is the largest. */
+START_TEST(a_forward_gathers_unit_by_unit)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+	struct walk buffers;
+
+	trace(&model, &request);
+	buffers = walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS);
+	between("forward", buffers.peak[EST_PHASE_FORWARD], 2 * layer + 4 * (embedding + H), SMALL);
+	ck_assert_uint_gt(count_on_other_streams(), 2 * LAYERS);
+}
+END_TEST
+
+/* The root group (layer_root, or accelerate's of tied models) is gathered first and stays. */
+START_TEST(the_root_stays_gathered)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(true);
+	uint64_t root = embedding + H, first_layer = 4 * root + 4 * layer;
+
+	request.parallelism.wrap = _i ? EST_WRAP_ACCELERATE : EST_WRAP_LAYER_ROOT;
+	trace(&model, &request);
+	between("forward", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_FORWARD], first_layer, SMALL);
+}
+END_TEST
+
+/* reshard_after_forward=False: every layer and the embedding stay to their backward. */
+START_TEST(without_resharding_all_units_stay)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+	uint64_t all = 2 * (LAYERS * layer + 2 * embedding + H);
+
+	request.parallelism.reshard_after_forward = false;
+	trace(&model, &request);
+	between("forward", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_FORWARD],
+		all + 2 * layer + 2 * (embedding + H), SMALL);
+}
+END_TEST
+
+/* accelerate's no_sync(): the whole model's gradients stay, in the dtype of the reduction, until the last micro-batch. */
+START_TEST(unreduced_gradients_stay_whole)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model);
+
+	request.parallelism.reduce_dtype = _i ? EST_FP32 : EST_BF16;
+	request.gradient_accumulation_steps = 8;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, (_i ? 4 : 2) * count);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 4 * count / RANKS - (_i ? 4 : 2) * count);
+	ck_assert_uint_eq(program.accumulation_steps, 2);
+	request.parallelism.sync_each_microbatch = true;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * count / RANKS);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 0);
+	ck_assert_uint_eq(program.accumulation_steps, 8);
+}
+END_TEST
+
+/* HSDP sums 16-bit shards among the replicas: they stay beside the fp32 ones to the end of the backward. */
+START_TEST(what_replicas_sum_stays)
+{
+	struct est_request request = sharded(EST_HSDP);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model), most;
+
+	request.parallelism.shard_size = RANKS / 2;
+	trace(&model, &request);
+	most = walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).most;
+	ck_assert_uint_ge(most, (4 + 2) * count / (RANKS / 2));
+	request.parallelism.reduce_dtype = EST_FP32;
+	trace(&model, &request);
+	ck_assert_uint_lt(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).most, most);
+}
+END_TEST
+
+/* ---- DDP */
+
+/* The reducer's buckets hold as many bytes as the gradients, which lie beside them or are views of them. */
+START_TEST(buckets_are_as_large_as_the_gradients)
+{
+	struct est_request request = sharded(EST_DDP);
+	struct est_model model = llama(false);
+	uint64_t bytes = 4 * (uint64_t)est_model_count_parameters(&model), rope;
+
+	request.parallelism.gradient_as_bucket_view = _i;
+	trace(&model, &request);
+	rope = walk_through(EST_PART_LOAD, EST_BUFFERS).end - bytes;
+	ck_assert_uint_le(rope, 4096);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, _i ? 0 : bytes);
+	ck_assert_uint_eq(count_on_other_streams(), 0);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("schedule");
+	TCase *test = tcase_create("ranks");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(test, set_up, tear_down);
+	tcase_add_loop_test(test, a_rank_holds_its_share_between_steps, 0, COUNT(strategies));
+	tcase_add_test(test, a_forward_gathers_unit_by_unit);
+	tcase_add_loop_test(test, the_root_stays_gathered, 0, 2);
+	tcase_add_test(test, without_resharding_all_units_stay);
+	tcase_add_loop_test(test, unreduced_gradients_stay_whole, 0, 2);
+	tcase_add_test(test, what_replicas_sum_stays);
+	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
+	suite_add_tcase(suite, test);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
