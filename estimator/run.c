@@ -5,6 +5,7 @@
 #include "estimator/adapters.h"
 #include "estimator/device.h"
 #include "estimator/replay.h"
+#include "estimator/sharding.h"
 #include "estimator/thumb.h"
 #include "estimator/verdict.h"
 #include "estimator/words.h"
@@ -16,6 +17,7 @@ struct outcome {
 	struct est_reserved reserved;
 	int64_t trainable_parameters;
 	uint64_t pinned, managed;           /* outside the allocator: on the host, and where the driver moves it */
+	uint64_t unmodelled;                /* what sharding may take beyond all that, at most */
 };
 
 struct run {
@@ -24,28 +26,6 @@ struct run {
 	struct est_arena *arena;
 	struct outcome outcomes[2];         /* without and with flash attention kernels */
 };
-
-/* ---- static sharding: ZeRO-1 shards the states, ZeRO-2 the gradients too, ZeRO-3 and FSDP the weights too */
-
-static uint64_t data_parallel(const struct est_parallelism *p)
-{
-	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
-}
-
-static void set_shards(const struct est_parallelism *p, uint64_t shards[EST_CATEGORIES])
-{
-	uint64_t ranks = p->strategy == EST_HSDP && p->shard_size ? (uint64_t)p->shard_size : data_parallel(p);
-
-	for (unsigned i = 0; i < EST_CATEGORIES; i++)
-		shards[i] = 1;
-	if (p->strategy == EST_SINGLE || p->strategy == EST_DDP || p->strategy == EST_FSDP || p->strategy == EST_HSDP)
-		return;
-	shards[EST_OPTIMIZER] = ranks;
-	if (p->strategy != EST_ZERO1)
-		shards[EST_GRADIENTS] = ranks;
-	if (p->strategy != EST_ZERO1 && p->strategy != EST_ZERO2)
-		shards[EST_WEIGHTS] = ranks;
-}
 
 /* ---- replay */
 
@@ -85,6 +65,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], boo
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
 	outcome->managed = program.managed;
+	outcome->unmodelled = est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
 	return complete;
@@ -96,7 +77,7 @@ static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu)
 	struct outcome *outcome = &run->outcomes[flash];
 	uint64_t shards[EST_CATEGORIES];
 
-	set_shards(&run->request->parallelism, shards);
+	est_sharding_shares(run->request, shards);
 	if (!outcome->traced && !evaluate(run, shards, flash, outcome))
 		return NULL;
 	return outcome;
@@ -117,6 +98,13 @@ static struct est_range reserved_range(uint64_t allocated, uint64_t reserved)
 {
 	return (struct est_range){ allocated, reserved,
 				   reserved + reserved / 1000 * (SCRATCH_PER_MILLE + FRAGMENTATION_PER_MILLE) + SCRATCH_BYTES };
+}
+
+/* The upper end goes up by what is not replayed. */
+static struct est_range widened(struct est_range range, const struct outcome *outcome)
+{
+	range.high += outcome->unmodelled;
+	return range;
 }
 
 static struct est_range plus(struct est_range a, struct est_range b)
@@ -154,8 +142,8 @@ static void report_peak(const struct run *run, const struct outcome *outcome, co
 	peak->phase = outcome->levels.phase;
 	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
 	peak->at_peak[EST_WORKSPACE] += workspace;
-	peak->allocated = allocated_range(allocated);
-	peak->reserved = reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace));
+	peak->allocated = widened(allocated_range(allocated), outcome);
+	peak->reserved = widened(reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace)), outcome);
 	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
 	peak->device = plus(peak->device, resident(outcome, gpu, peak->device));
 }
@@ -206,15 +194,18 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 {
 	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
 	static const struct est_parallelism alone = { .gpus = 1, .tensor = 1, .pipeline = 1, .context = 1, .expert = 1 };
+	struct est_request request = *run->request;
+	struct run single = { .request = &request, .model = run->model, .arena = run->arena };
 	struct outcome outcome;
 
 	if (run->request->parallelism.gpus == 1) {
 		report->single_gpu = report->per_gpu;
 		return true;
 	}
-	if (!evaluate(run, whole, est_device_has_flash(gpu), &outcome))
+	request.parallelism = alone;
+	if (!evaluate(&single, whole, est_device_has_flash(gpu), &outcome))
 		return false;
-	report_rows(run, &outcome, gpu, &alone, &report->single_gpu);
+	report_rows(&single, &outcome, gpu, &alone, &report->single_gpu);
 	return true;
 }
 
@@ -227,7 +218,7 @@ static bool judge_by_replay(struct run *run, struct est_fit *fit)
 
 	if (!outcome)
 		return false;
-	limit = reserved_range(outcome->levels.allocated + workspace, outcome->reserved.least + workspace);
+	limit = widened(reserved_range(outcome->levels.allocated + workspace, outcome->reserved.least + workspace), outcome);
 	fit->required = limit.expected + outside.expected;
 	fit->required_high = limit.high + outside.high;
 	return true;
@@ -255,13 +246,12 @@ static bool report_fits(struct run *run, const struct est_gpu *const *gpus, size
 
 static void note_limits(const struct est_request *request, struct est_report *report)
 {
-	const struct est_parallelism *p = &request->parallelism;
 	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 
-	if (p->gpus > 1 && p->strategy != EST_SINGLE && p->strategy != EST_DDP && p->strategy != EST_FSDP)
+	if (est_sharding_is_static(request))
 		est_note_add(&report->warnings, "/parallelism/strategy", "",
-			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is not in these figures, which are "
-			     "lower than a real rank's");
+			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is left out of the expected "
+			     "figures; the upper ones have room for it");
 	if (master)
 		est_note_add(&report->assumptions, "/precision", "",
 			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "

@@ -1,0 +1,19 @@
+/* Sharding without a schedule: ZeRO and FSDP1 as shares of what one GPU holds. What is gathered, bucketed and prefetched on the
+ * way is not replayed yet, but bounded. (DDP: ddp.h; FSDP2 and HSDP: schedule.h.) */
+#ifndef EST_SHARDING_H
+#define EST_SHARDING_H
+
+#include "estimator/model.h"
+#include "estimator/request.h"
+#include "estimator/tape.h"
+
+/* Whether the request's ranks share a model that is not replayed rank by rank. */
+bool est_sharding_is_static(const struct est_request *request);
+/* ret[category]: a rank holds one part in so many. ZeRO-1 shards the states, ZeRO-2 the gradients too, ZeRO-3 and FSDP1 the
+ * weights too. */
+void est_sharding_shares(const struct est_request *request, uint64_t ret[EST_CATEGORIES]);
+/* Bytes that a real rank may hold beyond its shares, at most; 0 where the schedule is replayed. trained: parameters with a
+ * gradient. From traces of DeepSpeed 0.19 (with its own bucket sizes) and of torch 2.13's FSDP1. */
+uint64_t est_sharding_unmodelled(const struct est_request *request, const struct est_model *model, int64_t trained);
+
+#endif
