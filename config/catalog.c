@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "config/read.h"
 #include "config/rows.h"
 
 /* A name under which a row is found: its id, its other own name, or an alias. */
@@ -158,6 +159,44 @@ static bool build_index(struct index *index, const json_t *rows, const char *col
 	return check_names(index, rows, complaint);
 }
 
+/* The text of a file, to be freed; NULL when it cannot be read or there is no memory for it. */
+static char *read_text(const char *path, size_t *ret_length)
+{
+	FILE *file = fopen(path, "r");
+	char *text = NULL;
+	long length;
+
+	if (!file)
+		return NULL;
+	if (fseek(file, 0, SEEK_END) == 0 && (length = ftell(file)) > 0 && fseek(file, 0, SEEK_SET) == 0)
+		text = malloc((size_t)length);
+	if (text && fread(text, 1, (size_t)length, file) != (size_t)length) {
+		free(text);
+		text = NULL;
+	}
+	fclose(file);
+	*ret_length = text ? (size_t)length : 0;
+	return text;
+}
+
+/* A JSON file, as cfg_json_load() reads it. */
+static json_t *load_file(const char *path, json_error_t *ret_error)
+{
+	size_t length;
+	char *text = read_text(path, &length);
+	json_t *rows;
+
+	if (!text) {
+		*ret_error = (json_error_t){ .line = -1 };
+		snprintf(ret_error->text, sizeof(ret_error->text), "unable to read %.100s", path);
+		return NULL;
+	}
+	*ret_error = (json_error_t){ .text = "out of memory" };
+	rows = cfg_json_load(text, length, ret_error);
+	free(text);
+	return rows;
+}
+
 /* The list of rows in directory/file, sorted by id, every one an object with an id. NULL after a complaint. */
 static json_t *load_rows(const char *directory, const struct complaint *complaint)
 {
@@ -168,7 +207,7 @@ static json_t *load_rows(const char *directory, const struct complaint *complain
 	size_t i;
 
 	snprintf(path, sizeof(path), "%s/%s", directory, complaint->file);
-	rows = json_load_file(path, JSON_REJECT_DUPLICATES, &json_error);
+	rows = load_file(path, &json_error);
 	if (!rows)
 		snprintf(fault, sizeof(fault), "line %d: %s", json_error.line, json_error.text);
 	else if (json_array_size(rows) == 0)
