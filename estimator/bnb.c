@@ -31,11 +31,19 @@ static void keep_absmax(struct est_pass *pass, uint64_t count, bool nested, stru
 	est_drop(pass->tape, absmax);
 }
 
+/* Two weights a byte. FSDP shards what is stored as bf16, and leaves uint8 alone (ignored_params). */
+static struct est_tensor pack(struct est_pass *pass, uint64_t n)
+{
+	if (pass->schedule && pass->request->quantization.quant_storage == EST_STORE_BF16)
+		return est_parameter_empty(pass, (n + 3) / 4, EST_16BIT);
+	return weights(pass, (n + 1) / 2, EST_BYTE);
+}
+
 static struct est_tensor quantize_4bit(struct est_pass *pass, uint64_t n)
 {
 	struct est_tensor weight = weights(pass, n, pass->parameter_element), absmax = weights(pass, blocks(n, BLOCK), EST_32BIT), packed;
 
-	packed = weights(pass, (n + 1) / 2, EST_BYTE);
+	packed = pack(pass, n);
 	weights(pass, QUANT_MAP_BYTES, EST_BYTE);
 	keep_absmax(pass, blocks(n, BLOCK), pass->request->quantization.double_quant, absmax);
 	est_drop(pass->tape, weight);

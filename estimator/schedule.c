@@ -131,6 +131,8 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 	struct est_unit *unit = &schedule->units[leaf->unit];
 	bool trained = leaf->value.requires_grad;
 
+	if (leaf->value.storage) /* ignored: it is whole on every rank */
+		return;
 	leaf->shard = shard_of(leaf, schedule->ranks);
 	leaf->shard_element = leaf->value.element;
 	est_persistent(schedule->tape, leaf->shard, leaf->shard_element, EST_WEIGHTS);

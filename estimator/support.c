@@ -47,7 +47,7 @@ static const struct modelled {
 	{ "lora.dora", ANY, BIT(false) },
 	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
-	{ "quantization.quant_storage", BIT(EST_STORE_UINT8), BIT(EST_STORE_UINT8) },
+	{ "quantization.quant_storage", BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16), BIT(EST_STORE_UINT8) },
 	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
 	{ "task", ANY, ANY },
 };
@@ -122,7 +122,11 @@ static void check_named(const char *const *names, size_t count, bool default_is_
 static void check_fsdp2(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	static const struct modelled allowed[] = {
-		{ "method", BIT(EST_FULL) | BIT(EST_LORA), 0 },
+		{ "method", BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA), 0 },
+		{ "lora.dora", BIT(false), 0 },
+		{ "quantization.prepare_kbit", BIT(false), 0 },
+		{ "quantization.bits", BIT(4), 0 },
+		{ "parallelism.wrap", BIT(EST_WRAP_ACCELERATE) | BIT(EST_WRAP_LAYER_ROOT), 0 },
 		{ "precision", BIT(EST_BF16_MIXED) | BIT(EST_FP16_MIXED) | BIT(EST_PURE_BF16) | BIT(EST_PURE_FP16) | BIT(EST_PURE_FP32), 0 },
 		{ "optimizer",
 		  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM), 0 },
@@ -131,18 +135,17 @@ static void check_fsdp2(const struct est_request *request, const struct est_mode
 		{ "loss", BIT(EST_LOSS_STANDARD), 0 },
 		{ "liger_kernel", BIT(false), 0 },
 		{ "fuse_optimizer_in_backward", BIT(false), 0 },
-		{ "parallelism.wrap", BIT(EST_WRAP_ACCELERATE) | BIT(EST_WRAP_LAYER_ROOT), 0 },
 	};
 
 	for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++) {
 		const struct est_field *field = est_field_find(allowed[i].field);
 
-		if (!has_bit(allowed[i].replay, est_field_get(field, request)))
+		if (est_field_applies(field, request, NULL) && !has_bit(allowed[i].replay, est_field_get(field, request)))
 			refuse(field, request, faults);
 	}
 	if (est_model_is_encoder(model))
 		refuse(est_field_find("parallelism.strategy"), request, faults);
-	if (request->method == EST_LORA && model->num_experts > 0)
+	if (request->method != EST_FULL && model->num_experts > 0)
 		refuse(est_field_find("method"), request, faults);
 	if (request->lora.modules_to_save.count > 0)
 		refuse(est_field_find("lora.modules_to_save"), request, faults);

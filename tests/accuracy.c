@@ -87,7 +87,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                               72, 0.01, 0.10, 1.00, 0.70 },
+	{ NULL,                               84, 0.01, 0.10, 1.00, 0.80 },
 	{ "fsdp full accelerate",             40, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -95,6 +95,8 @@ static const struct gate distributed[] = {
 	{ "ddp full ",                         6, 0.01, 0.10, 0.60, 0.10 },
 	{ "fsdp lora accelerate",              5, 0.01, 0.10, 0.80, 0.80 },
 	{ "ddp lora ",                         5, 0.01, 0.10, 0.50, 0.30 },
+	{ "fsdp qlora accelerate",            11, 0.01, 0.10, 1.50, 1.50 },
+	{ "fsdp qlora layer_root",             1, 0.01, 0.10, 0.40, 0.40 },
 	{ "ddp qlora ",                        2, 0.01, 0.10, 0.10, 0.10 },
 	{ .rows = 0 },
 };

@@ -223,6 +223,28 @@ START_TEST(what_replicas_sum_stays)
 }
 END_TEST
 
+/* QLoRA: what is packed as bf16 is sharded (half a byte a weight), its scales are whole; packed as uint8 nothing of it is. */
+START_TEST(packed_weights_are_sharded_as_they_are_stored)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+	uint64_t packed = LAYERS * (layer - 2 * H), rest = 2 * embedding + (2 * LAYERS + 1) * H, scales = packed / 64;
+
+	request.method = EST_QLORA;
+	request.lora.rank = 16;
+	request.lora.target_modules.all = true;
+	request.quantization.bits = 4;
+	request.quantization.quant_storage = EST_STORE_BF16;
+	trace(&model, &request);
+	between("bf16", walk_through(EST_PART_LOAD, EST_WEIGHTS).end,
+		(packed / 2 + 2 * rest + 2 * (uint64_t)program.trainable_parameters) / RANKS + 4 * scales, 64 * 1024);
+	request.quantization.quant_storage = EST_STORE_UINT8;
+	trace(&model, &request);
+	between("uint8", walk_through(EST_PART_LOAD, EST_WEIGHTS).end,
+		packed / 2 + (2 * rest + 2 * (uint64_t)program.trainable_parameters) / RANKS + 4 * scales, 64 * 1024);
+}
+END_TEST
+
 /* ---- DDP */
 
 /* The reducer's buckets hold as many bytes as the gradients, which lie beside them or are views of them. */
@@ -255,6 +277,7 @@ int main(void)
 	tcase_add_test(test, without_resharding_all_units_stay);
 	tcase_add_loop_test(test, unreduced_gradients_stay_whole, 0, 2);
 	tcase_add_test(test, what_replicas_sum_stays);
+	tcase_add_test(test, packed_weights_are_sharded_as_they_are_stored);
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
