@@ -6,6 +6,9 @@
 #define GATED_PARTLY(norm_kind, norms, act, rotary) \
 	.norm = norm_kind, .norms_per_layer = norms, .final_norm = true, .gated_mlp = true, .activation = act, \
 	.position = EST_ROPE, .partial_rotary_factor = rotary, .do_layer_norm_before = true
+#define BARE_MLP(norm_kind, norms, positions, act) \
+	.norm = norm_kind, .norms_per_layer = norms, .final_norm = true, .activation = act, .position = positions, \
+	.partial_rotary_factor = 1, .do_layer_norm_before = true
 #define LAYERNORM_MLP(positions, rotary, act) LAYERNORMS_MLP(2, positions, rotary, act)
 #define LAYERNORMS_MLP(norms, positions, rotary, act) \
 	.norm = EST_LAYERNORM, .norms_per_layer = norms, .final_norm = true, .activation = act, .position = positions, \
@@ -200,6 +203,28 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_APERTUS, .norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true,
 		.activation = EST_XIELU, .position = EST_ROPE, .partial_rotary_factor = 1, .do_layer_norm_before = true,
 		.max_position_embeddings = 65536, .qk_norm = EST_QK_NORM_HEAD } },
+	{ "falcon", CFG_READS_FALCON | CFG_READS_GQA | CFG_READS_DROPOUT, .wide_mlp_by_default = true, .shape = {
+		.architecture = EST_ARCH_FALCON, BARE_MLP(EST_LAYERNORM, 1, EST_ROPE, EST_GELU), .max_position_embeddings = 2048,
+		.tie_word_embeddings = true } },
+	{ "bloom", CFG_READS_BLOOM | CFG_READS_DROPOUT, .wide_mlp_by_default = true, .shape = {
+		.architecture = EST_ARCH_BLOOM, LAYERNORM_MLP(EST_ALIBI, 1, EST_GELU), .max_position_embeddings = 2048,
+		.tie_word_embeddings = true, .embedding_norm = true, .refuses_sdpa = true, .refuses_flash = true } },
+	{ "mpt", CFG_READS_MPT, .wide_mlp_by_default = true, .shape = {
+		.architecture = EST_ARCH_MPT, BARE_MLP(EST_LAYERNORM_NOBIAS, 2, EST_ALIBI, EST_GELU),
+		.max_position_embeddings = 2048, .tie_word_embeddings = true, .refuses_sdpa = true, .refuses_flash = true } },
+	{ "gptj", CFG_READS_ROTARY_DIM | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT, .wide_mlp_by_default = true, .shape = {
+		.architecture = EST_ARCH_GPTJ, BARE_MLP(EST_LAYERNORM, 1, EST_ROPE, EST_GELU_NEW), .mlp_bias = true,
+		.lm_head_bias = true, .max_position_embeddings = 2048, .refuses_sdpa = true } },
+	{ "gpt_neo", CFG_READS_GPT_NEO | CFG_READS_WINDOW | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT,
+		.wide_mlp_by_default = true, .shape = {
+		.architecture = EST_ARCH_GPT_NEO, BARE_MLP(EST_LAYERNORM, 2, EST_LEARNED_POSITIONS, EST_GELU_NEW), .o_bias = true,
+		.mlp_bias = true, .max_position_embeddings = 2048, .sliding_window = 256, .tie_word_embeddings = true,
+		.refuses_sdpa = true } },
+	{ "gpt_bigcode", CFG_READS_MULTI_QUERY | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT, .wide_mlp_by_default = true,
+		.shape = {
+		.architecture = EST_ARCH_GPT_BIGCODE, LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .num_key_value_heads = 1,
+		.max_position_embeddings = 1024, .tie_word_embeddings = true, .attention_dropout = 0.1, .residual_dropout = 0.1,
+		.embedding_dropout = 0.1 } },
 };
 
 #define MIXTURE "a mixture of experts, not modelled yet"
@@ -213,7 +238,6 @@ const struct cfg_family cfg_families[] = {
 
 const struct cfg_refusal cfg_refusals[] = {
 	{ "baichuan", REMOTE },
-	{ "bloom", "ALiBi positions, not modelled yet" },
 	{ "deberta-v2", ENCODER },
 	{ "deepseek", MIXTURE },
 	{ "deepseek_v32", MIXTURE },
@@ -222,16 +246,12 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "exaone", REMOTE },
 	{ "exaone4_5", VISION },
 	{ "exaone_moe", MIXTURE },
-	{ "falcon", OTHER },
 	{ "gemma3", VISION },
 	{ "gemma3n", VISION },
 	{ "gemma4", VISION },
 	{ "gemma4_text", OTHER },
 	{ "gemma4_unified", VISION },
 	{ "glm_moe_dsa", MIXTURE },
-	{ "gpt_bigcode", "multi-query attention of GPT-BigCode, not modelled yet" },
-	{ "gpt_neo", OTHER },
-	{ "gptj", OTHER },
 	{ "granitemoe", MIXTURE },
 	{ "granitemoehybrid", HYBRID },
 	{ "internlm2", REMOTE },
@@ -254,7 +274,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "mistral4", MIXTURE },
 	{ "mllama", VISION },
 	{ "modernbert", ENCODER },
-	{ "mpt", "ALiBi positions, not modelled yet" },
 	{ "muse_glimmer", OTHER },
 	{ "nemotron_h", HYBRID },
 	{ "phimoe", MIXTURE },

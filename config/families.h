@@ -41,6 +41,12 @@ enum {
 #define CFG_READS_OUT_BIAS (UINT64_C(1) << 33)  /* attention_out_bias, and attention_bias of q, k and v */
 #define CFG_READS_COHERE (UINT64_C(1) << 34)    /* use_qk_norm, of all heads each */
 #define CFG_READS_PLAIN_QK (UINT64_C(1) << 35)  /* use_qkv_bias; qk_layernorm and parallel residuals are refused */
+#define CFG_READS_FALCON (UINT64_C(1) << 36)    /* new_decoder_architecture, multi_query, ... */
+#define CFG_READS_ROTARY_DIM (UINT64_C(1) << 37) /* GPT-J */
+#define CFG_READS_MULTI_QUERY (UINT64_C(1) << 38) /* GPT-BigCode: one key_value head */
+#define CFG_READS_MPT (UINT64_C(1) << 39)       /* attn_config, expansion_ratio */
+#define CFG_READS_GPT_NEO (UINT64_C(1) << 41)   /* num_layers, num_heads, window_size */
+#define CFG_READS_BLOOM (UINT64_C(1) << 40)     /* apply_residual_connection_post_layernorm, slow_but_exact */
 
 struct cfg_family {
 	const char *model_type;

@@ -1,5 +1,6 @@
 #include <stdio.h>
 #include <string.h>
+#include "config/dense.h"
 #include "config/families.h"
 #include "config/hf_keys.h"
 
@@ -239,6 +240,7 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 	struct est_model *model = reading->model;
 	const json_t *clip = json_object_get(reading->object, "clip_qkv");
 	size_t before = reading->faults->count;
+	const char *dense;
 
 	*model = family->shape;
 	cfg_hf_read_keys(reading, family->reads);
@@ -255,6 +257,9 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 	if (family->reads & CFG_READS_T5)
 		settle_t5(reading);
 	settle_heads(reading);
+	dense = cfg_settle_dense(reading->object, family->reads, model);
+	if (dense)
+		cfg_hf_refuse(model, dense);
 	if (family->reads & CFG_READS_EXPERTS)
 		settle_mixture(reading, family->reads);
 	if ((family->reads & CFG_READS_QKV_BIAS) && is_true(reading, "use_qk_norm"))

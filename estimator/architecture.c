@@ -141,6 +141,34 @@ static const struct est_module apertus[] = {
 	ATTENTION, HEAD_NORMS, PLAIN_MLP("up_proj", "down_proj"), BARE(alpha_p, XIELU), NORMS, END
 };
 
+#define GPT_ATTENTION LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV), LINEAR(q_proj, HIDDEN, QUERY, QKV), \
+	NAMED(o_proj, "out_proj", QUERY, HIDDEN, O)
+#define FUSED_ATTENTION(qkv, o) NAMED(qkv_proj, qkv, HIDDEN, QKV, QKV), NAMED(o_proj, o, QUERY, HIDDEN, O)
+/* query_key_value, dense, dense_h_to_4h, dense_4h_to_h, one norm or ln_attn and ln_mlp */
+static const struct est_module falcon[] = {
+	FUSED_ATTENTION("query_key_value", "dense"), PLAIN_MLP("dense_h_to_4h", "dense_4h_to_h"),
+	NORM(input_layernorm, HIDDEN), NORM(post_attention_layernorm, SECOND_NORM), END
+};
+static const struct est_module bloom[] = {
+	NORM(input_layernorm, HIDDEN), FUSED_ATTENTION("query_key_value", "dense"), NORM(post_attention_layernorm, HIDDEN),
+	PLAIN_MLP("dense_h_to_4h", "dense_4h_to_h"), END
+};
+static const struct est_module mpt[] = {
+	NORM(input_layernorm, HIDDEN), FUSED_ATTENTION("Wqkv", "out_proj"), NORM(post_attention_layernorm, HIDDEN),
+	PLAIN_MLP("up_proj", "down_proj"), END
+};
+static const struct est_module gptj[] = {
+	NORM(input_layernorm, HIDDEN), GPT_ATTENTION, BARE(sinks, SINUSOIDS), PLAIN_MLP("fc_in", "fc_out"), END
+};
+static const struct est_module gpt_neo[] = {
+	NORM(input_layernorm, HIDDEN), BARE(sinks, TRIANGLE), GPT_ATTENTION, NORM(post_attention_layernorm, HIDDEN),
+	PLAIN_MLP("c_fc", "c_proj"), END
+};
+static const struct est_module gpt_bigcode[] = {
+	NORM(input_layernorm, HIDDEN), FUSED_ATTENTION("c_attn", "c_proj"), NORM(post_attention_layernorm, HIDDEN),
+	PLAIN_MLP("c_fc", "c_proj"), END
+};
+
 static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_LLAMA]    = { llama, est_llama_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_QWEN3]    = { qwen3, est_qwen3_layer, est_llama_norm, .rotary = true },
@@ -166,6 +194,13 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GLM4]        = { glm4_dense, est_glm4_layer, est_llama_norm, .rotary = true, .rotate = est_apply_glm_rope },
 	[EST_ARCH_EXAONE4]     = { exaone4, est_exaone4_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_APERTUS]     = { apertus, est_apertus_layer, est_llama_norm, .rotary = true },
+	[EST_ARCH_FALCON]      = { falcon, est_falcon_layer, est_torch_layer_norm, .rotary = true, .always_masked = true,
+				   .returns_weights = true },
+	[EST_ARCH_BLOOM]       = { bloom, est_bloom_layer, est_torch_layer_norm, .returns_weights = true },
+	[EST_ARCH_MPT]         = { mpt, est_mpt_layer, est_torch_layer_norm, .returns_weights = true },
+	[EST_ARCH_GPTJ]        = { gptj, est_gptj_layer, est_torch_layer_norm, .returns_weights = true },
+	[EST_ARCH_GPT_NEO]     = { gpt_neo, est_gpt_neo_layer, est_torch_layer_norm, .returns_weights = true },
+	[EST_ARCH_GPT_BIGCODE] = { gpt_bigcode, est_gpt_bigcode_layer, est_torch_layer_norm },
 	[EST_ARCH_MIXTRAL]     = { mixtral, est_mixtral_layer, est_llama_norm, .rotary = true, .sparse = mixtral },
 	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen2_moe },
 	[EST_ARCH_QWEN3_MOE]   = { qwen3, est_qwen3_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen3_moe },
@@ -254,6 +289,8 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return head;
 	case EST_WIDTH_HEAD_NORM:
 		return model->qk_norm == EST_QK_NORM_NONE ? 0 : head;
+	case EST_WIDTH_SECOND_NORM: /* hidden, where a layer has two norms */
+		return model->norms_per_layer > 1 ? (uint64_t)model->hidden_size : 0;
 	case EST_WIDTH_QUERY_NORM:
 		return model->qk_norm == EST_QK_NORM_NONE ? 0 : query;
 	case EST_WIDTH_KEY_NORM:

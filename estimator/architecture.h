@@ -8,7 +8,7 @@
 enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV, EST_WIDTH_MLP, EST_WIDTH_GATE_UP,
 		 EST_WIDTH_HEAD,
 		 EST_WIDTH_HEAD_NORM,   /* of a head, where it has a norm */
-		 EST_WIDTH_QUERY_NORM, EST_WIDTH_KEY_NORM, /* of all heads of q, of k, where they have a norm */
+		 EST_WIDTH_QUERY_NORM, EST_WIDTH_KEY_NORM, EST_WIDTH_SECOND_NORM, /* of all heads of q, of k, where they have a norm */
 		 EST_WIDTH_SHARED,      /* of the shared experts together */
 		 EST_WIDTH_SHARED_GATE, /* 1, where their output has a gate */
 		 /* latent attention: q as heads (at once, or from its compressed form), q and k/v compressed, k_nope and v as heads */
@@ -17,7 +17,7 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 
 /* Linear layers are adapted and quantised; a router is a bare weight, experts are bare 3-D weights. */
 enum est_module_kind { EST_MODULE_LINEAR, EST_MODULE_NORM, EST_MODULE_ROUTER, EST_MODULE_EXPERTS, EST_MODULE_SINKS,
-		       EST_MODULE_XIELU };
+		       EST_MODULE_XIELU, EST_MODULE_SINUSOIDS, EST_MODULE_TRIANGLE };
 /* Whether a linear layer has a bias: never, always, or as a flag of the shape says. */
 enum est_bias { EST_BIAS_NONE, EST_BIAS_QKV, EST_BIAS_O, EST_BIAS_MLP };
 
@@ -41,6 +41,8 @@ struct est_architecture_row {
 	bool complex_rope;                 /* DeepSeek-V2: one complex tensor for cos and sin */
 	const struct est_module *sparse;   /* of the layers that have experts; NULL: there are none */
 	bool drops_embedding_first;        /* StarCoder-2, Phi: before the rotary embedding is made */
+	bool always_masked;                /* Falcon: SDPA gets a mask always, and k and v with fewer heads as they are */
+	bool returns_weights;              /* the model's loop holds attention's weights until the next layer returns */
 	bool scales_queries;               /* Ministral 3: by their position */
 	est_rope_function *rotate;         /* NULL: Llama's, or GPT-NeoX's on a part of each head */
 };

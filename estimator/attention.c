@@ -1,6 +1,6 @@
 /* Attention: which kernel runs, what it keeps and what its backward takes. Kernel choice after
  * aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, callers after transformers/integrations. */
-#include "estimator/pass.h"
+#include "estimator/architecture.h"
 
 /* ---- choice */
 
@@ -69,6 +69,8 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 		return pass->request->attention_mask;
 	if (pass->request->attention == EST_EAGER || pass->request->attention_mask)
 		return true;
+	if (est_architecture_row(pass->model->architecture)->always_masked)
+		return !uses_flash_attention_package(pass->request);
 	/* a window that the sequence fills cannot be said by is_causal; the flash package has an argument for it */
 	return layer->sliding && (uint64_t)pass->model->sliding_window <= pass->sequence
 		&& !uses_flash_attention_package(pass->request);
@@ -160,9 +162,9 @@ static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, c
 		node->extra[1] = (uint64_t)pass->model->num_attention_heads;
 		node->extra[2] = pass->sequence;
 		node->extra[3] = (uint64_t)pass->model->head_dim;
-		node->extra[4] = in[1].numel;
+		node->extra[4] = op == &efficient_op ? in[0].numel : in[1].numel; /* of all heads */
 		node->extra[5] = in[1].element;
-		node->extra[6] = in[2].numel;
+		node->extra[6] = op == &efficient_op ? output_numel(pass, in[0]) : in[2].numel;
 	}
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
@@ -223,9 +225,10 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	struct est_tape *tape = pass->tape;
 	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
 	uint64_t lse = pass->batch * (uint64_t)pass->model->num_attention_heads;
+	bool broadcasts = est_architecture_row(pass->model->architecture)->always_masked;
 	struct est_tensor in[3] = { q, k, v }, repeated[3] = { { 0 } }, bias = est_none, out;
 
-	if (n_rep > 1 && (mask.numel || kernel == EST_KERNEL_EFFICIENT))
+	if (n_rep > 1 && (mask.numel || kernel == EST_KERNEL_EFFICIENT) && !broadcasts)
 		for (unsigned i = 1; i < 3; i++)
 			in[i] = repeated[i] = est_hold(est_repeat_kv(tape, in[i], n_rep, pass->model->num_key_value_heads == 1));
 	for (unsigned i = 3; i-- > 0;)

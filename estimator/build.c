@@ -106,6 +106,30 @@ static void build_experts(struct est_pass *pass, struct est_experts *experts)
 	experts->down_proj_bias = model->expert_bias ? parameter(pass, count * hidden) : EST_NO_LEAF;
 }
 
+/* tril(ones()), which _init_weights() makes once more, to copy it */
+static void build_triangle(struct est_tape *tape, uint64_t numel)
+{
+	struct est_tensor ones = est_empty_as(tape, numel, EST_BYTE, EST_BUFFERS), again;
+
+	est_empty_as(tape, numel, EST_BYTE, EST_BUFFERS);
+	est_drop(tape, ones);
+	ones = est_empty_as(tape, numel, EST_BYTE, EST_BUFFERS);
+	again = est_empty_as(tape, numel, EST_BYTE, EST_BUFFERS);
+	est_drop(tape, ones);
+	est_drop(tape, again);
+}
+
+/* Of all positions: GPT-J's sines and cosines, or a boolean causal mask. */
+static void build_buffer(struct est_pass *pass, enum est_module_kind kind)
+{
+	uint64_t positions = (uint64_t)pass->model->max_position_embeddings;
+
+	if (kind == EST_MODULE_SINUSOIDS)
+		est_empty_as(pass->tape, positions * est_rotary_width(pass->model), EST_32BIT, EST_BUFFERS);
+	else
+		build_triangle(pass->tape, positions * positions);
+}
+
 /* Two parameters and two buffers of one element each. */
 static void build_xielu(struct est_pass *pass, struct est_layer *layer)
 {
@@ -139,6 +163,8 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 			build_router(pass, member);
 		else if (module->kind == EST_MODULE_EXPERTS)
 			build_experts(pass, member);
+		else if (module->kind == EST_MODULE_SINUSOIDS || module->kind == EST_MODULE_TRIANGLE)
+			build_buffer(pass, module->kind);
 		else if (module->kind == EST_MODULE_XIELU)
 			build_xielu(pass, layer);
 		else if (module->kind == EST_MODULE_SINKS)
@@ -171,6 +197,8 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	pass->frozen = freezes(pass) && !model->tie_word_embeddings;
 	pass->embed_tokens = matrix(pass, (uint64_t)model->vocab_size, embed_dim);
 	pass->frozen = freezes(pass);
+	if (model->embedding_norm)
+		build_norm(pass, &pass->embedding_norm, hidden);
 	if (model->position == EST_LEARNED_POSITIONS)
 		pass->embed_positions = matrix(pass, (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
 	if (embed_dim == hidden)
@@ -270,6 +298,8 @@ static bool build_model(struct est_pass *pass)
 	pass->frozen = false;
 	if (model->final_norm && !final_norm_first)
 		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
+	if (model->architecture == EST_ARCH_GPT_BIGCODE)
+		build_buffer(pass, EST_MODULE_TRIANGLE);
 	/* rotary_emb.inv_freq and its original */
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
 		est_empty_as(pass->tape, est_rotary_width(model) / 2, EST_32BIT, EST_BUFFERS);

@@ -96,6 +96,13 @@ static void check_model_parallel(const struct est_request *request, const struct
 		est_fault_add(faults, "/parallelism/sequence_parallel", EST_CONTRADICTION, "needs tensor above 1");
 }
 
+/* Beyond its end the model's code fails: learned positions, GPT-J's sines, MPT's biases. */
+static bool has_table_of_positions(const struct est_model *model)
+{
+	return model->position == EST_LEARNED_POSITIONS || model->architecture == EST_ARCH_GPTJ
+	       || model->architecture == EST_ARCH_MPT;
+}
+
 static void check_attention(const struct est_request *request, const struct est_model *model,
 			    struct est_faults *faults)
 {
@@ -105,13 +112,15 @@ static void check_attention(const struct est_request *request, const struct est_
 	if (model->refuses_sdpa && uses_sdpa(request))
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be sdpa: the model's class refuses it (eager is its default)");
+	else if (model->refuses_flash && request->attention != EST_EAGER)
+		est_fault_add(faults, "/attention", EST_CONTRADICTION, "must be eager: the model's class has nothing else");
 	else if (flash && request->precision == EST_PURE_FP32)
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be flash attention with precision fp32");
-	if (model->position == EST_LEARNED_POSITIONS && model->max_position_embeddings > 0
+	if (has_table_of_positions(model) && model->max_position_embeddings > 0
 	    && request->sequence_length > model->max_position_embeddings)
 		est_fault_add(faults, "/sequence_length", EST_CONTRADICTION,
-			      "must be at most the model's %lld learned positions",
+			      "must be at most the model's %lld positions",
 			      (long long)model->max_position_embeddings);
 }
 

@@ -57,6 +57,49 @@ struct est_tensor est_gpt2_layer(struct est_pass *pass, const struct est_layer *
 	return out;
 }
 
+/* ---- GPT-BigCode: GPT-2 with nn.Linear, and one head of k and v */
+
+static struct est_tensor bigcode_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t query = pass->tokens * (uint64_t)pass->model->hidden_size;
+	uint64_t key = pass->tokens * (uint64_t)(pass->model->num_key_value_heads * pass->model->head_dim);
+	struct est_tensor qkv[3], out;
+
+	est_split(tape, est_linear(tape, &layer->qkv_proj, x), 3, (const uint64_t[]){ query, key, key }, qkv);
+	qkv[0] = est_hold(est_query_heads(pass, layer, qkv[0]));
+	qkv[1] = est_hold(qkv[1]);
+	qkv[2] = est_hold(qkv[2]);
+	out = est_hold(est_attention(pass, layer, qkv[0], qkv[1], qkv[2]));
+	x = est_hold(est_linear(tape, &layer->o_proj, out));
+	est_drop(tape, out);
+	out = dropout(pass, x);
+	est_drop(tape, x);
+	for (unsigned i = 0; i < 3; i++)
+		est_drop(tape, qkv[i]);
+	return out;
+}
+
+struct est_tensor est_gpt_bigcode_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attention, residual, mlp;
+
+	attention = est_hold(bigcode_attention(pass, layer, y));
+	residual = est_hold(est_add(tape, attention, x));
+	est_drop(tape, y);
+	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, residual));
+	x = est_hold(est_plain_mlp(pass, layer, y));
+	mlp = est_hold(dropout(pass, x));
+	est_drop(tape, x);
+	x = est_add(tape, residual, mlp);
+	est_drop(tape, y);
+	est_drop(tape, mlp);
+	est_drop(tape, attention);
+	est_drop(tape, residual);
+	return x;
+}
+
 /* ---- GPT-NeoX: rotary embedding on a part of each head, attention and MLP side by side */
 
 static struct est_tensor neox_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

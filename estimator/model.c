@@ -85,6 +85,8 @@ static int64_t embedding_parameters(const struct est_model *model)
 
 	if (width != h)
 		count += 2 * width * h;
+	if (model->embedding_norm)
+		count += norm_parameters(model->norm, h);
 	if (model->position == EST_LEARNED_POSITIONS)
 		count += (model->max_position_embeddings + model->position_offset) * h;
 	return count;
@@ -156,13 +158,15 @@ bool est_model_is_encoder(const struct est_model *model)
 
 bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer)
 {
-	if (!model->sliding_window)
+	if (!model->sliding_window || model->architecture == EST_ARCH_GPT_NEO) /* which masks by buffers of its layers */
 		return false;
 	return !model->full_attention_every || (layer + 1) % model->full_attention_every != 0;
 }
 
 bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer)
 {
+	if (model->position != EST_ROPE)
+		return false;
 	if (model->no_rope_layer_interval)
 		return (layer + 1) % model->no_rope_layer_interval != 0;
 	return !model->rotates_windows_only || !model->sliding_window || est_model_layer_is_sliding(model, layer);

@@ -30,6 +30,12 @@ enum est_architecture {
 	EST_ARCH_GLM4,
 	EST_ARCH_EXAONE4,
 	EST_ARCH_APERTUS,
+	EST_ARCH_FALCON,      /* fused q, k and v, of one key_value head or several; attention and MLP side by side */
+	EST_ARCH_BLOOM,       /* ALiBi, a norm of the embedding, GELU by an autograd function of its own */
+	EST_ARCH_MPT,         /* ALiBi */
+	EST_ARCH_GPTJ,        /* scores in fp32; attention and MLP side by side */
+	EST_ARCH_GPT_NEO,     /* scores in fp32, a causal mask of its own in each layer */
+	EST_ARCH_GPT_BIGCODE, /* GPT-2 with one key_value head */
 	EST_ARCH_MIXTRAL,     /* mixtures of experts: a router and fused 3-D expert weights for the MLP */
 	EST_ARCH_QWEN2_MOE,   /* + a gated shared expert */
 	EST_ARCH_QWEN3_MOE,
@@ -84,6 +90,8 @@ struct est_model {
 	double attention_dropout, residual_dropout, embedding_dropout; /* as trained by default */
 	double final_logit_softcapping, attn_logit_softcapping;        /* 0: none */
 	double embedding_multiplier, residual_multiplier, logits_scaling; /* Granite multiplies even by 1; 0: no such op */
+	bool embedding_norm;          /* Bloom */
+	bool refuses_flash;           /* _supports_flash_attn = False */
 	bool refuses_sdpa;            /* _supports_sdpa = False: eager is the default */
 
 	int64_t num_experts;          /* 0: dense */

@@ -67,6 +67,16 @@ static void backward_mul(struct est_tape *tape, struct est_node *node, struct es
 }
 static const struct est_op mul_op = { "Mul", backward_mul };
 
+struct est_tensor est_add_in_place(struct est_tape *tape, struct est_tensor a, struct est_tensor b)
+{
+	struct est_node *node = est_node_new(tape, &add_op, 2, (struct est_tensor[]){ a, b });
+	struct est_tensor out = est_output(tape, node, 0, est_detach(tape, a));
+
+	est_finish(tape, a);
+	est_finish(tape, b);
+	return out;
+}
+
 struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est_tensor b)
 {
 	struct est_node *node = est_node_new(tape, &mul_op, 2, (struct est_tensor[]){ a, b });
@@ -198,6 +208,15 @@ struct est_tensor est_rsqrt(struct est_tape *tape, struct est_tensor x)
 }
 
 static const struct est_op dropout_op = { "NativeDropout", backward_one };
+
+struct est_tensor est_div_in_place(struct est_tape *tape, struct est_tensor x)
+{
+	struct est_node *node = est_node_new(tape, &scale_op, 1, &x);
+	struct est_tensor out = est_output(tape, node, 0, est_detach(tape, x));
+
+	est_finish(tape, x);
+	return out;
+}
 
 struct est_tensor est_dropout(struct est_tape *tape, struct est_tensor x, double p)
 {

@@ -38,11 +38,15 @@ struct est_adapter {
 struct est_tensor est_to(struct est_tape *tape, struct est_tensor x, uint8_t element);
 /* Elementwise, with broadcasting of the smaller operand and promotion to the larger dtype. */
 struct est_tensor est_add(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
+/* a += b */
+struct est_tensor est_add_in_place(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 struct est_tensor est_sub(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 /* With a python number: nothing is kept. */
 struct est_tensor est_add_scalar(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_mul_scalar(struct est_tape *tape, struct est_tensor x);
+/* x /= number */
+struct est_tensor est_div_in_place(struct est_tape *tape, struct est_tensor x);
 /* x.pow(2) and x.pow(3) (the backward of any other power than 2 is the same to memory). */
 struct est_tensor est_pow(struct est_tape *tape, struct est_tensor x);
 /* x.mean(-1): rows results. */

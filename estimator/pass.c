@@ -97,6 +97,11 @@ static struct est_tensor make_mask(struct est_pass *pass, bool window)
 		mask = buffer(pass, pass->batch * scores, pass->parameter_element);
 		est_drop(pass->tape, causal);
 	}
+	if (pass->model->architecture == EST_ARCH_MPT) { /* .to(torch.bool) */
+		causal = mask;
+		mask = buffer(pass, pass->batch * scores, EST_BYTE);
+		est_drop(pass->tape, causal);
+	}
 	return mask;
 }
 
@@ -130,6 +135,8 @@ static struct est_tensor layer_function(void *context, struct est_tensor x, cons
 
 	pass->layer = layer;
 	y = est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
+	if (pass->runs_layers && est_architecture_row(pass->model->architecture)->returns_weights)
+		return y;
 	est_drop(pass->tape, pass->attn_weights);
 	pass->attn_weights = est_none;
 	return y;
@@ -150,22 +157,27 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 {
 	const struct est_rope *rope = est_layer_rope(pass, layer);
 	struct est_call call = { .function = layer_function, .context = pass, .argument = layer,
-				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask } };
+				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask,
+					     pass->position_bias } };
 
 	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass, x, layer);
 }
 
-/* hidden_states = decoder_layer(hidden_states) for each; x moves in */
+/* hidden_states = decoder_layer(hidden_states) for each; x moves in. What else a layer returns lives until the next returns. */
 struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
+	pass->runs_layers = true;
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
-		struct est_tensor y;
+		struct est_tensor weights = pass->attn_weights, y;
 
+		pass->attn_weights = est_none;
 		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_layer(i), x));
 		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
+		est_drop(pass->tape, weights);
 		est_drop(pass->tape, x);
 		x = est_hold(est_schedule_leave(pass->schedule, est_unit_of_layer(i), y));
 	}
+	pass->runs_layers = false;
 	return x;
 }
 
@@ -220,6 +232,35 @@ static struct est_tensor embed(struct est_pass *pass)
 	return est_hold(x);
 }
 
+/* ALiBi. Bloom: one row for each head of each sequence, in the dtype of the stream; MPT: one for each head, for all positions, fp32 */
+static void make_position_bias(struct est_pass *pass)
+{
+	uint64_t heads = (uint64_t)pass->model->num_attention_heads, rows = heads * pass->sequence;
+	struct est_tensor alibi, repeated;
+
+	if (pass->model->position != EST_ALIBI)
+		return;
+	if (pass->model->architecture == EST_ARCH_MPT) {
+		pass->position_bias = buffer(pass, heads * (uint64_t)pass->model->max_position_embeddings, EST_32BIT);
+		return;
+	}
+	alibi = pass->request->attention_mask ? est_none : buffer(pass, rows, EST_32BIT); /* else of each sequence at once */
+	repeated = buffer(pass, rows * pass->batch, EST_32BIT);
+	pass->position_bias = est_hold(est_to(pass->tape, est_hold(repeated), pass->parameter_element));
+	est_drop(pass->tape, repeated);
+	est_drop(pass->tape, alibi);
+}
+
+/* Bloom: word_embeddings_layernorm, then alibi and the mask */
+static struct est_tensor norm_embedding(struct est_pass *pass, struct est_tensor inputs_embeds)
+{
+	struct est_tensor x = est_torch_layer_norm(pass, &pass->embedding_norm, inputs_embeds);
+
+	make_position_bias(pass);
+	make_masks(pass);
+	return x;
+}
+
 /* inputs_embeds plus positions where they are learned; GPT-2 adds them before it makes its mask, OPT after */
 static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_tensor inputs_embeds, struct est_tensor *ret_positions)
 {
@@ -227,6 +268,9 @@ static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_
 	struct est_tensor x;
 
 	*ret_positions = est_none;
+	if (pass->embedding_norm.width)
+		return norm_embedding(pass, inputs_embeds);
+	make_position_bias(pass);
 	if (!masks_last)
 		make_masks(pass);
 	if (pass->model->position != EST_LEARNED_POSITIONS)
@@ -265,7 +309,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	struct est_tensor inputs_embeds, positions, x;
 
 	memset(pass->ropes, 0, sizeof(pass->ropes));
-	pass->mask = pass->sliding_mask = est_none;
+	pass->mask = pass->sliding_mask = pass->position_bias = est_none;
 	pass->forward_leaves = tape->leaf_count;
 	if (est_model_is_encoder(pass->model))
 		return est_encoder_forward(pass);
@@ -281,6 +325,8 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	x = finish_hidden_states(pass, x);
 	est_drop(tape, inputs_embeds);
 	est_drop(tape, positions);
+	est_drop(tape, pass->attn_weights);
+	pass->attn_weights = est_none;
 	return x;
 }
 
@@ -292,6 +338,7 @@ void est_pass_release(struct est_pass *pass)
 	}
 	est_drop(pass->tape, pass->mask);
 	est_drop(pass->tape, pass->sliding_mask);
+	est_drop(pass->tape, pass->position_bias);
 }
 
 void est_pass_end(struct est_pass *pass)

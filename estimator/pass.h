@@ -84,6 +84,9 @@ struct est_pass {
 	struct est_tensor input_ids;
 	const struct est_layer *layer;              /* the one that runs */
 	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
+	bool runs_layers;                           /* in the model's loop, not in a recomputation */
+	struct est_tensor position_bias;            /* ALiBi's */
+	struct est_norm_weights embedding_norm;
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 };
@@ -236,7 +239,8 @@ est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2
 	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
 	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer,
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
-	est_stablelm_layer, est_cohere_layer;
+	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
+	est_gpt_neo_layer, est_gpt_bigcode_layer;
 est_norm_function est_cohere_norm;
 
 #endif

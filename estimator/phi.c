@@ -58,9 +58,11 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	projected = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, out);
 	drop_pair(tape, joined);
-	drop_pair(tape, embed);
-	drop_pair(tape, parts.rest);
 	est_drop(tape, v);
+	for (unsigned i = 0; i < 2; i++) {
+		est_drop(tape, embed[i]);
+		est_drop(tape, parts.rest[i]);
+	}
 	return projected;
 }
 

@@ -161,9 +161,20 @@ static void refuse_sdpa(struct est_model *model)
 	model->refuses_sdpa = true;
 }
 
+static void refuse_flash(struct est_model *model)
+{
+	model->refuses_flash = true;
+}
+
 static void learn_positions(struct est_model *model)
 {
 	model->position = EST_LEARNED_POSITIONS;
+	model->max_position_embeddings = 1024;
+}
+
+static void tabulate_positions(struct est_model *model)
+{
+	model->architecture = EST_ARCH_GPTJ;
 	model->max_position_embeddings = 1024;
 }
 
@@ -227,6 +238,11 @@ static const struct {
 	{ "flash attention where sdpa is refused", refuse_sdpa, "attention=1", NULL, 0 },
 	{ "another kernel where sdpa is refused", refuse_sdpa, "attention=4", "/attention", EST_NOT_SUPPORTED_YET },
 	{ "eager where sdpa is refused", refuse_sdpa, "attention=3", NULL, 0 },
+	{ "sdpa where there is only eager", refuse_flash, "", "/attention", EST_CONTRADICTION },
+	{ "flash attention where there is only eager", refuse_flash, "attention=1", "/attention", EST_CONTRADICTION },
+	{ "eager where there is only eager", refuse_flash, "attention=3", NULL, 0 },
+	{ "beyond the table of rotations", tabulate_positions, "sequence_length=1025", "/sequence_length",
+	  EST_CONTRADICTION },
 	{ "beyond the learned positions", learn_positions, "sequence_length=1025", "/sequence_length",
 	  EST_CONTRADICTION },
 	{ "all learned positions", learn_positions, "sequence_length=1024", NULL, 0 },
