@@ -17,11 +17,12 @@ static struct est_tensor on_stream(struct est_schedule *schedule, unsigned strea
 	return tensor;
 }
 
-/* Shards of another dtype are cast for the all-gather; one output for the unit. */
+/* Shards of another dtype are cast for the all-gather, those on the host come as they are cast; one output for the unit. */
 static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 {
 	const struct est_unit *unit = &schedule->units[number];
-	struct est_tensor cast = on_stream(schedule, COPY_IN, unit->cast, schedule->gathered_element, EST_BUFFERS), out;
+	uint64_t copied = schedule->offloads ? unit->numel / schedule->ranks : unit->cast;
+	struct est_tensor cast = on_stream(schedule, COPY_IN, copied, schedule->gathered_element, EST_BUFFERS), out;
 
 	out = on_stream(schedule, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
 	est_drop(schedule->tape, cast);
@@ -170,8 +171,8 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 			est_drop(tape, out);
 		out = cast;
 	}
-	if (unit->gradient.storage)
-		est_drop(tape, out); /* added to what earlier micro-batches left */
+	if (unit->gradient.storage || schedule->offloads)
+		est_drop(tape, out); /* added to what earlier micro-batches left; copied to the host */
 	else
 		unit->gradient = est_hold(out);
 	est_drop(tape, last);

@@ -68,12 +68,17 @@ void est_bind(struct est_stepping *stepping, unsigned variable, struct est_tenso
 
 struct est_tensor est_scratch(struct est_stepping *stepping, uint64_t numel, uint8_t element)
 {
+	if (stepping->on_host)
+		return (struct est_tensor){ .numel = numel, .element = element };
 	return est_hold(est_empty_as(stepping->tape, numel, element, EST_OPTIMIZER));
 }
 
 void est_state(struct est_stepping *stepping, uint64_t numel, uint8_t element)
 {
-	est_persistent(stepping->tape, numel, element, EST_OPTIMIZER);
+	if (stepping->on_host)
+		stepping->tape->host_states += numel * element;
+	else
+		est_persistent(stepping->tape, numel, element, EST_OPTIMIZER);
 }
 
 void est_states_like(struct est_stepping *stepping, const struct est_trained *p)
@@ -101,6 +106,7 @@ static void for_each(struct est_stepping *stepping, each_function *function)
 		for (uint32_t i = 0; i < tape->leaf_count; i++) {
 			const struct est_trained p = trained(&tape->leaves[i], stepping->request);
 
+			stepping->on_host = tape->leaves[i].on_host;
 			if (is_trained(&tape->leaves[i]) && (!stepping->row->is_last || stepping->row->is_last(&p) == last))
 				function(stepping, &p);
 		}
@@ -126,7 +132,7 @@ static struct est_tensor *list_like_parameters(struct est_tape *tape, uint8_t el
 	for (uint32_t i = 0; i < tape->leaf_count && list; i++) {
 		const struct est_leaf *leaf = &tape->leaves[i];
 
-		if (is_trained(leaf))
+		if (is_trained(leaf) && !leaf->on_host)
 			list[i] = est_empty_as(tape, scalar ? 1 : at_rest(leaf).numel, element ? element : at_rest(leaf).element,
 					       category);
 	}

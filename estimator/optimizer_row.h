@@ -39,6 +39,7 @@ struct est_stepping {
 	const struct est_request *request;
 	const struct est_optimizer_row *row;
 	struct est_tensor variable[EST_VARIABLES];
+	bool on_host;            /* the parameter that is stepped is */
 	bool has_tables;         /* bitsandbytes' code tables, which an optimizer makes once */
 };
 

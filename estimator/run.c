@@ -16,7 +16,8 @@ struct outcome {
 	struct est_levels levels;
 	struct est_reserved reserved;
 	int64_t trainable_parameters;
-	uint64_t pinned, managed;           /* outside the allocator: on the host, and where the driver moves it */
+	uint64_t pinned, host_states;       /* outside the allocator, on the host */
+	uint64_t managed;                   /* outside the allocator, where the driver moves it */
 	uint64_t unmodelled;                /* what sharding may take beyond all that, at most */
 };
 
@@ -64,6 +65,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], boo
 		   && replay(&program, run->arena, outcome);
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
+	outcome->host_states = program.host_states;
 	outcome->managed = program.managed;
 	outcome->unmodelled = est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	outcome->traced = complete;
@@ -153,7 +155,7 @@ static void report_host(const struct run *run, const struct outcome *outcome, st
 	enum est_optimizer optimizer = run->request->optimizer;
 
 	report->host_pinned = outcome->pinned;
-	report->host_pageable = outcome->managed;
+	report->host_pageable = outcome->managed + outcome->host_states;
 	if (outcome->managed)
 		est_note_add(&report->warnings, "/optimizer", est_word_name(est_optimizer_words, (int)optimizer),
 			     "the states are managed memory outside PyTorch's allocator: on the card while there is room (device counts "

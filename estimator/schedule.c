@@ -135,7 +135,11 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 		return;
 	leaf->shard = shard_of(leaf, schedule->ranks);
 	leaf->shard_element = leaf->value.element;
-	est_persistent(schedule->tape, leaf->shard, leaf->shard_element, EST_WEIGHTS);
+	leaf->on_host = schedule->offloads;
+	if (leaf->on_host)
+		schedule->tape->host_shards += leaf->shard * leaf->shard_element * (trained ? 2 : 1);
+	else
+		est_persistent(schedule->tape, leaf->shard, leaf->shard_element, EST_WEIGHTS);
 	leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
 	unit->numel += leaf->shard * schedule->ranks;
 	unit->trained += trained ? leaf->shard * schedule->ranks : 0;
@@ -164,6 +168,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->row = &est_fsdp2;
 	schedule->tape = tape;
 	schedule->request = request;
+	schedule->offloads = request->offload.parameters == EST_ON_CPU;
 	schedule->replicates = p->strategy == EST_HSDP;
 	schedule->ranks = schedule->replicates && p->shard_size ? (uint64_t)p->shard_size
 								: (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));

@@ -35,6 +35,7 @@ struct est_schedule {
 	struct est_tape *tape;
 	const struct est_request *request;
 	uint64_t ranks;                /* that share a parameter */
+	bool offloads;                 /* CPUOffloadPolicy: shards and their gradients lie on the host */
 	bool replicates;               /* HSDP: groups of ranks hold the same shards */
 	uint8_t gathered_element, reduced_element, shard_element;
 	bool syncs;                    /* this micro-batch's backward reduces (no_sync() otherwise) */

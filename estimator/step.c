@@ -159,7 +159,8 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
-	program->pinned = tape->pinned;
+	program->pinned = tape->pinned + tape->host_shards;
+	program->host_states = tape->host_states;
 	program->managed = tape->managed;
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;

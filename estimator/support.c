@@ -41,8 +41,8 @@ static const struct modelled {
 	{ "parallelism.context", BIT(1), BIT(1) },
 	{ "parallelism.expert", BIT(1), BIT(1) },
 	{ "parallelism.sequence_parallel", BIT(false), BIT(false) },
-	{ "offload.optimizer", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
-	{ "offload.parameters", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
+	{ "offload.optimizer", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
+	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
 	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
@@ -116,6 +116,17 @@ static void check_named(const char *const *names, size_t count, bool default_is_
 		    && !(default_is_fine && !(est_field_get(field, request) != field->fallback)))
 			refuse(field, request, faults);
 	}
+}
+
+/* FSDP2's CPUOffloadPolicy: parameters, gradients and the optimizer, or nothing. */
+static void check_offload(const struct est_request *request, struct est_faults *faults)
+{
+	enum est_device parameters = request->offload.parameters, optimizer = request->offload.optimizer;
+
+	if (parameters != EST_ON_GPU && (!est_schedule_wanted(request) || optimizer != parameters))
+		refuse(est_field_find("offload.parameters"), request, faults);
+	else if (optimizer != parameters)
+		refuse(est_field_find("offload.optimizer"), request, faults);
 }
 
 /* What a sharded model is replayed with so far: a field, and the only values it may have. */
@@ -260,6 +271,8 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_values(request, faults);
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
 	check_named(types, sizeof(types) / sizeof(types[0]), false, request, faults);
+	if (request->accounting == EST_REPLAY)
+		check_offload(request, faults);
 	if (est_schedule_wanted(request)) {
 		check_fsdp2(request, model, faults);
 	} else {

@@ -80,6 +80,7 @@ struct est_leaf {
 	uint32_t unit;              /* what it is gathered with */
 	uint64_t shard;             /* elements of this rank's part */
 	uint8_t shard_element;      /* bytes of one; 0: the parameter is whole */
+	bool on_host;               /* the shard, its gradient and the optimizer are */
 	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
 	struct est_tensor accumulated; /* gradient of micro-batches that were not reduced, in the dtype of the reduction */
 };
@@ -159,6 +160,7 @@ struct est_tape {
 	uint8_t stream;             /* the current CUDA stream */
 	uint32_t unit;              /* of the leaves to come */
 	uint64_t shards[EST_CATEGORIES]; /* static sharding: a rank holds one part in so many of what is in a category */
+	uint64_t host_shards, host_states; /* bytes on the host: shards and their gradients (pinned), the states of their optimizer */
 	uint64_t managed;           /* bytes of states in managed memory (paged optimizers), outside the allocator */
 	bool exhausted;             /* a limit was reached: the trace is not whole */
 };

@@ -245,6 +245,25 @@ START_TEST(packed_weights_are_sharded_as_they_are_stored)
 }
 END_TEST
 
+/* CPUOffloadPolicy: nothing stays on the card between micro-batches; fp32 shards, their gradients, two moments are on the host. */
+START_TEST(what_is_offloaded_is_on_the_host)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model);
+
+	request.offload.parameters = request.offload.optimizer = EST_ON_CPU;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, 0);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 0);
+	ck_assert_uint_eq(walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 0);
+	ck_assert_uint_eq(program.pinned, (4 + 4) * count / RANKS);
+	between("states", program.host_states, 8 * count / RANKS, 1024);
+	between("forward", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_FORWARD],
+		2 * layer + 4 * (embedding + H), SMALL);
+}
+END_TEST
+
 /* ---- DDP */
 
 /* The reducer's buckets hold as many bytes as the gradients, which lie beside them or are views of them. */
@@ -277,6 +296,7 @@ int main(void)
 	tcase_add_test(test, without_resharding_all_units_stay);
 	tcase_add_loop_test(test, unreduced_gradients_stay_whole, 0, 2);
 	tcase_add_test(test, what_replicas_sum_stays);
+	tcase_add_test(test, what_is_offloaded_is_on_the_host);
 	tcase_add_test(test, packed_weights_are_sharded_as_they_are_stored);
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
 	suite_add_tcase(suite, test);
