@@ -246,7 +246,7 @@ static bool report_fits(struct run *run, const struct est_gpu *const *gpus, size
 
 /* ---- notes */
 
-static void note_limits(const struct est_request *request, struct est_report *report)
+static void note_limits(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 
@@ -254,6 +254,10 @@ static void note_limits(const struct est_request *request, struct est_report *re
 		est_note_add(&report->warnings, "/parallelism/strategy", "",
 			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is left out of the expected "
 			     "figures; the upper ones have room for it");
+	if (request->method == EST_QLORA && model->num_experts > 0)
+		est_note_add(&report->warnings, "/method", "",
+			     "the experts stay as they are: Transformers 5 keeps them in 3-D parameters, and bitsandbytes replaces linear layers "
+			     "only; prepare_kbit then casts them to fp32 with the rest");
 	if (master)
 		est_note_add(&report->assumptions, "/precision", "",
 			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "
@@ -314,7 +318,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		ret_report->single_gpu = ret_report->thumb;
 		ret_report->per_gpu = ret_report->thumb_per_gpu;
 	} else {
-		note_limits(request, ret_report);
+		note_limits(request, model, ret_report);
 		note_objective(request, model, ret_report);
 	}
 	return report_fits(&run, gpus, gpu_count, ret_report);

@@ -402,6 +402,37 @@ START_TEST(zero_divides_what_its_stage_says_among_the_ranks)
 }
 END_TEST
 
+/* ---- what is said beside the figures */
+
+static bool is_warned(const char *pointer)
+{
+	for (size_t i = 0; i < report.warnings.count; i++)
+		if (strcmp(report.warnings.item[i].pointer, pointer) == 0)
+			return true;
+	return false;
+}
+
+START_TEST(experts_that_are_not_quantised_are_told)
+{
+	struct est_model model = llama(2);
+	struct est_request request = plain();
+
+	request.method = EST_QLORA;
+	request.lora.rank = 8;
+	request.lora.target_modules.count = 1;
+	snprintf(request.lora.target_modules.name[0], sizeof(request.lora.target_modules.name[0]), "q_proj");
+	request.quantization.bits = 4;
+	run_on(&request, &model, 0, &report);
+	ck_assert(!is_warned("/method"));
+	model.architecture = EST_ARCH_MIXTRAL;
+	model.num_experts = 8;
+	model.num_experts_per_tok = 2;
+	model.moe_intermediate_size = model.intermediate_size;
+	run_on(&request, &model, 0, &report);
+	ck_assert(is_warned("/method"));
+}
+END_TEST
+
 /* What is not replayed of a sharded step widens the range upwards: 8B on 8 cards took 33.8 (ZeRO-2), 20.7 (ZeRO-3, two
  * micro-batches) and 20.4 GiB (FSDP1) where it was traced. */
 static const struct {
@@ -728,6 +759,7 @@ int main(void)
 	tcase_add_loop_test(test, more_of_anything_never_needs_less, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
+	tcase_add_test(test, experts_that_are_not_quantised_are_told);
 	tcase_add_loop_test(test, what_is_not_replayed_has_room_in_the_upper_figures, 0, COUNT(traced));
 	tcase_add_loop_test(test, zero_divides_what_its_stage_says_among_the_ranks, 0, COUNT(strategies));
 	tcase_add_loop_test(test, every_optimizer_gives_a_consistent_report, 0, EST_ADAMW_8BIT_TORCHAO + 1);
