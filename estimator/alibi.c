@@ -168,11 +168,6 @@ static struct est_tensor masked_fill(struct est_tape *tape, struct est_tensor x,
 	return out;
 }
 
-static struct est_tensor copied(struct est_tape *tape, struct est_tensor heads)
-{
-	return est_contiguous(tape, est_autocast(tape, heads));
-}
-
 /* softmax((q @ k.T * scale + alibi).masked_fill(mask).float()).to(dtype) @ v */
 static struct est_tensor mpt_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
@@ -185,12 +180,11 @@ static struct est_tensor mpt_attention(struct est_pass *pass, const struct est_l
 	in[0] = est_hold(est_view_as_heads(tape, in[0]));
 	in[1] = est_hold(in[1]);
 	in[2] = est_hold(est_view_as_heads(tape, in[2]));
-	out = copied(tape, in[0]);
-	masked = est_mul_scalar(tape, est_bmm(tape, out, copied(tape, in[1]), scores));
+	masked = est_mul_scalar(tape, est_matmul_heads(tape, in[0], true, in[1], true, scores));
 	masked = est_hold(masked_fill(tape, est_add(tape, masked, pass->position_bias), pass->mask));
 	weights = est_to(tape, est_softmax(tape, est_to(tape, est_hold(masked), EST_32BIT)), in[2].element);
 	weights = est_hold(est_dropout(tape, weights, pass->model->attention_dropout));
-	out = est_hold(est_merge_heads(tape, est_bmm(tape, weights, copied(tape, in[2]), width)));
+	out = est_hold(est_merge_heads(tape, est_matmul_heads(tape, weights, false, in[2], true, width)));
 	x = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, qkv);
 	for (unsigned i = 0; i < 3; i++)

@@ -200,7 +200,7 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_MPT]         = { mpt, est_mpt_layer, est_torch_layer_norm, .returns_weights = true },
 	[EST_ARCH_GPTJ]        = { gptj, est_gptj_layer, est_torch_layer_norm, .returns_weights = true },
 	[EST_ARCH_GPT_NEO]     = { gpt_neo, est_gpt_neo_layer, est_torch_layer_norm, .returns_weights = true },
-	[EST_ARCH_GPT_BIGCODE] = { gpt_bigcode, est_gpt_bigcode_layer, est_torch_layer_norm },
+	[EST_ARCH_GPT_BIGCODE] = { gpt_bigcode, est_gpt_bigcode_layer, est_torch_layer_norm, .rotary = false },
 	[EST_ARCH_MIXTRAL]     = { mixtral, est_mixtral_layer, est_llama_norm, .rotary = true, .sparse = mixtral },
 	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen2_moe },
 	[EST_ARCH_QWEN3_MOE]   = { qwen3, est_qwen3_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen3_moe },

@@ -149,7 +149,8 @@ static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, c
 	if (bias.numel)
 		est_save(tape, node, bias);
 	out = est_result(tape, EST_RESULT_OF_ATTENTION, output_numel(pass, in[0]), in[0].element);
-	small[0] = est_result(tape, EST_RESULT_OF_ATTENTION, lse_rows, EST_32BIT);
+	/* the memory-efficient kernel makes it for a backward only */
+	small[0] = est_result(tape, EST_RESULT_OF_ATTENTION, op == &efficient_op && !node ? 0 : lse_rows, EST_32BIT);
 	small[1] = est_empty(tape, 2, EST_INT64);
 	small[2] = est_empty(tape, 1, EST_INT64);
 	est_save(tape, node, out);
@@ -199,6 +200,7 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 	value = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
 	weights = est_bmm_heads(tape, scaled_q, est_mul_scalar(tape, key), scores);
 	weights = est_safe_softmax(tape, weights, scores / pass->sequence);
+	weights = est_dropout(tape, weights, pass->model->attention_dropout);
 	out = est_bmm(tape, weights, value, q.numel);
 	est_drop(tape, key);
 	est_drop(tape, value);
@@ -262,9 +264,20 @@ static struct est_tensor flash_varlen(struct est_pass *pass, struct est_tensor q
 					  pass->tokens * (uint64_t)pass->model->num_attention_heads));
 }
 
-static struct est_tensor as_matmul_takes(struct est_pass *pass, struct est_tensor heads, bool contiguous)
+struct est_tensor est_matmul_heads(struct est_tape *tape, struct est_tensor a, bool copies_a, struct est_tensor b, bool copies_b,
+				   uint64_t numel)
 {
-	return contiguous ? heads : est_contiguous(pass->tape, est_autocast(pass->tape, heads));
+	struct est_tensor in[2] = { a, b }, copy[2];
+	bool copies[2] = { copies_a, copies_b };
+
+	for (unsigned i = 2; i-- > 0;)
+		in[i] = est_autocast(tape, in[i]);
+	for (unsigned i = 0; i < 2; i++)
+		copy[i] = copies[i] ? est_contiguous(tape, est_hold(in[i])) : est_hold(in[i]);
+	a = est_bmm(tape, copy[0], copy[1], numel);
+	est_finish(tape, in[0]);
+	est_finish(tape, in[1]);
+	return a;
 }
 
 /* softmax(weights, dtype=torch.float32).to(dtype); GPT-2's has no dtype, and is in fp32 under autocast only */
@@ -291,7 +304,7 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 	struct est_tensor weights, probabilities, logits = est_none, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
-	weights = est_bmm(tape, as_matmul_takes(pass, q, joined), as_matmul_takes(pass, key_states, joined || (n_rep > 1 && !one_head)), scores);
+	weights = est_matmul_heads(tape, q, !joined, key_states, !joined && (n_rep == 1 || one_head), scores);
 	weights = est_mul_scalar(tape, weights);
 	if (pass->model->attn_logit_softcapping != 0)
 		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
@@ -302,7 +315,7 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 		probabilities = softmax(pass, weights, q.element);
 	est_drop(tape, weights);
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
-	out = est_bmm(tape, probabilities, as_matmul_takes(pass, value_states, n_rep > 1 && !one_head), output_numel(pass, q));
+	out = est_matmul_heads(tape, probabilities, false, value_states, n_rep == 1 || one_head, output_numel(pass, q));
 	out = est_merge_heads(tape, out);
 	est_drop(tape, logits);
 	pass->attn_weights = probabilities;

@@ -39,30 +39,35 @@ static void split_heads(struct est_pass *pass, struct est_tensor fused, struct e
 	}
 }
 
-/* A permuted operand, expanded to all heads where it has fewer, as matmul copies it. */
-static struct est_tensor copied(struct est_pass *pass, struct est_tensor x, struct est_tensor query)
+/* a @ b: b is expanded to as many elements where it has fewer; both are copied, unless a lies as it is needed */
+static struct est_tensor matmul(struct est_tape *tape, struct est_tensor a, bool copies_a, struct est_tensor b, uint64_t elements,
+				uint64_t numel)
 {
-	x = est_autocast(pass->tape, x);
-	if (x.numel != query.numel)
-		return est_repeat_kv(pass->tape, x, query.numel / x.numel, false);
-	return est_contiguous(pass->tape, x);
+	struct est_tensor cast = est_autocast(tape, b), left = est_autocast(tape, a), copy = est_hold(left), out;
+
+	if (copies_a)
+		copy = est_contiguous(tape, copy);
+	out = est_repeat_kv(tape, est_hold(cast), elements / b.numel, false);
+	if (b.numel == elements)
+		out = est_contiguous(tape, out);
+	out = est_bmm(tape, copy, out, numel);
+	est_finish(tape, left);
+	est_finish(tape, cast);
+	return out;
 }
 
-/* (q @ k.T) /= scale; softmax(scores + mask) @ v, in the dtype of the stream */
+/* (q @ k.T) /= scale; softmax(scores + mask, dtype of the norm's output) @ v */
 static struct est_tensor eager(struct est_pass *pass, const struct est_tensor in[3])
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t scores = in[0].numel / (uint64_t)pass->model->head_dim * pass->sequence;
-	struct est_tensor q = copied(pass, in[0], in[0]), weights, masked, out;
+	uint64_t query = in[0].numel, scores = query / (uint64_t)pass->model->head_dim * pass->sequence;
+	struct est_tensor weights = est_hold(est_div_in_place(tape, matmul(tape, in[0], true, in[1], query, scores))), probabilities, out;
 
-	weights = est_hold(est_div_in_place(tape, est_bmm(tape, q, copied(pass, in[1], in[0]), scores)));
-	masked = est_add(tape, weights, pass->mask);
-	masked = est_to(tape, masked, pass->parameter_element);
-	masked = est_hold(est_softmax(tape, masked));
+	probabilities = est_to(tape, est_add(tape, weights, pass->mask), tape->autocast ? EST_32BIT : in[0].element);
+	probabilities = est_hold(est_softmax(tape, probabilities));
 	est_drop(tape, weights);
-	out = est_bmm(tape, est_autocast(tape, masked), copied(pass, in[2], in[0]), in[0].numel);
-	out = est_merge_heads(tape, out);
-	pass->attn_weights = masked;
+	out = est_merge_heads(tape, matmul(tape, probabilities, false, in[2], query, query));
+	pass->attn_weights = probabilities;
 	return out;
 }
 

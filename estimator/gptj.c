@@ -19,20 +19,6 @@ static struct est_tensor where_causal(struct est_tape *tape, struct est_tensor x
 	return out;
 }
 
-/* a @ b of permuted heads: autocast casts both, then matmul copies both */
-static struct est_tensor matmul(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
-{
-	struct est_tensor cast[2] = { a, b }, copy, out;
-
-	for (unsigned i = 2; i-- > 0;)
-		cast[i] = est_autocast(tape, cast[i]);
-	copy = est_contiguous(tape, est_hold(cast[0]));
-	out = est_bmm(tape, copy, est_contiguous(tape, est_hold(cast[1])), numel);
-	est_finish(tape, cast[0]);
-	est_finish(tape, cast[1]);
-	return out;
-}
-
 /* _attn(): GPT-J divides the scores, GPT-Neo masks them by its own buffer, both then add the model's mask */
 static struct est_tensor eager(struct est_pass *pass, const struct est_tensor in[3])
 {
@@ -40,14 +26,14 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_tensor in
 	uint64_t scores = in[0].numel / (uint64_t)pass->model->head_dim * pass->sequence;
 	struct est_tensor q = est_hold(est_to(tape, in[0], EST_32BIT)), k = est_hold(est_to(tape, in[1], EST_32BIT)), a, b, out;
 
-	a = matmul(tape, q, k, scores);
+	a = est_matmul_heads(tape, q, true, k, true, scores);
 	a = pass->model->architecture == EST_ARCH_GPTJ ? est_mul_scalar(tape, a) : where_causal(tape, a);
 	a = est_add(tape, a, pass->mask);
 	if (tape->autocast)
 		a = est_to(tape, a, EST_32BIT);
 	b = est_to(tape, est_softmax(tape, a), in[2].element);
 	b = est_hold(est_dropout(tape, b, pass->model->attention_dropout));
-	out = est_bmm(tape, b, est_contiguous(tape, est_autocast(tape, in[2])), in[0].numel);
+	out = est_matmul_heads(tape, b, false, in[2], true, in[0].numel);
 	est_drop(tape, q);
 	est_drop(tape, k);
 	pass->attn_weights = b;

@@ -1,3 +1,4 @@
+#include <string.h>
 #include "estimator/liger.h"
 
 /* Rows of the partial sums of a norm's weight gradient: one a multiprocessor. Those of an H100; another card's few
@@ -141,5 +142,5 @@ void est_liger_rope(struct est_pass *pass, const struct est_rope *rope, struct e
 bool est_liger_knows(const struct est_model *model)
 {
 	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_OLMO2
-	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0;
+	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0 && strcmp(model->model_type, "seed_oss") != 0;
 }

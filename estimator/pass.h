@@ -109,6 +109,10 @@ struct est_permuted {
 	bool query, key_value;
 };
 struct est_permuted est_permuted_gradients(const struct est_pass *pass, const struct est_layer *layer, uint8_t element);
+/* torch.matmul(a, b) to numel elements: autocast casts b, then a; then permuted operands are copied, if so told. Operands are
+ * released when temporary. */
+struct est_tensor est_matmul_heads(struct est_tape *tape, struct est_tensor a, bool copies_a, struct est_tensor b, bool copies_b,
+				   uint64_t numel);
 /* ALL_ATTENTION_FUNCTIONS[...]: q, k, v after RoPE -> the heads' outputs side by side. q, k, v are borrowed. */
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 				struct est_tensor v);
