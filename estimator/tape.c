@@ -2,9 +2,6 @@
 #include <string.h>
 #include "estimator/tape.h"
 
-/* An edge names where a gradient goes: 1 + 4 * node + output, or a leaf with the top bit set. */
-#define EDGE_LEAF UINT32_C(0x80000000)
-
 #define DISCARDED UINT32_MAX /* a position of a frame that nobody will ask for */
 
 enum { ALIGNMENT = 512 }; /* the caching allocator's rounding */
@@ -183,8 +180,8 @@ static void connect(struct est_tape *tape, struct est_node *node, size_t count, 
 		node->edge[i] = inputs[i].source;
 		node->edge_element[i] = inputs[i].element;
 		node->edge_numel[i] = inputs[i].numel;
-		if (inputs[i].source & EDGE_LEAF)
-			tape->leaves[inputs[i].source & ~EDGE_LEAF].uses++;
+		if (inputs[i].source & EST_EDGE_LEAF)
+			tape->leaves[inputs[i].source & ~EST_EDGE_LEAF].uses++;
 	}
 }
 
@@ -287,9 +284,9 @@ static bool is_cached_cast(const struct est_tape *tape, const struct est_node *n
 {
 	const struct est_tensor *cast;
 
-	if (!(node->edge[0] & EDGE_LEAF))
+	if (!(node->edge[0] & EST_EDGE_LEAF))
 		return false;
-	cast = &tape->leaves[node->edge[0] & ~EDGE_LEAF].cast;
+	cast = &tape->leaves[node->edge[0] & ~EST_EDGE_LEAF].cast;
 	return cast->numel && cast->source == edge_of_node((uint32_t)(node - tape->nodes), 0);
 }
 
@@ -298,8 +295,8 @@ static void discard(struct est_tape *tape, struct est_node *node)
 	if (is_cached_cast(tape, node))
 		return;
 	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
-		if (node->edge[i] & EDGE_LEAF)
-			tape->leaves[node->edge[i] & ~EDGE_LEAF].uses--;
+		if (node->edge[i] & EST_EDGE_LEAF)
+			tape->leaves[node->edge[i] & ~EST_EDGE_LEAF].uses--;
 	for (unsigned i = 0; i < node->saved_count; i++) {
 		if (node->frame)
 			tape->frames[node->frame - 1].saved[node->saved[i]] = DISCARDED;
@@ -334,7 +331,7 @@ bool est_needs(const struct est_node *node, unsigned i)
 
 static bool edge_is_parameter(const struct est_tape *tape, uint32_t edge)
 {
-	return (edge & EDGE_LEAF) && tape->leaves[edge & ~EDGE_LEAF].parameter;
+	return (edge & EST_EDGE_LEAF) && tape->leaves[edge & ~EST_EDGE_LEAF].parameter;
 }
 
 struct est_tensor est_grad_for(struct est_tape *tape, const struct est_node *node, unsigned i, uint8_t element)
@@ -357,7 +354,7 @@ uint32_t est_leaf_new(struct est_tape *tape, struct est_tensor value, bool requi
 	leaf->value.requires_grad = requires_grad;
 	leaf->parameter = parameter;
 	leaf->unit = tape->unit;
-	leaf->value.source = EDGE_LEAF | tape->leaf_count;
+	leaf->value.source = EST_EDGE_LEAF | tape->leaf_count;
 	return tape->leaf_count++;
 }
 
@@ -368,142 +365,12 @@ struct est_tensor est_leaf_tensor(const struct est_tape *tape, uint32_t leaf)
 
 struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tensor)
 {
-	return tensor.source & EDGE_LEAF ? &tape->leaves[tensor.source & ~EDGE_LEAF] : NULL;
+	return tensor.source & EST_EDGE_LEAF ? &tape->leaves[tensor.source & ~EST_EDGE_LEAF] : NULL;
 }
-
-/* ---- engine */
 
 void est_mark(struct est_tape *tape, enum est_phase phase)
 {
 	record(tape, EST_EVENT_PHASE, (uint32_t)phase, 0, EST_ACTIVATIONS);
-}
-
-/* InputBuffer::accumulate: in place when the first gradient is nobody else's and no view, else a third tensor. */
-static struct est_tensor accumulate(struct est_tape *tape, struct est_tensor old, struct est_tensor grad, enum est_category category)
-{
-	struct est_tensor sum;
-
-	if (!old.storage && !old.numel)
-		return grad;
-	if (old.storage && tape->storages[old.storage].references == 1 && !old.view) {
-		est_drop(tape, grad);
-		return old;
-	}
-	sum = est_hold(est_empty_as(tape, old.numel, old.element > grad.element ? old.element : grad.element, category));
-	est_drop(tape, old);
-	est_drop(tape, grad);
-	return sum;
-}
-
-static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
-{
-	struct est_tensor grad = leaf->arrived;
-
-	leaf->arrived = est_none;
-	if (leaf->grad.storage) {
-		est_drop(tape, grad); /* variable_grad += new_grad */
-		return;
-	}
-	if (grad.storage && tape->storages[grad.storage].references > 1) { /* not ours alone: cloned */
-		struct est_tensor copy = est_hold(est_empty_as(tape, grad.numel, grad.element, EST_GRADIENTS));
-
-		est_drop(tape, grad);
-		grad = copy;
-	}
-	leaf->grad = grad;
-	if (tape->accumulated && leaf->parameter)
-		tape->accumulated(tape, leaf, tape->accumulated_context);
-}
-
-static void deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
-{
-	if (!edge) { /* a graph that is not whole: tape->exhausted */
-		est_drop(tape, grad);
-	} else if (edge & EDGE_LEAF) {
-		struct est_leaf *leaf = &tape->leaves[edge & ~EDGE_LEAF];
-
-		leaf->arrived = accumulate(tape, leaf->arrived, grad,
-					   leaf->parameter ? EST_GRADIENTS : EST_ACTIVATIONS);
-		if (--leaf->uses == 0)
-			accumulate_grad(tape, leaf);
-	} else {
-		struct est_node *node = &tape->nodes[(edge - 1) / 4];
-		unsigned output = (edge - 1) % 4;
-
-		node->grad[output] = accumulate(tape, node->grad[output], grad, EST_ACTIVATIONS);
-	}
-}
-
-/* The engine's validate_outputs(): a gradient takes the shape (a broadcast one is summed) and the dtype of its tensor. */
-static struct est_tensor validate_output(struct est_tape *tape, const struct est_node *node, unsigned i, struct est_tensor grad)
-{
-	struct est_tensor out = grad;
-
-	if (grad.numel != node->edge_numel[i]) {
-		out = est_hold(est_grad_for(tape, node, i, grad.element));
-		est_drop(tape, grad);
-	}
-	if (out.element != node->edge_element[i]) {
-		grad = out;
-		out = est_hold(est_grad_for(tape, node, i, node->edge_element[i]));
-		est_drop(tape, grad);
-	}
-	return out;
-}
-
-static bool has_gradient(const struct est_node *node)
-{
-	for (unsigned i = 0; i < EST_NODE_OUTPUTS; i++)
-		if (node->grad[i].numel)
-			return true;
-	return false;
-}
-
-static void release_saved(struct est_tape *tape, struct est_node *node)
-{
-	for (unsigned i = 0; i < node->saved_count && !node->frame; i++)
-		est_storage_release(tape, node->saved[i]);
-	node->saved_count = 0;
-}
-
-static void run_node(struct est_tape *tape, struct est_node *node)
-{
-	struct est_tensor ret[EST_NODE_INPUTS] = { { 0 } };
-	uint32_t frame = node->frame, saved_count = node->saved_count;
-
-	if (frame)
-		est_frame_unpack(tape, node);
-	node->op->backward(tape, node, ret);
-	if (frame) /* what a hook has unpacked is a local of the formula; a saved variable lives as long as its node */
-		release_saved(tape, node);
-	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
-		if (node->edge[i] && ret[i].numel)
-			ret[i] = validate_output(tape, node, i, ret[i]);
-	for (unsigned i = 0; i < EST_NODE_OUTPUTS; i++)
-		est_drop(tape, est_take_grad(node, i));
-	release_saved(tape, node);
-	if (frame)
-		est_frame_release(tape, frame, saved_count);
-	for (unsigned i = 0; i < EST_NODE_INPUTS; i++) {
-		if (node->edge[i] && ret[i].numel)
-			deliver(tape, node->edge[i], est_hold(ret[i]));
-		else
-			est_drop(tape, ret[i]);
-	}
-}
-
-void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)
-{
-	deliver(tape, root.source, est_hold(grad));
-	for (uint32_t i = tape->node_count; i-- > first;) {
-		struct est_node *node = &tape->nodes[i];
-
-		if (has_gradient(node))
-			run_node(tape, node);
-		else
-			release_saved(tape, node);
-	}
-	tape->node_count = first;
 }
 
 void est_autocast_exit(struct est_tape *tape)

@@ -22,6 +22,9 @@ enum { EST_NODE_INPUTS = 4, EST_NODE_OUTPUTS = 3, EST_NODE_SAVED = 7, EST_NODE_E
 
 enum est_event_kind { EST_EVENT_ALLOC, EST_EVENT_FREE, EST_EVENT_PHASE };
 
+/* An edge names where a gradient goes: 1 + 4 * node + output, or a leaf with the top bit set. */
+#define EST_EDGE_LEAF UINT32_C(0x80000000)
+
 struct est_event {
 	uint64_t bytes;    /* of the storage, rounded up to 512 */
 	uint32_t id;       /* which storage: ids are reused after EST_EVENT_FREE. EST_EVENT_PHASE: enum est_phase */
