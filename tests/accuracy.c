@@ -1,5 +1,5 @@
-/* accuracy [--worst N] [--refused] [--gate] FILE.jsonl...: replays truth rows against the estimator and prints the
- * error of each group of each file. A row is {"id", "group", "request", "gpu", "measured": {"allocated_bytes",
+/* accuracy [--worst N] [--refused] [--group-by group|family] [--gate] FILE.jsonl...: replays truth rows against the
+ * estimator and prints the error of each group of each file, or of each family (config.json's model_type). A row is {"id", "group", "request", "gpu", "measured": {"allocated_bytes",
  * "reserved_bytes", "device_bytes"}, "excludes"}, or, of a run that did not fit its card, {"outcome": "oom"} without
  * a measurement; rows whose request is not modelled yet are counted as refused, and --refused tells why. With --gate
  * it prints a TAP case for each row of the gates (as good as it has been?) instead. tests/truth/README.md tells where
@@ -149,6 +149,21 @@ static void judge(json_t *json, bool tied, const struct est_report *report, stru
 	row->device = compare(&peak->device, measured, "device_bytes", segments);
 }
 
+/* What the model's config.json names as its model_type; "no family" of what has none. Borrowed from json or catalog. */
+static const char *family_of(const json_t *json, const struct cfg_catalog *catalog)
+{
+	const json_t *model = json_object_get(json_object_get(json, "request"), "model");
+	const struct cfg_preset *preset = NULL;
+	const char *family;
+
+	if (json_is_string(model))
+		preset = cfg_catalog_find_preset(catalog, json_string_value(model), NULL);
+	if (preset)
+		model = json_object_get(preset->row, "config");
+	family = json_string_value(json_object_get(model, "model_type"));
+	return family ? family : "no family";
+}
+
 static void evaluate(json_t *json, const struct cfg_catalog *catalog, struct est_arena *arena, struct row *row)
 {
 	static struct cfg_request request;
@@ -181,7 +196,8 @@ static void evaluate(json_t *json, const struct cfg_catalog *catalog, struct est
 }
 
 /* Fills rows[]; kept holds the strings that they point to. */
-static void read_file(const char *path, const struct cfg_catalog *catalog, struct est_arena *arena, json_t *kept)
+static void read_file(const char *path, bool by_family, const struct cfg_catalog *catalog, struct est_arena *arena,
+		      json_t *kept)
 {
 	FILE *file = fopen(path, "r");
 	char *line = NULL;
@@ -200,6 +216,8 @@ static void read_file(const char *path, const struct cfg_catalog *catalog, struc
 		}
 		json_array_append_new(kept, json);
 		evaluate(json, catalog, arena, &rows[row_count]);
+		if (by_family)
+			rows[row_count].group = family_of(json, catalog);
 	}
 	free(line);
 	fclose(file);
@@ -457,7 +475,7 @@ int main(int argc, char **argv)
 	struct cfg_catalog *catalog;
 	json_t *kept = json_array();
 	struct est_arena arena;
-	bool gate = false, refused = false;
+	bool gate = false, refused = false, by_family = false;
 
 	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
 	catalog = cfg_catalog_create(directory, error, sizeof(error));
@@ -473,8 +491,10 @@ int main(int argc, char **argv)
 			refused = true;
 		} else if (strcmp(argv[i], "--worst") == 0 && i + 1 < argc) {
 			worst = (size_t)strtoul(argv[++i], NULL, 10);
+		} else if (strcmp(argv[i], "--group-by") == 0 && i + 1 < argc) {
+			by_family = strcmp(argv[++i], "family") == 0;
 		} else {
-			read_file(argv[i], catalog, &arena, kept);
+			read_file(argv[i], by_family && !gate, catalog, &arena, kept);
 			if (gate)
 				check_file(argv[i]);
 			else
