@@ -104,11 +104,27 @@ unsigned est_unit_of_tail(const struct est_schedule *schedule)
 	return schedule && schedule->has_tail ? schedule->layers + 1 : 0;
 }
 
+/* FSDP1 as far as it is held against traces: flat parameters that are trained whole, a unit for each layer and the model as the
+ * root (what accelerate makes of it too). Anything else is static (sharding.h). */
+static bool is_replayed_fsdp1(const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+	bool plain_step = request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
+			  || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
+	bool plain_loss = (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM
+			  && request->loss == EST_LOSS_STANDARD && !request->liger_kernel;
+	bool reentrant = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
+
+	return p->strategy == EST_FSDP1 && p->wrap != EST_WRAP_PEFT && request->method == EST_FULL
+	       && request->precision == EST_BF16_MIXED && plain_step && plain_loss && !reentrant
+	       && !request->fuse_optimizer_in_backward && request->offload.parameters == EST_ON_GPU;
+}
+
 bool est_schedule_wanted(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
-	return request->accounting == EST_REPLAY && (strategy == EST_FSDP || strategy == EST_HSDP);
+	return request->accounting == EST_REPLAY && (strategy == EST_FSDP || strategy == EST_HSDP || is_replayed_fsdp1(request));
 }
 
 static uint8_t element_of(enum est_dtype dtype, uint8_t otherwise)
@@ -148,15 +164,58 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 		schedule->shard_element = leaf->shard_element;
 }
 
-static void shard_all(struct est_schedule *schedule)
+/* A flat parameter is cut as it lies: the first rank, which is replayed, has the unit's first parameters whole, a part of one
+ * and nothing of the rest. */
+static void shard_flat(struct est_schedule *schedule, unsigned number)
+{
+	struct est_tape *tape = schedule->tape;
+	struct est_unit *unit = &schedule->units[number];
+	uint64_t numel = 0, share, left;
+	uint8_t element = tape->leaves[0].shard_element;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		numel += tape->leaves[i].unit == number ? tape->leaves[i].value.numel : 0;
+	left = share = (numel + schedule->ranks - 1) / schedule->ranks;
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+
+		if (leaf->unit != number)
+			continue;
+		leaf->shard = leaf->value.numel < left ? leaf->value.numel : left;
+		left -= leaf->shard;
+	}
+	est_persistent(tape, share, element, EST_WEIGHTS);
+	unit->numel = unit->trained = share * schedule->ranks;
+	unit->cast = element != tape->leaves[0].value.element ? share : 0;
+}
+
+static void shard_all_flat(struct est_schedule *schedule)
 {
 	struct est_tape *tape = schedule->tape;
 
 	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+
+		leaf->shard_element = schedule->shard_element = leaf->value.element;
+		leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
+	}
+	for (unsigned number = 0; number < schedule->unit_count; number++)
+		shard_flat(schedule, number);
+}
+
+static void shard_all(struct est_schedule *schedule)
+{
+	struct est_tape *tape = schedule->tape;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
 		if (tape->leaves[i].unit > schedule->layers && !schedule->has_tail)
 			tape->leaves[i].unit = 0;
-		shard(schedule, &tape->leaves[i]);
+	if (schedule->row == &est_fsdp1) {
+		shard_all_flat(schedule);
+		return;
 	}
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		shard(schedule, &tape->leaves[i]);
 }
 
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,
@@ -165,7 +224,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	const struct est_parallelism *p = &request->parallelism;
 
 	memset(schedule, 0, sizeof(*schedule));
-	schedule->row = &est_fsdp2;
+	schedule->row = p->strategy == EST_FSDP1 ? &est_fsdp1 : &est_fsdp2;
 	schedule->tape = tape;
 	schedule->request = request;
 	schedule->offloads = request->offload.parameters == EST_ON_CPU;
@@ -173,8 +232,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->ranks = schedule->replicates && p->shard_size ? (uint64_t)p->shard_size
 								: (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
 	schedule->layers = (unsigned)model->num_hidden_layers;
-	schedule->has_tail = p->wrap == EST_WRAP_ACCELERATE && !model->tie_word_embeddings;
-	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT;
+	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
+	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
 	schedule->unit_count = schedule->layers + 1 + schedule->has_tail;
 	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
 	if (!schedule->units) {

@@ -18,6 +18,8 @@ struct est_unit {
 	bool unsharded, reduced;
 	struct est_tensor gradient;    /* sharded, from its reduction to zero_grad() */
 	struct est_tensor all_reduced; /* HSDP: what the replicas sum, to the end of the backward */
+	uint32_t flat;                 /* FSDP1: storage of the gathered flat parameter; 0: it is not gathered */
+	struct est_tensor unreduced;   /* FSDP1: gradient of the flat parameter until it is reduced */
 };
 
 struct est_schedule;
@@ -73,7 +75,7 @@ static inline unsigned est_unit_of_layer(int64_t layer)
 }
 unsigned est_unit_of_tail(const struct est_schedule *schedule);
 
-/* fsdp2.c */
-extern const struct est_strategy_row est_fsdp2;
+/* fsdp2.c, fsdp1.c */
+extern const struct est_strategy_row est_fsdp2, est_fsdp1;
 
 #endif

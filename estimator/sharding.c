@@ -1,11 +1,13 @@
 #include "estimator/sharding.h"
 
+#include "estimator/schedule.h"
+
 bool est_sharding_is_static(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
 	return request->parallelism.gpus > 1 && (strategy == EST_ZERO1 || strategy == EST_ZERO2 || strategy == EST_ZERO3
-						 || strategy == EST_FSDP1);
+						 || (strategy == EST_FSDP1 && !est_schedule_wanted(request)));
 }
 
 static uint64_t ranks_of(const struct est_parallelism *p)

@@ -1,5 +1,5 @@
-/* Sharding without a schedule: ZeRO and FSDP1 as shares of what one GPU holds. What is gathered, bucketed and prefetched on the
- * way is not replayed yet, but bounded. (DDP: ddp.h; FSDP2 and HSDP: schedule.h.) */
+/* Sharding without a schedule: ZeRO, and FSDP1 but for full fine-tuning, as shares of what one GPU holds. What is gathered,
+ * bucketed and prefetched on the way is not replayed yet, but bounded. (DDP: ddp.h; FSDP2, HSDP, FSDP1: schedule.h.) */
 #ifndef EST_SHARDING_H
 #define EST_SHARDING_H
 

@@ -52,10 +52,9 @@ static const struct modelled {
 	{ "task", ANY, ANY },
 };
 
-/* Schedules of FSDP1, HSDP and DeepSpeed: their sharding is static so far. Naming their default changes nothing, naming
+/* Schedules of DeepSpeed, whose sharding is static so far, and of FSDP1 where it is. Naming their default changes nothing, naming
  * anything else is refused; the types of communication depend on the precision and are refused when named. */
 static const char *const schedules[] = {
-	"parallelism.checkpoint_outside_unit", "parallelism.use_orig_params",
 	"parallelism.limit_all_gathers", "parallelism.overlap_comm", "parallelism.contiguous_gradients",
 	"parallelism.sub_group_size", "parallelism.max_live_parameters", "parallelism.max_reuse_distance",
 	"parallelism.buckets.reduce_bucket_size", "parallelism.buckets.allgather_bucket_size",
@@ -63,10 +62,11 @@ static const char *const schedules[] = {
 	"quantization.group_size",
 };
 static const char *const types[] = { "parallelism.grad_accum_dtype", "parallelism.communication_data_type" };
-/* The same of FSDP, whose version 2 is replayed. */
+/* The same of FSDP, where it is not replayed; what only the replay of FSDP1 knows. */
 static const char *const fsdp_schedules[] = {
 	"parallelism.reshard_after_forward", "parallelism.wrap", "parallelism.sync_each_microbatch",
 };
+static const char *const fsdp1_schedules[] = { "parallelism.checkpoint_outside_unit", "parallelism.use_orig_params" };
 static const char *const fsdp_types[] = { "parallelism.param_dtype", "parallelism.reduce_dtype", "parallelism.output_dtype" };
 
 static bool has_bit(uint64_t bits, double value)
@@ -279,6 +279,8 @@ void est_support_check(const struct est_request *request, const struct est_model
 		check_named(fsdp_schedules, sizeof(fsdp_schedules) / sizeof(fsdp_schedules[0]), true, request, faults);
 		check_named(fsdp_types, sizeof(fsdp_types) / sizeof(fsdp_types[0]), false, request, faults);
 	}
+	if (!est_schedule_wanted(request) || request->parallelism.strategy != EST_FSDP1)
+		check_named(fsdp1_schedules, sizeof(fsdp1_schedules) / sizeof(fsdp1_schedules[0]), true, request, faults);
 	if (request->lora.modules_to_save.count > 0 && !saves_vocabulary_only(&request->lora.modules_to_save))
 		refuse(est_field_find("lora.modules_to_save"), request, faults);
 	if (request->accounting != EST_REPLAY)

@@ -87,11 +87,12 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                               89, 0.01, 0.10, 1.00, 0.80 },
+	{ NULL,                              104, 0.01, 0.10, 1.00, 0.80 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
 	{ "hsdp full layer_root",              1, 0.01, 0.10, 15.00, 15.00 },
+	{ "fsdp1 full layer_root",            15, 0.01, 0.10, 0.30, 0.40 },
 	{ "ddp full ",                         6, 0.01, 0.10, 0.60, 0.10 },
 	{ "fsdp lora accelerate",              6, 0.01, 0.10, 0.70, 0.70 },
 	{ "ddp lora ",                         5, 0.01, 0.10, 0.50, 0.30 },

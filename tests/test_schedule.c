@@ -1,9 +1,11 @@
-/* Ranks that share a model: what FSDP2, HSDP and DDP hold, against closed forms to the byte (the rows of
+/* Ranks that share a model: what FSDP2, HSDP, FSDP1 and DDP hold, against closed forms to the byte (the rows of
  * truth/distributed.jsonl hold the whole of it to real PyTorch). */
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
+#include "estimator/schedule.h"
+#include "estimator/sharding.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 
@@ -264,6 +266,81 @@ START_TEST(what_is_offloaded_is_on_the_host)
 }
 END_TEST
 
+/* ---- FSDP1 */
+
+/* Cut as it lies, a flat parameter is shared out like any other: 4, 4 and 8 bytes an element. */
+START_TEST(flat_parameters_are_shared_out)
+{
+	struct est_request request = sharded(EST_FSDP1);
+	struct est_model model = llama(_i);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model);
+
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, 4 * count / RANKS);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * count / RANKS);
+	between("moments", walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 8 * count / RANKS, 64 * 1024);
+	ck_assert_uint_eq(walk_through(EST_PART_UPDATE, EST_GRADIENTS).end, -(4 * count / RANKS));
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
+}
+END_TEST
+
+/* The root and one layer, without an output of the all-gather; in the backward the layer before is gathered ahead. A layer's
+ * shard is cast for its all-gather. The gradients of the root's parameters meet their concatenation at the end. */
+START_TEST(the_root_and_one_layer_are_gathered)
+{
+	struct est_request request = sharded(EST_FSDP1);
+	struct est_model model = llama(false);
+	uint64_t root = 2 * embedding + H, cast = 2 * layer / RANKS;
+	struct walk buffers;
+
+	trace(&model, &request);
+	buffers = walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS);
+	between("forward", buffers.peak[EST_PHASE_FORWARD], 2 * root + 2 * layer + cast, SMALL);
+	between("loss", buffers.peak[EST_PHASE_LOSS_BACKWARD], 2 * root + 2 * layer + cast, SMALL);
+	between("backward", buffers.most, 2 * root + 4 * layer + cast, SMALL);
+	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).most, 4 * LAYERS * layer / RANKS + 4 * root, SMALL);
+}
+END_TEST
+
+/* SHARD_GRAD_OP: all units stay from their forward to their backward, and, without synchronisation, beyond it; the gradients of
+ * the flat parameters stay in the dtype of the parameters, whatever they are reduced in. */
+START_TEST(what_is_not_synchronised_stays_flat)
+{
+	struct est_request request = sharded(EST_FSDP1);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model);
+
+	request.parallelism.reshard_after_forward = _i;
+	request.parallelism.reduce_dtype = EST_FP32;
+	request.gradient_accumulation_steps = 4;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 2 * count);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, _i ? 0 : 2 * count);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 4 * count / RANKS - 2 * count);
+	if (!_i)
+		between("forward", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_FORWARD],
+			2 * count + 2 * layer / RANKS, SMALL);
+}
+END_TEST
+
+/* What has no schedule is static, and nothing is both. */
+START_TEST(fsdp1_is_replayed_or_static)
+{
+	struct est_request requests[6];
+	bool wanted = _i == 0;
+
+	for (int i = 0; i < COUNT(requests); i++)
+		requests[i] = sharded(EST_FSDP1);
+	requests[1].parallelism.wrap = EST_WRAP_PEFT;
+	requests[2].method = EST_LORA;
+	requests[3].use_reentrant = true;
+	requests[4].precision = EST_PURE_BF16;
+	requests[5].optimizer = EST_ADAFACTOR;
+	ck_assert(est_schedule_wanted(&requests[_i]) == wanted);
+	ck_assert(est_sharding_is_static(&requests[_i]) != wanted);
+}
+END_TEST
+
 /* ---- DDP */
 
 /* The reducer's buckets hold as many bytes as the gradients, which lie beside them or are views of them. */
@@ -298,6 +375,10 @@ int main(void)
 	tcase_add_test(test, what_replicas_sum_stays);
 	tcase_add_test(test, what_is_offloaded_is_on_the_host);
 	tcase_add_test(test, packed_weights_are_sharded_as_they_are_stored);
+	tcase_add_loop_test(test, flat_parameters_are_shared_out, 0, 2);
+	tcase_add_test(test, the_root_and_one_layer_are_gathered);
+	tcase_add_loop_test(test, what_is_not_synchronised_stays_flat, 0, 2);
+	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
