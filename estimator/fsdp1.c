@@ -2,8 +2,8 @@
  * gather and free as a whole. Read off traces of torch 2.13; DISTRIBUTED 2. */
 #include "estimator/schedule.h"
 
-/* Streams: the compute stream, that of casts of the shard, that of all-gathers (where the flat parameter is split, and so where
- * its gradient is made), that of reductions. */
+/* Streams: the compute stream (of the whole backward, as it was traced), that of casts of the shard, that of all-gathers, that of
+ * reductions. */
 enum { COMPUTE, PRE_UNSHARD, UNSHARD, POST_BACKWARD };
 
 static struct est_tensor on_stream(struct est_schedule *schedule, unsigned stream, uint64_t numel, uint8_t element,
@@ -44,7 +44,7 @@ static void after_forward(struct est_schedule *schedule, unsigned number)
 		reshard(schedule, number);
 }
 
-/* The unit whose forward was the one before is gathered ahead; that of the root ends last. */
+/* The unit whose forward ended before this one's is gathered ahead: before the root's, the last layer's. */
 static void before_backward(struct est_schedule *schedule, unsigned number)
 {
 	unshard(schedule, number);
