@@ -122,6 +122,12 @@ static bool wrap_head(struct est_pass *pass)
 	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || wrap(pass, &pass->head_dense);
 }
 
+/* DeepSpeed's engine casts the whole module to 16 bits, adapters too. */
+static bool adapters_are_fp32(const struct est_request *request)
+{
+	return request->lora.adapter_dtype == EST_FP32 && !est_zero_wanted(request);
+}
+
 /* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there */
 static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t element)
 {
@@ -174,7 +180,7 @@ bool est_lora_build(struct est_pass *pass)
 	pass->tape->unit = 0;
 	if (!wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass) || !wrap_parameters(pass))
 		return false;
-	cast_adapters(pass, first, pass->request->lora.adapter_dtype == EST_FP32 ? EST_32BIT : EST_16BIT);
+	cast_adapters(pass, first, adapters_are_fp32(pass->request) ? EST_32BIT : EST_16BIT);
 	save_modules(pass);
 	save_classifier(pass);
 	return true;

@@ -34,9 +34,10 @@ static bool has_master(const struct est_request *request)
 	return request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 }
 
-static bool is_trained(const struct est_leaf *leaf)
+/* As a parameter of its own, or for all that are folded into it. */
+static bool is_stepped(const struct est_leaf *leaf)
 {
-	return leaf->parameter && leaf->value.requires_grad;
+	return leaf->parameter && leaf->value.requires_grad && !leaf->folded;
 }
 
 /* This rank's part, as it lies between steps. */
@@ -107,7 +108,7 @@ static void for_each(struct est_stepping *stepping, each_function *function)
 			const struct est_trained p = trained(&tape->leaves[i], stepping->request);
 
 			stepping->on_host = tape->leaves[i].on_host;
-			if (is_trained(&tape->leaves[i]) && (!stepping->row->is_last || stepping->row->is_last(&p) == last))
+			if (is_stepped(&tape->leaves[i]) && (!stepping->row->is_last || stepping->row->is_last(&p) == last))
 				function(stepping, &p);
 		}
 }
@@ -120,7 +121,7 @@ static struct est_stepping begin(struct est_tape *tape, const struct est_request
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request)
 {
 	for (uint32_t i = 0; i < tape->leaf_count && has_master(request); i++)
-		if (is_trained(&tape->leaves[i]))
+		if (is_stepped(&tape->leaves[i]))
 			est_persistent(tape, at_rest(&tape->leaves[i]).numel, EST_32BIT, EST_OPTIMIZER);
 }
 
@@ -132,7 +133,7 @@ static struct est_tensor *list_like_parameters(struct est_tape *tape, uint8_t el
 	for (uint32_t i = 0; i < tape->leaf_count && list; i++) {
 		const struct est_leaf *leaf = &tape->leaves[i];
 
-		if (is_trained(leaf) && !leaf->on_host)
+		if (is_stepped(leaf) && !leaf->on_host)
 			list[i] = est_empty_as(tape, scalar ? 1 : at_rest(leaf).numel, element ? element : at_rest(leaf).element,
 					       category);
 	}

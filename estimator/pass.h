@@ -7,6 +7,7 @@
 #include "estimator/ops.h"
 #include "estimator/request.h"
 #include "estimator/schedule.h"
+#include "estimator/zero.h"
 
 /* A norm's parameters; EST_NO_LEAF where it has none. */
 struct est_norm_weights {
@@ -59,6 +60,7 @@ struct est_pass {
 	uint64_t batch, sequence, tokens;
 	uint8_t parameter_element;                  /* bytes of a parameter that is not quantised: the dtype of the stream */
 	struct est_schedule *schedule;              /* of a sharded model, or NULL */
+	struct est_zero *zero;                      /* of ZeRO's gradients, or NULL */
 	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
 	bool frozen;                                /* while building: a part that method freeze does not train */
 	struct est_pass *reference;                 /* a second, frozen model on the same tape, or NULL */

@@ -9,6 +9,7 @@
 #include "estimator/thumb.h"
 #include "estimator/verdict.h"
 #include "estimator/words.h"
+#include "estimator/zero.h"
 
 /* Everything that depends on the card only through what its kernels can do: one trace, replayed for all cards of the class. */
 struct outcome {
@@ -67,7 +68,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], boo
 	outcome->pinned = program.pinned;
 	outcome->host_states = program.host_states;
 	outcome->managed = program.managed;
-	outcome->unmodelled = est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
+	outcome->unmodelled = program.surplus + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
 	return complete;
@@ -258,7 +259,11 @@ static void note_limits(const struct est_request *request, const struct est_mode
 		est_note_add(&report->warnings, "/method", "",
 			     "the experts stay as they are: Transformers 5 keeps them in 3-D parameters, and bitsandbytes replaces linear layers "
 			     "only; prepare_kbit then casts them to fp32 with the rest");
-	if (master)
+	if (est_zero_wanted(request))
+		est_note_add(&report->assumptions, "/parallelism/strategy", "",
+			     "replayed as rank 0 of DeepSpeed 0.19, all parameters in one group; the upper figures have room for the parameters "
+			     "that another rank's part may cut through");
+	else if (master)
 		est_note_add(&report->assumptions, "/precision", "",
 			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");

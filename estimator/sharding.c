@@ -1,13 +1,14 @@
 #include "estimator/sharding.h"
 
 #include "estimator/schedule.h"
+#include "estimator/zero.h"
 
 bool est_sharding_is_static(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
-	return request->parallelism.gpus > 1 && (strategy == EST_ZERO1 || strategy == EST_ZERO2 || strategy == EST_ZERO3
-						 || (strategy == EST_FSDP1 && !est_schedule_wanted(request)));
+	return request->parallelism.gpus > 1 && !est_zero_wanted(request) && !est_schedule_wanted(request)
+	       && (strategy == EST_ZERO1 || strategy == EST_ZERO2 || strategy == EST_ZERO3 || strategy == EST_FSDP1);
 }
 
 static uint64_t ranks_of(const struct est_parallelism *p)

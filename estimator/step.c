@@ -73,6 +73,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
 	est_schedule_backward_end(pass->schedule);
+	est_zero_backward_end(pass->zero, tape, last);
 	est_drop(tape, loss);
 	est_release_attributes(tape, 0);
 	est_pass_end(pass);
@@ -85,7 +86,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 static uint64_t trace_first(struct est_pass *pass)
 {
 	uint64_t steps = (uint64_t)pass->request->gradient_accumulation_steps;
-	bool last_differs = pass->schedule && !pass->request->parallelism.sync_each_microbatch;
+	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch) || (pass->zero && pass->zero->keeps);
 
 	trace_micro(pass, steps == 1);
 	if (!last_differs || steps <= 2)
@@ -135,6 +136,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	if (est_objective_holds_reference(request) && !est_pass_build_reference(&reference, &pass))
 		return false;
 	pass.flash = reference.flash = flash;
+	pass.zero = est_zero_wrap(tape, model, request);
 	est_optimizer_load(tape, request);
 	est_ddp_wrap(tape, request);
 	if (request->fuse_optimizer_in_backward)
@@ -148,7 +150,9 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		trace_micro(&pass, true);
 	end(program, tape, EST_PART_MICRO_NEXT);
 	begin(program, tape, EST_PART_CLIP);
+	est_zero_flatten(pass.zero, tape);
 	est_optimizer_clip(tape, request, &update);
+	est_zero_flattened(pass.zero, tape);
 	end(program, tape, EST_PART_CLIP);
 	begin(program, tape, EST_PART_STATES);
 	est_optimizer_states(tape, request);
@@ -162,6 +166,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;
+	program->surplus = est_zero_surplus(pass.zero, tape, request);
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;
 }

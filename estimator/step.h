@@ -25,6 +25,7 @@ struct est_program {
 	uint64_t host_states;       /* host bytes of the optimizer's states */
 	uint64_t managed;           /* bytes in managed memory: paged optimizer states, outside the allocator */
 	uint64_t accumulation_steps;
+	uint64_t surplus;           /* bytes that another rank may hold beyond the one that is traced, at most */
 	int64_t trainable_parameters;
 };
 

@@ -7,6 +7,7 @@
 #include "estimator/task.h"
 #include "estimator/liger.h"
 #include "estimator/schedule.h"
+#include "estimator/zero.h"
 
 #define BIT(value) (UINT64_C(1) << (value))
 #define ANY UINT64_MAX /* also values beyond the bits */
@@ -55,13 +56,15 @@ static const struct modelled {
 /* Schedules of DeepSpeed, whose sharding is static so far, and of FSDP1 where it is. Naming their default changes nothing, naming
  * anything else is refused; the types of communication depend on the precision and are refused when named. */
 static const char *const schedules[] = {
-	"parallelism.limit_all_gathers", "parallelism.overlap_comm", "parallelism.contiguous_gradients",
-	"parallelism.sub_group_size", "parallelism.max_live_parameters", "parallelism.max_reuse_distance",
-	"parallelism.buckets.reduce_bucket_size", "parallelism.buckets.allgather_bucket_size",
-	"parallelism.buckets.prefetch_bucket_size", "parallelism.buckets.param_persistence_threshold",
-	"quantization.group_size",
+	"parallelism.limit_all_gathers", "parallelism.contiguous_gradients", "quantization.group_size",
 };
-static const char *const types[] = { "parallelism.grad_accum_dtype", "parallelism.communication_data_type" };
+/* Of DeepSpeed, whose stages 1 and 2 are replayed. */
+static const char *const zero_schedules[] = {
+	"parallelism.overlap_comm", "parallelism.sub_group_size", "parallelism.max_live_parameters",
+	"parallelism.max_reuse_distance", "parallelism.buckets.reduce_bucket_size", "parallelism.buckets.allgather_bucket_size",
+	"parallelism.buckets.prefetch_bucket_size", "parallelism.buckets.param_persistence_threshold",
+};
+static const char *const zero_types[] = { "parallelism.grad_accum_dtype", "parallelism.communication_data_type" };
 /* The same of FSDP, where it is not replayed; what only the replay of FSDP1 knows. */
 static const char *const fsdp_schedules[] = {
 	"parallelism.reshard_after_forward", "parallelism.wrap", "parallelism.sync_each_microbatch",
@@ -162,6 +165,17 @@ static void check_fsdp2(const struct est_request *request, const struct est_mode
 		refuse(est_field_find("lora.modules_to_save"), request, faults);
 	if (request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant)
 		refuse(est_field_find("use_reentrant"), request, faults);
+}
+
+/* Gradients are replayed in the 16 bits of the weights only. */
+static void check_zero(const struct est_request *request, struct est_faults *faults)
+{
+	for (size_t i = 0; i < sizeof(zero_types) / sizeof(zero_types[0]); i++) {
+		const struct est_field *field = est_field_find(zero_types[i]);
+
+		if (est_field_is_named(field, request) && est_field_get(field, request) != EST_BF16)
+			refuse(field, request, faults);
+	}
 }
 
 static void check_model(const struct est_model *model, struct est_faults *faults)
@@ -270,7 +284,12 @@ void est_support_check(const struct est_request *request, const struct est_model
 
 	check_values(request, faults);
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
-	check_named(types, sizeof(types) / sizeof(types[0]), false, request, faults);
+	if (est_zero_wanted(request)) {
+		check_zero(request, faults);
+	} else {
+		check_named(zero_schedules, sizeof(zero_schedules) / sizeof(zero_schedules[0]), true, request, faults);
+		check_named(zero_types, sizeof(zero_types) / sizeof(zero_types[0]), false, request, faults);
+	}
 	if (request->accounting == EST_REPLAY)
 		check_offload(request, faults);
 	if (est_schedule_wanted(request)) {

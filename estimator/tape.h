@@ -85,6 +85,8 @@ struct est_leaf {
 	uint8_t shard_element;      /* bytes of one; 0: the parameter is whole */
 	bool on_host;               /* the shard, its gradient and the optimizer are */
 	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
+	uint64_t ours;              /* of a flat parameter: elements in this rank's part (zero.h) */
+	bool folded;                /* stepped with that flat parameter, whose first leaf has the rank's part as its shard */
 	struct est_tensor accumulated; /* gradient of micro-batches that were not reduced, in the dtype of the reduction */
 };
 

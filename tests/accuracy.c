@@ -87,7 +87,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              104, 0.01, 0.10, 1.00, 0.80 },
+	{ NULL,                              114, 0.01, 0.10, 1.00, 0.80 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -99,6 +99,9 @@ static const struct gate distributed[] = {
 	{ "fsdp qlora accelerate",            12, 0.01, 0.10, 1.50, 1.50 },
 	{ "fsdp qlora layer_root",             1, 0.01, 0.10, 0.40, 0.40 },
 	{ "ddp qlora ",                        2, 0.01, 0.10, 0.10, 0.10 },
+	{ "zero1 full ",                       4, 0.01, 0.10, 0.01, 0.01 },
+	{ "zero2 full ",                       5, 0.01, 0.10, 0.40, 0.40 },
+	{ "zero2 lora ",                       1, 0.01, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
 };
 /* clang-format on */

@@ -1,0 +1,224 @@
+#include "estimator/zero.h"
+
+#include "estimator/ops.h"
+
+enum { ALIGNMENT = 2 }; /* elements of a part: NCCL wants 4 bytes */
+
+static uint64_t ranks_of(const struct est_parallelism *p)
+{
+	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
+}
+
+/* Their states are the same whether a parameter has a shape or not. */
+static bool steps_elements(enum est_optimizer optimizer)
+{
+	return optimizer == EST_ADAMW_TORCH_FUSED || optimizer == EST_ADAMW_TORCH || optimizer == EST_SGD
+	       || optimizer == EST_SGD_MOMENTUM;
+}
+
+bool est_zero_wanted(const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	return request->accounting == EST_REPLAY && p->gpus > 1 && (p->strategy == EST_ZERO1 || p->strategy == EST_ZERO2)
+	       && request->precision == EST_BF16_MASTER && (request->method == EST_FULL || request->method == EST_LORA)
+	       && steps_elements(request->optimizer) && !request->fuse_optimizer_in_backward;
+}
+
+static bool is_trained(const struct est_leaf *leaf)
+{
+	return leaf->parameter && leaf->value.requires_grad;
+}
+
+static void drop_grad(struct est_tape *tape, struct est_leaf *leaf)
+{
+	est_drop(tape, leaf->grad);
+	leaf->grad = est_none;
+}
+
+/* ---- the bucket */
+
+static void make_buffers(struct est_zero *zero, struct est_tape *tape)
+{
+	for (unsigned i = 0; i < zero->buffers; i++)
+		if (!zero->buffer[i].storage)
+			zero->buffer[i] = est_hold(est_empty_as(tape, zero->bucket, EST_16BIT, EST_BUFFERS));
+}
+
+/* reduce_ipg_grads(): what is of this rank goes into its partition, which the first such bucket makes. */
+static void flush(struct est_zero *zero, struct est_tape *tape)
+{
+	if (zero->reaches && !zero->partition.storage)
+		zero->partition = est_hold(est_empty_as(tape, zero->touched, EST_16BIT, EST_GRADIENTS));
+	if (zero->large && (!zero->keeps || zero->large->ours > 0))
+		drop_grad(tape, zero->large);
+	zero->filled = 0;
+	zero->reaches = false;
+	zero->large = NULL;
+}
+
+/* A gradient is copied into the bucket and becomes a view of it, unless it is larger. */
+static void reduce(struct est_zero *zero, struct est_tape *tape, struct est_leaf *leaf)
+{
+	uint64_t numel = leaf->value.numel;
+
+	if (zero->filled + numel > zero->bucket)
+		flush(zero, tape);
+	if (numel > zero->bucket)
+		zero->large = leaf;
+	else
+		drop_grad(tape, leaf);
+	zero->filled += numel;
+	zero->reaches = zero->reaches || leaf->ours > 0;
+}
+
+static void arrived(struct est_tape *tape, struct est_leaf *leaf, const void *context)
+{
+	struct est_zero *zero = (struct est_zero *)(uintptr_t)context;
+
+	make_buffers(zero, tape);
+	if (!zero->keeps)
+		reduce(zero, tape, leaf);
+}
+
+/* ---- parts of the flat parameter */
+
+static uint64_t within(uint64_t offset, uint64_t numel, uint64_t end)
+{
+	uint64_t left = offset < end ? end - offset : 0;
+
+	return numel < left ? numel : left;
+}
+
+static void divide(struct est_zero *zero, struct est_tape *tape, uint64_t ranks)
+{
+	uint64_t total = 0, offset = 0;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		total += is_trained(&tape->leaves[i]) ? tape->leaves[i].value.numel : 0;
+	zero->share = (total + ALIGNMENT * ranks - 1) / (ALIGNMENT * ranks) * ALIGNMENT;
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+
+		if (!is_trained(leaf))
+			continue;
+		leaf->folded = offset > 0;
+		leaf->ours = within(offset, leaf->value.numel, zero->share);
+		zero->touched += leaf->ours ? leaf->value.numel : 0;
+		leaf->shard = leaf->folded ? 0 : zero->share;
+		leaf->shard_element = EST_16BIT;
+		offset += leaf->value.numel;
+	}
+}
+
+/* "auto": as Transformers fills it in */
+static uint64_t bucket_of(const struct est_model *model, int64_t named)
+{
+	return (uint64_t)(named == EST_AUTO ? model->hidden_size * model->hidden_size : named);
+}
+
+struct est_zero *est_zero_wrap(struct est_tape *tape, const struct est_model *model, const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+	struct est_zero *zero = est_zero_wanted(request) ? est_arena_take(tape->arena, 1, sizeof(*zero)) : NULL;
+
+	if (!zero)
+		return NULL;
+	zero->keeps = p->strategy == EST_ZERO1;
+	zero->buffers = p->overlap_comm ? 2 : 1;
+	zero->bucket = bucket_of(model, p->buckets.reduce_bucket_size);
+	divide(zero, tape, ranks_of(p));
+	tape->accumulated = arrived;
+	tape->accumulated_context = zero;
+	return zero;
+}
+
+/* The most that a part touches: what cuts through its beginning and its end counts whole. */
+static uint64_t most_touched(const struct est_zero *zero, const struct est_tape *tape)
+{
+	uint64_t most = 0, touched = 0, offset = 0, end = zero->share;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		uint64_t numel = tape->leaves[i].value.numel;
+
+		if (!is_trained(&tape->leaves[i]))
+			continue;
+		touched += numel;
+		offset += numel;
+		most = touched > most ? touched : most;
+		if (offset < end)
+			continue;
+		touched = offset % zero->share ? numel : 0;
+		end = (offset / zero->share + 1) * zero->share;
+	}
+	return most;
+}
+
+uint64_t est_zero_surplus(const struct est_zero *zero, const struct est_tape *tape, const struct est_request *request)
+{
+	uint64_t partitions = request->gradient_accumulation_steps > 1 ? 2 : 1;
+
+	return zero ? (most_touched(zero, tape) - zero->touched) * EST_16BIT * partitions : 0;
+}
+
+/* ---- the end of the backward, and the step */
+
+static void reduce_kept(struct est_zero *zero, struct est_tape *tape)
+{
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (is_trained(&tape->leaves[i]) && tape->leaves[i].grad.storage)
+			reduce(zero, tape, &tape->leaves[i]);
+}
+
+/* A later micro-batch's partition is added to the first's. */
+static void average(struct est_zero *zero, struct est_tape *tape)
+{
+	if (zero->averaged.storage)
+		est_drop(tape, zero->partition);
+	else
+		zero->averaged = zero->partition;
+	zero->partition = est_none;
+}
+
+void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape, bool last)
+{
+	if (!zero || (zero->keeps && !last))
+		return;
+	if (zero->keeps)
+		reduce_kept(zero, tape);
+	flush(zero, tape);
+	average(zero, tape);
+	for (unsigned i = 0; i < zero->buffers; i++) {
+		est_drop(tape, zero->buffer[i]);
+		zero->buffer[i] = est_none;
+	}
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (is_trained(&tape->leaves[i]))
+			drop_grad(tape, &tape->leaves[i]);
+}
+
+/* get_grad_norm_direct(): of each gradient, cast to fp64 */
+static void take_norms(struct est_tape *tape)
+{
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (tape->leaves[i].ours)
+			est_drop(tape, est_empty_as(tape, tape->leaves[i].ours, sizeof(double), EST_BUFFERS));
+}
+
+void est_zero_flatten(struct est_zero *zero, struct est_tape *tape)
+{
+	if (!zero)
+		return;
+	est_mark(tape, EST_PHASE_OPTIMIZER_STEP);
+	take_norms(tape);
+	zero->flat = est_hold(est_empty_as(tape, zero->share, EST_16BIT, EST_GRADIENTS));
+}
+
+void est_zero_flattened(struct est_zero *zero, struct est_tape *tape)
+{
+	if (!zero)
+		return;
+	est_drop(tape, zero->flat);
+	est_drop(tape, zero->averaged);
+	zero->flat = zero->averaged = est_none;
+}

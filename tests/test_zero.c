@@ -1,0 +1,341 @@
+/* ZeRO-1 and ZeRO-2: what rank 0 holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold the whole of
+ * it to real DeepSpeed). */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+#include "estimator/fields.h"
+#include "estimator/replay.h"
+#include "estimator/sharding.h"
+#include "estimator/support.h"
+#include "estimator/zero.h"
+
+#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+
+enum { S = 512, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LAYERS = 4, PARAMETERS = 9 * LAYERS + 3 };
+
+static struct est_arena arena;
+static struct est_program program;
+/* Elements of the parameters, in the order of the module. */
+static int64_t sizes[PARAMETERS], whole;
+
+static void list_parameters(void)
+{
+	static const int64_t layer[] = { H * HEADS * DIM, H * KV * DIM, H * KV * DIM, H * HEADS * DIM, H * F, H * F, H * F, H, H };
+	int count = 0;
+
+	sizes[count++] = (int64_t)V * H;
+	for (int i = 0; i < LAYERS; i++)
+		for (int k = 0; k < COUNT(layer); k++)
+			sizes[count++] = layer[k];
+	sizes[count++] = H;
+	sizes[count++] = (int64_t)V * H;
+	whole = 0;
+	for (int i = 0; i < count; i++)
+		whole += sizes[i];
+}
+
+static void set_up(void)
+{
+	size_t size = est_program_arena_size(LAYERS);
+
+	est_arena_init(&arena, malloc(size), size);
+	memset(arena.base, 0xa5, size);
+	list_parameters();
+}
+
+static void tear_down(void)
+{
+	free(arena.base);
+}
+
+static const struct est_model model = {
+	.architecture = EST_ARCH_LLAMA,
+	.vocab_size = V,
+	.hidden_size = H,
+	.num_hidden_layers = LAYERS,
+	.num_attention_heads = HEADS,
+	.num_key_value_heads = KV,
+	.head_dim = DIM,
+	.intermediate_size = F,
+	.max_position_embeddings = 4096,
+	.gated_mlp = true,
+	.norm = EST_RMSNORM,
+	.norms_per_layer = 2,
+	.final_norm = true,
+	.activation = EST_SILU,
+	.partial_rotary_factor = 1,
+};
+
+static struct est_request sharded(enum est_strategy strategy, int64_t ranks, int64_t steps)
+{
+	return (struct est_request){
+		.framework = EST_DEEPSPEED,
+		.precision = EST_BF16_MASTER,
+		.optimizer = EST_ADAMW_TORCH_FUSED,
+		.checkpointing = EST_CHECKPOINT_FULL,
+		.micro_batch_size = 1,
+		.sequence_length = S,
+		.gradient_accumulation_steps = steps,
+		.parallelism = { .strategy = strategy, .gpus = ranks, .gpus_per_node = 8, .tensor = 1, .pipeline = 1, .context = 1,
+				 .expert = 1, .contiguous_gradients = true, .grad_accum_dtype = EST_BF16,
+				 .buckets = { .reduce_bucket_size = EST_AUTO } },
+	};
+}
+
+static void trace(const struct est_request *request)
+{
+	uint64_t shards[EST_CATEGORIES];
+
+	arena.used = 0;
+	est_sharding_shares(request, shards);
+	for (int i = 0; i < EST_CATEGORIES; i++)
+		ck_assert_uint_eq(shards[i], 1);
+	ck_assert(est_program_trace(&program, &model, request, true, shards, &arena));
+}
+
+/* ---- closed forms */
+
+static int64_t share_of(int64_t ranks)
+{
+	return (whole + 2 * ranks - 1) / (2 * ranks) * 2;
+}
+
+/* Elements of all parameters that reach into a rank's part. */
+static int64_t touched_by(int64_t rank, int64_t ranks)
+{
+	int64_t from = rank * share_of(ranks), to = from + share_of(ranks), offset = 0, touched = 0;
+
+	for (int i = 0; i < PARAMETERS; i++) {
+		touched += offset < to && offset + sizes[i] > from ? sizes[i] : 0;
+		offset += sizes[i];
+	}
+	return touched;
+}
+
+static int64_t block(int64_t bytes)
+{
+	return (bytes + 511) / 512 * 512;
+}
+
+/* ---- what of a category a part of the program adds */
+
+struct walk {
+	int64_t peak, end;
+};
+
+static struct walk walk_through(enum est_part part, enum est_category category)
+{
+	struct walk walk = { 0, 0 };
+
+	for (size_t i = program.begin[part]; i < program.end[part]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_PHASE || event->category != category)
+			continue;
+		walk.end += event->kind == EST_EVENT_ALLOC ? (int64_t)event->bytes : -(int64_t)event->bytes;
+		walk.peak = walk.end > walk.peak ? walk.end : walk.peak;
+	}
+	return walk;
+}
+
+static int count_buffers(enum est_part part, enum est_event_kind kind, int64_t bytes)
+{
+	int count = 0;
+
+	for (size_t i = program.begin[part]; i < program.end[part]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		count += event->kind == kind && event->category == EST_BUFFERS && (int64_t)event->bytes == bytes;
+	}
+	return count;
+}
+
+static const int64_t all_ranks[] = { 2, 3, 4, 8, 63, 1000 };
+
+/* ---- tests */
+
+START_TEST(the_optimizer_steps_one_flat_part)
+{
+	int64_t ranks = all_ranks[_i], share = share_of(ranks);
+	struct est_request request = sharded(EST_ZERO2, ranks, 1);
+
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * share));
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, 2 * whole);
+	ck_assert_int_eq(walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 512 + 2 * block(4 * share));
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * share));
+	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * share));
+}
+END_TEST
+
+START_TEST(of_the_gradients_the_partition_is_left_until_it_is_flattened)
+{
+	int64_t ranks = all_ranks[_i], share = share_of(ranks), partition = block(2 * touched_by(0, ranks));
+
+	for (enum est_strategy strategy = EST_ZERO1; strategy <= EST_ZERO2; strategy++) {
+		struct est_request request = sharded(strategy, ranks, 1);
+
+		trace(&request);
+		ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, partition);
+		ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * share));
+		ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).end, -partition);
+	}
+}
+END_TEST
+
+START_TEST(zero_1_has_all_gradients_beside_the_partition)
+{
+	int64_t ranks = all_ranks[_i];
+	struct est_request request = sharded(EST_ZERO1, ranks, 1);
+	int64_t peak;
+
+	trace(&request);
+	peak = walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).peak;
+	ck_assert_int_eq(peak, 2 * whole + block(2 * touched_by(0, ranks)));
+	request.parallelism.strategy = EST_ZERO2;
+	trace(&request);
+	peak = walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).peak;
+	ck_assert_int_lt(peak, block(2 * touched_by(0, ranks)) + 2 * 2 * (int64_t)V * H);
+}
+END_TEST
+
+START_TEST(a_later_micro_batch_fills_a_second_partition)
+{
+	struct est_request request = sharded(EST_ZERO2, 4, 2 + _i);
+
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 0);
+	ck_assert_int_ge(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).peak, block(2 * touched_by(0, 4)));
+	request.parallelism.strategy = EST_ZERO1;
+	trace(&request);
+	ck_assert_uint_eq(program.accumulation_steps, 2);
+	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 2 * whole);
+	ck_assert_int_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, block(2 * touched_by(0, 4)) - 2 * whole);
+}
+END_TEST
+
+static const struct {
+	int64_t named, elements;
+	bool overlaps;
+} buckets[] = { { EST_AUTO, (int64_t)H * H, false }, { EST_AUTO, (int64_t)H * H, true }, { 500000000, 500000000, false },
+		{ 300000, 300000, true } };
+
+START_TEST(a_bucket_lives_from_the_first_gradient_to_the_end_of_the_backward)
+{
+	struct est_request request = sharded(EST_ZERO2, 4, 1);
+	int64_t bytes = block(2 * buckets[_i].elements);
+
+	request.parallelism.buckets.reduce_bucket_size = buckets[_i].named;
+	request.parallelism.overlap_comm = buckets[_i].overlaps;
+	trace(&request);
+	ck_assert_int_eq(count_buffers(EST_PART_MICRO_FIRST, EST_EVENT_ALLOC, bytes), buckets[_i].overlaps ? 2 : 1);
+	ck_assert_int_eq(count_buffers(EST_PART_MICRO_FIRST, EST_EVENT_FREE, bytes), buckets[_i].overlaps ? 2 : 1);
+	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
+}
+END_TEST
+
+START_TEST(norms_are_taken_in_fp64_of_one_gradient_at_a_time)
+{
+	int64_t ranks = all_ranks[_i], largest = sizes[0] < share_of(ranks) ? sizes[0] : share_of(ranks);
+	struct est_request request = sharded(EST_ZERO2, ranks, 1);
+
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_BUFFERS).peak, block(8 * largest));
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_BUFFERS).end, 0);
+}
+END_TEST
+
+START_TEST(the_surplus_is_what_the_fullest_rank_touches_more)
+{
+	int64_t ranks = all_ranks[_i], most = 0;
+	struct est_request request = sharded(EST_ZERO2, ranks, 1);
+
+	for (int64_t rank = 0; rank < ranks; rank++)
+		most = touched_by(rank, ranks) > most ? touched_by(rank, ranks) : most;
+	trace(&request);
+	ck_assert_int_eq((int64_t)program.surplus, 2 * (most - touched_by(0, ranks)));
+	request.gradient_accumulation_steps = 4;
+	trace(&request);
+	ck_assert_int_eq((int64_t)program.surplus, 4 * (most - touched_by(0, ranks)));
+}
+END_TEST
+
+/* ---- what is replayed, and what is refused */
+
+static void name(struct est_request *request, const char *field)
+{
+	size_t i = (size_t)(est_field_find(field) - est_request_fields);
+
+	request->named[i / 64] |= UINT64_C(1) << (i % 64);
+}
+
+static size_t faults_of(const struct est_request *request)
+{
+	static struct est_faults faults;
+
+	memset(&faults, 0, sizeof(faults));
+	est_support_check(request, &model, &faults);
+	return faults.count;
+}
+
+START_TEST(buckets_are_accepted_where_they_are_replayed)
+{
+	struct est_request request = sharded(_i ? EST_ZERO2 : EST_ZERO1, 8, 1);
+	size_t before = faults_of(&request);
+
+	request.parallelism.overlap_comm = true;
+	request.parallelism.buckets.reduce_bucket_size = 1000;
+	name(&request, "parallelism.overlap_comm");
+	name(&request, "parallelism.buckets.reduce_bucket_size");
+	name(&request, "parallelism.grad_accum_dtype");
+	ck_assert_uint_eq(faults_of(&request), before);
+	request.parallelism.grad_accum_dtype = EST_FP32;
+	ck_assert_uint_eq(faults_of(&request), before + 1);
+	request.parallelism.strategy = EST_ZERO3;
+	ck_assert_uint_eq(faults_of(&request), before + 3);
+}
+END_TEST
+
+START_TEST(what_is_not_replayed_is_a_static_share)
+{
+	struct est_request request = sharded(EST_ZERO2, 8, 1), other = request;
+
+	ck_assert(est_zero_wanted(&request) && !est_sharding_is_static(&request));
+	other.precision = EST_FP16_MASTER;
+	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
+	other = request;
+	other.optimizer = EST_ADAFACTOR;
+	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
+	other = request;
+	other.method = EST_QLORA;
+	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
+	other = request;
+	other.parallelism.gpus = 1;
+	ck_assert(!est_zero_wanted(&other) && !est_sharding_is_static(&other));
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("zero");
+	TCase *test = tcase_create("rank 0");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(test, set_up, tear_down);
+	tcase_add_loop_test(test, the_optimizer_steps_one_flat_part, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, of_the_gradients_the_partition_is_left_until_it_is_flattened, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, zero_1_has_all_gradients_beside_the_partition, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, a_later_micro_batch_fills_a_second_partition, 0, 2);
+	tcase_add_loop_test(test, a_bucket_lives_from_the_first_gradient_to_the_end_of_the_backward, 0, COUNT(buckets));
+	tcase_add_loop_test(test, norms_are_taken_in_fp64_of_one_gradient_at_a_time, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, the_surplus_is_what_the_fullest_rank_touches_more, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, buckets_are_accepted_where_they_are_replayed, 0, 2);
+	tcase_add_test(test, what_is_not_replayed_is_a_static_share);
+	suite_add_tcase(suite, test);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
