@@ -20,6 +20,7 @@ struct outcome {
 	uint64_t pinned, host_states;       /* outside the allocator, on the host */
 	uint64_t managed;                   /* outside the allocator, where the driver moves it */
 	uint64_t unmodelled;                /* what sharding may take beyond all that, at most */
+	uint64_t unpooled;                  /* and what the allocator may reserve for it */
 };
 
 struct run {
@@ -68,6 +69,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], boo
 	outcome->pinned = program.pinned;
 	outcome->host_states = program.host_states;
 	outcome->managed = program.managed;
+	outcome->unpooled = est_sharding_unpooled(run->request, run->model);
 	outcome->unmodelled = program.surplus + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
@@ -104,9 +106,9 @@ static struct est_range reserved_range(uint64_t allocated, uint64_t reserved)
 }
 
 /* The upper end goes up by what is not replayed. */
-static struct est_range widened(struct est_range range, const struct outcome *outcome)
+static struct est_range widened(struct est_range range, uint64_t bytes)
 {
-	range.high += outcome->unmodelled;
+	range.high += bytes;
 	return range;
 }
 
@@ -145,8 +147,9 @@ static void report_peak(const struct run *run, const struct outcome *outcome, co
 	peak->phase = outcome->levels.phase;
 	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
 	peak->at_peak[EST_WORKSPACE] += workspace;
-	peak->allocated = widened(allocated_range(allocated), outcome);
-	peak->reserved = widened(reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace)), outcome);
+	peak->allocated = widened(allocated_range(allocated), outcome->unmodelled);
+	peak->reserved = widened(reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace)),
+				 outcome->unmodelled + outcome->unpooled);
 	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
 	peak->device = plus(peak->device, resident(outcome, gpu, peak->device));
 }
@@ -221,7 +224,8 @@ static bool judge_by_replay(struct run *run, struct est_fit *fit)
 
 	if (!outcome)
 		return false;
-	limit = widened(reserved_range(outcome->levels.allocated + workspace, outcome->reserved.least + workspace), outcome);
+	limit = widened(reserved_range(outcome->levels.allocated + workspace, outcome->reserved.least + workspace),
+			outcome->unmodelled + outcome->unpooled);
 	fit->required = limit.expected + outside.expected;
 	fit->required_high = limit.high + outside.high;
 	return true;

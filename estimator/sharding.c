@@ -71,20 +71,34 @@ static uint64_t fsdp1(const struct sizes *sizes)
 	return unreduced + (2 * sizes->element + 4) * sizes->vocabulary + (5 * sizes->element + 4) * sizes->layer;
 }
 
-uint64_t est_sharding_unmodelled(const struct est_request *request, const struct est_model *model, int64_t trained)
+static struct sizes sizes_of(const struct est_request *request, const struct est_model *model, int64_t trained)
 {
-	static uint64_t (*const bounds[])(const struct sizes *) = {
-		[EST_ZERO1] = zero, [EST_ZERO2] = zero, [EST_ZERO3] = zero3, [EST_FSDP1] = fsdp1,
-	};
 	uint64_t embedding = (uint64_t)model->vocab_size * (uint64_t)model->hidden_size;
 	struct sizes sizes = { .whole = (uint64_t)est_model_count_parameters(model), .trained = (uint64_t)trained,
 			       .vocabulary = model->tie_word_embeddings ? embedding : 2 * embedding,
 			       .ranks = ranks_of(&request->parallelism), .element = request->precision == EST_PURE_FP32 ? 4 : 2,
 			       .accumulates = request->gradient_accumulation_steps > 1 };
 
-	if (!est_sharding_is_static(request))
-		return 0;
 	if (sizes.whole > sizes.vocabulary)
 		sizes.layer = (sizes.whole - sizes.vocabulary) / (uint64_t)model->num_hidden_layers;
-	return bounds[request->parallelism.strategy](&sizes);
+	return sizes;
+}
+
+uint64_t est_sharding_unmodelled(const struct est_request *request, const struct est_model *model, int64_t trained)
+{
+	static uint64_t (*const bounds[])(const struct sizes *) = {
+		[EST_ZERO1] = zero, [EST_ZERO2] = zero, [EST_ZERO3] = zero3, [EST_FSDP1] = fsdp1,
+	};
+	struct sizes sizes = sizes_of(request, model, trained);
+
+	return est_sharding_is_static(request) ? bounds[request->parallelism.strategy](&sizes) : 0;
+}
+
+uint64_t est_sharding_unpooled(const struct est_request *request, const struct est_model *model)
+{
+	struct sizes sizes = sizes_of(request, model, 0);
+
+	if (request->parallelism.strategy != EST_FSDP1 || !est_schedule_wanted(request))
+		return 0;
+	return 2 * sizes.element * (sizes.vocabulary + sizes.layer);
 }

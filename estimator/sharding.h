@@ -15,5 +15,8 @@ void est_sharding_shares(const struct est_request *request, uint64_t ret[EST_CAT
 /* Bytes that a real rank may hold beyond its shares, at most; 0 where the schedule is replayed. trained: parameters with a
  * gradient. From traces of DeepSpeed 0.19 (with its own bucket sizes) and of torch 2.13's FSDP1. */
 uint64_t est_sharding_unmodelled(const struct est_request *request, const struct est_model *model, int64_t trained);
+/* Bytes that the allocator may reserve beyond what is replayed, at most: of FSDP1, whose concatenated gradients of the root and of a
+ * layer may come from the pool of another stream than the one they are freed to here. */
+uint64_t est_sharding_unpooled(const struct est_request *request, const struct est_model *model);
 
 #endif

@@ -412,6 +412,23 @@ static bool is_warned(const char *pointer)
 	return false;
 }
 
+/* FSDP1's concatenated gradients may lie in the pool of another stream: that is room above reserved, not above allocated. */
+START_TEST(another_streams_pool_widens_what_is_reserved)
+{
+	struct est_model model = llama(4);
+	struct est_request request = plain();
+	uint64_t flat = 2 * 2 * (2 * (uint64_t)model.vocab_size * (uint64_t)model.hidden_size);
+
+	request.precision = EST_BF16_MIXED;
+	request.parallelism.gpus = 4;
+	request.parallelism.strategy = EST_FSDP1;
+	run_on(&request, &model, 0, &report);
+	ck_assert_uint_ge(report.peak.reserved.high, report.peak.reserved.expected + flat);
+	ck_assert_uint_lt(report.peak.allocated.high, report.peak.allocated.expected + flat + (16 << 20));
+	ck_assert_uint_ge(report.fits[0].required_high, report.fits[0].required + flat);
+}
+END_TEST
+
 START_TEST(experts_that_are_not_quantised_are_told)
 {
 	struct est_model model = llama(2);
@@ -761,6 +778,7 @@ int main(void)
 	tcase_add_loop_test(test, more_of_anything_never_needs_less, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
+	tcase_add_test(test, another_streams_pool_widens_what_is_reserved);
 	tcase_add_test(test, experts_that_are_not_quantised_are_told);
 	tcase_add_loop_test(test, what_is_not_replayed_has_room_in_the_upper_figures, 0, COUNT(traced));
 	tcase_add_loop_test(test, zero_divides_what_its_stage_says_among_the_ranks, 0, COUNT(strategies));
