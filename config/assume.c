@@ -1,4 +1,5 @@
 #include "config/read.h"
+#include "estimator/generation.h"
 
 /* The versions whose code is modelled. */
 static const struct {
@@ -23,6 +24,12 @@ static bool names_versions(const struct est_request *request)
 	return false;
 }
 
+/* Modelled by itself, or refused. */
+static bool is_old_generation(const struct est_request *request)
+{
+	return request->accounting == EST_REPLAY && est_is_old_transformers(&request->versions);
+}
+
 void cfg_warn_of_versions(const struct est_request *request, struct est_notes *warnings)
 {
 	size_t i;
@@ -32,6 +39,8 @@ void cfg_warn_of_versions(const struct est_request *request, struct est_notes *w
 		int64_t version = (int64_t)est_field_get(field, request);
 		char value[EST_NOTE_VALUE_MAX];
 
+		if (version == request->versions.transformers && is_old_generation(request))
+			continue;
 		if (est_field_is_named(field, request) && version != modelled[i].version)
 			est_note_add(warnings, field->pointer, est_field_text(field, request, value, sizeof(value)),
 				     "%s than %s, which is modelled", version < modelled[i].version ? "older" : "newer",
@@ -43,6 +52,17 @@ void cfg_warn_of_versions(const struct est_request *request, struct est_notes *w
 static bool is_assumed(const struct est_field *field, const struct est_request *request)
 {
 	return !field->required && !est_field_is_named(field, request) && est_field_applies(field, request, NULL);
+}
+
+static void note_generation(const struct est_request *request, struct est_notes *notes)
+{
+	const struct est_field *field = est_field_find("versions.transformers");
+	char value[EST_NOTE_VALUE_MAX];
+
+	est_note_add(notes, field->pointer, est_field_text(field, request, value, sizeof(value)),
+		     "modelled as that release is: its loss %s, its sdpa %s k and v",
+		     est_shifts_logits(&request->versions) ? "copies shifted logits" : "pads labels",
+		     est_repeats_for_sdpa(&request->versions) ? "repeats" : "does not repeat");
 }
 
 void cfg_note_assumptions(const struct est_request *request, const struct cfg_reasons *reasons,
@@ -59,6 +79,8 @@ void cfg_note_assumptions(const struct est_request *request, const struct cfg_re
 				     est_field_text(field, request, value, sizeof(value)), "not named: %s",
 				     reasons->text[i] ? reasons->text[i] : "the default");
 	}
+	if (is_old_generation(request))
+		note_generation(request, notes);
 	if (!names_versions(request))
 		est_note_add(notes, "/versions", newest, "not named: the newest that is modelled");
 }

@@ -302,6 +302,13 @@ static const char *checkpoint_of_old_transformers(const struct rule_input *input
 		? "before Transformers 5 the checkpoint wrapped the layer from outside" : NULL;
 }
 
+static const char *reentrant_of_old_transformers(const struct rule_input *input, double *ret)
+{
+	*ret = true;
+	return input->request->framework == EST_TRANSFORMERS && is_older(input->request->versions.transformers, 5000)
+		? "before Transformers 5 gradient_checkpointing_enable() was reentrant" : NULL;
+}
+
 /* In order: a rule may look at fields above its own. over: stronger than the trainer's row. */
 static const struct {
 	const char *field;
@@ -315,6 +322,7 @@ static const struct {
 	{ "loss", loss_of_old_trl, true },
 	{ "loss", loss_of_liger, true },
 	{ "loss", loss_of_objective, true },
+	{ "use_reentrant", reentrant_of_old_transformers, false },
 	{ "max_grad_norm", clip_of_fused_step, true },
 	{ "lora.alpha", alpha_of_rank, false },
 	{ "lora.adapter_dtype", adapters_of_old_peft, false },

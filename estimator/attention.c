@@ -1,6 +1,7 @@
 /* Attention: which kernel runs, what it keeps and what its backward takes. Kernel choice after
  * aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, callers after transformers/integrations. */
 #include "estimator/architecture.h"
+#include "estimator/generation.h"
 
 /* ---- choice */
 
@@ -22,9 +23,12 @@ static bool flash_takes(const struct est_pass *pass, bool masked, uint8_t elemen
 }
 
 /* transformers' use_gqa_in_sdpa(): without a mask the grouped heads go to SDPA as they are */
-static bool passes_grouped(const struct est_model *model, bool masked)
+static bool passes_grouped(const struct est_pass *pass, bool masked)
 {
-	return !masked && model->head_dim <= 256 && model->num_key_value_heads != model->num_attention_heads;
+	const struct est_model *model = pass->model;
+
+	return !masked && model->head_dim <= 256 && model->num_key_value_heads != model->num_attention_heads
+	       && !est_repeats_for_sdpa(&pass->request->versions);
 }
 
 static enum est_kernel sdpa_kernel(const struct est_pass *pass, bool masked, uint8_t element)
@@ -32,7 +36,7 @@ static enum est_kernel sdpa_kernel(const struct est_pass *pass, bool masked, uin
 	if (flash_takes(pass, masked, element))
 		return EST_KERNEL_FLASH;
 	/* the memory-efficient kernel is built without grouped heads */
-	return passes_grouped(pass->model, masked) ? EST_KERNEL_MATH : EST_KERNEL_EFFICIENT;
+	return passes_grouped(pass, masked) ? EST_KERNEL_MATH : EST_KERNEL_EFFICIENT;
 }
 
 static enum est_kernel choose_kernel(const struct est_pass *pass, bool masked, uint8_t element)
@@ -76,7 +80,20 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 		&& !uses_flash_attention_package(pass->request);
 }
 
-/* ---- fused kernels. extra: 0 batch, 1 heads, 2 sequence, 3 head_dim, 4 elements of k, 5 bytes of an element, 6 elements of v */
+/* What transformers' sdpa_attention_forward did before it took heads as they lie: k and v repeated whatever the kernel, and
+ * .contiguous() of all three. By the request's word, so that the flash package's caller is left alone. */
+static bool always_repeats(const struct est_pass *pass)
+{
+	return pass->request->attention == EST_SDPA && est_repeats_for_sdpa(&pass->request->versions);
+}
+
+static bool copies_heads(const struct est_pass *pass)
+{
+	return pass->request->attention == EST_SDPA && est_copies_for_sdpa(&pass->request->versions);
+}
+
+/* ---- fused kernels. extra: 0 batch, 1 heads, 2 sequence, 3 head_dim, 4 elements of k, 5 bytes of an element, 6 elements of v,
+ * 7 elements of an output that lies otherwise than its backward takes it */
 
 static uint64_t round_up(uint64_t n, uint64_t multiple)
 {
@@ -97,13 +114,16 @@ static void make_input_grads(struct est_tape *tape, struct est_node *node, struc
 	}
 }
 
-/* flash_api.cpp mha_bwd: softmax_d, the fp32 accumulator of dq, and dk, dv of every query head when they are grouped */
+/* attention_backward.cu: out.contiguous(). flash_api.cpp mha_bwd: softmax_d, the fp32 accumulator of dq, and dk, dv of every
+ * query head when they are grouped */
 static void backward_flash(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t batch = node->extra[0], heads = node->extra[1], sequence = node->extra[2], dim = node->extra[3];
 	uint64_t rows = batch * heads * round_up(sequence, 128);
-	struct est_tensor work[4] = { { 0 } };
+	struct est_tensor work[4] = { { 0 } }, output = est_none;
 
+	if (node->extra[7])
+		output = est_empty_as(tape, node->extra[7], EST_16BIT, EST_BUFFERS);
 	make_input_grads(tape, node, ret);
 	work[0] = est_empty_as(tape, rows, EST_32BIT, EST_BUFFERS);
 	work[1] = est_empty_as(tape, rows * (dim <= 192 ? round_up(dim, 32) : 256), EST_32BIT, EST_BUFFERS);
@@ -111,6 +131,7 @@ static void backward_flash(struct est_tape *tape, struct est_node *node, struct 
 		work[i] = est_empty_as(tape, batch * heads * sequence * dim, EST_16BIT, EST_BUFFERS);
 	for (unsigned i = 4; i-- > 0;)
 		est_drop(tape, work[i]);
+	est_drop(tape, output);
 }
 static const struct est_op flash_op = { "FlashAttention", backward_flash };
 
@@ -166,6 +187,7 @@ static struct est_tensor fused(struct est_pass *pass, const struct est_op *op, c
 		node->extra[4] = op == &efficient_op ? in[0].numel : in[1].numel; /* of all heads */
 		node->extra[5] = in[1].element;
 		node->extra[6] = op == &efficient_op ? output_numel(pass, in[0]) : in[2].numel;
+		node->extra[7] = op == &flash_op && copies_heads(pass) ? out.numel : 0;
 	}
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
@@ -220,6 +242,22 @@ static bool joins_heads(const struct est_pass *pass)
 	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank;
 }
 
+/* query, key, value = query.contiguous(), key.contiguous(), value.contiguous(): frame[] holds what they were and are, in[]
+ * follows. repeat_kv's result is contiguous already, unless it is one head expanded; one head alone is so too. */
+static void make_contiguous(struct est_pass *pass, bool repeated, struct est_tensor in[3], struct est_tensor frame[3])
+{
+	bool one_head = pass->model->num_key_value_heads == 1;
+
+	for (unsigned i = 0; i < 3; i++) {
+		struct est_tensor was = frame[i];
+
+		if (i == 0 ? pass->model->num_attention_heads == 1 : repeated != one_head)
+			continue;
+		in[i] = frame[i] = est_hold(est_contiguous(pass->tape, in[i]));
+		est_drop(pass->tape, was);
+	}
+}
+
 /* sdpa_attention_forward: a mask makes transformers repeat k and v and PyTorch turn the boolean mask into an additive one */
 static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, struct est_tensor q, struct est_tensor k,
 			      struct est_tensor v, struct est_tensor mask)
@@ -228,11 +266,14 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
 	uint64_t lse = pass->batch * (uint64_t)pass->model->num_attention_heads;
 	bool broadcasts = est_architecture_row(pass->model->architecture)->always_masked;
-	struct est_tensor in[3] = { q, k, v }, repeated[3] = { { 0 } }, bias = est_none, out;
+	struct est_tensor in[3] = { q, k, v }, frame[3] = { { 0 } }, bias = est_none, out;
+	bool repeats = n_rep > 1 && !broadcasts && (mask.numel || kernel == EST_KERNEL_EFFICIENT || always_repeats(pass));
 
-	if (n_rep > 1 && (mask.numel || kernel == EST_KERNEL_EFFICIENT) && !broadcasts)
+	if (repeats)
 		for (unsigned i = 1; i < 3; i++)
-			in[i] = repeated[i] = est_hold(est_repeat_kv(tape, in[i], n_rep, pass->model->num_key_value_heads == 1));
+			in[i] = frame[i] = est_hold(est_repeat_kv(tape, in[i], n_rep, pass->model->num_key_value_heads == 1));
+	if (copies_heads(pass))
+		make_contiguous(pass, repeats, in, frame);
 	for (unsigned i = 3; i-- > 0;)
 		in[i] = est_autocast(tape, in[i]);
 	if (mask.numel)
@@ -244,12 +285,12 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	else
 		out = fused(pass, kernel == EST_KERNEL_CUDNN ? &cudnn_op : &flash_op, in, bias, lse * pass->sequence);
 	est_drop(tape, bias);
-	for (unsigned i = 1; i < 3; i++)
-		est_drop(tape, repeated[i]);
+	for (unsigned i = 0; i < 3; i++)
+		est_drop(tape, frame[i]);
 	if (kernel == EST_KERNEL_MATH)
 		return est_merge_heads(tape, out);
 	/* flash attention's output lies as q does */
-	return kernel == EST_KERNEL_FLASH && joins_heads(pass) ? est_contiguous(tape, out) : out;
+	return kernel == EST_KERNEL_FLASH && (joins_heads(pass) || copies_heads(pass)) ? est_contiguous(tape, out) : out;
 }
 
 /* flash-attn with padding: q, k and v are unpadded into copies, the output is padded again */
@@ -350,7 +391,10 @@ struct est_permuted est_permuted_gradients(const struct est_pass *pass, const st
 	bool repeated = pass->model->num_attention_heads != pass->model->num_key_value_heads;
 	bool query = kernel == EST_KERNEL_EAGER || kernel == EST_KERNEL_MATH;
 
-	return (struct est_permuted){ query, query || (kernel == EST_KERNEL_EFFICIENT && repeated) };
+	/* flash gives gradients as its inputs lie, and those of repeated heads are sums */
+	bool as_copied = kernel == EST_KERNEL_FLASH && (copies_heads(pass) || (repeated && always_repeats(pass)));
+
+	return (struct est_permuted){ query, query || as_copied || (kernel == EST_KERNEL_EFFICIENT && repeated) };
 }
 
 struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)

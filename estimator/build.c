@@ -6,6 +6,7 @@
 #include "estimator/encoder.h"
 #include "estimator/lora.h"
 #include "estimator/objective.h"
+#include "estimator/generation.h"
 
 static bool is_adapted(const struct est_request *request)
 {
@@ -260,20 +261,33 @@ static uint8_t element_of(const struct est_request *request)
 		       ? EST_32BIT : EST_16BIT;
 }
 
+static void cast_leaf(struct est_pass *pass, struct est_leaf *leaf, uint8_t element)
+{
+	struct est_tensor old = leaf->value;
+
+	leaf->value = est_hold(est_empty_as(pass->tape, old.numel, element, EST_WEIGHTS));
+	leaf->value.source = old.source;
+	est_drop(pass->tape, old);
+}
+
 /* peft's prepare_model_for_kbit_training: every parameter that is not quantised becomes fp32 */
 static void upcast(struct est_pass *pass)
 {
-	for (uint32_t i = 0; i < pass->tape->leaf_count; i++) {
-		struct est_leaf *leaf = &pass->tape->leaves[i];
-		struct est_tensor old = leaf->value;
-
-		if (old.element != EST_16BIT)
-			continue;
-		leaf->value = est_hold(est_empty_as(pass->tape, old.numel, EST_32BIT, EST_WEIGHTS));
-		leaf->value.source = old.source;
-		est_drop(pass->tape, old);
-	}
+	for (uint32_t i = 0; i < pass->tape->leaf_count; i++)
+		if (pass->tape->leaves[i].value.element == EST_16BIT)
+			cast_leaf(pass, &pass->tape->leaves[i], EST_32BIT);
 	pass->parameter_element = EST_32BIT;
+}
+
+/* TRL's peft_module_casting_to_bf16, after the adapters: the embedding and the head go back, norms stay */
+static void cast_vocabulary_back(struct est_pass *pass)
+{
+	const uint32_t vocabulary[] = { pass->embed_tokens, pass->lm_head.weight };
+
+	for (size_t i = 0; i < sizeof(vocabulary) / sizeof(vocabulary[0]); i++)
+		if (pass->tape->leaves[vocabulary[i]].value.element == EST_32BIT)
+			cast_leaf(pass, &pass->tape->leaves[vocabulary[i]], EST_16BIT);
+	pass->parameter_element = EST_16BIT;
 }
 
 static bool build_model(struct est_pass *pass)
@@ -331,6 +345,8 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		upcast(pass);
 	if (is_adapted(request) && !est_lora_build(pass))
 		return false;
+	if (est_casts_vocabulary_back(request))
+		cast_vocabulary_back(pass);
 	if (is_adapted(request) && est_objective_scores(request) && !est_model_is_encoder(model))
 		save_score(pass);
 	if (pass->schedule)

@@ -1,4 +1,5 @@
 #include "estimator/loss.h"
+#include "estimator/generation.h"
 
 /* The head's input: its gradient is the end of the loss's backward. */
 static void backward_mark(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -93,6 +94,26 @@ static struct est_tensor for_causal_lm_loss(struct est_pass *pass, struct est_te
 	return loss;
 }
 
+/* The same to 4.48: logits[..., :-1, :].contiguous(), which copies nothing of one sequence alone, and labels[..., 1:] */
+static struct est_tensor shifted_logits_loss(struct est_pass *pass, struct est_tensor logits)
+{
+	struct est_tape *tape = pass->tape;
+	const uint64_t positions = est_shifted_positions(pass);
+	struct est_tensor logits32 = est_hold(est_to(tape, logits, EST_32BIT)), shifted, labels, loss;
+	bool copies = pass->batch > 1;
+
+	shifted = est_slice(tape, est_alias(tape, logits32), positions * pass->lm_head.out);
+	shifted = est_hold(copies ? est_contiguous(tape, shifted) : shifted);
+	/* the batch's own labels, of which nothing is kept otherwise: as large as its input_ids */
+	labels = copies ? est_hold(est_empty_as(tape, positions, EST_INT64, EST_BUFFERS)) : pass->input_ids;
+	loss = est_hold(est_cross_entropy(tape, shifted, labels));
+	est_drop(tape, logits32);
+	est_drop(tape, shifted);
+	if (copies)
+		est_drop(tape, labels);
+	return loss;
+}
+
 static struct est_tensor scaled_logits(struct est_pass *pass, struct est_tensor logits)
 {
 	const struct est_model *model = pass->model;
@@ -127,7 +148,8 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, hidden));
 	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
 		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), logits));
-	loss = for_causal_lm_loss(pass, logits);
+	loss = est_shifts_logits(&pass->request->versions) ? shifted_logits_loss(pass, logits)
+							    : for_causal_lm_loss(pass, logits);
 	est_drop(tape, hidden);
 	est_drop(tape, leave_forward(pass, logits));
 	return loss;

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/architecture.h"
 #include "estimator/fields.h"
+#include "estimator/generation.h"
 #include "estimator/task.h"
 #include "estimator/liger.h"
 #include "estimator/schedule.h"
@@ -278,10 +279,19 @@ static void check_task(const struct est_request *request, const struct est_model
 		check_encoder(request, model, faults);
 }
 
+static void check_generation(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_field *field = est_field_find("versions.transformers");
+	const char *why = est_generation_refuses(request, model);
+	char value[EST_NAME_MAX];
+
+	if (why)
+		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s %s",
+			      est_field_text(field, request, value, sizeof(value)), why);
+}
+
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	const int64_t transformers = request->versions.transformers;
-
 	check_values(request, faults);
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
 	if (est_zero_wanted(request)) {
@@ -310,6 +320,5 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_loss(request, faults);
 	if (request->liger_kernel && !est_liger_knows(model))
 		refuse(est_field_find("liger_kernel"), request, faults);
-	if (transformers && transformers < 5000)
-		refuse(est_field_find("versions.transformers"), request, faults);
+	check_generation(request, model, faults);
 }

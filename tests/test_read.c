@@ -343,6 +343,10 @@ START_TEST(completes_before_it_refuses)
 	ck_assert_uint_eq(request.request.reference_model, EST_REFERENCE_ADAPTER);
 	read_at("{" LLAMA ",'method':'qlora','quantization':{'type':'gptq'}}", "");
 	ck_assert_int_eq(request.request.quantization.group_size, 128);
+	read_at("{" LLAMA ",'versions':{'transformers':'4.50'}}", "");
+	ck_assert(request.request.use_reentrant);
+	read_at("{" LLAMA ",'framework':'trl','versions':{'transformers':'4.50'}}", "");
+	ck_assert(!request.request.use_reentrant);
 	read_at("{" LLAMA ",'versions':{'transformers':'4.45'}}", "");
 	ck_assert(request.request.parallelism.checkpoint_outside_unit);
 }
@@ -390,6 +394,23 @@ START_TEST(warns_of_other_versions)
 END_TEST
 
 /* Whatever the trainer, its defaults can be read, or are refused as not modelled, and never for another reason. */
+START_TEST(says_which_generation_it_has_modelled)
+{
+	const struct est_note *note;
+
+	ck_assert(read_at("{" LLAMA ",'gradient_checkpointing':'full','versions':{'transformers':'4.48.3'}}", ""));
+	ck_assert_uint_eq(request.warnings.count, 0);
+	note = find_note("/versions/transformers");
+	ck_assert_ptr_nonnull(note);
+	ck_assert_str_eq(note->value, "4.48");
+	ck_assert_str_eq(note->detail, "modelled as that release is: its loss copies shifted logits, its sdpa repeats k and v");
+	ck_assert(read_at("{" LLAMA ",'gradient_checkpointing':'full','versions':{'transformers':'4.57'}}", ""));
+	note = find_note("/versions/transformers");
+	ck_assert_ptr_nonnull(note);
+	ck_assert_str_eq(note->detail, "modelled as that release is: its loss pads labels, its sdpa does not repeat k and v");
+}
+END_TEST
+
 START_TEST(knows_the_defaults_of_every_trainer)
 {
 	static const char *const methods[] = { "full", "lora", "qlora" };
@@ -597,6 +618,7 @@ int main(void)
 	tcase_add_test(reading, completes_before_it_refuses);
 	tcase_add_test(reading, notes_each_default_that_matters);
 	tcase_add_test(reading, warns_of_other_versions);
+	tcase_add_test(reading, says_which_generation_it_has_modelled);
 	tcase_add_loop_test(reading, knows_the_defaults_of_every_trainer, 0, 33);
 	tcase_add_loop_test(reading, every_code_is_among_the_cases, 0, EST_FAULT_CODES);
 	tcase_add_test(reading, judges_every_card_when_none_is_named);

@@ -126,6 +126,18 @@ static uint64_t qwen3_saved(void)
 	return llama_saved() + N * ((6 * DIM + 4) * (uint64_t)(HEADS + KV));
 }
 
+/* Transformers before 4.56: copies of q, k and v stand for them, and as flash attention's output lies like q, o_proj keeps
+ * a copy of it; before 4.54 k and v are repeated too */
+static uint64_t copied_saved(void)
+{
+	return llama_saved() + N * 2 * (uint64_t)HEADS * DIM;
+}
+
+static uint64_t repeated_saved(void)
+{
+	return copied_saved() + N * 2 * 2 * (uint64_t)(HEADS - KV) * DIM;
+}
+
 /* Gemma's norms multiply in fp32: the normalised x and 1 + weight in fp32 (4h, 4 bytes of each weight), no 16-bit
  * factor */
 static uint64_t gemma_saved(void)
@@ -200,6 +212,37 @@ START_TEST(a_layer_keeps_what_the_closed_form_says)
 }
 END_TEST
 
+/* Transformers before 5 */
+static const struct {
+	const char *name;
+	struct est_versions versions;
+	enum est_checkpointing checkpointing;
+	enum est_attention attention;
+	uint64_t (*saved)(void);
+} old_layers[] = {
+	{ "repeated before 4.54", { .transformers = 4053 }, EST_CHECKPOINT_NONE, EST_SDPA, repeated_saved },
+	{ "copied before 4.56", { .transformers = 4054 }, EST_CHECKPOINT_NONE, EST_SDPA, copied_saved },
+	{ "repeated with an old torch", { .torch = 2004, .transformers = 4055 }, EST_CHECKPOINT_NONE, EST_SDPA, repeated_saved },
+	{ "as today from 4.56 on", { .transformers = 4056 }, EST_CHECKPOINT_NONE, EST_SDPA, llama_saved },
+	{ "the flash package", { .transformers = 4048 }, EST_CHECKPOINT_NONE, EST_FLASH_ATTENTION_2, llama_saved },
+	{ "a checkpoint", { .transformers = 4048 }, EST_CHECKPOINT_FULL, EST_SDPA, checkpoint_saved },
+};
+
+START_TEST(a_layer_of_an_old_release_keeps_its_copies)
+{
+	struct est_request request = request_of(EST_PURE_BF16, EST_ADAMW_TORCH_FUSED);
+	uint64_t one, two, expected = old_layers[_i].saved();
+
+	request.versions = old_layers[_i].versions;
+	request.checkpointing = old_layers[_i].checkpointing;
+	request.attention = old_layers[_i].attention;
+	one = kept_by_forward(model_of(EST_ARCH_LLAMA, 1), &request);
+	two = kept_by_forward(model_of(EST_ARCH_LLAMA, 2), &request);
+	ck_assert_msg(two - one == expected, "%s: %llu bytes, not %llu (%+lld)", old_layers[_i].name,
+		      (unsigned long long)(two - one), (unsigned long long)expected, (long long)(two - one - expected));
+}
+END_TEST
+
 /* ---- head and loss */
 
 /* 16-bit logits, their fp32 copy, log_softmax's result: 10 bytes a logit at most, 4 kept; backward 4 + 4 + 4. */
@@ -224,6 +267,50 @@ START_TEST(the_loss_takes_10_then_4_then_12_bytes_a_logit)
 	most = walk.peak[EST_PHASE_LOSS_BACKWARD] - before;
 	ck_assert_uint_ge(most, 12 * logits);
 	ck_assert_uint_le(most, 12 * logits + labels + 8 * N + scalars);
+}
+END_TEST
+
+/* To 4.48 the loss shifts logits: a copy of all positions but the last, or, of one sequence, a view. Bytes a logit, and a
+ * shifted logit, in the forward; of these 4 are kept, and backward takes 12. */
+static const struct {
+	const char *name;
+	struct est_versions versions;
+	int64_t batch;
+	enum est_precision precision;
+	uint64_t whole, shifted;
+	bool shifts;
+} generations[] = {
+	{ "14 at most", { .transformers = 4048 }, 2, EST_PURE_BF16, 6, 8, true },
+	{ "10 of one sequence", { .transformers = 4048 }, 1, EST_PURE_BF16, 6, 4, true },
+	{ "12 without a cast", { .transformers = 4048 }, 2, EST_PURE_FP32, 4, 8, true },
+	{ "10 where labels are padded", { .transformers = 4049 }, 2, EST_PURE_BF16, 6, 4, false },
+	{ "10 in the last of 4", { .transformers = 4057 }, 2, EST_PURE_BF16, 6, 4, false },
+};
+
+START_TEST(the_loss_of_each_generation_takes_its_bytes_a_logit)
+{
+	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	struct est_request request = request_of(generations[_i].precision, EST_ADAMW_TORCH_FUSED);
+	const uint64_t batch = (uint64_t)generations[_i].batch, whole = batch * S * V;
+	const uint64_t shifted = generations[_i].shifts ? batch * (S - 1) * V : whole, small = 8 * 4 * N + 16 * 512;
+	uint64_t before, forward, backward;
+	struct walk walk;
+
+	request.versions = generations[_i].versions;
+	request.micro_batch_size = generations[_i].batch;
+	trace(&model, &request);
+	walk = walk_through(EST_PART_MICRO_FIRST);
+	before = walk.at[EST_PHASE_LOSS_FORWARD];
+	forward = walk.peak[EST_PHASE_LOSS_FORWARD] - before;
+	backward = walk.peak[EST_PHASE_LOSS_BACKWARD] - before;
+	ck_assert_msg(forward >= generations[_i].whole * whole + generations[_i].shifted * shifted
+			      && forward <= generations[_i].whole * whole + generations[_i].shifted * shifted + small,
+		      "%s: %.4f bytes a logit", generations[_i].name, (double)forward / (double)whole);
+	ck_assert_msg(walk.at[EST_PHASE_LOSS_BACKWARD] + small >= before + 4 * shifted
+			      && walk.at[EST_PHASE_LOSS_BACKWARD] <= before + 4 * shifted + small,
+		      "%s: what is kept", generations[_i].name);
+	ck_assert_msg(backward + small >= 12 * shifted && backward <= 12 * shifted + small, "%s: %.4f in backward",
+		      generations[_i].name, (double)backward / (double)whole);
 }
 END_TEST
 
@@ -362,7 +449,7 @@ START_TEST(every_program_is_whole_and_balanced)
 	model.full_attention_every = 2;
 	if (architectures[_i] >= EST_ARCH_GPT2)
 		model.num_key_value_heads = HEADS;
-	for (unsigned variant = 0; variant < 64; variant++) {
+	for (unsigned variant = 0; variant < 128; variant++) {
 		struct est_request request = request_of(variant & 1 ? EST_BF16_MIXED : EST_PURE_BF16, EST_ADAMW_TORCH);
 
 		request.checkpointing = variant & 2 ? EST_CHECKPOINT_FULL : EST_CHECKPOINT_NONE;
@@ -370,6 +457,7 @@ START_TEST(every_program_is_whole_and_balanced)
 		request.attention = variant & 8 ? EST_EAGER : EST_SDPA;
 		request.attention_mask = variant & 16;
 		request.gradient_accumulation_steps = variant & 32 ? 2 : 1;
+		request.versions.transformers = variant & 64 ? 4048 : 0;
 		snprintf(name, sizeof(name), "architecture %d, variant %u", (int)architectures[_i], variant);
 		trace(&model, &request);
 		check_events(name);
@@ -404,7 +492,9 @@ int main(void)
 	tcase_set_timeout(test, 60);
 	tcase_add_checked_fixture(test, set_up, tear_down);
 	tcase_add_loop_test(test, a_layer_keeps_what_the_closed_form_says, 0, COUNT(layers));
+	tcase_add_loop_test(test, a_layer_of_an_old_release_keeps_its_copies, 0, COUNT(old_layers));
 	tcase_add_test(test, the_loss_takes_10_then_4_then_12_bytes_a_logit);
+	tcase_add_loop_test(test, the_loss_of_each_generation_takes_its_bytes_a_logit, 0, COUNT(generations));
 	tcase_add_test(test, the_cast_of_an_fp32_head_is_kept);
 	tcase_add_loop_test(test, weights_gradients_and_states_take_their_bytes_a_parameter, 0, COUNT(optimizers));
 	tcase_add_test(test, a_later_micro_batch_adds_to_the_gradients_in_place);

@@ -1,0 +1,103 @@
+#include "estimator/generation.h"
+
+#include <stddef.h>
+#include <string.h>
+
+enum { OLDEST = 4048, PADS_LABELS = 4049, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
+       GROUPS_IN_TORCH = 2005, WINDOW_ANYWAY = 4096 };
+
+static bool is_older(int64_t version, int64_t than)
+{
+	return version != 0 && version < than;
+}
+
+bool est_is_old_transformers(const struct est_versions *versions)
+{
+	return is_older(versions->transformers, NEXT);
+}
+
+bool est_shifts_logits(const struct est_versions *versions)
+{
+	return is_older(versions->transformers, PADS_LABELS);
+}
+
+bool est_repeats_for_sdpa(const struct est_versions *versions)
+{
+	return is_older(versions->transformers, PASSES_GROUPS)
+	       || (est_is_old_transformers(versions) && is_older(versions->torch, GROUPS_IN_TORCH));
+}
+
+bool est_copies_for_sdpa(const struct est_versions *versions)
+{
+	return is_older(versions->transformers, TAKES_PERMUTED);
+}
+
+bool est_casts_vocabulary_back(const struct est_request *request)
+{
+	const struct est_quantization *quantization = &request->quantization;
+	bool four_bits = quantization->type == EST_NF4 || quantization->type == EST_FP4;
+
+	return est_is_old_transformers(&request->versions) && request->framework == EST_TRL && request->method == EST_QLORA
+	       && quantization->prepare_kbit && four_bits && request->precision == EST_BF16_MIXED;
+}
+
+/* Models whose code of these releases is Llama's but for what the replay has anyway */
+static bool knows(const struct est_model *model, int64_t transformers)
+{
+	static const struct {
+		const char *model_type;
+		int64_t since;
+	} known[] = { { "", OLDEST }, { "llama", OLDEST }, { "mistral", OLDEST }, { "qwen2", OLDEST }, { "qwen3", 4051 } };
+
+	if (model->architecture != EST_ARCH_LLAMA && model->architecture != EST_ARCH_QWEN3)
+		return false;
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (!strcmp(known[i].model_type, model->model_type))
+			return transformers >= known[i].since;
+	return false;
+}
+
+/* 4.49 to 4.52 make Qwen's mask by the window of its config.json, whether a layer uses it or not; others their own */
+static bool makes_masks(const struct est_request *request, const struct est_model *model)
+{
+	int64_t version = request->versions.transformers, window = model->sliding_window;
+	bool qwen = !strncmp(model->model_type, "qwen", strlen("qwen"));
+
+	if (qwen && version >= 4049 && version <= 4052 && (window == 0 || window > WINDOW_ANYWAY))
+		window = WINDOW_ANYWAY;
+	return request->attention_mask || (request->attention == EST_SDPA && window > 0 && request->sequence_length >= window);
+}
+
+const char *est_generation_refuses(const struct est_request *request, const struct est_model *model)
+{
+	const bool plain = request->objective == EST_SFT || request->objective == EST_PRETRAIN;
+	const struct {
+		bool refused;
+		const char *why;
+	} rows[] = {
+		{ request->versions.transformers < OLDEST, "is older than 4.48, the oldest that is modelled" },
+		{ !knows(model, request->versions.transformers), 
+		  "is modelled with Llama, Mistral, Qwen2 and (from 4.51) Qwen3 only" },
+		{ model->head_dim > 256, "is modelled with heads of at most 256 only" },
+		{ request->framework != EST_TRANSFORMERS && request->framework != EST_TRL,
+		  "is modelled with frameworks transformers and trl only" },
+		{ est_casts_vocabulary_back(request) && request->lora.modules_to_save.count > 0,
+		  "is modelled without lora.modules_to_save where TRL prepares the model" },
+		{ request->parallelism.gpus > 1, "is modelled on one GPU only" },
+		{ !plain || request->task != EST_CAUSAL_LM, "is modelled with objectives sft and pretrain only" },
+		{ request->loss != EST_LOSS_STANDARD || request->liger_kernel,
+		  "is modelled with the standard loss and without Liger's kernels only" },
+		{ request->checkpointing != EST_CHECKPOINT_FULL, /* without, its Trainer fills a cache of keys and values */
+		  "is modelled with gradient_checkpointing full only" },
+		{ request->attention != EST_SDPA && request->attention != EST_FLASH_ATTENTION_2,
+		  "is modelled with attention sdpa and flash_attention_2 only" },
+		{ makes_masks(request, model), "is modelled without attention masks and windows that the sequence fills only" },
+	};
+
+	if (!est_is_old_transformers(&request->versions))
+		return NULL;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (rows[i].refused)
+			return rows[i].why;
+	return NULL;
+}

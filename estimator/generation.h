@@ -1,0 +1,29 @@
+/* What releases of Transformers before 5 do otherwise: read in the source of 4.48.3 to 4.57.3, release by release. One
+ * predicate a difference; those of 4.x hold for a version that is named only, as an absent one is the newest. */
+#ifndef EST_GENERATION_H
+#define EST_GENERATION_H
+
+#include "estimator/model.h"
+#include "estimator/request.h"
+
+/* A release before 5 is named. */
+bool est_is_old_transformers(const struct est_versions *versions);
+
+/* ForCausalLMLoss takes logits[..., :-1, :].contiguous() (to 4.48) rather than padding the labels (from 4.49). */
+bool est_shifts_logits(const struct est_versions *versions);
+
+/* sdpa_attention_forward repeats k and v without a mask too: to 4.53, and to 4.57 with a PyTorch before 2.5. */
+bool est_repeats_for_sdpa(const struct est_versions *versions);
+
+/* sdpa_attention_forward makes q, k and v contiguous (to 4.55): permuted heads are copied. */
+bool est_copies_for_sdpa(const struct est_versions *versions);
+
+/* The SFTTrainer of that time takes the embedding and the head of a 4-bit model, which PEFT's preparation has made fp32,
+ * back to bf16 (TRL 0.13's peft_module_casting_to_bf16). */
+bool est_casts_vocabulary_back(const struct est_request *request);
+
+/* Why a run with a release before 5 is not modelled, for a message that begins with the version; NULL when it is, or
+ * when the release is none of these. The model is any that the replay knows. */
+const char *est_generation_refuses(const struct est_request *request, const struct est_model *model);
+
+#endif
