@@ -156,4 +156,12 @@ struct est_request {
 	uint64_t named[2];
 };
 
+/* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. */
+static inline uint64_t est_shard_ranks(const struct est_parallelism *p)
+{
+	if (p->strategy == EST_HSDP && p->shard_size)
+		return (uint64_t)p->shard_size;
+	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
+}
+
 #endif

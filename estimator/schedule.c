@@ -104,27 +104,47 @@ unsigned est_unit_of_tail(const struct est_schedule *schedule)
 	return schedule && schedule->has_tail ? schedule->layers + 1 : 0;
 }
 
-/* FSDP1 as far as it is held against traces: flat parameters that are trained whole, a unit for each layer and the model as the
- * root (what accelerate makes of it too). Anything else is static (sharding.h). */
-static bool is_replayed_fsdp1(const struct est_request *request)
+/* What both versions are held against traces with; anything else is a static share (sharding.h). */
+static bool is_plain(const struct est_request *request)
 {
-	const struct est_parallelism *p = &request->parallelism;
 	bool plain_step = request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
 			  || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
 	bool plain_loss = (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM
 			  && request->loss == EST_LOSS_STANDARD && !request->liger_kernel;
 	bool reentrant = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
 
-	return p->strategy == EST_FSDP1 && p->wrap != EST_WRAP_PEFT && request->method == EST_FULL
-	       && request->precision == EST_BF16_MIXED && plain_step && plain_loss && !reentrant
-	       && !request->fuse_optimizer_in_backward && request->offload.parameters == EST_ON_GPU;
+	return request->parallelism.wrap != EST_WRAP_PEFT && plain_step && plain_loss && !reentrant
+	       && !request->fuse_optimizer_in_backward;
+}
+
+/* Flat parameters that are trained whole, a unit for each layer and the model as the root (what accelerate makes of it too). */
+static bool is_replayed_fsdp1(const struct est_request *request)
+{
+	return is_plain(request) && request->method == EST_FULL && request->precision == EST_BF16_MIXED
+	       && request->offload.parameters == EST_ON_GPU;
+}
+
+/* Full models, LoRA, and 4-bit QLoRA as it is quantised; gathered in 16 bits or in fp32, without masters. */
+static bool is_replayed_fsdp2(const struct est_request *request)
+{
+	const struct est_quantization *q = &request->quantization;
+	bool adapts = request->method == EST_LORA || (request->method == EST_QLORA && q->bits == 4 && !q->prepare_kbit);
+	bool whole = !request->lora.dora && request->lora.modules_to_save.count == 0;
+	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
+
+	return is_plain(request) && (request->method == EST_FULL || (adapts && whole)) && !master
+	       && request->precision != EST_BF16_AUTOCAST;
 }
 
 bool est_schedule_wanted(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
-	return request->accounting == EST_REPLAY && (strategy == EST_FSDP || strategy == EST_HSDP || is_replayed_fsdp1(request));
+	if (request->accounting != EST_REPLAY)
+		return false;
+	if (strategy == EST_FSDP1)
+		return is_replayed_fsdp1(request);
+	return (strategy == EST_FSDP || strategy == EST_HSDP) && is_replayed_fsdp2(request);
 }
 
 static uint8_t element_of(enum est_dtype dtype, uint8_t otherwise)
@@ -229,8 +249,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->request = request;
 	schedule->offloads = request->offload.parameters == EST_ON_CPU;
 	schedule->replicates = p->strategy == EST_HSDP;
-	schedule->ranks = schedule->replicates && p->shard_size ? (uint64_t)p->shard_size
-								: (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
+	schedule->ranks = est_shard_ranks(p);
 	schedule->layers = (unsigned)model->num_hidden_layers;
 	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;

@@ -9,7 +9,7 @@
 
 /* Whether the request's ranks share a model that is not replayed rank by rank. */
 bool est_sharding_is_static(const struct est_request *request);
-/* ret[category]: a rank holds one part in so many. ZeRO-1 shards the states, ZeRO-2 the gradients too, ZeRO-3 and FSDP1 the
+/* ret[category]: a rank holds one part in so many. ZeRO-1 shards the states, ZeRO-2 the gradients too, ZeRO-3 and FSDP the
  * weights too. */
 void est_sharding_shares(const struct est_request *request, uint64_t ret[EST_CATEGORIES]);
 /* Bytes that a real rank may hold beyond its shares, at most; 0 where the schedule is replayed. trained: parameters with a

@@ -133,41 +133,6 @@ static void check_offload(const struct est_request *request, struct est_faults *
 		refuse(est_field_find("offload.optimizer"), request, faults);
 }
 
-/* What a sharded model is replayed with so far: a field, and the only values it may have. */
-static void check_fsdp2(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
-{
-	static const struct modelled allowed[] = {
-		{ "method", BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA), 0 },
-		{ "lora.dora", BIT(false), 0 },
-		{ "quantization.prepare_kbit", BIT(false), 0 },
-		{ "quantization.bits", BIT(4), 0 },
-		{ "parallelism.wrap", BIT(EST_WRAP_ACCELERATE) | BIT(EST_WRAP_LAYER_ROOT), 0 },
-		{ "precision", BIT(EST_BF16_MIXED) | BIT(EST_FP16_MIXED) | BIT(EST_PURE_BF16) | BIT(EST_PURE_FP16) | BIT(EST_PURE_FP32), 0 },
-		{ "optimizer",
-		  BIT(EST_ADAMW_TORCH_FUSED) | BIT(EST_ADAMW_TORCH) | BIT(EST_SGD) | BIT(EST_SGD_MOMENTUM), 0 },
-		{ "objective", BIT(EST_SFT) | BIT(EST_PRETRAIN), 0 },
-		{ "task", BIT(EST_CAUSAL_LM), 0 },
-		{ "loss", BIT(EST_LOSS_STANDARD), 0 },
-		{ "liger_kernel", BIT(false), 0 },
-		{ "fuse_optimizer_in_backward", BIT(false), 0 },
-	};
-
-	for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++) {
-		const struct est_field *field = est_field_find(allowed[i].field);
-
-		if (est_field_applies(field, request, NULL) && !has_bit(allowed[i].replay, est_field_get(field, request)))
-			refuse(field, request, faults);
-	}
-	if (est_model_is_encoder(model))
-		refuse(est_field_find("parallelism.strategy"), request, faults);
-	if (request->method != EST_FULL && model->num_experts > 0)
-		refuse(est_field_find("method"), request, faults);
-	if (request->lora.modules_to_save.count > 0)
-		refuse(est_field_find("lora.modules_to_save"), request, faults);
-	if (request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant)
-		refuse(est_field_find("use_reentrant"), request, faults);
-}
-
 /* Gradients are replayed in the 16 bits of the weights only. */
 static void check_zero(const struct est_request *request, struct est_faults *faults)
 {
@@ -302,11 +267,11 @@ void est_support_check(const struct est_request *request, const struct est_model
 	}
 	if (request->accounting == EST_REPLAY)
 		check_offload(request, faults);
-	if (est_schedule_wanted(request)) {
-		check_fsdp2(request, model, faults);
-	} else {
+	if (!est_schedule_wanted(request)) {
 		check_named(fsdp_schedules, sizeof(fsdp_schedules) / sizeof(fsdp_schedules[0]), true, request, faults);
 		check_named(fsdp_types, sizeof(fsdp_types) / sizeof(fsdp_types[0]), false, request, faults);
+	} else if (request->method != EST_FULL && model->num_experts > 0) {
+		refuse(est_field_find("method"), request, faults);
 	}
 	if (!est_schedule_wanted(request) || request->parallelism.strategy != EST_FSDP1)
 		check_named(fsdp1_schedules, sizeof(fsdp1_schedules) / sizeof(fsdp1_schedules[0]), true, request, faults);

@@ -4,11 +4,6 @@
 
 enum { ALIGNMENT = 2 }; /* elements of a part: NCCL wants 4 bytes */
 
-static uint64_t ranks_of(const struct est_parallelism *p)
-{
-	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
-}
-
 /* Their states are the same whether a parameter has a shape or not. */
 static bool steps_elements(enum est_optimizer optimizer)
 {
@@ -127,7 +122,7 @@ struct est_zero *est_zero_wrap(struct est_tape *tape, const struct est_model *mo
 	zero->keeps = p->strategy == EST_ZERO1;
 	zero->buffers = p->overlap_comm ? 2 : 1;
 	zero->bucket = bucket_of(model, p->buckets.reduce_bucket_size);
-	divide(zero, tape, ranks_of(p));
+	divide(zero, tape, est_shard_ranks(p));
 	tape->accumulated = arrived;
 	tape->accumulated_context = zero;
 	return zero;

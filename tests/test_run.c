@@ -429,6 +429,29 @@ START_TEST(another_streams_pool_widens_what_is_reserved)
 }
 END_TEST
 
+/* A setting that is not replayed is not refused: its shares, a warning, and room for what the replay of its neighbour holds. */
+START_TEST(a_share_has_room_for_what_a_replay_holds)
+{
+	static const enum est_strategy sharded[] = { EST_FSDP, EST_HSDP, EST_FSDP1 };
+	struct est_model model = llama(4);
+	struct est_request request = plain();
+	uint64_t replayed;
+
+	request.precision = EST_BF16_MIXED;
+	request.checkpointing = EST_CHECKPOINT_FULL;
+	request.parallelism.gpus = 8;
+	request.parallelism.strategy = sharded[_i];
+	run_on(&request, &model, 0, &report);
+	ck_assert(!is_warned("/parallelism/strategy"));
+	replayed = report.peak.allocated.expected;
+	request.use_reentrant = true; /* which changes nothing in the peak */
+	run_on(&request, &model, 0, &report);
+	ck_assert(is_warned("/parallelism/strategy"));
+	ck_assert_uint_ge(report.peak.allocated.high, replayed);
+	ck_assert_uint_ge(report.fits[0].required_high, replayed);
+}
+END_TEST
+
 START_TEST(experts_that_are_not_quantised_are_told)
 {
 	struct est_model model = llama(2);
@@ -779,6 +802,7 @@ int main(void)
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_test(test, another_streams_pool_widens_what_is_reserved);
+	tcase_add_loop_test(test, a_share_has_room_for_what_a_replay_holds, 0, 3);
 	tcase_add_test(test, experts_that_are_not_quantised_are_told);
 	tcase_add_loop_test(test, what_is_not_replayed_has_room_in_the_upper_figures, 0, COUNT(traced));
 	tcase_add_loop_test(test, zero_divides_what_its_stage_says_among_the_ranks, 0, COUNT(strategies));
