@@ -59,11 +59,7 @@ static void gather_gradients(struct est_schedule *schedule, unsigned number)
 	struct est_unit *unit = &schedule->units[number];
 	struct est_tensor flat = on_stream(schedule, COMPUTE, unit->trained, schedule->gathered_element, EST_GRADIENTS);
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		struct est_leaf *leaf = &tape->leaves[i];
-
-		if (!leaf->parameter || leaf->unit != number)
-			continue;
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
 		est_drop(tape, leaf->grad);
 		leaf->grad = est_none;
 	}

@@ -34,12 +34,8 @@ static void copy_out(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		struct est_leaf *leaf = &tape->leaves[i];
-
-		if (leaf->parameter && leaf->unit == number)
-			leaf->unsharded = est_empty_as(tape, leaf->shard * schedule->ranks, leaf->value.element, EST_BUFFERS).storage;
-	}
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next)
+		leaf->unsharded = est_empty_as(tape, leaf->shard * schedule->ranks, leaf->value.element, EST_BUFFERS).storage;
 	schedule->units[number].unsharded = true;
 }
 
@@ -47,11 +43,9 @@ static void reshard(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 
-	for (uint32_t i = 0; i < tape->leaf_count && schedule->units[number].unsharded; i++) {
-		struct est_leaf *leaf = &tape->leaves[i];
-
-		if (leaf->unit != number)
-			continue;
+	if (!schedule->units[number].unsharded)
+		return;
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
 		est_storage_release(tape, leaf->unsharded);
 		leaf->unsharded = 0;
 	}
@@ -114,10 +108,8 @@ static void keep_gradients(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		struct est_leaf *leaf = &tape->leaves[i];
-
-		if (leaf->unit != number || !leaf->grad.storage || leaf->grad.element == schedule->reduced_element)
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
+		if (!leaf->grad.storage || leaf->grad.element == schedule->reduced_element)
 			continue;
 		if (!leaf->accumulated.storage)
 			leaf->accumulated = est_hold(est_empty_as(tape, leaf->grad.numel, schedule->reduced_element, EST_GRADIENTS));
@@ -142,10 +134,8 @@ static struct est_tensor copy_in(struct est_schedule *schedule, unsigned number)
 	struct est_tape *tape = schedule->tape;
 	struct est_tensor last = est_none;
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		struct est_leaf *leaf = &tape->leaves[i];
-
-		if (!leaf->parameter || leaf->unit != number || !(leaf->grad.storage || leaf->accumulated.storage))
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
+		if (!leaf->grad.storage && !leaf->accumulated.storage)
 			continue;
 		est_drop(tape, last);
 		last = take_gradient(tape, leaf);

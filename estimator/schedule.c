@@ -167,8 +167,6 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 	struct est_unit *unit = &schedule->units[leaf->unit];
 	bool trained = leaf->value.requires_grad;
 
-	if (leaf->value.storage) /* ignored: it is whole on every rank */
-		return;
 	leaf->shard = shard_of(leaf, schedule->ranks);
 	leaf->shard_element = leaf->value.element;
 	leaf->on_host = schedule->offloads;
@@ -193,14 +191,10 @@ static void shard_flat(struct est_schedule *schedule, unsigned number)
 	uint64_t numel = 0, share, left;
 	uint8_t element = tape->leaves[0].shard_element;
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		numel += tape->leaves[i].unit == number ? tape->leaves[i].value.numel : 0;
+	for (const struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
+		numel += leaf->value.numel;
 	left = share = (numel + schedule->ranks - 1) / schedule->ranks;
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		struct est_leaf *leaf = &tape->leaves[i];
-
-		if (leaf->unit != number)
-			continue;
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
 		leaf->shard = leaf->value.numel < left ? leaf->value.numel : left;
 		left -= leaf->shard;
 	}
@@ -223,19 +217,31 @@ static void shard_all_flat(struct est_schedule *schedule)
 		shard_flat(schedule, number);
 }
 
+static void join_unit(struct est_schedule *schedule, struct est_leaf *leaf)
+{
+	struct est_unit *unit;
+
+	if (leaf->unit > schedule->layers && !schedule->has_tail)
+		leaf->unit = 0;
+	unit = &schedule->units[leaf->unit];
+	*(unit->last ? &unit->last->next : &unit->first) = leaf;
+	unit->last = leaf;
+}
+
 static void shard_all(struct est_schedule *schedule)
 {
 	struct est_tape *tape = schedule->tape;
 
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		if (tape->leaves[i].unit > schedule->layers && !schedule->has_tail)
-			tape->leaves[i].unit = 0;
+		if (!tape->leaves[i].value.storage) /* else ignored: it is whole on every rank */
+			join_unit(schedule, &tape->leaves[i]);
 	if (schedule->row == &est_fsdp1) {
 		shard_all_flat(schedule);
 		return;
 	}
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		shard(schedule, &tape->leaves[i]);
+		if (!tape->leaves[i].value.storage)
+			shard(schedule, &tape->leaves[i]);
 }
 
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,

@@ -11,6 +11,7 @@
 /* What is gathered and reduced together. Unit 0 has the embedding (and everything else outside the layers, where that is one
  * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head. */
 struct est_unit {
+	struct est_leaf *first, *last; /* its sharded parameters: a list by est_leaf.next */
 	uint64_t numel;                /* gathered elements, with the padding of shards */
 	uint64_t trained;              /* those of them whose gradients are reduced */
 	uint64_t cast;                 /* elements of a rank's shards that are of another dtype than what is gathered */

@@ -81,6 +81,7 @@ struct est_leaf {
 	bool linear;                /* and of an nn.Linear: no router */
 	/* of a sharded model (schedule.h) */
 	uint32_t unit;              /* what it is gathered with */
+	struct est_leaf *next;      /* of the same unit, or NULL */
 	uint64_t shard;             /* elements of this rank's part */
 	uint8_t shard_element;      /* bytes of one; 0: the parameter is whole */
 	bool on_host;               /* the shard, its gradient and the optimizer are */

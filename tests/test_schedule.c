@@ -208,6 +208,23 @@ START_TEST(unreduced_gradients_stay_whole)
 }
 END_TEST
 
+/* The embedding's output, made to require a gradient for checkpoints over a frozen model, is no parameter to be kept. */
+START_TEST(what_is_no_parameter_is_not_kept)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+
+	request.method = EST_LORA;
+	request.lora.rank = 16;
+	request.lora.target_modules.all = true;
+	request.parallelism.reduce_dtype = EST_FP32;
+	request.gradient_accumulation_steps = 2;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * (uint64_t)program.trainable_parameters);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_ACTIVATIONS).end, 0);
+}
+END_TEST
+
 /* HSDP sums 16-bit shards among the replicas: they stay beside the fp32 ones to the end of the backward. */
 START_TEST(what_replicas_sum_stays)
 {
@@ -372,6 +389,7 @@ int main(void)
 	tcase_add_loop_test(test, the_root_stays_gathered, 0, 2);
 	tcase_add_test(test, without_resharding_all_units_stay);
 	tcase_add_loop_test(test, unreduced_gradients_stay_whole, 0, 2);
+	tcase_add_test(test, what_is_no_parameter_is_not_kept);
 	tcase_add_test(test, what_replicas_sum_stays);
 	tcase_add_test(test, what_is_offloaded_is_on_the_host);
 	tcase_add_test(test, packed_weights_are_sharded_as_they_are_stored);
