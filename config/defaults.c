@@ -1,92 +1,6 @@
 #include <string.h>
+#include "config/frameworks.h"
 #include "config/read.h"
-
-#define BIT(value) (1U << (value))
-
-enum {
-	WHOLE = BIT(EST_FULL) | BIT(EST_FREEZE),
-	ADAPTERS = BIT(EST_LORA) | BIT(EST_QLORA),
-	EVERY_METHOD = WHOLE | ADAPTERS
-};
-
-/* clang-format off */
-/* What a trainer does when nothing is said, where it differs from the fallback in the field's row (Transformers'). */
-static const struct {
-	enum est_framework framework;
-	unsigned methods;
-	const char *field;
-	double value;
-	const char *source;
-} frameworks[] = {
-	{ EST_TRL, WHOLE, "precision", EST_BF16_MIXED,
-	  "TRL loads a model by name in float32 and trains with bf16=True" },
-	{ EST_TRL, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_FULL, "TRL's configs switch it on" },
-	{ EST_TRL, EVERY_METHOD, "loss", EST_LOSS_CHUNKED,
-	  "TRL 1.x computes log-probabilities in tiles (chunked_logprob.py)" },
-	{ EST_TRL, BIT(EST_QLORA), "lora.adapter_dtype", EST_BF16,
-	  "TRL 1.x casts a quantised model's trainable parameters to bf16" },
-	{ EST_TRL, BIT(EST_QLORA), "quantization.prepare_kbit", false,
-	  "TRL 1.x does not call prepare_model_for_kbit_training" },
-	{ EST_AXOLOTL, WHOLE, "precision", EST_BF16_AUTOCAST,
-	  "Axolotl loads the model in bf16 and trains with bf16: auto" },
-	{ EST_LLAMA_FACTORY, WHOLE, "precision", EST_BF16_MIXED,
-	  "LLaMA-Factory casts trainable parameters to fp32 unless pure_bf16 (model/adapter.py)" },
-	{ EST_LLAMA_FACTORY, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_FULL,
-	  "LLaMA-Factory switches it on (disable_gradient_checkpointing: false)" },
-	{ EST_LLAMA_FACTORY, EVERY_METHOD, "use_reentrant", true, "LLaMA-Factory's use_reentrant_gc is true" },
-	{ EST_LLAMA_FACTORY, EVERY_METHOD, "optimizer", EST_ADAMW_TORCH,
-	  "LLaMA-Factory's examples and web page: adamw_torch" },
-	{ EST_LLAMA_FACTORY, BIT(EST_QLORA), "quantization.prepare_kbit", false,
-	  "LLaMA-Factory upcasts norms only with upcast_layernorm (model/model_utils/checkpointing.py)" },
-	{ EST_UNSLOTH, WHOLE, "precision", EST_BF16_AUTOCAST,
-	  "Unsloth loads the model in bf16 and trains with autocast" },
-	{ EST_UNSLOTH, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_OFFLOAD,
-	  "use_gradient_checkpointing = \"unsloth\" keeps checkpoints on the host" },
-	{ EST_UNSLOTH, EVERY_METHOD, "loss", EST_LOSS_CHUNKED, "Unsloth's fused cross entropy (unsloth_zoo)" },
-	{ EST_DEEPSPEED, WHOLE, "precision", EST_BF16_MASTER, "DeepSpeed holds fp32 master copies" },
-	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.reduce_bucket_size", 5e8,
-	  "deepspeed/runtime/zero/config.py" },
-	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.allgather_bucket_size", 5e8,
-	  "deepspeed/runtime/zero/config.py" },
-	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.prefetch_bucket_size", 5e7,
-	  "deepspeed/runtime/zero/config.py" },
-	{ EST_DEEPSPEED, EVERY_METHOD, "parallelism.buckets.param_persistence_threshold", 1e5,
-	  "deepspeed/runtime/zero/config.py" },
-	{ EST_TORCHTITAN, WHOLE, "precision", EST_BF16_MIXED,
-	  "torchtitan: fp32 shards, bf16 compute (mixed_precision_param)" },
-	{ EST_TORCHTITAN, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_SELECTIVE,
-	  "torchtitan's activation_checkpoint.mode is selective, per op" },
-	{ EST_TORCHTITAN, EVERY_METHOD, "parallelism.wrap", EST_WRAP_LAYER_ROOT,
-	  "torchtitan: fully_shard of each layer and of the model" },
-	{ EST_TORCHTITAN, EVERY_METHOD, "parallelism.reduce_dtype", EST_FP32,
-	  "torchtitan's mixed_precision_reduce is float32" },
-	{ EST_TORCHTITAN, EVERY_METHOD, "parallelism.output_dtype", EST_DTYPE_NONE,
-	  "torchtitan's policy names no output dtype" },
-	{ EST_TORCHTUNE, EVERY_METHOD, "precision", EST_PURE_BF16, "torchtune's recipes: dtype bf16, no autocast" },
-	{ EST_TORCHTUNE, EVERY_METHOD, "gradient_checkpointing", EST_CHECKPOINT_FULL,
-	  "torchtune's recipes: enable_activation_checkpointing true" },
-	{ EST_TORCHTUNE, EVERY_METHOD, "loss", EST_LOSS_CHUNKED, "torchtune's recipes: CEWithChunkedOutputLoss" },
-	{ EST_TORCHTUNE, ADAPTERS, "lora.adapter_dtype", EST_BF16, "torchtune's recipes: dtype bf16" },
-	{ EST_TORCHTUNE, EVERY_METHOD, "max_grad_norm", 0, "torchtune's recipes: clip_grad_norm null" },
-	{ EST_TORCHTUNE, EVERY_METHOD, "parallelism.wrap", EST_WRAP_LAYER_ROOT,
-	  "torchtune: fully_shard of each layer and of the model" },
-	{ EST_LITGPT, EVERY_METHOD, "precision", EST_PURE_BF16, "LitGPT's config_hub: precision bf16-true" },
-	{ EST_LITGPT, EVERY_METHOD, "optimizer", EST_ADAMW_TORCH,
-	  "LitGPT: torch.optim.AdamW as it comes (foreach)" },
-	{ EST_LITGPT, ADAPTERS, "lora.adapter_dtype", EST_BF16, "LitGPT's config_hub: precision bf16-true" },
-	{ EST_LITGPT, EVERY_METHOD, "max_grad_norm", 0, "LitGPT's fine-tuning does not clip" },
-	{ EST_MEGATRON, WHOLE, "precision", EST_BF16_MASTER,
-	  "Megatron holds fp32 master copies and main gradients" },
-	{ EST_MEGATRON, EVERY_METHOD, "loss", EST_LOSS_VOCAB_PARALLEL, "Megatron's vocab_parallel_cross_entropy" },
-	{ EST_MEGATRON, EVERY_METHOD, "attention", EST_FLASH_ATTENTION_2,
-	  "Megatron with Transformer Engine: flash attention" },
-	{ EST_MEGATRON, EVERY_METHOD, "parallelism.grad_accum_dtype", EST_FP32,
-	  "Megatron's main gradients are fp32" },
-	{ EST_MLX, EVERY_METHOD, "precision", EST_PURE_BF16, "mlx-lm trains in the type of the checkpoint" },
-	{ EST_MLX, ADAPTERS, "lora.adapter_dtype", EST_BF16, "mlx-lm trains in the type of the checkpoint" },
-	{ EST_MLX, EVERY_METHOD, "max_grad_norm", 0, "mlx-lm does not clip" },
-};
-/* clang-format on */
 
 /* A default that follows from other fields or from the model: whether it does, its value, and why. */
 struct rule_input {
@@ -356,11 +270,11 @@ static void take(struct est_request *request, const char *name, double value, co
 
 static void apply_framework(struct est_request *request, struct cfg_reasons *reasons)
 {
-	size_t i;
+	const struct cfg_default *row = cfg_frameworks[request->framework].defaults;
 
-	for (i = 0; i < sizeof(frameworks) / sizeof(frameworks[0]); i++)
-		if (frameworks[i].framework == request->framework && frameworks[i].methods & BIT(request->method))
-			take(request, frameworks[i].field, frameworks[i].value, frameworks[i].source, reasons);
+	for (; row->field; row++)
+		if (row->methods >> request->method & 1)
+			take(request, row->field, row->value, row->source, reasons);
 }
 
 void cfg_defaults_apply(struct est_request *request, const struct est_model *model, struct cfg_reasons *ret_reasons)

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "config/frameworks.h"
 #include "config/read.h"
 
 static struct cfg_catalog *catalog;
@@ -428,6 +429,43 @@ START_TEST(knows_the_defaults_of_every_trainer)
 }
 END_TEST
 
+/* Whether a row above this one says the same field for one of its methods. */
+static bool is_said_twice(const struct cfg_default *first, const struct cfg_default *row)
+{
+	for (; first < row; first++)
+		if (!strcmp(first->field, row->field) && first->methods & row->methods)
+			return true;
+	return false;
+}
+
+START_TEST(every_default_of_a_trainer_has_its_source)
+{
+	const struct cfg_default *first = cfg_frameworks[_i].defaults, *row;
+
+	for (row = first; row->field; row++) {
+		const struct est_field *field = est_field_find(row->field);
+
+		ck_assert_int_lt(row - first, CFG_FRAMEWORK_DEFAULTS - 1);
+		ck_assert_msg(field != NULL, "%s", row->field);
+		ck_assert_msg(field->by_framework, "%s: its row says that no framework changes it", row->field);
+		ck_assert_msg(row->source && strlen(row->source) > 10, "%s", row->field);
+		ck_assert_msg(row->methods != 0 && !is_said_twice(first, row), "%s", row->field);
+		if (field->kind == EST_FIELD_INT || field->kind == EST_FIELD_REAL)
+			ck_assert_msg(row->value >= field->min && row->value <= field->max, "%s", row->field);
+	}
+}
+END_TEST
+
+START_TEST(every_trainer_has_its_row_of_defaults)
+{
+	size_t words = 0;
+
+	while (est_framework_words[words].name)
+		words++;
+	ck_assert_uint_eq(cfg_framework_count, words);
+}
+END_TEST
+
 START_TEST(every_code_is_among_the_cases)
 {
 	size_t i;
@@ -620,6 +658,8 @@ int main(void)
 	tcase_add_test(reading, warns_of_other_versions);
 	tcase_add_test(reading, says_which_generation_it_has_modelled);
 	tcase_add_loop_test(reading, knows_the_defaults_of_every_trainer, 0, 33);
+	tcase_add_test(reading, every_trainer_has_its_row_of_defaults);
+	tcase_add_loop_test(reading, every_default_of_a_trainer_has_its_source, 0, (int)cfg_framework_count);
 	tcase_add_loop_test(reading, every_code_is_among_the_cases, 0, EST_FAULT_CODES);
 	tcase_add_test(reading, judges_every_card_when_none_is_named);
 	tcase_add_test(reading, keeps_the_order_of_cards_with_sizes_behind);

@@ -1,0 +1,95 @@
+#include "config/frameworks.h"
+
+#define BIT(value) (1U << (value))
+
+enum {
+	WHOLE = BIT(EST_FULL) | BIT(EST_FREEZE),
+	ADAPTERS = BIT(EST_LORA) | BIT(EST_QLORA),
+	EVERY_METHOD = WHOLE | ADAPTERS
+};
+
+/* clang-format off */
+const struct cfg_framework cfg_frameworks[] = {
+	[EST_TRANSFORMERS] = {{
+		{ NULL } /* estimator/fields.c has its defaults */
+	}},
+	[EST_TRL] = {{
+		{ "precision", EST_BF16_MIXED, WHOLE,
+		  "TRL loads a model by name in float32 and trains with bf16=True" },
+		{ "gradient_checkpointing", EST_CHECKPOINT_FULL, EVERY_METHOD, "TRL's configs switch it on" },
+		{ "loss", EST_LOSS_CHUNKED, EVERY_METHOD,
+		  "TRL 1.x computes log-probabilities in tiles (chunked_logprob.py)" },
+		{ "lora.adapter_dtype", EST_BF16, BIT(EST_QLORA),
+		  "TRL 1.x casts a quantised model's trainable parameters to bf16" },
+		{ "quantization.prepare_kbit", false, BIT(EST_QLORA),
+		  "TRL 1.x does not call prepare_model_for_kbit_training" },
+	}},
+	[EST_AXOLOTL] = {{
+		{ "precision", EST_BF16_AUTOCAST, WHOLE, "Axolotl loads the model in bf16 and trains with bf16: auto" },
+	}},
+	[EST_LLAMA_FACTORY] = {{
+		{ "precision", EST_BF16_MIXED, WHOLE,
+		  "LLaMA-Factory casts trainable parameters to fp32 unless pure_bf16 (model/adapter.py)" },
+		{ "gradient_checkpointing", EST_CHECKPOINT_FULL, EVERY_METHOD,
+		  "LLaMA-Factory switches it on (disable_gradient_checkpointing: false)" },
+		{ "use_reentrant", true, EVERY_METHOD, "LLaMA-Factory's use_reentrant_gc is true" },
+		{ "optimizer", EST_ADAMW_TORCH, EVERY_METHOD, "LLaMA-Factory's examples and web page: adamw_torch" },
+		{ "quantization.prepare_kbit", false, BIT(EST_QLORA),
+		  "LLaMA-Factory upcasts norms only with upcast_layernorm (model/model_utils/checkpointing.py)" },
+	}},
+	[EST_UNSLOTH] = {{
+		{ "precision", EST_BF16_AUTOCAST, WHOLE, "Unsloth loads the model in bf16 and trains with autocast" },
+		{ "gradient_checkpointing", EST_CHECKPOINT_OFFLOAD, EVERY_METHOD,
+		  "use_gradient_checkpointing = \"unsloth\" keeps checkpoints on the host" },
+		{ "loss", EST_LOSS_CHUNKED, EVERY_METHOD, "Unsloth's fused cross entropy (unsloth_zoo)" },
+	}},
+	[EST_DEEPSPEED] = {{
+		{ "precision", EST_BF16_MASTER, WHOLE, "DeepSpeed holds fp32 master copies" },
+		{ "parallelism.buckets.reduce_bucket_size", 5e8, EVERY_METHOD, "deepspeed/runtime/zero/config.py" },
+		{ "parallelism.buckets.allgather_bucket_size", 5e8, EVERY_METHOD, "deepspeed/runtime/zero/config.py" },
+		{ "parallelism.buckets.prefetch_bucket_size", 5e7, EVERY_METHOD, "deepspeed/runtime/zero/config.py" },
+		{ "parallelism.buckets.param_persistence_threshold", 1e5, EVERY_METHOD,
+		  "deepspeed/runtime/zero/config.py" },
+	}},
+	[EST_TORCHTITAN] = {{
+		{ "precision", EST_BF16_MIXED, WHOLE, "torchtitan: fp32 shards, bf16 compute (mixed_precision_param)" },
+		{ "gradient_checkpointing", EST_CHECKPOINT_SELECTIVE, EVERY_METHOD,
+		  "torchtitan's activation_checkpoint.mode is selective, per op" },
+		{ "parallelism.wrap", EST_WRAP_LAYER_ROOT, EVERY_METHOD,
+		  "torchtitan: fully_shard of each layer and of the model" },
+		{ "parallelism.reduce_dtype", EST_FP32, EVERY_METHOD,
+		  "torchtitan's mixed_precision_reduce is float32" },
+		{ "parallelism.output_dtype", EST_DTYPE_NONE, EVERY_METHOD,
+		  "torchtitan's policy names no output dtype" },
+	}},
+	[EST_TORCHTUNE] = {{
+		{ "precision", EST_PURE_BF16, EVERY_METHOD, "torchtune's recipes: dtype bf16, no autocast" },
+		{ "gradient_checkpointing", EST_CHECKPOINT_FULL, EVERY_METHOD,
+		  "torchtune's recipes: enable_activation_checkpointing true" },
+		{ "loss", EST_LOSS_CHUNKED, EVERY_METHOD, "torchtune's recipes: CEWithChunkedOutputLoss" },
+		{ "lora.adapter_dtype", EST_BF16, ADAPTERS, "torchtune's recipes: dtype bf16" },
+		{ "max_grad_norm", 0, EVERY_METHOD, "torchtune's recipes: clip_grad_norm null" },
+		{ "parallelism.wrap", EST_WRAP_LAYER_ROOT, EVERY_METHOD,
+		  "torchtune: fully_shard of each layer and of the model" },
+	}},
+	[EST_LITGPT] = {{
+		{ "precision", EST_PURE_BF16, EVERY_METHOD, "LitGPT's config_hub: precision bf16-true" },
+		{ "optimizer", EST_ADAMW_TORCH, EVERY_METHOD, "LitGPT: torch.optim.AdamW as it comes (foreach)" },
+		{ "lora.adapter_dtype", EST_BF16, ADAPTERS, "LitGPT's config_hub: precision bf16-true" },
+		{ "max_grad_norm", 0, EVERY_METHOD, "LitGPT's fine-tuning does not clip" },
+	}},
+	[EST_MEGATRON] = {{
+		{ "precision", EST_BF16_MASTER, WHOLE, "Megatron holds fp32 master copies and main gradients" },
+		{ "loss", EST_LOSS_VOCAB_PARALLEL, EVERY_METHOD, "Megatron's vocab_parallel_cross_entropy" },
+		{ "attention", EST_FLASH_ATTENTION_2, EVERY_METHOD,
+		  "Megatron with Transformer Engine: flash attention" },
+		{ "parallelism.grad_accum_dtype", EST_FP32, EVERY_METHOD, "Megatron's main gradients are fp32" },
+	}},
+	[EST_MLX] = {{
+		{ "precision", EST_PURE_BF16, EVERY_METHOD, "mlx-lm trains in the type of the checkpoint" },
+		{ "lora.adapter_dtype", EST_BF16, ADAPTERS, "mlx-lm trains in the type of the checkpoint" },
+		{ "max_grad_norm", 0, EVERY_METHOD, "mlx-lm does not clip" },
+	}},
+};
+/* clang-format on */
+const size_t cfg_framework_count = sizeof(cfg_frameworks) / sizeof(cfg_frameworks[0]);
