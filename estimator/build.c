@@ -215,6 +215,7 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 	const struct est_model *model = pass->model;
 	uint64_t scores = est_objective_scores(pass->request);
 
+	pass->tape->unit = est_unit_of_layer(model->num_hidden_layers) + 1;
 	if (scores) {
 		build_linear(pass, &pass->lm_head, embed_dim, scores, false);
 		return;

@@ -218,13 +218,15 @@ static struct est_tensor embed(struct est_pass *pass)
 	const struct est_model *model = pass->model;
 	struct est_tensor x;
 
+	if (pass->schedule && pass->schedule->norm_is_roots)
+		est_schedule_begin(pass->schedule, est_unit_of_tail(pass->schedule) + 1);
 	est_schedule_begin(pass->schedule, 0);
 	x = est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size, pass->lm_head.in);
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
 		x = est_mul_scalar(pass->tape, x);
+	x = est_require_input_grad(pass, x); /* a hook of the module, as the sharding's is, but the earlier one */
 	if (est_unit_of_tail(pass->schedule))
 		x = est_schedule_leave(pass->schedule, 0, x);
-	x = est_require_input_grad(pass, x);
 	if (model->embedding_multiplier != 0)
 		x = est_mul_scalar(pass->tape, x);
 	if (pass->project_in.out)
@@ -287,7 +289,7 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 {
 	struct est_tensor y;
 
-	if (est_unit_of_tail(pass->schedule))
+	if (est_tail_has_norm(pass->schedule))
 		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_tail(pass->schedule), x));
 	if (pass->model->final_norm) {
 		y = est_hold(est_architecture_row(pass->model->architecture)->final_norm(pass, &pass->norm, x));
@@ -299,6 +301,8 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 		est_drop(pass->tape, x);
 		x = y;
 	}
+	if (est_unit_of_tail(pass->schedule) && !est_tail_has_norm(pass->schedule))
+		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_tail(pass->schedule), x));
 	return x;
 }
 

@@ -104,6 +104,21 @@ unsigned est_unit_of_tail(const struct est_schedule *schedule)
 	return schedule && schedule->has_tail ? schedule->layers + 1 : 0;
 }
 
+bool est_tail_has_norm(const struct est_schedule *schedule)
+{
+	return est_unit_of_tail(schedule) && !schedule->norm_is_roots;
+}
+
+/* Leaves beyond the layers are built as the final norm's (L + 1) and the head's (L + 2). */
+static unsigned unit_of(const struct est_schedule *schedule, const struct est_leaf *leaf)
+{
+	if (leaf->unit <= schedule->layers)
+		return leaf->unit;
+	if (leaf->unit == schedule->layers + 1 && schedule->norm_is_roots)
+		return schedule->layers + 2;
+	return est_unit_of_tail(schedule);
+}
+
 /* What both versions are held against traces with; anything else is a static share (sharding.h). */
 static bool is_plain(const struct est_request *request)
 {
@@ -221,8 +236,7 @@ static void join_unit(struct est_schedule *schedule, struct est_leaf *leaf)
 {
 	struct est_unit *unit;
 
-	if (leaf->unit > schedule->layers && !schedule->has_tail)
-		leaf->unit = 0;
+	leaf->unit = unit_of(schedule, leaf);
 	unit = &schedule->units[leaf->unit];
 	*(unit->last ? &unit->last->next : &unit->first) = leaf;
 	unit->last = leaf;
@@ -259,7 +273,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->layers = (unsigned)model->num_hidden_layers;
 	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
-	schedule->unit_count = schedule->layers + 1 + schedule->has_tail;
+	schedule->norm_is_roots = schedule->has_tail && request->method != EST_FULL;
+	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;
 	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
 	if (!schedule->units) {
 		tape->exhausted = true;

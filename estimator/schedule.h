@@ -9,7 +9,8 @@
 #include "estimator/tape.h"
 
 /* What is gathered and reduced together. Unit 0 has the embedding (and everything else outside the layers, where that is one
- * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head. */
+ * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head, unit L + 2, if any, what only the model itself has:
+ * the final norm that accelerate does not find within an adapted model. */
 struct est_unit {
 	struct est_leaf *first, *last; /* its sharded parameters: a list by est_leaf.next */
 	uint64_t numel;                /* gathered elements, with the padding of shards */
@@ -45,6 +46,7 @@ struct est_schedule {
 	struct est_unit *units;
 	unsigned unit_count, layers;
 	bool has_tail;                 /* final norm and head are a unit of their own */
+	bool norm_is_roots;            /* but for the norm, which is the root's */
 	bool root_leaves_at_loss;      /* unit 0 is the model itself: its backward begins at the loss, not at the logits */
 	uint32_t held_gather;          /* all-gather output of the last unit, kept until the next has been copied out */
 	uint32_t held_reduction;       /* input of the last reduce-scatter, kept until the next */
@@ -69,12 +71,13 @@ void est_schedule_forward_end(struct est_schedule *schedule);
 void est_schedule_backward_end(struct est_schedule *schedule);
 void est_schedule_zero_grad(struct est_schedule *schedule);
 
-/* Units by what they hold. */
+/* Units by what they hold; those of the final norm and of the head are 0 where they are no units of their own. */
 static inline unsigned est_unit_of_layer(int64_t layer)
 {
 	return 1 + (unsigned)layer;
 }
 unsigned est_unit_of_tail(const struct est_schedule *schedule);
+bool est_tail_has_norm(const struct est_schedule *schedule);
 
 /* fsdp2.c, fsdp1.c */
 extern const struct est_strategy_row est_fsdp2, est_fsdp1;
