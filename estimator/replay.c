@@ -239,6 +239,26 @@ size_t est_replay_arena_size(uint32_t ids)
 	return 3 * est_allocator_arena_size(ids);
 }
 
+static void report_peak(const struct play *play, struct est_reserved *reserved)
+{
+	reserved->peak = reserved->least = play->allocator->peak_reserved;
+	memcpy(reserved->phase, play->phase_reserved, sizeof(reserved->phase));
+}
+
+bool est_replay_peak(const struct est_program *program, struct est_arena *arena, struct est_reserved *ret_reserved)
+{
+	struct est_allocator books;
+	struct play play = { .program = program, .allocator = &books };
+
+	memset(ret_reserved, 0, sizeof(*ret_reserved));
+	if (!est_allocator_init(&books, arena, program->ids, false, 0))
+		return false;
+	play.repeats_alike = leaves_nothing(program, EST_PART_MICRO_NEXT, arena);
+	play_on(&play);
+	report_peak(&play, ret_reserved);
+	return !books.exhausted;
+}
+
 bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
 			 struct est_reserved *ret_reserved)
 {
@@ -256,9 +276,8 @@ bool est_replay_reserved(const struct est_program *program, struct est_arena *ar
 		est_allocator_limit(play.allocator, 0, false);
 		play_on(&play);
 	}
-	ret_reserved->peak = books[0].peak_reserved;
-	memcpy(ret_reserved->phase, play.phase_reserved, sizeof(ret_reserved->phase));
+	report_peak(&play, ret_reserved);
 	trial.exhausted = books[0].exhausted;
-	ret_reserved->least = est_least_limit(floor, ret_reserved->peak, EST_LIMIT_STEP, succeeds, &trial);
+	ret_reserved->least = est_least_limit(floor, ret_reserved->peak, est_limit_step(ret_reserved->peak), succeeds, &trial);
 	return !trial.exhausted;
 }

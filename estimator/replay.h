@@ -22,13 +22,16 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 struct est_reserved {
 	uint64_t peak;              /* with room enough: torch.cuda.max_memory_reserved() */
 	uint64_t phase[EST_PHASES]; /* the most in each phase of the last step */
-	uint64_t least;             /* the least limit under which it succeeds: a multiple of EST_LIMIT_STEP, or peak */
+	uint64_t least;             /* the least limit under which it succeeds: a multiple of est_limit_step(peak), or peak */
 };
 
 /* floor: no limit below it can succeed (est_levels.allocated), at least 1. Work space comes from arena,
  * est_replay_arena_size() of it; false when that does not suffice. */
 bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
 			 struct est_reserved *ret_reserved);
+
+/* The same without the least limit, which is a search of its own: least is the peak. */
+bool est_replay_peak(const struct est_program *program, struct est_arena *arena, struct est_reserved *ret_reserved);
 
 /* Arena bytes for the allocators of a program with so many ids. */
 size_t est_replay_arena_size(uint32_t ids);

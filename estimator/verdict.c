@@ -1,5 +1,7 @@
 #include "estimator/verdict.h"
 
+enum { LIMIT_STEPS = 128 }; /* at least so many, where they are not of EST_LIMIT_STEP, make the peak */
+
 uint64_t est_usable_bytes(const struct est_gpu *gpu, double headroom_fraction)
 {
 	uint64_t headroom = (uint64_t)(headroom_fraction * (double)gpu->memory_bytes);
@@ -26,6 +28,15 @@ void est_fit_judge(struct est_fit *fit, double headroom_fraction)
 static uint64_t steps_for(uint64_t bytes, uint64_t step)
 {
 	return bytes / step + (bytes % step != 0);
+}
+
+uint64_t est_limit_step(uint64_t peak)
+{
+	uint64_t step = EST_LIMIT_STEP;
+
+	while (step <= peak / (2 * LIMIT_STEPS))
+		step *= 2;
+	return step;
 }
 
 uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step, est_attempt *attempt, void *context)

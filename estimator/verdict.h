@@ -24,6 +24,10 @@ void est_fit_judge(struct est_fit *fit, double headroom_fraction);
  * end. Of a success it is at most limit (what the run took), of a failure more (the least that was refused). */
 typedef bool est_attempt(void *context, uint64_t limit, uint64_t *ret_same);
 
+/* How finely the least limit below a peak is looked for: 2 MiB doubled as often as it stays within 1/128 of the peak. A run
+ * near its least limit succeeds or fails by how blocks happen to lie, which a finer search would only follow. */
+uint64_t est_limit_step(uint64_t peak);
+
 /* The least multiple of step in floor..ceiling under which the attempt succeeds, by bisection; ceiling, as it is, when no
  * lower one does. ceiling must succeed and is not tried (peak reserved without a limit); floor is the least that could
  * (peak allocated). At most 1 + log2((ceiling - floor) / step) attempts. Where success is not monotone in the limit (a

@@ -167,6 +167,16 @@ START_TEST(what_an_attempt_tells_of_other_limits_is_not_tried_again)
 }
 END_TEST
 
+static const struct {
+	uint64_t peak, step; /* MiB */
+} steps[] = { { 0, 2 }, { 511, 2 }, { 512, 4 }, { 1023, 4 }, { 1024, 8 }, { 80 * 1024, 512 }, { 128 * 1024, 1024 } };
+
+START_TEST(a_limit_is_looked_for_in_steps_of_a_share_of_the_peak)
+{
+	ck_assert_uint_eq(est_limit_step(steps[_i].peak * mib), steps[_i].step * mib);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("verdict");
@@ -180,6 +190,7 @@ int main(void)
 	tcase_add_test(test, a_reason_makes_the_verdict_unsupported_whatever_the_bytes);
 	tcase_add_test(test, headroom_turns_fits_into_tight_and_tight_into_does_not_fit);
 	tcase_add_loop_test(test, the_search_finds_the_least_limit, 0, COUNT(searches));
+	tcase_add_loop_test(test, a_limit_is_looked_for_in_steps_of_a_share_of_the_peak, 0, COUNT(steps));
 	tcase_add_test(test, where_success_is_not_monotone_the_answer_still_runs);
 	tcase_add_test(test, what_an_attempt_tells_of_other_limits_is_not_tried_again);
 	suite_add_tcase(suite, test);
