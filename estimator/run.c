@@ -47,16 +47,18 @@ static void reserve_what_is_allocated(const struct est_levels *levels, struct es
 		raise_to(&reserved->phase[phase], levels->phase_peak[phase]);
 }
 
-static bool replay(const struct est_program *program, struct est_arena *arena, struct outcome *outcome)
+static bool replay(const struct est_program *program, bool judged, struct est_arena *arena, struct outcome *outcome)
 {
 	est_replay_levels(program, &outcome->levels);
-	if (!est_replay_reserved(program, arena, outcome->levels.allocated, &outcome->reserved))
+	if (judged ? !est_replay_reserved(program, arena, outcome->levels.allocated, &outcome->reserved)
+	    : !est_replay_peak(program, arena, &outcome->reserved))
 		return false;
 	reserve_what_is_allocated(&outcome->levels, &outcome->reserved);
 	return true;
 }
 
-static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], bool flash, struct outcome *outcome)
+/* judged: cards are, so that the least limit is wanted. */
+static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], bool flash, bool judged, struct outcome *outcome)
 {
 	size_t mark = run->arena->used;
 	struct est_program program;
@@ -64,7 +66,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], boo
 
 	memset(outcome, 0, sizeof(*outcome));
 	complete = est_program_trace(&program, run->model, run->request, flash, shards, run->arena)
-		   && replay(&program, run->arena, outcome);
+		   && replay(&program, judged, run->arena, outcome);
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
 	outcome->host_states = program.host_states;
@@ -83,7 +85,7 @@ static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu)
 	uint64_t shards[EST_CATEGORIES];
 
 	est_sharding_shares(run->request, shards);
-	if (!outcome->traced && !evaluate(run, shards, flash, outcome))
+	if (!outcome->traced && !evaluate(run, shards, flash, true, outcome))
 		return NULL;
 	return outcome;
 }
@@ -209,7 +211,7 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 		return true;
 	}
 	request.parallelism = alone;
-	if (!evaluate(&single, whole, est_device_has_flash(gpu), &outcome))
+	if (!evaluate(&single, whole, est_device_has_flash(gpu), false, &outcome))
 		return false;
 	report_rows(&single, &outcome, gpu, &alone, &report->single_gpu);
 	return true;
