@@ -284,13 +284,13 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 		out = fused(pass, &efficient_op, in, bias, lse * round_up(pass->sequence, 32));
 	else
 		out = fused(pass, kernel == EST_KERNEL_CUDNN ? &cudnn_op : &flash_op, in, bias, lse * pass->sequence);
+	/* flash attention's output lies as q does */
+	if (kernel == EST_KERNEL_FLASH && (joins_heads(pass) || copies_heads(pass)))
+		out = est_contiguous(tape, out);
 	est_drop(tape, bias);
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, frame[i]);
-	if (kernel == EST_KERNEL_MATH)
-		return est_merge_heads(tape, out);
-	/* flash attention's output lies as q does */
-	return kernel == EST_KERNEL_FLASH && (joins_heads(pass) || copies_heads(pass)) ? est_contiguous(tape, out) : out;
+	return kernel == EST_KERNEL_MATH ? est_merge_heads(tape, out) : out;
 }
 
 /* flash-attn with padding: q, k and v are unpadded into copies, the output is padded again */

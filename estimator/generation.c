@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
-enum { OLDEST = 4048, PADS_LABELS = 4049, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
+enum { OLDEST = 4048, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
        GROUPS_IN_TORCH = 2005, WINDOW_ANYWAY = 4096 };
 
 static bool is_older(int64_t version, int64_t than)
@@ -19,6 +19,11 @@ bool est_is_old_transformers(const struct est_versions *versions)
 bool est_shifts_logits(const struct est_versions *versions)
 {
 	return is_older(versions->transformers, PADS_LABELS);
+}
+
+bool est_scales_rope_last(const struct est_versions *versions)
+{
+	return is_older(versions->transformers, SCALES_EACH);
 }
 
 bool est_repeats_for_sdpa(const struct est_versions *versions)

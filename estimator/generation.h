@@ -12,6 +12,9 @@ bool est_is_old_transformers(const struct est_versions *versions);
 /* ForCausalLMLoss takes logits[..., :-1, :].contiguous() (to 4.48) rather than padding the labels (from 4.49). */
 bool est_shifts_logits(const struct est_versions *versions);
 
+/* LlamaRotaryEmbedding takes cosine and sine before it scales either (to 4.50). */
+bool est_scales_rope_last(const struct est_versions *versions);
+
 /* sdpa_attention_forward repeats k and v without a mask too: to 4.53, and to 4.57 with a PyTorch before 2.5. */
 bool est_repeats_for_sdpa(const struct est_versions *versions);
 

@@ -1,6 +1,7 @@
 #include <string.h>
 #include "estimator/architecture.h"
 #include "estimator/encoder.h"
+#include "estimator/generation.h"
 
 unsigned est_rope_count(const struct est_pass *pass)
 {
@@ -26,18 +27,21 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 static void make_rope(struct est_pass *pass, struct est_rope *rope, bool fp32)
 {
 	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
-	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS;
-	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb, cos, sin, raw;
+	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS, last = est_scales_rope_last(&pass->request->versions);
+	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb, cos, sin, raw[2];
 	bool cast = !fp32 && pass->parameter_element == EST_16BIT;
 
 	emb = twice ? buffer(pass, pairs, EST_32BIT) : est_none;
 	pairs /= twice ? 1 : 2;
-	raw = buffer(pass, pairs, EST_32BIT);
+	raw[0] = buffer(pass, pairs, EST_32BIT);
+	if (last)
+		raw[1] = buffer(pass, pairs, EST_32BIT);
 	cos = buffer(pass, pairs, EST_32BIT);
-	est_drop(pass->tape, raw);
-	raw = buffer(pass, pairs, EST_32BIT);
+	est_drop(pass->tape, raw[0]);
+	if (!last)
+		raw[1] = buffer(pass, pairs, EST_32BIT);
 	sin = buffer(pass, pairs, EST_32BIT);
-	est_drop(pass->tape, raw);
+	est_drop(pass->tape, raw[1]);
 	rope->cos = cast ? buffer(pass, pairs, EST_16BIT) : cos;
 	rope->sin = cast ? buffer(pass, pairs, EST_16BIT) : sin;
 	est_drop(pass->tape, freqs);
