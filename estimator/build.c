@@ -47,7 +47,9 @@ static void build_linear(struct est_pass *pass, struct est_linear *linear, uint6
 	linear->in = in;
 	linear->out = out;
 	linear->has_bias = bias;
-	if (pass->quantizes)
+	if (pass->quantizes && pass->request->quantization.type == EST_GPTQ)
+		linear->weight = est_gptq_pack(pass, linear);
+	else if (pass->quantizes)
 		linear->weight = est_quantize(pass, linear);
 	else
 		linear->weight = matrix(pass, out, in);
@@ -271,9 +273,11 @@ static void cast_leaf(struct est_pass *pass, struct est_leaf *leaf, uint8_t elem
 	est_drop(pass->tape, old);
 }
 
-/* peft's prepare_model_for_kbit_training: every parameter that is not quantised becomes fp32 */
+/* peft's prepare_model_for_kbit_training: every parameter that is not quantised becomes fp32, but over GPTQ */
 static void upcast(struct est_pass *pass)
 {
+	if (pass->request->quantization.type == EST_GPTQ)
+		return;
 	for (uint32_t i = 0; i < pass->tape->leaf_count; i++)
 		if (pass->tape->leaves[i].value.element == EST_16BIT)
 			cast_leaf(pass, &pass->tape->leaves[i], EST_32BIT);

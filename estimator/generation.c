@@ -4,7 +4,7 @@
 #include <string.h>
 
 enum { OLDEST = 4048, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
-       GROUPS_IN_TORCH = 2005, WINDOW_ANYWAY = 4096 };
+       GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096 };
 
 static bool is_older(int64_t version, int64_t than)
 {
@@ -35,6 +35,16 @@ bool est_repeats_for_sdpa(const struct est_versions *versions)
 bool est_copies_for_sdpa(const struct est_versions *versions)
 {
 	return is_older(versions->transformers, TAKES_PERMUTED);
+}
+
+bool est_keeps_dequantized(const struct est_versions *versions)
+{
+	return !est_is_old_transformers(versions);
+}
+
+bool est_adds_in_place(const struct est_versions *versions)
+{
+	return versions->peft ? versions->peft < SUMS_APART : est_is_old_transformers(versions);
 }
 
 bool est_casts_vocabulary_back(const struct est_request *request)

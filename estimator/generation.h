@@ -21,6 +21,13 @@ bool est_repeats_for_sdpa(const struct est_versions *versions);
 /* sdpa_attention_forward makes q, k and v contiguous (to 4.55): permuted heads are copied. */
 bool est_copies_for_sdpa(const struct est_versions *versions);
 
+/* GPTQ's kernel is torch.matmul(x, weights), as GPT-QModel trains, rather than a function that dequantises in its backward
+ * again, as AutoGPTQ's Triton kernel did. */
+bool est_keeps_dequantized(const struct est_versions *versions);
+
+/* PEFT's layer over GPTQ: result += output (to 0.15), with no cast under autocast. */
+bool est_adds_in_place(const struct est_versions *versions);
+
 /* The SFTTrainer of that time takes the embedding and the head of a 4-bit model, which PEFT's preparation has made fp32,
  * back to bf16 (TRL 0.13's peft_module_casting_to_bf16). */
 bool est_casts_vocabulary_back(const struct est_request *request);

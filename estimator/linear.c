@@ -90,6 +90,8 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 {
 	if (linear->adapter && !tape->adapters_off)
 		return est_adapted_linear(tape, linear, x);
+	if (linear->base == EST_BASE_GPTQ)
+		return est_gptq_linear(tape, linear, x);
 	return linear->base == EST_BASE_DENSE ? dense(tape, linear, x) : est_quantized_linear(tape, linear, x);
 }
 

@@ -203,7 +203,8 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	struct est_linear base = *linear;
 	struct est_tensor input = est_hold(x), result, cast, sum;
 	uint8_t result_element;
-	bool quantized = linear->base != EST_BASE_DENSE;
+	/* over a quantised base autocast casts, else peft does */
+	bool quantized = linear->base == EST_BASE_GPTQ ? linear->adds_in_place : linear->base != EST_BASE_DENSE;
 
 	base.adapter = NULL;
 	result = est_linear(tape, &base, input);
@@ -211,12 +212,11 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	if (linear->base == EST_BASE_4BIT)
 		result = est_contiguous(tape, result); /* peft clones it */
 	result = est_hold(result);
-	/* over a quantised base autocast casts, else peft does */
 	cast = est_hold(quantized && tape->autocast ? est_alias(tape, input) : est_to(tape, input, adapter_element));
 	sum = adapter->dora ? est_dora(tape, linear, cast, result) : update(tape, adapter, cast);
 	if (quantized && !tape->autocast)
 		sum = est_to(tape, sum, result_element);
-	sum = est_add(tape, result, sum);
+	sum = linear->adds_in_place ? est_gptq_add(tape, linear, result, sum) : est_add(tape, result, sum);
 	est_drop(tape, result);
 	if (!quantized)
 		sum = est_to(tape, sum, result_element);

@@ -1,4 +1,4 @@
-/* PEFT's LoRA on linear layers, and bitsandbytes' quantised base under it. */
+/* PEFT's LoRA on linear layers, and bitsandbytes' or GPTQ's quantised base under it. */
 #ifndef EST_LORA_H
 #define EST_LORA_H
 
@@ -34,5 +34,15 @@ struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *l
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);
 /* bnb.nn.Linear4bit.forward, bnb.nn.Linear8bitLt.forward */
 struct est_tensor est_quantized_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+
+/* The same of GPTQ (gptq.c): a checkpoint's packed values, zeros, scales and indices of groups. */
+uint32_t est_gptq_pack(struct est_pass *pass, struct est_linear *linear);
+/* QuantLinear.forward */
+struct est_tensor est_gptq_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+/* result += x of PEFT's layer: result, held by the caller, is a view of what the linear layer gave. */
+struct est_tensor est_gptq_add(struct est_tape *tape, const struct est_linear *linear, struct est_tensor result,
+			       struct est_tensor x);
+/* Bytes that a kernel would take beyond the modelled one, where the request leaves open which runs. */
+uint64_t est_gptq_surplus(const struct est_pass *pass);
 
 #endif

@@ -9,8 +9,8 @@
 
 enum { EST_16BIT = 2, EST_32BIT = 4, EST_INT64 = 8, EST_BYTE = 1 };
 
-/* How a linear layer's frozen weight lies: as it is, or as bitsandbytes packs it. */
-enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8 };
+/* How a linear layer's frozen weight lies: as it is, or as bitsandbytes or GPTQ packs it. */
+enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ };
 
 /* A linear layer's parameters: leaves of the tape. */
 struct est_linear {
@@ -21,6 +21,8 @@ struct est_linear {
 	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
 	bool nested;                       /* double quantisation */
 	bool from_fp32;                    /* what was quantised was fp32 */
+	bool keeps_weight;                 /* GPTQ: autograd keeps the dequantised weight */
+	bool adds_in_place;                /* GPTQ: result += adapter(x) */
 	enum est_base base;
 	const struct est_adapter *adapter; /* LoRA on top, or NULL */
 };

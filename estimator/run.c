@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/adapters.h"
 #include "estimator/device.h"
+#include "estimator/generation.h"
 #include "estimator/replay.h"
 #include "estimator/sharding.h"
 #include "estimator/thumb.h"
@@ -253,6 +254,19 @@ static bool report_fits(struct run *run, const struct est_gpu *const *gpus, size
 
 /* ---- notes */
 
+static void note_gptq(const struct est_request *request, struct est_report *report)
+{
+	bool old = est_is_old_transformers(&request->versions);
+
+	if (request->method != EST_QLORA || request->quantization.type != EST_GPTQ)
+		return;
+	est_note_add(&report->assumptions, "/quantization/type", "gptq",
+		     old ? "AutoGPTQ's Triton kernel, which dequantises again in the backward; the upper figures have room for one that "
+			   "keeps the dequantised weights"
+			 : "GPT-QModel's kernel for training, of whose product autograd keeps the dequantised weight; prepare_kbit casts "
+			   "nothing over GPTQ");
+}
+
 static void note_limits(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
@@ -330,6 +344,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		ret_report->per_gpu = ret_report->thumb_per_gpu;
 	} else {
 		note_limits(request, model, ret_report);
+		note_gptq(request, ret_report);
 		note_objective(request, model, ret_report);
 	}
 	return report_fits(&run, gpus, gpu_count, ret_report);

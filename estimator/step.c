@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include "estimator/ddp.h"
+#include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
 
@@ -166,7 +167,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;
-	program->surplus = est_zero_surplus(pass.zero, tape, request);
+	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass);
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;
 }

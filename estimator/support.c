@@ -47,7 +47,7 @@ static const struct modelled {
 	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
-	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
+	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16), BIT(EST_STORE_UINT8) },
 	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
@@ -57,7 +57,7 @@ static const struct modelled {
 /* Schedules of DeepSpeed, whose sharding is static so far, and of FSDP1 where it is. Naming their default changes nothing, naming
  * anything else is refused; the types of communication depend on the precision and are refused when named. */
 static const char *const schedules[] = {
-	"parallelism.limit_all_gathers", "parallelism.contiguous_gradients", "quantization.group_size",
+	"parallelism.limit_all_gathers", "parallelism.contiguous_gradients",
 };
 /* Of DeepSpeed, whose stages 1 and 2 are replayed. */
 static const char *const zero_schedules[] = {
@@ -255,6 +255,29 @@ static void check_generation(const struct est_request *request, const struct est
 			      est_field_text(field, request, value, sizeof(value)), why);
 }
 
+/* Packed weights are buffers: no strategy shards them, and nothing but a linear layer holds them */
+static void check_gptq(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_quantization *quantization = &request->quantization;
+	enum est_strategy strategy = request->parallelism.strategy;
+	bool whole = request->parallelism.gpus == 1 || strategy == EST_SINGLE || strategy == EST_DDP || est_zero_wanted(request);
+
+	if (request->method != EST_QLORA)
+		return;
+	if (quantization->type != EST_GPTQ) {
+		static const char *const groups[] = { "quantization.group_size" };
+
+		check_named(groups, 1, true, request, faults);
+		return;
+	}
+	if (model->num_experts > 0 && !est_is_old_transformers(&request->versions))
+		refuse_for("quantization.type", request, "the fused experts of Transformers 5", faults);
+	if (!whole)
+		refuse_for("quantization.type", request, "sharded weights", faults);
+	if (request->lora.dora)
+		refuse_for("quantization.type", request, "DoRA", faults);
+}
+
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	check_values(request, faults);
@@ -285,5 +308,6 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_loss(request, faults);
 	if (request->liger_kernel && !est_liger_knows(model))
 		refuse(est_field_find("liger_kernel"), request, faults);
+	check_gptq(request, model, faults);
 	check_generation(request, model, faults);
 }

@@ -108,8 +108,8 @@ static const struct gate distributed[] = {
 };
 /* Measured on real GPUs with Transformers 4.48 */
 static const struct gate published[] = {
-	{ "mistral-7b-v0.1|fms",               8, 0.01, 0.01, 0.00, 0.00 },
-	{ "llama-2-70b|fms",                   1, 0.02, 0.02, 0.00, 0.00 },
+	{ "mistral-7b-v0.1|fms",              10, 0.01, 0.01, 0.00, 0.00 },
+	{ "llama-2-70b|fms",                   2, 0.02, 0.02, 0.00, 0.00 },
 	{ .rows = 0 },
 };
 /* clang-format on */
