@@ -8,29 +8,37 @@
 enum { NOT_MODELLED = EST_INCLUDE_LIMITS | EST_INCLUDE_ADVICE | EST_INCLUDE_HINTS, REASON_MAX = 256 };
 
 /* By default everything is included that there is; a part that is asked for by name and not there yet is refused. */
-static bool check_include(const struct est_request *request, struct est_faults *faults)
+bool srv_check_include(const struct est_request *request, const char *base, struct est_faults *faults)
 {
 	const struct est_field *field = est_field_find("include");
+	char pointer[EST_POINTER_MAX];
 
 	if (!est_request_names(request, "include"))
 		return true;
+	snprintf(pointer, sizeof pointer, "%s%s", base, field->pointer);
 	for (int bit = 1; bit <= EST_INCLUDE_ALL; bit *= 2)
 		if (request->include & (unsigned)(bit & NOT_MODELLED))
-			est_fault_add(faults, "/include", EST_NOT_SUPPORTED_YET, "%s is not answered yet",
+			est_fault_add(faults, pointer, EST_NOT_SUPPORTED_YET, "%s is not answered yet",
 				      est_word_name(field->words, bit));
 	return !faults->count;
+}
+
+bool srv_run(struct srv_context *context)
+{
+	const struct cfg_request *request = &context->request;
+
+	est_arena_init(&context->arena, context->arena.base, context->arena.size);
+	return est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
+		       &context->report);
 }
 
 /* Runs the checked request and writes the estimate. */
 static void run(struct srv_call *call)
 {
 	struct srv_context *context = call->context;
-	struct cfg_request *request = &context->request;
 
-	est_arena_init(&context->arena, context->arena.base, context->arena.size);
-	if (!est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
-		     &context->report)
-	    || !srv_report_write(call->reply->buffer, call->format, request, &context->report, &context->arena,
+	if (!srv_run(context)
+	    || !srv_report_write(call->reply->buffer, call->format, &context->request, &context->report, &context->arena,
 				 context->rows)) {
 		srv_reply_no_memory(call->reply);
 		return;
@@ -44,7 +52,7 @@ static bool read_request(struct srv_call *call, const json_t *body)
 	struct srv_context *context = call->context;
 
 	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults)
-	    && check_include(&context->request.request, &context->faults))
+	    && srv_check_include(&context->request.request, "", &context->faults))
 		return true;
 	if (cfg_json_out_of_memory())
 		srv_reply_no_memory(call->reply);
@@ -53,7 +61,7 @@ static bool read_request(struct srv_call *call, const json_t *body)
 	return false;
 }
 
-void srv_post_estimate(struct srv_call *call)
+json_t *srv_read_body(struct srv_call *call)
 {
 	const struct srv_request *request = call->request;
 	char reason[REASON_MAX];
@@ -62,7 +70,7 @@ void srv_post_estimate(struct srv_call *call)
 
 	if (!srv_query_read(request->query, NULL, 0, NULL, &call->context->faults)) {
 		srv_reply_faults(call->reply, &call->context->faults);
-		return;
+		return NULL;
 	}
 	body = cfg_parse_json(request->body ? request->body : "", request->body_length, reason, sizeof reason,
 			      &no_memory);
@@ -70,7 +78,14 @@ void srv_post_estimate(struct srv_call *call)
 		srv_reply_no_memory(call->reply);
 	else if (!body)
 		srv_reply_problem(call->reply, SRV_NOT_JSON, reason);
-	else if (read_request(call, body))
+	return body;
+}
+
+void srv_post_estimate(struct srv_call *call)
+{
+	json_t *body = srv_read_body(call);
+
+	if (body && read_request(call, body))
 		run(call);
 	json_decref(body);
 }

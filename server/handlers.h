@@ -17,6 +17,15 @@ struct srv_call {
 /* estimate.c */
 void srv_post_estimate(struct srv_call *call);
 void srv_get_estimate(struct srv_call *call);
+/* The body of the call as JSON, after its query was found right; new reference. NULL: the reply says why. */
+json_t *srv_read_body(struct srv_call *call);
+/* Whether what the request asks to include is there; else faults at base + "/include". */
+bool srv_check_include(const struct est_request *request, const char *base, struct est_faults *faults);
+/* context->request -> context->report; false when memory is short. */
+bool srv_run(struct srv_context *context);
+
+/* estimates.c */
+void srv_post_estimates(struct srv_call *call);
 
 /* presets.c */
 bool srv_presets_init(struct srv_listing *listing, const struct cfg_catalog *catalog);

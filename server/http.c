@@ -108,6 +108,8 @@ static struct MHD_Response *make_response(struct srv_reply *reply)
 
 	if (!reply->content_type)
 		return make_static(0, "");
+	if (reply->stream)
+		return srv_http_stream(reply->stream);
 	if (reply->fixed)
 		return make_static(reply->fixed_length, reply->fixed);
 	if (buffer->length <= COPY_MAX)

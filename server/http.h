@@ -1,5 +1,5 @@
 /* HTTP by libmicrohttpd for one loop: framing guard, body and its limits, deadlines, replies. With loop.c the only
- * place that names MHD_. Everything here belongs to one thread, but for the bytes of bodies in flight. */
+ * place that names MHD_ (http.c, http_stream.c). Everything here belongs to one thread, but for the bytes of bodies in flight. */
 #ifndef SRV_HTTP_H
 #define SRV_HTTP_H
 
@@ -8,6 +8,7 @@
 #include "server/service.h"
 
 struct MHD_Daemon;
+struct MHD_Response;
 
 struct srv_connection;
 
@@ -37,6 +38,9 @@ bool srv_http_init_process(void);
 /* A daemon without a thread of its own for a listening socket, which it closes in the end. NULL when it cannot
  * start. */
 struct MHD_Daemon *srv_http_start(struct srv_http *http, int listen_fd, unsigned connection_limit);
+
+/* http_stream.c: a response whose body stream (which it steals) makes; NULL when memory is short. */
+struct MHD_Response *srv_http_stream(struct srv_stream *stream);
 
 /* Cuts connections that are past their deadline: MHD sees them closed and cleans up. */
 void srv_http_reap(struct srv_http *http);

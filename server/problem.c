@@ -32,20 +32,26 @@ const struct srv_problem_row *srv_problem_row(enum srv_problem problem)
 	return problem > SRV_OK && problem < SRV_PROBLEMS ? &problems[problem] : NULL;
 }
 
-/* Sets status and headers and writes the members up to detail, without the closing brace. */
-static void begin_problem(struct srv_reply *reply, enum srv_problem problem, const char *detail)
+static void begin_reply(struct srv_reply *reply, enum srv_problem problem)
 {
 	const struct srv_problem_row *row = &problems[problem];
-	struct srv_buffer *buffer = reply->buffer;
 
-	srv_buffer_clear(buffer);
+	srv_buffer_clear(reply->buffer);
 	srv_reply_drop_headers(reply);
+	srv_reply_drop_stream(reply);
 	reply->fixed = NULL;
 	reply->status = row->status;
 	reply->content_type = srv_problem_type;
 	srv_reply_header(reply, "Cache-Control", "no-store");
 	if (row->retry_after)
 		srv_reply_header_format(reply, "Retry-After", "%d", row->retry_after);
+}
+
+/* Writes the members up to detail, without the closing brace. */
+static void begin_document(struct srv_buffer *buffer, enum srv_problem problem, const char *detail)
+{
+	const struct srv_problem_row *row = &problems[problem];
+
 	SRV_PUT(buffer, "{\"type\":\"urn:vramcast:problem:");
 	srv_write_text(buffer, row->name);
 	SRV_PUT(buffer, "\",\"title\":");
@@ -58,7 +64,8 @@ static void begin_problem(struct srv_reply *reply, enum srv_problem problem, con
 
 void srv_reply_problem(struct srv_reply *reply, enum srv_problem problem, const char *detail)
 {
-	begin_problem(reply, problem, detail);
+	begin_reply(reply, problem);
+	begin_document(reply->buffer, problem, detail);
 	SRV_PUT(reply->buffer, ",\"errors\":[]}");
 }
 
@@ -73,7 +80,7 @@ static void write_fault(struct srv_buffer *buffer, const struct est_fault *fault
 	srv_buffer_add_byte(buffer, '}');
 }
 
-void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults)
+void srv_problem_write_faults(struct srv_buffer *buffer, const struct est_faults *faults)
 {
 	size_t listed = faults->count < EST_FAULTS_MAX ? faults->count : EST_FAULTS_MAX;
 	char detail[96];
@@ -83,25 +90,32 @@ void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults)
 			 faults->count, listed);
 	else
 		snprintf(detail, sizeof detail, "the request has %zu fault%s", listed, listed == 1 ? "" : "s");
-	begin_problem(reply, SRV_INVALID, detail);
-	SRV_PUT(reply->buffer, ",\"errors\":[");
+	begin_document(buffer, SRV_INVALID, detail);
+	SRV_PUT(buffer, ",\"errors\":[");
 	for (size_t i = 0; i < listed; i++) {
 		if (i)
-			srv_buffer_add_byte(reply->buffer, ',');
-		write_fault(reply->buffer, &faults->item[i]);
+			srv_buffer_add_byte(buffer, ',');
+		write_fault(buffer, &faults->item[i]);
 	}
-	SRV_PUT(reply->buffer, "]");
+	SRV_PUT(buffer, "]");
 	if (listed < faults->count) {
-		SRV_PUT(reply->buffer, ",\"count\":");
-		srv_write_u64(reply->buffer, faults->count);
+		SRV_PUT(buffer, ",\"count\":");
+		srv_write_u64(buffer, faults->count);
 	}
-	srv_buffer_add_byte(reply->buffer, '}');
+	srv_buffer_add_byte(buffer, '}');
+}
+
+void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults)
+{
+	begin_reply(reply, SRV_INVALID);
+	srv_problem_write_faults(reply->buffer, faults);
 }
 
 void srv_reply_no_memory(struct srv_reply *reply)
 {
 	srv_buffer_clear(reply->buffer);
 	srv_reply_drop_headers(reply);
+	srv_reply_drop_stream(reply);
 	reply->status = problems[SRV_OUT_OF_MEMORY].status;
 	srv_reply_fixed(reply, srv_problem_type, srv_no_memory_body, sizeof srv_no_memory_body - 1);
 	srv_reply_header(reply, "Cache-Control", "no-store");

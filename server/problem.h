@@ -29,6 +29,9 @@ void srv_reply_problem(struct srv_reply *reply, enum srv_problem problem, const 
 /* A 422 with every fault of the list and their true count. */
 void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults);
 
+/* That document alone, as one of several answers in a body. */
+void srv_problem_write_faults(struct srv_buffer *buffer, const struct est_faults *faults);
+
 /* The 503 that needs no memory: made before the first request. */
 void srv_reply_no_memory(struct srv_reply *reply);
 /* The same as bytes, for where there is no reply to fill. NUL-ended. */

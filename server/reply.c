@@ -12,6 +12,7 @@ void srv_reply_begin(struct srv_reply *reply, struct srv_buffer *buffer)
 	reply->content_type = NULL;
 	reply->fixed = NULL;
 	reply->fixed_length = 0;
+	reply->stream = NULL;
 	reply->buffer = buffer;
 	reply->header_count = 0;
 	reply->text_used = 0;
@@ -37,6 +38,13 @@ void srv_reply_header_format(struct srv_reply *reply, const char *name, const ch
 		return;
 	reply->text_used += (size_t)length + 1;
 	srv_reply_header(reply, name, value);
+}
+
+void srv_reply_drop_stream(struct srv_reply *reply)
+{
+	if (reply->stream)
+		reply->stream->destroy(reply->stream);
+	reply->stream = NULL;
 }
 
 void srv_reply_drop_headers(struct srv_reply *reply)

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include "server/buffer.h"
+#include "server/stream.h"
 
 /* A request as the transport hands it over. Texts are borrowed for the call, NULL when the header is absent. */
 struct srv_request {
@@ -24,13 +24,15 @@ struct srv_header {
 	const char *name, *value;
 };
 
-/* An answer. The body is either fixed (lives as long as the process) or in the buffer that the reply was begun with. */
+/* An answer. The body is fixed (lives as long as the process), or made while it is sent, or in the buffer that the reply was begun
+ * with. */
 struct srv_reply {
 	int status;
 	int route;                    /* of the table of routes, for the metrics; SRV_NO_ROUTE */
 	const char *content_type;     /* NULL: no body */
 	const char *fixed;
 	size_t fixed_length;
+	struct srv_stream *stream;    /* NULL, or the body; belongs to who sends the reply */
 	struct srv_buffer *buffer;
 	size_t header_count;
 	struct srv_header header[SRV_HEADERS_MAX];
@@ -47,6 +49,9 @@ void srv_reply_header(struct srv_reply *reply, const char *name, const char *val
 /* The same with a value that is made here; dropped when there is no room. */
 void srv_reply_header_format(struct srv_reply *reply, const char *name, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
+
+/* Drops a body that would have been streamed. */
+void srv_reply_drop_stream(struct srv_reply *reply);
 
 /* Drops every header so far. */
 void srv_reply_drop_headers(struct srv_reply *reply);

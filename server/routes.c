@@ -21,6 +21,7 @@ enum {
 static const struct route routes[] = {
 	{ "POST", "/estimate", srv_post_estimate, FORMATS | BODY },
 	{ "GET", "/estimate", srv_get_estimate, FORMATS },
+	{ "POST", "/estimates", srv_post_estimates, FORMATS | BODY },
 	{ "GET", "/presets", srv_get_presets, FORMATS },
 	{ "GET", "/presets/{id}", srv_get_preset, FORMATS },
 	{ "GET", "/gpus", srv_get_gpus, FORMATS },

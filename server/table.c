@@ -96,7 +96,7 @@ void srv_write_object(struct srv_buffer *buffer, const struct srv_table *table, 
 
 /* ---- csv (RFC 4180's quoting, lines end with LF) */
 
-static void write_csv_text(struct srv_buffer *buffer, const char *text)
+void srv_write_csv_text(struct srv_buffer *buffer, const char *text)
 {
 	if (!text[strcspn(text, ",\"\r\n")]) {
 		srv_write_text(buffer, text);
@@ -111,7 +111,7 @@ static void write_csv_text(struct srv_buffer *buffer, const char *text)
 	srv_buffer_add_byte(buffer, '"');
 }
 
-static void write_csv_row(struct srv_buffer *buffer, const struct srv_table *table, const void *row)
+void srv_write_csv_cells(struct srv_buffer *buffer, const struct srv_table *table, const void *row)
 {
 	for (size_t i = 0; i < table->count; i++) {
 		struct value value = column_value(&table->columns[i], row);
@@ -121,23 +121,29 @@ static void write_csv_row(struct srv_buffer *buffer, const struct srv_table *tab
 		if (value.empty && (table->columns[i].optional || is_text(&value)))
 			continue;
 		if (is_text(&value))
-			write_csv_text(buffer, value.text);
+			srv_write_csv_text(buffer, value.text);
 		else
 			write_number(buffer, &value);
 	}
-	srv_buffer_add_byte(buffer, '\n');
 }
 
-static void write_csv(struct srv_buffer *buffer, const struct srv_table *table, const void *const *rows, size_t count)
+void srv_write_csv_names(struct srv_buffer *buffer, const struct srv_table *table)
 {
 	for (size_t i = 0; i < table->count; i++) {
 		if (i)
 			srv_buffer_add_byte(buffer, ',');
 		srv_buffer_add(buffer, table->columns[i].key + 1, table->columns[i].length - 3);
 	}
+}
+
+static void write_csv(struct srv_buffer *buffer, const struct srv_table *table, const void *const *rows, size_t count)
+{
+	srv_write_csv_names(buffer, table);
 	srv_buffer_add_byte(buffer, '\n');
-	for (size_t i = 0; i < count; i++)
-		write_csv_row(buffer, table, rows[i]);
+	for (size_t i = 0; i < count; i++) {
+		srv_write_csv_cells(buffer, table, rows[i]);
+		srv_buffer_add_byte(buffer, '\n');
+	}
 }
 
 /* ---- table for people */

@@ -37,6 +37,11 @@ void srv_write_members(struct srv_buffer *buffer, const struct srv_table *table,
 /* The same in braces. */
 void srv_write_object(struct srv_buffer *buffer, const struct srv_table *table, const void *row);
 
+/* What a line of csv is made of: the columns' names, the cells of one row, the cell of a text; without the line's end. */
+void srv_write_csv_names(struct srv_buffer *buffer, const struct srv_table *table);
+void srv_write_csv_cells(struct srv_buffer *buffer, const struct srv_table *table, const void *row);
+void srv_write_csv_text(struct srv_buffer *buffer, const char *text);
+
 /* Appends count rows in a format. json and records: an array of objects; ndjson: an object a line; csv: a header and a
  * line a row; table: aligned columns, what ends in _bytes in GiB. */
 void srv_write_rows(struct srv_buffer *buffer, enum srv_format format, const struct srv_table *table,

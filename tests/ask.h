@@ -42,6 +42,9 @@ static inline void stop(void)
 static inline void route(const struct srv_request *request)
 {
 	srv_route(context, request, &reply);
+	if (reply.stream)
+		srv_stream_drain(reply.stream, reply.buffer);
+	reply.stream = NULL;
 }
 
 /* Asks for a target: path, and query behind a '?'. */

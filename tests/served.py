@@ -5,7 +5,9 @@
     served.py --write-readme [VRAMCAST]         fills in the README's session with what the service answers
 """
 import contextlib
+import csv
 import http.client
+import io
 import json
 import pathlib
 import re
@@ -109,6 +111,30 @@ def example_cases(description, port):
             ([] if same.body == answer.body else ["the bodies differ"])
 
 
+def batch_cases(description, port):
+    """Each of many gets the answer that it gets alone."""
+    post = description["paths"]["/estimates"]["post"]
+    for name, value in examples(post).items():
+        answer = Answer(port, "POST", "/estimates", value)
+        yield "the batch %s is answered as described" % name, answer_faults(description, post, answer, 200)
+        if "requests" not in value:
+            continue
+        alone = [Answer(port, "POST", "/estimate", {"include": [], **one}).value for one in value["requests"]]
+        pointers = lambda told: [fault["pointer"].replace("/requests/%d" % number, "") for fault in told["errors"]]
+        for number, (told, one) in enumerate(zip(answer.value["results"], alone, strict=True)):
+            same = told == one if "fits" in one else pointers(told) == pointers(one) != []
+            yield "request %d of the batch %s is answered as alone" % (number, name), [] if same else ["they differ"]
+    for form in ("csv", "ndjson", "records"):
+        answer = Answer(port, "POST", "/estimates?format=" + form, examples(post)["sweep"])
+        rows = list(csv.DictReader(io.StringIO(answer.body.decode()))) if form == "csv" else \
+            answer.value if form == "records" else [json.loads(line) for line in answer.body.splitlines()]
+        told = [(str(row["request"]), str(row["sequence_length"]), row["method"], str(row["status"])) for row in rows]
+        wanted = [("0", "1024", "full", "200"), ("1", "1024", "lora", "200"), ("2", "2048", "full", "200"),
+                  ("3", "2048", "lora", "200")]
+        sizes = [int(row["allocated_bytes"]) for row in rows]
+        yield "a sweep is a frame as %s" % form, [] if told == wanted and len(set(sizes)) == 4 else [str(told)]
+
+
 def target_of(description, path, operation):
     """The path with the example of its {id}."""
     for parameter in operation.get("parameters", []):
@@ -118,18 +144,25 @@ def target_of(description, path, operation):
     return path
 
 
+def method_cases(port, path, item, target):
+    allowed = {method.upper() for method in item} | {"OPTIONS"} | ({"HEAD"} if "get" in item else set())
+    for method in ("OPTIONS", "DELETE"):
+        answer = Answer(port, method, target)
+        told = {word.strip() for word in answer.headers.get("Allow", "").split(",")}
+        yield "%s %s tells the methods" % (method, path), [] if told == allowed else ["Allow: %s" % sorted(told)]
+
+
 def path_cases(description, port):
     for path, item in description["paths"].items():
+        if "get" not in item:
+            yield from method_cases(port, path, item, path)
+            continue
         target = target_of(description, path, item["get"]) + ("?model=llama-3.2-1b" if path == "/estimate" else "")
         got, head = Answer(port, "GET", target), Answer(port, "HEAD", target)
         yield "GET %s is answered as described" % path, answer_faults(description, item["get"], got, 200)
         yield "HEAD %s is GET without the body" % path, \
             [] if head.status == got.status and not head.body and head.media == got.media else ["%d" % head.status]
-        allowed = {method.upper() for method in item} | {"HEAD", "OPTIONS"}
-        for method in ("OPTIONS", "DELETE"):
-            answer = Answer(port, method, target)
-            told = {word.strip() for word in answer.headers.get("Allow", "").split(",")}
-            yield "%s %s tells the methods" % (method, path), [] if told == allowed else ["Allow: %s" % sorted(told)]
+        yield from method_cases(port, path, item, target)
         yield from format_cases(description, port, path, item["get"], target)
 
 
@@ -163,6 +196,10 @@ FAULTS = [
     ("no model", "POST", "/estimate", {}, {}, 422, ["/model"]),
     ("several faults at once", "POST", "/estimate", {"model": "nothing", "loss": 1, "lora": {"rank": "8"}, "a/b": 1},
      {}, 422, ["/a~1b", "/lora/rank", "/loss", "/model"]),
+    ("faults of a batch's envelope", "POST", "/estimates", {"requests": [], "sweep": {}, "x": 1}, {}, 422, ["/sweep", "/x"]),
+    ("a sweep that is too long", "POST", "/estimates", {"request": {}, "sweep": {"a": [1] * 101, "b": [1] * 100}}, {}, 422,
+     ["/sweep"]),
+    ("a batch as a table", "POST", "/estimates?format=table", {"requests": []}, {}, 406, []),
     ("a query with a typo", "GET", "/estimate?model=llama-3.2-1b&lose=standard", None, {}, 422, ["/lose"]),
 ]
 
@@ -291,7 +328,7 @@ def main(arguments):
             write_session(source, port)
             return 0
         kinds = [description_cases(source, vramcast, description, port), session_cases(source, port)]
-        for kind in (example_cases, path_cases, fault_cases, range_cases, noticed_cases):
+        for kind in (example_cases, batch_cases, path_cases, fault_cases, range_cases, noticed_cases):
             kinds.append(kind(description, port))
         passed = drift.report([case for cases in kinds for case in cases])
     return 0 if passed else 1

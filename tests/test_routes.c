@@ -27,6 +27,12 @@ static const char *target_of(const char *pattern)
 	return !strcmp(pattern, "/estimate") ? "/estimate?model=llama-3.2-1b&gpus=t4,l4" : pattern;
 }
 
+/* A body of pattern that can be answered. */
+static const char *body_of(const char *pattern)
+{
+	return strcmp(pattern, "/estimates") ? MODEL : "{\"requests\":[" MODEL "]}";
+}
+
 /* Whether Allow lists exactly the methods that are allowed. */
 static void check_allow(const char *pattern)
 {
@@ -51,7 +57,7 @@ START_TEST(a_route_answers_the_methods_that_it_allows_and_no_other)
 		bool is_post = !strcmp(name, "POST");
 
 		ask(name, is_post ? pattern : target_of(pattern),
-		    (struct srv_request){ .body = is_post ? MODEL : NULL });
+		    (struct srv_request){ .body = is_post ? body_of(pattern) : NULL });
 		if (!strcmp(name, "OPTIONS"))
 			ck_assert_int_eq(reply.status, 204);
 		else if (is_allowed(pattern, name))

@@ -444,6 +444,37 @@ def own(function):
 
 
 @own
+def a_long_batch_is_streamed_while_others_are_answered():
+    with Service("--threads", "1") as service:
+        sweep = {"request": {"model": "llama-3.2-1b", "gpus": "t4"}, "sweep": {"sequence_length": list(range(8, 1608, 8))}}
+        with service.connect(60) as batch:
+            batch.sendall(post(json.dumps(sweep).encode(), path=b"/estimates?format=ndjson"))
+            data = batch.recv(4096)
+            assert b"Transfer-Encoding: chunked" in data, data
+            for _ in range(5):
+                assert service.one(GET).status == 200  # by the only thread
+            assert data.count(b"\n0\r\n\r\n") == 0, "all of it was there at once"
+            while not data.endswith(b"\r\n0\r\n\r\n"):
+                piece = batch.recv(65536)
+                assert piece, data[-100:]
+                data += piece
+        assert data.count(b'"status":200') == 200, data.count(b'"status":200')
+
+
+
+@own
+def a_client_that_leaves_a_batch_is_forgotten():
+    with Service("--threads", "1") as service:
+        sweep = {"request": {"model": "llama-3.2-1b"}, "sweep": {"sequence_length": list(range(8, 80008, 8))}}
+        with service.connect() as batch:
+            batch.sendall(post(json.dumps(sweep).encode(), path=b"/estimates"))
+            assert batch.recv(4096)
+        begun = time.monotonic()
+        assert service.one(post(MODEL)).status == 200
+        assert time.monotonic() - begun < 5
+
+
+@own
 def a_slow_request_is_cut_at_the_deadline():
     with Service("--threads", "1", env={"VRAMCAST_DEADLINE_MS": "700", "VRAMCAST_IDLE_MS": "3000"}) as service:
         for begin in (b"POST /estimate HTTP/1.1\r\n", post(b"{", length=1000), b"GET", b""):

@@ -1,0 +1,326 @@
+/* POST /estimates: many requests, answered one by one while the answer is sent. */
+#include <stdlib.h>
+#include "config/batch.h"
+#include "estimator/fields.h"
+#include "server/handlers.h"
+#include "server/report.h"
+#include "server/write.h"
+
+enum { FIELDS_MAX = 128 };
+
+struct batch_stream {
+	struct srv_stream stream;
+	struct srv_context *context;
+	enum srv_format format;
+	struct cfg_batch batch;
+	size_t done;
+	bool begun, ended;
+	size_t field_count;                        /* a column for each field that any of the requests names */
+	const struct est_field *fields[FIELDS_MAX];
+};
+
+/* One request and what came out, as one row of a frame. The card is the first that is judged. */
+struct batch_row {
+	int64_t request, status;
+	char error[EST_POINTER_MAX + EST_DETAIL_MAX];
+	int64_t parameters, trainable_parameters;
+	struct est_rows per_gpu;
+	const char *phase;
+	uint64_t allocated, reserved, device, device_high;
+	const char *gpu, *verdict;
+	uint64_t usable, required, required_high;
+};
+
+/* clang-format off */
+static const struct srv_column number_columns[] = {
+	SRV_COLUMN("request", SRV_I64, struct batch_row, request),
+};
+static const struct srv_column outcome_columns[] = {
+	SRV_COLUMN("status", SRV_I64, struct batch_row, status),
+	SRV_OPTIONAL("error", SRV_CHARS, struct batch_row, error),
+};
+static const struct srv_column answer_columns[] = {
+	SRV_COLUMN("parameters", SRV_I64, struct batch_row, parameters),
+	SRV_COLUMN("trainable_parameters", SRV_I64, struct batch_row, trainable_parameters),
+	SRV_COLUMN("weights_bytes", SRV_U64, struct batch_row, per_gpu.weights),
+	SRV_COLUMN("gradients_bytes", SRV_U64, struct batch_row, per_gpu.gradients),
+	SRV_COLUMN("optimizer_bytes", SRV_U64, struct batch_row, per_gpu.optimizer),
+	SRV_COLUMN("activations_bytes", SRV_U64, struct batch_row, per_gpu.activations),
+	SRV_COLUMN("buffers_bytes", SRV_U64, struct batch_row, per_gpu.buffers),
+	SRV_COLUMN("overhead_bytes", SRV_U64, struct batch_row, per_gpu.overhead),
+	SRV_COLUMN("total_bytes", SRV_U64, struct batch_row, per_gpu.total),
+	SRV_COLUMN("phase", SRV_TEXT, struct batch_row, phase),
+	SRV_COLUMN("allocated_bytes", SRV_U64, struct batch_row, allocated),
+	SRV_COLUMN("reserved_bytes", SRV_U64, struct batch_row, reserved),
+	SRV_COLUMN("device_bytes", SRV_U64, struct batch_row, device),
+	SRV_COLUMN("device_high_bytes", SRV_U64, struct batch_row, device_high),
+	SRV_COLUMN("gpu", SRV_TEXT, struct batch_row, gpu),
+	SRV_COLUMN("usable_bytes", SRV_U64, struct batch_row, usable),
+	SRV_COLUMN("required_bytes", SRV_U64, struct batch_row, required),
+	SRV_COLUMN("required_high_bytes", SRV_U64, struct batch_row, required_high),
+	SRV_COLUMN("verdict", SRV_TEXT, struct batch_row, verdict),
+};
+/* clang-format on */
+static const struct srv_table number_table = SRV_TABLE(number_columns), outcome_table = SRV_TABLE(outcome_columns);
+static const struct srv_table answer_table = SRV_TABLE(answer_columns);
+
+/* ---- one request: read, run, written */
+
+/* Reads and runs it in the context. False with faults, or without when memory is short. */
+static bool run(struct srv_context *context, const json_t *body, const char *base)
+{
+	struct cfg_request *request = &context->request;
+
+	context->faults.count = 0;
+	if (!cfg_read_request(body, base, context->service->catalog, request, &context->faults)
+	    || !srv_check_include(&request->request, base, &context->faults))
+		return false;
+	if (!est_request_names(&request->request, "include"))
+		request->request.include = 0; /* of many, the verdicts alone */
+	return srv_run(context);
+}
+
+static void write_failure(struct srv_context *context, struct srv_buffer *buffer)
+{
+	if (cfg_json_out_of_memory() || !context->faults.count)
+		srv_write_text(buffer, srv_no_memory_body);
+	else
+		srv_problem_write_faults(buffer, &context->faults);
+}
+
+static void write_document(struct batch_stream *batch, const json_t *body, const char *base, struct srv_buffer *buffer)
+{
+	struct srv_context *context = batch->context;
+	size_t start = buffer->length;
+
+	if (batch->done)
+		srv_buffer_add_byte(buffer, ',');
+	start = buffer->length;
+	if (body && run(context, body, base)
+	    && srv_report_write(buffer, SRV_JSON, &context->request, &context->report, &context->arena, context->rows))
+		return;
+	buffer->length = start;
+	write_failure(context, buffer);
+}
+
+/* ---- the same as a row */
+
+static void fill_failure(struct srv_context *context, struct batch_row *row)
+{
+	const struct est_fault *fault = &context->faults.item[0];
+	bool no_memory = cfg_json_out_of_memory() || !context->faults.count;
+
+	row->status = srv_problem_row(no_memory ? SRV_OUT_OF_MEMORY : SRV_INVALID)->status;
+	if (no_memory)
+		snprintf(row->error, sizeof row->error, "memory ran short; try again");
+	else
+		snprintf(row->error, sizeof row->error, "%s %s", fault->pointer, fault->detail);
+}
+
+static void fill_answer(const struct est_report *report, struct batch_row *row)
+{
+	const struct est_fit *fit = &report->fits[0];
+
+	row->status = 200;
+	row->parameters = report->parameters;
+	row->trainable_parameters = report->trainable_parameters;
+	row->per_gpu = report->per_gpu;
+	row->phase = report->replayed ? est_phase_name(report->peak.phase) : NULL;
+	row->allocated = report->peak.allocated.expected;
+	row->reserved = report->peak.reserved.expected;
+	row->device = report->peak.device.expected;
+	row->device_high = report->peak.device.high;
+	row->gpu = fit->gpu->id;
+	row->verdict = est_verdict_name(fit->verdict);
+	row->usable = fit->gpu->usable_bytes;
+	row->required = fit->required;
+	row->required_high = fit->required_high;
+}
+
+/* The value that the request gives a field: text as it is, lists and objects as JSON. Borrowed, or made in *ret_made. */
+static const char *value_text(const json_t *value, char **ret_made)
+{
+	*ret_made = NULL;
+	if (!value || json_is_null(value))
+		return "";
+	if (json_is_string(value))
+		return json_string_value(value);
+	*ret_made = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY | JSON_REAL_PRECISION(12));
+	return *ret_made ? *ret_made : "";
+}
+
+static void write_field(struct srv_buffer *buffer, const struct est_field *field, const json_t *value, bool csv)
+{
+	char *made;
+	const char *text = value_text(value, &made);
+
+	if (csv) {
+		srv_buffer_add_byte(buffer, ',');
+		srv_write_csv_text(buffer, text);
+	} else if (value && !json_is_null(value)) {
+		srv_buffer_add_byte(buffer, ',');
+		srv_write_string(buffer, field->name);
+		srv_buffer_add_byte(buffer, ':');
+		json_is_string(value) ? srv_write_string(buffer, text) : srv_write_text(buffer, text);
+	}
+	free(made);
+}
+
+static void write_csv_row(const struct batch_stream *batch, const json_t *body, const struct batch_row *row,
+			  struct srv_buffer *buffer)
+{
+	srv_write_csv_cells(buffer, &number_table, row);
+	for (size_t i = 0; i < batch->field_count; i++)
+		write_field(buffer, batch->fields[i], cfg_json_at(body, batch->fields[i]->name), true);
+	srv_buffer_add_byte(buffer, ',');
+	srv_write_csv_cells(buffer, &outcome_table, row);
+	srv_buffer_add_byte(buffer, ',');
+	if (row->status == 200)
+		srv_write_csv_cells(buffer, &answer_table, row);
+	for (size_t i = 1; i < answer_table.count && row->status != 200; i++)
+		srv_buffer_add_byte(buffer, ',');
+	srv_buffer_add_byte(buffer, '\n');
+}
+
+static void write_object_row(const struct batch_stream *batch, const json_t *body, const struct batch_row *row,
+			     struct srv_buffer *buffer)
+{
+	srv_buffer_add_byte(buffer, '{');
+	srv_write_members(buffer, &number_table, row);
+	for (size_t i = 0; i < batch->field_count; i++)
+		write_field(buffer, batch->fields[i], cfg_json_at(body, batch->fields[i]->name), false);
+	srv_buffer_add_byte(buffer, ',');
+	srv_write_members(buffer, &outcome_table, row);
+	if (row->status == 200) {
+		srv_buffer_add_byte(buffer, ',');
+		srv_write_members(buffer, &answer_table, row);
+	}
+	srv_buffer_add_byte(buffer, '}');
+}
+
+static void write_row(struct batch_stream *batch, const json_t *body, const char *base, struct srv_buffer *buffer)
+{
+	struct srv_context *context = batch->context;
+	struct batch_row row = { .request = (int64_t)batch->done };
+
+	if (body && run(context, body, base))
+		fill_answer(&context->report, &row);
+	else
+		fill_failure(context, &row);
+	if (batch->format == SRV_CSV) {
+		write_csv_row(batch, body, &row, buffer);
+		return;
+	}
+	if (batch->done && batch->format == SRV_RECORDS)
+		srv_buffer_add_byte(buffer, ',');
+	write_object_row(batch, body, &row, buffer);
+	if (batch->format == SRV_NDJSON)
+		srv_buffer_add_byte(buffer, '\n');
+}
+
+/* ---- the stream */
+
+static void write_begin(const struct batch_stream *batch, struct srv_buffer *buffer)
+{
+	if (batch->format == SRV_JSON)
+		SRV_PUT(buffer, "{\"results\":[");
+	if (batch->format == SRV_RECORDS)
+		srv_buffer_add_byte(buffer, '[');
+	if (batch->format != SRV_CSV)
+		return;
+	srv_write_csv_names(buffer, &number_table);
+	for (size_t i = 0; i < batch->field_count; i++) {
+		srv_buffer_add_byte(buffer, ',');
+		srv_write_csv_text(buffer, batch->fields[i]->name);
+	}
+	srv_buffer_add_byte(buffer, ',');
+	srv_write_csv_names(buffer, &outcome_table);
+	srv_buffer_add_byte(buffer, ',');
+	srv_write_csv_names(buffer, &answer_table);
+	srv_buffer_add_byte(buffer, '\n');
+}
+
+static void write_next(struct batch_stream *batch, struct srv_buffer *buffer)
+{
+	char base[EST_POINTER_MAX];
+	json_t *body = cfg_batch_request(&batch->batch, batch->done, base);
+
+	if (batch->format == SRV_JSON)
+		write_document(batch, body, base, buffer);
+	else
+		write_row(batch, body, base, buffer);
+	json_decref(body);
+	batch->done++;
+}
+
+static bool next_part(struct srv_stream *stream, struct srv_buffer *buffer)
+{
+	struct batch_stream *batch = (struct batch_stream *)stream;
+
+	if (batch->ended)
+		return false;
+	if (!batch->begun)
+		write_begin(batch, buffer);
+	batch->begun = true;
+	if (batch->done < batch->batch.count)
+		write_next(batch, buffer);
+	if (batch->done < batch->batch.count)
+		return true;
+	batch->ended = true;
+	if (batch->format == SRV_JSON)
+		SRV_PUT(buffer, "]}");
+	else if (batch->format == SRV_RECORDS)
+		srv_buffer_add_byte(buffer, ']');
+	return true;
+}
+
+static void destroy(struct srv_stream *stream)
+{
+	struct batch_stream *batch = (struct batch_stream *)stream;
+
+	cfg_batch_finish(&batch->batch);
+	free(batch);
+}
+
+static void list_fields(struct batch_stream *batch)
+{
+	for (size_t i = 0; i < est_request_field_count && batch->field_count < FIELDS_MAX; i++)
+		if (cfg_batch_names(&batch->batch, est_request_fields[i].name))
+			batch->fields[batch->field_count++] = &est_request_fields[i];
+}
+
+/* body -> the reply's stream, or the faults of its envelope. */
+static void begin_stream(struct srv_call *call, json_t *body)
+{
+	struct batch_stream *batch = calloc(1, sizeof *batch);
+
+	if (!batch) {
+		srv_reply_no_memory(call->reply);
+		return;
+	}
+	if (!cfg_batch_init(&batch->batch, body, &call->context->faults)) {
+		free(batch);
+		srv_reply_faults(call->reply, &call->context->faults);
+		return;
+	}
+	batch->stream = (struct srv_stream){ next_part, destroy };
+	batch->context = call->context;
+	batch->format = call->format;
+	list_fields(batch);
+	call->reply->stream = &batch->stream;
+	call->reply->content_type = srv_format_media_type(call->format);
+}
+
+void srv_post_estimates(struct srv_call *call)
+{
+	json_t *body;
+
+	if (call->format == SRV_FOR_PEOPLE) {
+		srv_reply_problem(call->reply, SRV_NOT_ACCEPTABLE, "many estimates come as json, csv, ndjson or records");
+		return;
+	}
+	body = srv_read_body(call);
+	if (body)
+		begin_stream(call, body);
+	json_decref(body);
+}
