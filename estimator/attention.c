@@ -135,6 +135,30 @@ static void backward_flash(struct est_tape *tape, struct est_node *node, struct 
 }
 static const struct est_op flash_op = { "FlashAttention", backward_flash };
 
+/* hopper/flash_api.cpp mha_bwd: softmax_d and the logarithm of the sums to base 2, fp32 accumulators of dq and, when they are
+ * grouped, of dk and dv of each of their own heads */
+static void backward_flash_3(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	uint64_t batch = node->extra[0], heads = node->extra[1], sequence = node->extra[2], dim = node->extra[3];
+	uint64_t padded = round_up(sequence, 128), rows = batch * heads * padded;
+	bool grouped = node->extra[4] != query_numel(node);
+	uint64_t key_rows = node->extra[4] / dim / sequence * padded, width = round_up(dim, dim > 64 && dim <= 128 ? 32 : 64);
+	uint64_t numel[5] = { rows, rows, rows * width, grouped ? key_rows * width : 0, grouped ? key_rows * width : 0 };
+	struct est_tensor work[5];
+
+	make_input_grads(tape, node, ret);
+	for (unsigned i = 0; i < 5; i++)
+		work[i] = est_empty_as(tape, numel[i], EST_32BIT, EST_BUFFERS);
+	for (unsigned i = 5; i-- > 0;)
+		est_drop(tape, work[i]);
+}
+static const struct est_op flash_3_op = { "FlashAttention3", backward_flash_3 };
+
+static const struct est_op *flash_of(const struct est_pass *pass)
+{
+	return pass->request->attention == EST_FLASH_ATTENTION_3 ? &flash_3_op : &flash_op;
+}
+
 /* attention_backward.cu: delta, and an fp32 accumulator of dq in blocks of 128 rows for 16-bit kernels */
 static void backward_efficient(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
@@ -283,7 +307,7 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	else if (kernel == EST_KERNEL_EFFICIENT)
 		out = fused(pass, &efficient_op, in, bias, lse * round_up(pass->sequence, 32));
 	else
-		out = fused(pass, kernel == EST_KERNEL_CUDNN ? &cudnn_op : &flash_op, in, bias, lse * pass->sequence);
+		out = fused(pass, kernel == EST_KERNEL_CUDNN ? &cudnn_op : flash_of(pass), in, bias, lse * pass->sequence);
 	/* flash attention's output lies as q does */
 	if (kernel == EST_KERNEL_FLASH && (joins_heads(pass) || copies_heads(pass)))
 		out = est_contiguous(tape, out);
@@ -301,7 +325,7 @@ static struct est_tensor flash_varlen(struct est_pass *pass, struct est_tensor q
 
 	for (unsigned i = 3; i-- > 0;)
 		in[i] = est_contiguous(tape, est_autocast(tape, in[i]));
-	return est_contiguous(tape, fused(pass, &flash_op, in, est_none,
+	return est_contiguous(tape, fused(pass, flash_of(pass), in, est_none,
 					  pass->tokens * (uint64_t)pass->model->num_attention_heads));
 }
 
