@@ -74,10 +74,16 @@ static struct est_tensor validate_output(struct est_tape *tape, const struct est
 	return out;
 }
 
+/* A view without elements is a gradient too, and keeps its base alive. */
+static bool is_defined(struct est_tensor grad)
+{
+	return grad.numel || grad.storage;
+}
+
 static bool has_gradient(const struct est_node *node)
 {
 	for (unsigned i = 0; i < EST_NODE_OUTPUTS; i++)
-		if (node->grad[i].numel)
+		if (is_defined(node->grad[i]))
 			return true;
 	return false;
 }
@@ -100,7 +106,7 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 	if (frame) /* what a hook has unpacked is a local of the formula; a saved variable lives as long as its node */
 		release_saved(tape, node);
 	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
-		if (node->edge[i] && ret[i].numel)
+		if (node->edge[i] && is_defined(ret[i]))
 			ret[i] = validate_output(tape, node, i, ret[i]);
 	for (unsigned i = 0; i < EST_NODE_OUTPUTS; i++)
 		est_drop(tape, est_take_grad(node, i));
@@ -108,7 +114,7 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 	if (frame)
 		est_frame_release(tape, frame, saved_count);
 	for (unsigned i = 0; i < EST_NODE_INPUTS; i++) {
-		if (node->edge[i] && ret[i].numel)
+		if (node->edge[i] && is_defined(ret[i]))
 			deliver(tape, node->edge[i], est_hold(ret[i]));
 		else
 			est_drop(tape, ret[i]);

@@ -169,7 +169,8 @@ void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, 
 		uint64_t rotary = in[i].numel / (uint64_t)pass->model->head_dim
 				  * (uint64_t)((double)pass->model->head_dim * pass->model->partial_rotary_factor);
 
-		rot[i] = est_hold(est_slice(tape, in[i], rotary));
+		/* x[..., :all] is x itself; x[..., all:] is a view without elements */
+		rot[i] = est_hold(rotary == in[i].numel ? est_alias(tape, in[i]) : est_slice(tape, in[i], rotary));
 		rest[i] = est_hold(est_slice(tape, in[i], in[i].numel - rotary));
 	}
 	for (unsigned i = 0; i < 2; i++) {
