@@ -103,11 +103,32 @@ static bool has_table_of_positions(const struct est_model *model)
 	       || model->architecture == EST_ARCH_MPT;
 }
 
+/* _supports_flex_attn; and its caller raises where there is dropout */
+static const char *refuses_flex(const struct est_model *model)
+{
+	static const enum est_architecture without[] = { EST_ARCH_OLMOE, EST_ARCH_FALCON, EST_ARCH_BLOOM, EST_ARCH_MPT, EST_ARCH_GPT2,
+							 EST_ARCH_GPTJ, EST_ARCH_GPT_NEO, EST_ARCH_GPT_BIGCODE, EST_ARCH_STABLELM };
+
+	for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++)
+		if (model->architecture == without[i])
+			return "the model's class refuses it";
+	return model->attention_dropout > 0 ? "it has no attention dropout, and the model asks for some" : NULL;
+}
+
+/* What its backward takes; PyTorch raises when no kernel that is allowed can run */
+static bool cudnn_lacks(const struct est_model *model)
+{
+	int64_t values = model->kv_lora_rank ? model->v_head_dim : model->head_dim;
+
+	return model->head_dim % 8 != 0 || values > 128 || (model->head_dim > 128 && model->head_dim != 192);
+}
+
 static void check_attention(const struct est_request *request, const struct est_model *model,
 			    struct est_faults *faults)
 {
 	bool flash = request->attention == EST_FLASH_ATTENTION_2 || request->attention == EST_FLASH_ATTENTION_3
-		|| request->attention == EST_SDPA_FLASH;
+		|| request->attention == EST_SDPA_FLASH || request->attention == EST_SDPA_CUDNN;
+	const char *why = request->attention == EST_FLEX_ATTENTION ? refuses_flex(model) : NULL;
 
 	if (model->refuses_sdpa && uses_sdpa(request))
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
@@ -117,6 +138,11 @@ static void check_attention(const struct est_request *request, const struct est_
 	else if (flash && request->precision == EST_PURE_FP32)
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be flash attention with precision fp32");
+	else if (request->attention == EST_SDPA_CUDNN && cudnn_lacks(model))
+		est_fault_add(faults, "/attention", EST_CONTRADICTION, "must not be cuDNN's: it has no backward for heads of %lld",
+			      (long long)model->head_dim);
+	else if (why)
+		est_fault_add(faults, "/attention", EST_CONTRADICTION, "must not be flex_attention: %s", why);
 	if (has_table_of_positions(model) && model->max_position_embeddings > 0
 	    && request->sequence_length > model->max_position_embeddings)
 		est_fault_add(faults, "/sequence_length", EST_CONTRADICTION,

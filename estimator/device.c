@@ -97,9 +97,22 @@ struct est_range est_device_outside(const struct est_gpu *gpu, const struct est_
 	return sum(est_device_context(gpu), est_device_communication(gpu, parallelism));
 }
 
-bool est_device_has_flash(const struct est_gpu *gpu)
+/* check_prefer_cudnn_attention() has been there since 2.10, and wants cuDNN 9.15.1: wheels have it from 2.11 on */
+static bool prefers_cudnn(const struct est_gpu *gpu, const struct est_versions *versions)
 {
-	return gpu->vendor != EST_NVIDIA || gpu->compute_capability == 0 || gpu->compute_capability >= 80;
+	int64_t generation = gpu->compute_capability / 10;
+
+	return gpu->vendor == EST_NVIDIA && (generation == 9 || generation == 10)
+	       && (versions->torch == 0 || versions->torch >= 2011);
+}
+
+enum est_sdpa_choice est_device_sdpa(const struct est_gpu *gpu, const struct est_request *request)
+{
+	if (request->attention != EST_SDPA)
+		return EST_SDPA_HAS_FLASH;
+	if (gpu->vendor == EST_NVIDIA && gpu->compute_capability && gpu->compute_capability < 80)
+		return EST_SDPA_LACKS_FLASH;
+	return prefers_cudnn(gpu, &request->versions) ? EST_SDPA_PREFERS_CUDNN : EST_SDPA_HAS_FLASH;
 }
 
 /* ---- what a card cannot run */

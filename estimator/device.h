@@ -24,8 +24,16 @@ struct est_range est_device_communication(const struct est_gpu *gpu, const struc
 /* Context and communication together: device - reserved. */
 struct est_range est_device_outside(const struct est_gpu *gpu, const struct est_parallelism *parallelism);
 
-/* Whether PyTorch's SDPA has flash kernels on the card: NVIDIA from Ampere on, AMD's CDNA; taken for granted elsewhere. */
-bool est_device_has_flash(const struct est_gpu *gpu);
+/* What PyTorch's SDPA may choose from on a card, each with what stands before it. */
+enum est_sdpa_choice {
+	EST_SDPA_LACKS_FLASH,    /* its memory-efficient kernel: NVIDIA before Ampere */
+	EST_SDPA_HAS_FLASH,      /* flash: NVIDIA from Ampere on, AMD's CDNA; taken for granted elsewhere */
+	EST_SDPA_PREFERS_CUDNN,  /* cuDNN's first: Hopper, and Blackwell of data centres, with PyTorch 2.11 and later */
+	EST_SDPA_CHOICES
+};
+
+/* What the request's sdpa chooses from on the card; flash where the request's attention is not for sdpa to choose. */
+enum est_sdpa_choice est_device_sdpa(const struct est_gpu *gpu, const struct est_request *request);
 
 /* Why the card cannot run the recipe, or NULL when it can. Static text, a clause without the full stop. */
 const char *est_device_refuses(const struct est_gpu *gpu, const struct est_request *request);

@@ -1,5 +1,6 @@
 #include <string.h>
 #include "estimator/architecture.h"
+#include "estimator/attention.h"
 #include "estimator/encoder.h"
 #include "estimator/generation.h"
 
@@ -85,8 +86,11 @@ static struct est_tensor make_mask(struct est_pass *pass, bool window)
 {
 	uint64_t scores = pass->sequence * pass->sequence;
 	bool padded = pass->request->attention_mask || pass->request->framework == EST_TRL; /* TRL's collators always pass one */
-	struct est_tensor causal = window ? causal_window(pass) : buffer(pass, scores, EST_BYTE), mask = causal;
+	struct est_tensor causal, mask;
 
+	if (pass->request->attention == EST_FLEX_ATTENTION)
+		return est_block_mask(pass);
+	causal = mask = window ? causal_window(pass) : buffer(pass, scores, EST_BYTE);
 	if (padded) { /* causal & padding */
 		struct est_tensor both = buffer(pass, scores, EST_BYTE);
 

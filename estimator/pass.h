@@ -3,6 +3,7 @@
 #ifndef EST_PASS_H
 #define EST_PASS_H
 
+#include "estimator/device.h"
 #include "estimator/model.h"
 #include "estimator/ops.h"
 #include "estimator/request.h"
@@ -46,7 +47,7 @@ struct est_layer {
 
 /* Which kernel attention runs; attention.c chooses as PyTorch does. */
 enum est_kernel { EST_KERNEL_EAGER, EST_KERNEL_FLASH, EST_KERNEL_EFFICIENT, EST_KERNEL_MATH, EST_KERNEL_CUDNN,
-		  EST_KERNEL_FLASH_VARLEN };
+		  EST_KERNEL_FLASH_PACKAGE, EST_KERNEL_FLEX };
 
 /* cos and sin of rotary embeddings. */
 struct est_rope {
@@ -64,7 +65,7 @@ struct est_pass {
 	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
 	bool frozen;                                /* while building: a part that method freeze does not train */
 	struct est_pass *reference;                 /* a second, frozen model on the same tape, or NULL */
-	bool flash;                                 /* the card has flash attention kernels */
+	enum est_sdpa_choice fused;                 /* what sdpa may choose on the card */
 
 	uint32_t embed_tokens, embed_positions, lm_head_bias;
 	struct est_linear lm_head, project_in, project_out;

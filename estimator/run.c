@@ -3,7 +3,6 @@
 
 #include <string.h>
 #include "estimator/adapters.h"
-#include "estimator/compile.h"
 #include "estimator/device.h"
 #include "estimator/generation.h"
 #include "estimator/replay.h"
@@ -29,7 +28,7 @@ struct run {
 	const struct est_request *request;
 	const struct est_model *model;
 	struct est_arena *arena;
-	struct outcome outcomes[2];         /* without and with flash attention kernels */
+	struct outcome outcomes[EST_SDPA_CHOICES];
 };
 
 /* ---- replay */
@@ -60,14 +59,15 @@ static bool replay(const struct est_program *program, bool judged, struct est_ar
 }
 
 /* judged: cards are, so that the least limit is wanted. */
-static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], bool flash, bool judged, struct outcome *outcome)
+static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, bool judged,
+		     struct outcome *outcome)
 {
 	size_t mark = run->arena->used;
 	struct est_program program;
 	bool complete;
 
 	memset(outcome, 0, sizeof(*outcome));
-	complete = est_program_trace(&program, run->model, run->request, flash, shards, run->arena)
+	complete = est_program_trace(&program, run->model, run->request, sdpa, shards, run->arena)
 		   && replay(&program, judged, run->arena, outcome);
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
@@ -82,12 +82,12 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], boo
 
 static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu)
 {
-	bool flash = est_device_has_flash(gpu);
-	struct outcome *outcome = &run->outcomes[flash];
+	enum est_sdpa_choice sdpa = est_device_sdpa(gpu, run->request);
+	struct outcome *outcome = &run->outcomes[sdpa];
 	uint64_t shards[EST_CATEGORIES];
 
 	est_sharding_shares(run->request, shards);
-	if (!outcome->traced && !evaluate(run, shards, flash, true, outcome))
+	if (!outcome->traced && !evaluate(run, shards, sdpa, true, outcome))
 		return NULL;
 	return outcome;
 }
@@ -213,7 +213,7 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 		return true;
 	}
 	request.parallelism = alone;
-	if (!evaluate(&single, whole, est_device_has_flash(gpu), false, &outcome))
+	if (!evaluate(&single, whole, est_device_sdpa(gpu, run->request), false, &outcome))
 		return false;
 	report_rows(&single, &outcome, gpu, &alone, &report->single_gpu);
 	return true;
@@ -290,14 +290,6 @@ static void note_limits(const struct est_request *request, const struct est_mode
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
 }
 
-static void note_compile(const struct est_request *request, struct est_report *report)
-{
-	if (est_compile_falls_back(request))
-		est_note_add(&report->assumptions, "/torch_compile", "true",
-			     "the layers run uncompiled: the flash attention package ends the compiled graph within each checkpoint, and "
-			     "torch.utils.checkpoint then runs outside of it");
-}
-
 static void note_objective(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *loss = est_word_name(est_loss_words, (int)request->loss);
@@ -307,11 +299,9 @@ static void note_objective(const struct est_request *request, const struct est_m
 		est_note_add(&report->warnings, "/loss", loss,
 			     "modelled from its source, not held against a trace; its variants that accumulate the head's gradient in fp32 need "
 			     "4 bytes more for each of the head's elements");
-	if (request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN)
-		est_note_add(&report->assumptions, "/loss", loss, "prime-rl's fused head: all positions by 2,048 words at a time");
-	else if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->objective <= EST_PRETRAIN)
+	if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->objective <= EST_PRETRAIN)
 		est_note_add(&report->assumptions, "/loss", loss, "tiles as TRL 1.16 cuts them: 4,096 positions by 32,768 words");
-	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0 && request->framework != EST_TORCHTITAN)
+	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0)
 		est_note_add(&report->warnings, "/loss", loss,
 			     "TRL adds the routers' auxiliary loss: about 4 bytes for each token, expert and sparse layer, not in these figures");
 	if (request->objective == EST_GRPO)
@@ -357,7 +347,6 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_limits(request, model, ret_report);
 		note_gptq(request, ret_report);
 		note_objective(request, model, ret_report);
-		note_compile(request, ret_report);
 	}
 	return report_fits(&run, gpus, gpu_count, ret_report);
 }

@@ -117,7 +117,7 @@ static int64_t count_trainable(const struct est_tape *tape)
 }
 
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
-		       bool flash, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
+		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
 	struct est_tape_limits limits = limits_for(est_model_stacked_layers(model));
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
@@ -136,7 +136,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		return false;
 	if (est_objective_holds_reference(request) && !est_pass_build_reference(&reference, &pass))
 		return false;
-	pass.flash = reference.flash = flash;
+	pass.fused = reference.fused = sdpa;
 	pass.zero = est_zero_wrap(tape, model, request);
 	est_optimizer_load(tape, request);
 	est_ddp_wrap(tape, request);
@@ -164,7 +164,6 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
-	program->expandable = request->expandable_segments;
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;

@@ -3,6 +3,7 @@
 #ifndef EST_STEP_H
 #define EST_STEP_H
 
+#include "estimator/device.h"
 #include "estimator/model.h"
 #include "estimator/request.h"
 #include "estimator/tape.h"
@@ -21,7 +22,6 @@ struct est_program {
 	const struct est_event *events;
 	size_t begin[EST_PARTS], end[EST_PARTS];
 	uint32_t ids;               /* all ids are less */
-	bool expandable;            /* the allocator has expandable segments */
 	uint64_t pinned;            /* host bytes of checkpoints, and of shards and their gradients */
 	uint64_t host_states;       /* host bytes of the optimizer's states */
 	uint64_t managed;           /* bytes in managed memory: paged optimizer states, outside the allocator */
@@ -31,9 +31,9 @@ struct est_program {
 };
 
 /* Traces the run. Tables and events come from arena and stay there. shards: how many ranks share what is in a category
- * (1: all of it). flash: the card has flash attention kernels. False when the arena is too small. */
+ * (1: all of it). sdpa: what sdpa may choose on the card. False when the arena is too small. */
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
-		       bool flash, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena);
+		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena);
 
 /* Arena bytes that suffice for a model with so many layers. */
 size_t est_program_arena_size(int64_t layers);

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 #include "estimator/architecture.h"
-#include "estimator/compile.h"
 #include "estimator/fields.h"
 #include "estimator/generation.h"
 #include "estimator/task.h"
@@ -21,8 +20,7 @@ static const struct modelled {
 	uint64_t replay, rule_of_thumb;
 } modelled[] = {
 	{ "framework",
-	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED)
-	  | BIT(EST_TORCHTITAN), ANY },
+	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED), ANY },
 	{ "method", ANY, BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
 	  ANY,
@@ -33,13 +31,10 @@ static const struct modelled {
 	{ "gradient_checkpointing",
 	  ANY,
 	  BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) },
-	{ "attention",
-	  BIT(EST_SDPA) | BIT(EST_FLASH_ATTENTION_2) | BIT(EST_FLASH_ATTENTION_3) | BIT(EST_EAGER) | BIT(EST_SDPA_FLASH)
-	  | BIT(EST_SDPA_EFFICIENT) | BIT(EST_SDPA_MATH), ANY },
 	{ "loss",
 	  BIT(EST_LOSS_STANDARD) | BIT(EST_LOSS_CHUNKED) | BIT(EST_LOSS_LIGER) | BIT(EST_LOSS_CUT_CROSS_ENTROPY), ANY },
 	{ "liger_kernel", ANY, BIT(false) },
-	{ "torch_compile", ANY, BIT(false) },
+	{ "torch_compile", BIT(false), BIT(false) },
 	{ "parallelism.tensor", BIT(1), BIT(1) },
 	{ "parallelism.pipeline", BIT(1), BIT(1) },
 	{ "parallelism.context", BIT(1), BIT(1) },
@@ -47,7 +42,7 @@ static const struct modelled {
 	{ "parallelism.sequence_parallel", BIT(false), BIT(false) },
 	{ "offload.optimizer", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
-	{ "offload.activations", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
+	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
 	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
@@ -133,9 +128,6 @@ static void check_offload(const struct est_request *request, struct est_faults *
 		refuse(est_field_find("offload.parameters"), request, faults);
 	else if (optimizer != parameters)
 		refuse(est_field_find("offload.optimizer"), request, faults);
-	/* saved activations are checkpoints: what is kept within a layer is never moved */
-	if (request->offload.activations == EST_ON_CPU && request->checkpointing != EST_CHECKPOINT_OFFLOAD)
-		refuse(est_field_find("offload.activations"), request, faults);
 }
 
 /* Gradients are replayed in the 16 bits of the weights only. */
@@ -159,15 +151,16 @@ static void check_model(const struct est_model *model, struct est_faults *faults
 			      "the architecture of this model is not modelled yet with accounting replay");
 }
 
-/* Packages of flash attention give no sinks, and pad the values of latent attention */
+/* Packages of flash attention give no sinks, and pad the values of latent attention; flex_attention works sinks in afterwards */
 static void check_kernel(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	bool flash = request->attention == EST_FLASH_ATTENTION_2 || request->attention == EST_FLASH_ATTENTION_3;
-	bool padded = model->kv_lora_rank > 0 && model->v_head_dim != model->head_dim;
+	bool flex = request->attention == EST_FLEX_ATTENTION;
+	bool padded = model->kv_lora_rank > 0 && (flex || model->v_head_dim != model->head_dim);
 
-	if (flash && (padded || model->attention_sinks))
+	if ((flash || flex) && (padded || model->attention_sinks))
 		est_fault_add(faults, "/attention", EST_NOT_SUPPORTED_YET,
-			      "flash attention is not modelled yet with this model's %s",
+			      "%s attention is not modelled yet with this model's %s", flex ? "flex" : "flash",
 			      padded ? "values, narrower than its keys" : "attention sinks");
 	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && model->num_experts > 0)
 		refuse(est_field_find("gradient_checkpointing"), request, faults);
@@ -225,7 +218,7 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 		{ "liger_kernel", request->liger_kernel },
 		{ "lora.dora", adapts && request->lora.dora },
 		{ "lora.modules_to_save", adapts && request->lora.modules_to_save.count > 0 },
-		{ "attention", t5 && !biased },
+		{ "attention", request->attention == EST_FLEX_ATTENTION || (t5 && !biased) },
 		{ "precision", t5 && request->precision == EST_PURE_FP16 },
 		{ "gradient_checkpointing", t5 && !plain },
 		{ "use_reentrant", t5 && request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant },
@@ -283,15 +276,6 @@ static void check_gptq(const struct est_request *request, const struct est_model
 		refuse_for("quantization.type", request, "DoRA", faults);
 }
 
-static void check_compile(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
-{
-	const struct est_field *field = est_field_find("torch_compile");
-	const char *why = est_compile_refuses(request, model);
-
-	if (why)
-		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s", why);
-}
-
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	check_values(request, faults);
@@ -324,5 +308,4 @@ void est_support_check(const struct est_request *request, const struct est_model
 		refuse(est_field_find("liger_kernel"), request, faults);
 	check_gptq(request, model, faults);
 	check_generation(request, model, faults);
-	check_compile(request, model, faults);
 }

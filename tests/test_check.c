@@ -103,20 +103,15 @@ static const struct {
 	{ "8-bit states by replay", "optimizer=2", NULL, 0 },
 	{ "8-bit states by the rule", THUMB "optimizer=2", NULL, 0 },
 	{ "a paged optimizer by the rule", THUMB "optimizer=5", "/optimizer", EST_NOT_SUPPORTED_YET },
-	{ "flex attention", "attention=4", "/attention", EST_NOT_SUPPORTED_YET },
+	{ "flex attention", "attention=4", NULL, 0 },
+	{ "cuDNN's attention", "attention=7", NULL, 0 },
+	{ "cuDNN's attention in fp32", "attention=7 precision=7", "/attention", EST_CONTRADICTION },
 	{ "another loss by replay", "loss=2", NULL, 0 },
 	{ "a loss that is sharded", "loss=4", "/loss", EST_NOT_SUPPORTED_YET },
 	{ "another loss by the rule, which knows none", THUMB "loss=2", NULL, 0 },
 	{ "liger", "liger_kernel=1", NULL, 0 },
 	{ "liger by the rule", THUMB "liger_kernel=1", "/liger_kernel", EST_NOT_SUPPORTED_YET },
 	{ "compile", THUMB "torch_compile=1", "/torch_compile", EST_NOT_SUPPORTED_YET },
-	{ "compile by replay", "torch_compile=1", "/torch_compile", EST_NOT_SUPPORTED_YET },
-	{ "compile of layers that run uncompiled", "framework=6 torch_compile=1 attention=1 gradient_checkpointing=1", NULL, 0 },
-	{ "compile where nothing ends the graph", "framework=6 torch_compile=1 gradient_checkpointing=1", "/torch_compile",
-	  EST_NOT_SUPPORTED_YET },
-	{ "flash attention 3", "attention=2", NULL, 0 },
-	{ "activations on the host", "offload.activations=1", "/offload/activations", EST_NOT_SUPPORTED_YET },
-	{ "checkpoints on the host", "offload.activations=1 gradient_checkpointing=3", NULL, 0 },
 	{ "tensor parallel", "parallelism.gpus=2 parallelism.tensor=2", "/parallelism/tensor", EST_NOT_SUPPORTED_YET },
 	{ "offload", "offload.optimizer=1", "/offload/optimizer", EST_NOT_SUPPORTED_YET },
 	{ "parameters on the host", "offload.optimizer=1 offload.parameters=1", "/offload/parameters", EST_NOT_SUPPORTED_YET },
@@ -260,6 +255,21 @@ static void become_deepseek(struct est_model *model)
 	model->n_group = model->topk_group = 1;
 }
 
+static void become_gpt2(struct est_model *model)
+{
+	model->architecture = EST_ARCH_GPT2;
+}
+
+static void drop_attention(struct est_model *model)
+{
+	model->attention_dropout = 0.1;
+}
+
+static void widen_heads(struct est_model *model)
+{
+	model->head_dim = 256;
+}
+
 static void add_sinks(struct est_model *model)
 {
 	model->attention_sinks = model->refuses_sdpa = true;
@@ -279,7 +289,12 @@ static const struct {
 	{ "sdpa where it is refused", refuse_sdpa, "", "/attention", EST_CONTRADICTION },
 	{ "a forced kernel where sdpa is refused", refuse_sdpa, "attention=8", "/attention", EST_CONTRADICTION },
 	{ "flash attention where sdpa is refused", refuse_sdpa, "attention=1", NULL, 0 },
-	{ "another kernel where sdpa is refused", refuse_sdpa, "attention=4", "/attention", EST_NOT_SUPPORTED_YET },
+	{ "another kernel where sdpa is refused", refuse_sdpa, "attention=4", NULL, 0 },
+	{ "flex attention where its class refuses it", become_gpt2, "attention=4", "/attention", EST_CONTRADICTION },
+	{ "flex attention with dropout", drop_attention, "attention=4", "/attention", EST_CONTRADICTION },
+	{ "dropout of other attention", drop_attention, "attention=1", NULL, 0 },
+	{ "cuDNN's attention of wide heads", widen_heads, "attention=7", "/attention", EST_CONTRADICTION },
+	{ "flash attention of wide heads", widen_heads, "attention=1", NULL, 0 },
 	{ "eager where sdpa is refused", refuse_sdpa, "attention=3", NULL, 0 },
 	{ "sdpa where there is only eager", refuse_flash, "", "/attention", EST_CONTRADICTION },
 	{ "flash attention where there is only eager", refuse_flash, "attention=1", "/attention", EST_CONTRADICTION },
@@ -301,6 +316,8 @@ static const struct {
 	  EST_NOT_SUPPORTED_YET },
 	{ "flash attention of latent heads", become_deepseek, "attention=1", "/attention", EST_NOT_SUPPORTED_YET },
 	{ "latent heads", become_deepseek, "", NULL, 0 },
+	{ "flex attention of latent heads", become_deepseek, "attention=4", "/attention", EST_NOT_SUPPORTED_YET },
+	{ "flex attention with sinks", add_sinks, "attention=4", "/attention", EST_NOT_SUPPORTED_YET },
 	{ "flash attention with sinks", add_sinks, "attention=1", "/attention", EST_NOT_SUPPORTED_YET },
 	{ "experts by replay", add_experts, "", "/model", EST_NOT_SUPPORTED_YET },
 	{ "experts that divide, not modelled", add_experts, THUMB "parallelism.expert=4", "/parallelism/expert",

@@ -89,6 +89,33 @@ START_TEST(communicators_cost_by_link_and_group)
 }
 END_TEST
 
+static const struct {
+	const struct est_gpu *gpu;
+	int64_t torch;
+	enum est_attention attention;
+	enum est_sdpa_choice choice;
+} choices[] = {
+	{ &t4, 0, EST_SDPA, EST_SDPA_LACKS_FLASH },
+	{ &a100, 0, EST_SDPA, EST_SDPA_HAS_FLASH },
+	{ &rtx_4090, 0, EST_SDPA, EST_SDPA_HAS_FLASH },
+	{ &h100, 0, EST_SDPA, EST_SDPA_PREFERS_CUDNN },
+	{ &b200, 0, EST_SDPA, EST_SDPA_PREFERS_CUDNN },
+	{ &rtx_5090, 0, EST_SDPA, EST_SDPA_HAS_FLASH },
+	{ &h100, 2011, EST_SDPA, EST_SDPA_PREFERS_CUDNN },
+	{ &h100, 2010, EST_SDPA, EST_SDPA_HAS_FLASH },
+	{ &h100, 0, EST_SDPA_FLASH, EST_SDPA_HAS_FLASH },
+	{ &bare_size, 0, EST_SDPA, EST_SDPA_HAS_FLASH },
+	{ &mi300x, 0, EST_SDPA, EST_SDPA_HAS_FLASH },
+};
+
+START_TEST(sdpa_chooses_by_card_and_release)
+{
+	const struct est_request request = { .attention = choices[_i].attention, .versions = { .torch = choices[_i].torch } };
+
+	ck_assert_int_eq(est_device_sdpa(choices[_i].gpu, &request), choices[_i].choice);
+}
+END_TEST
+
 /* Runs everywhere: fp32 with fused AdamW and sdpa. A case changes one thing. */
 static const struct est_request plain = { .precision = EST_PURE_FP32, .parallelism = { .gpus = 1 } };
 
@@ -156,6 +183,7 @@ int main(void)
 	tcase_add_loop_test(test, a_card_has_its_workspace_and_context, 0, COUNT(cards));
 	tcase_add_test(test, the_measured_contexts_lie_in_the_range);
 	tcase_add_loop_test(test, communicators_cost_by_link_and_group, 0, COUNT(groups));
+	tcase_add_loop_test(test, sdpa_chooses_by_card_and_release, 0, COUNT(choices));
 	tcase_add_loop_test(test, a_recipe_is_refused_by_the_cards_that_cannot_run_it, 0, COUNT(recipes));
 	tcase_add_test(test, every_card_runs_the_plain_recipe);
 	suite_add_tcase(suite, test);

@@ -59,7 +59,7 @@ static void build(enum est_architecture architecture, enum est_method method, co
 	est_arena_init(&arena, malloc(ARENA), ARENA);
 	ck_assert(est_tape_init(&tape, &arena, &limits));
 	ck_assert(est_pass_build(&pass, &tape, &model, &request));
-	pass.flash = true;
+	pass.fused = EST_SDPA_HAS_FLASH;
 	pass.ropes[0].cos = pass.ropes[0].sin = (struct est_tensor){ .numel = N * ROPE, .element = EST_16BIT };
 	input = est_leaf_tensor(&tape, est_leaf_new(&tape, est_empty(&tape, N * H, EST_16BIT), true, false));
 }
