@@ -61,6 +61,9 @@ const struct cfg_framework cfg_frameworks[] = {
 		  "torchtitan's mixed_precision_reduce is float32" },
 		{ "parallelism.output_dtype", EST_DTYPE_NONE, EVERY_METHOD,
 		  "torchtitan's policy names no output dtype" },
+		{ "expandable_segments", true, EVERY_METHOD, "torchtitan's run_train.sh sets PYTORCH_ALLOC_CONF" },
+		{ "parallelism.sync_each_microbatch", true, EVERY_METHOD,
+		  "torchtitan's trainer never calls set_requires_gradient_sync" },
 	}},
 	[EST_TORCHTUNE] = {{
 		{ "precision", EST_PURE_BF16, EVERY_METHOD, "torchtune's recipes: dtype bf16, no autocast" },

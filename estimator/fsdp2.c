@@ -22,20 +22,28 @@ static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 {
 	const struct est_unit *unit = &schedule->units[number];
 	uint64_t copied = schedule->offloads ? unit->numel / schedule->ranks : unit->cast;
-	struct est_tensor cast = on_stream(schedule, COPY_IN, copied, schedule->gathered_element, EST_BUFFERS), out;
+	struct est_tensor cast, out;
 
+	if (schedule->ranks == 1) /* copy_out() takes the shards themselves */
+		return 0;
+	cast = on_stream(schedule, COPY_IN, copied, schedule->gathered_element, EST_BUFFERS);
 	out = on_stream(schedule, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
 	est_drop(schedule->tape, cast);
 	return out.storage;
 }
 
-/* The unsharded parameters, a storage each, filled from the all-gather's output. */
+/* The unsharded parameters, a storage each, filled from the all-gather's output; on one rank alone from a cast of each shard. */
 static void copy_out(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 
-	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next)
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
+		bool casts = schedule->ranks == 1 && leaf->shard_element != leaf->value.element;
+		struct est_tensor cast = casts ? est_empty_as(tape, leaf->shard, leaf->value.element, EST_BUFFERS) : est_none;
+
 		leaf->unsharded = est_empty_as(tape, leaf->shard * schedule->ranks, leaf->value.element, EST_BUFFERS).storage;
+		est_drop(tape, cast);
+	}
 	schedule->units[number].unsharded = true;
 }
 

@@ -174,5 +174,7 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)
 		[EST_LOSS_CUT_CROSS_ENTROPY] = est_cut_loss,
 	};
 
+	if (pass->request->loss == EST_LOSS_CHUNKED && pass->request->framework == EST_TORCHTITAN)
+		return est_vocabulary_loss(pass, hidden);
 	return losses[pass->request->loss](pass, hidden);
 }

@@ -11,6 +11,9 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 /* TRL's SFTTrainer on its fused head (loss_chunked.c): log-probabilities in tiles, no logits. As above. */
 struct est_tensor est_chunked_loss(struct est_pass *pass, struct est_tensor hidden);
 
+/* prime-rl's fused head (loss_vocabulary.c): log-probabilities of all positions, a chunk of words at a time. As above. */
+struct est_tensor est_vocabulary_loss(struct est_pass *pass, struct est_tensor hidden);
+
 /* Liger's lce_forward (loss_liger.c): head, loss and their gradients in one forward, a chunk of positions at a time.
  * As above. */
 struct est_tensor est_liger_loss(struct est_pass *pass, struct est_tensor hidden);

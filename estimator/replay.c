@@ -269,7 +269,7 @@ bool est_replay_reserved(const struct est_program *program, struct est_arena *ar
 
 	memset(ret_reserved, 0, sizeof(*ret_reserved));
 	for (unsigned i = 0; i < 3; i++)
-		if (!est_allocator_init(&books[i], arena, program->ids, false, 0))
+		if (!est_allocator_init(&books[i], arena, program->ids, program->expandable, 0))
 			return false;
 	play.repeats_alike = leaves_nothing(program, EST_PART_MICRO_NEXT, arena);
 	if (play_to_refusal(&play, least, &trial.mark)) {

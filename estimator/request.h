@@ -137,6 +137,7 @@ struct est_request {
 	bool attention_mask;
 	enum est_loss loss;
 	bool liger_kernel, torch_compile;
+	bool expandable_segments;
 	struct est_parallelism parallelism;
 	struct est_offload offload;
 	struct est_lora lora;

@@ -3,6 +3,7 @@
 
 #include <string.h>
 #include "estimator/adapters.h"
+#include "estimator/compile.h"
 #include "estimator/device.h"
 #include "estimator/generation.h"
 #include "estimator/replay.h"
@@ -290,6 +291,14 @@ static void note_limits(const struct est_request *request, const struct est_mode
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
 }
 
+static void note_compile(const struct est_request *request, struct est_report *report)
+{
+	if (est_compile_falls_back(request))
+		est_note_add(&report->assumptions, "/torch_compile", "true",
+			     "the layers run uncompiled: the flash attention package ends the compiled graph within each checkpoint, and "
+			     "torch.utils.checkpoint then runs outside of it");
+}
+
 static void note_objective(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *loss = est_word_name(est_loss_words, (int)request->loss);
@@ -299,9 +308,11 @@ static void note_objective(const struct est_request *request, const struct est_m
 		est_note_add(&report->warnings, "/loss", loss,
 			     "modelled from its source, not held against a trace; its variants that accumulate the head's gradient in fp32 need "
 			     "4 bytes more for each of the head's elements");
-	if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->objective <= EST_PRETRAIN)
+	if (request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN)
+		est_note_add(&report->assumptions, "/loss", loss, "prime-rl's fused head: all positions by 2,048 words at a time");
+	else if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->objective <= EST_PRETRAIN)
 		est_note_add(&report->assumptions, "/loss", loss, "tiles as TRL 1.16 cuts them: 4,096 positions by 32,768 words");
-	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0)
+	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0 && request->framework != EST_TORCHTITAN)
 		est_note_add(&report->warnings, "/loss", loss,
 			     "TRL adds the routers' auxiliary loss: about 4 bytes for each token, expert and sparse layer, not in these figures");
 	if (request->objective == EST_GRPO)
@@ -347,6 +358,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_limits(request, model, ret_report);
 		note_gptq(request, ret_report);
 		note_objective(request, model, ret_report);
+		note_compile(request, ret_report);
 	}
 	return report_fits(&run, gpus, gpu_count, ret_report);
 }

@@ -124,8 +124,9 @@ static bool is_plain(const struct est_request *request)
 {
 	bool plain_step = request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
 			  || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
+	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
 	bool plain_loss = (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM
-			  && request->loss == EST_LOSS_STANDARD && !request->liger_kernel;
+			  && !request->liger_kernel && (request->loss == EST_LOSS_STANDARD || chunks_words);
 	bool reentrant = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
 
 	return request->parallelism.wrap != EST_WRAP_PEFT && plain_step && plain_loss && !reentrant

@@ -164,6 +164,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
+	program->expandable = request->expandable_segments;
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;

@@ -22,6 +22,7 @@ struct est_program {
 	const struct est_event *events;
 	size_t begin[EST_PARTS], end[EST_PARTS];
 	uint32_t ids;               /* all ids are less */
+	bool expandable;            /* the allocator has expandable segments */
 	uint64_t pinned;            /* host bytes of checkpoints, and of shards and their gradients */
 	uint64_t host_states;       /* host bytes of the optimizer's states */
 	uint64_t managed;           /* bytes in managed memory: paged optimizer states, outside the allocator */

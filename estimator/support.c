@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "estimator/architecture.h"
+#include "estimator/compile.h"
 #include "estimator/fields.h"
 #include "estimator/generation.h"
 #include "estimator/task.h"
@@ -20,7 +21,8 @@ static const struct modelled {
 	uint64_t replay, rule_of_thumb;
 } modelled[] = {
 	{ "framework",
-	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED), ANY },
+	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED)
+	  | BIT(EST_TORCHTITAN), ANY },
 	{ "method", ANY, BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
 	  ANY,
@@ -34,7 +36,7 @@ static const struct modelled {
 	{ "loss",
 	  BIT(EST_LOSS_STANDARD) | BIT(EST_LOSS_CHUNKED) | BIT(EST_LOSS_LIGER) | BIT(EST_LOSS_CUT_CROSS_ENTROPY), ANY },
 	{ "liger_kernel", ANY, BIT(false) },
-	{ "torch_compile", BIT(false), BIT(false) },
+	{ "torch_compile", ANY, BIT(false) },
 	{ "parallelism.tensor", BIT(1), BIT(1) },
 	{ "parallelism.pipeline", BIT(1), BIT(1) },
 	{ "parallelism.context", BIT(1), BIT(1) },
@@ -42,7 +44,7 @@ static const struct modelled {
 	{ "parallelism.sequence_parallel", BIT(false), BIT(false) },
 	{ "offload.optimizer", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
-	{ "offload.activations", BIT(EST_ON_GPU), BIT(EST_ON_GPU) },
+	{ "offload.activations", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
 	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
@@ -128,6 +130,9 @@ static void check_offload(const struct est_request *request, struct est_faults *
 		refuse(est_field_find("offload.parameters"), request, faults);
 	else if (optimizer != parameters)
 		refuse(est_field_find("offload.optimizer"), request, faults);
+	/* saved activations are checkpoints: what is kept within a layer is never moved */
+	if (request->offload.activations == EST_ON_CPU && request->checkpointing != EST_CHECKPOINT_OFFLOAD)
+		refuse(est_field_find("offload.activations"), request, faults);
 }
 
 /* Gradients are replayed in the 16 bits of the weights only. */
@@ -276,6 +281,15 @@ static void check_gptq(const struct est_request *request, const struct est_model
 		refuse_for("quantization.type", request, "DoRA", faults);
 }
 
+static void check_compile(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_field *field = est_field_find("torch_compile");
+	const char *why = est_compile_refuses(request, model);
+
+	if (why)
+		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s", why);
+}
+
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	check_values(request, faults);
@@ -308,4 +322,5 @@ void est_support_check(const struct est_request *request, const struct est_model
 		refuse(est_field_find("liger_kernel"), request, faults);
 	check_gptq(request, model, faults);
 	check_generation(request, model, faults);
+	check_compile(request, model, faults);
 }

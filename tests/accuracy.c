@@ -106,10 +106,12 @@ static const struct gate distributed[] = {
 	{ "zero2 lora ",                       1, 0.01, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
 };
-/* Measured on real GPUs with Transformers 4.48 */
+/* Measured on real GPUs: with Transformers 4.48, and by prime-rl and torchtitan */
 static const struct gate published[] = {
 	{ "mistral-7b-v0.1|fms",              10, 0.01, 0.01, 0.00, 0.00 },
 	{ "llama-2-70b|fms",                   2, 0.02, 0.02, 0.00, 0.00 },
+	{ "qwen3-0.6b|prime-rl",               4, 0.00, 0.00, 0.40, 0.00 },
+	{ "qwen3-4b|prime-rl",                 5, 0.00, 0.00, 0.20, 0.00 },
 	{ .rows = 0 },
 };
 /* clang-format on */
@@ -449,7 +451,8 @@ static void check_gate(unsigned number, const struct gate *gate)
 {
 	struct summary allocated = summarize(gate->group, offsetof(struct row, allocated));
 	struct summary reserved = summarize(gate->group, offsetof(struct row, reserved));
-	bool enough = allocated.count >= gate->rows;
+	unsigned modelled = allocated.count > reserved.count ? allocated.count : reserved.count;
+	bool enough = modelled >= gate->rows;
 	bool exact = 100 * allocated.mean <= gate->allocated_mean && 100 * allocated.max <= gate->allocated_max;
 	struct summary untied = summarize(gate->group, offsetof(struct row, untied));
 	bool near = 100 * reserved.mean <= gate->reserved_mean && 100 * untied.mean <= gate->untied_mean;
@@ -458,7 +461,7 @@ static void check_gate(unsigned number, const struct gate *gate)
 	snprintf(name, sizeof(name),
 		 "%s: n %u (%u), allocated mean %.4f %% (%.4f) max %.4f %% (%.4f), reserved mean %.3f %% (%.3f), "
 		 "untied %.3f %% (%.3f)",
-		 gate->group ? gate->group : "all", allocated.count, gate->rows, 100 * allocated.mean,
+		 gate->group ? gate->group : "all", modelled, gate->rows, 100 * allocated.mean,
 		 gate->allocated_mean, 100 * allocated.max, gate->allocated_max, 100 * reserved.mean,
 		 gate->reserved_mean, 100 * untied.mean, gate->untied_mean);
 	print_case(number, enough && exact && near, name);

@@ -9,13 +9,14 @@
 /* Two sequences of 513 tokens before a head of 40,960 words: two slices of TRL's tiles. Figures are what is alive
  * beyond the hidden states and the head, by hand from the sources of each loss; u: small vectors, rounded to 512
  * bytes. */
-enum { B = 2, S = 513, N = B * S, LABELLED = B * (S - 1), H = 256, V = 40960, SLICE = 32768 };
+enum { B = 2, S = 513, N = B * S, LABELLED = B * (S - 1), H = 256, V = 40960, SLICE = 32768, WORDS = 2048 };
 #define TILE (UINT64_C(2) * LABELLED * SLICE)
 #define NH   ((uint64_t)N * H)
 #define LH   ((uint64_t)LABELLED * H)
 #define NV   ((uint64_t)N * V)
 #define VH   ((uint64_t)V * H)
 #define L    ((uint64_t)LABELLED)
+#define NC   ((uint64_t)N * WORDS)
 enum { U = 512, IDS = 8704 /* of N and of B * (S + 1) */, LOSSES = 4608 /* 4 * N */, FLAGS = 1536 /* N */ };
 
 static struct est_arena arena;
@@ -30,30 +31,36 @@ static const struct {
 	uint8_t element; /* of the hidden states and the head */
 	bool autocast, trained;
 	uint64_t forward, kept, backward;
+	enum est_framework framework;
 } losses[] = {
 	{ "the model's own: 10 NV, of which 4 stay, 12 in the backward", EST_LOSS_STANDARD, 2, false, true,
-	  10 * NV + 2 * IDS + 2 * U, 4 * NV + IDS + 2 * U, 12 * NV + U },
+	  10 * NV + 2 * IDS + 2 * U, 4 * NV + IDS + 2 * U, 12 * NV + U, EST_TRL },
 	{ "the same before a frozen head", EST_LOSS_STANDARD, 2, false, false, 10 * NV + 2 * IDS + 2 * U,
-	  4 * NV + IDS + 2 * U, 12 * NV + U },
+	  4 * NV + IDS + 2 * U, 12 * NV + U, EST_TRL },
 	{ "the same in fp32: no cast, gradients 4 each", EST_LOSS_STANDARD, 4, false, true, 8 * NV + 2 * IDS + 2 * U,
-	  4 * NV + IDS + 2 * U, 12 * NV + U },
+	  4 * NV + IDS + 2 * U, 12 * NV + U, EST_TRL },
 	{ "chunked: a tile, then 6 Vh and 6 nh beside one", EST_LOSS_CHUNKED, 2, false, true, 2 * LH + TILE + 53 * L,
-	  2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + 6 * VH + TILE },
+	  2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + 6 * VH + TILE, EST_TRL },
 	{ "chunked before a frozen head: no Vh", EST_LOSS_CHUNKED, 2, false, false, 2 * LH + TILE + 53 * L,
-	  2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + TILE },
+	  2 * LH + 17 * L + U, 2 * LH + 17 * L + U + 4 * L + 6 * LH + TILE, EST_TRL },
 	{ "chunked from fp32 under autocast: a slice cast, in the backward two at once", EST_LOSS_CHUNKED, 4, true,
 	  true, 4 * LH + 37 * L + TILE + 2 * LH + 2 * SLICE *(uint64_t)H, 4 * LH + 17 * L + U,
-	  4 * LH + 17 * L + U + 4 * L + 4 * LH + 4 * VH + TILE + 2 * LH + 2 * VH },
+	  4 * LH + 17 * L + U + 4 * L + 4 * LH + 4 * VH + TILE + 2 * LH + 2 * VH, EST_TRL },
 	{ "liger: gradients in the forward, 8 positions at a time", EST_LOSS_LIGER, 2, false, true,
 	  2 * IDS + 2 * NH + 2 * VH + LOSSES + FLAGS + UINT64_C(2) * 8 * V, 2 * NH + 2 * VH + U,
-	  2 * NH + 2 * VH + 2 * U },
+	  2 * NH + 2 * VH + 2 * U, EST_TRL },
 	{ "liger before a frozen head: no Vh", EST_LOSS_LIGER, 2, false, false,
-	  2 * IDS + 2 * NH + LOSSES + FLAGS + UINT64_C(2) * 8 * V, 2 * NH + U, 2 * NH + 2 * U },
+	  2 * IDS + 2 * NH + LOSSES + FLAGS + UINT64_C(2) * 8 * V, 2 * NH + U, 2 * NH + 2 * U, EST_TRL },
 	{ "liger in fp32: each chunk's weight gradient beside", EST_LOSS_LIGER, 4, false, true,
 	  2 * IDS + 4 * NH + 4 * VH + LOSSES + FLAGS + UINT64_C(4) * 8 * V + 4 * VH, 4 * NH + 4 * VH + U,
-	  4 * NH + 4 * VH + 2 * U },
+	  4 * NH + 4 * VH + 2 * U, EST_TRL },
 	{ "cut: log-sum-exps and mean logits", EST_LOSS_CUT_CROSS_ENTROPY, 2, false, true, 12 * L + 4 * V,
-	  8 * L + 4 * V + U, 8 * L + 4 * V + 2 * U + 2 * NH + 2 * VH + 4 * V + 5120 + 512 },
+	  8 * L + 4 * V + U, 8 * L + 4 * V + 2 * U + 2 * NH + 2 * VH + 4 * V + 5120 + 512, EST_TRL },
+	{ "prime-rl's chunks of words: 14 bytes an element of one, 22 and the head's gradient in the backward", EST_LOSS_CHUNKED, 2,
+	  false, true, 14 * NC + 4 * LOSSES, LOSSES + U, 2 * LOSSES + U + 2 * NH + 2 * VH + 22 * NC + 2 * WORDS *(uint64_t)H,
+	  EST_TORCHTITAN },
+	{ "the same before a frozen head, whose gradient is made too", EST_LOSS_CHUNKED, 2, false, false, 14 * NC + 4 * LOSSES,
+	  LOSSES + U, 2 * LOSSES + U + 2 * NH + 2 * VH + 22 * NC + 2 * WORDS *(uint64_t)H, EST_TORCHTITAN },
 };
 
 static uint32_t leaf(uint64_t numel, uint8_t element, bool trained)
@@ -118,6 +125,7 @@ START_TEST(holds_what_its_source_holds)
 	struct est_tensor loss;
 
 	set_up_with(losses[_i].loss, losses[_i].element, losses[_i].autocast, losses[_i].trained);
+	request.framework = losses[_i].framework;
 	first = tape.event_count;
 	loss = est_loss(&pass, est_hold(est_alias(&tape, hidden)));
 	ck_assert_uint_eq(peak_since(first, &end), losses[_i].forward);
@@ -138,6 +146,7 @@ START_TEST(leaves_nothing_without_gradients)
 	uint64_t end, peak;
 
 	set_up_with(losses[_i].loss, losses[_i].element, losses[_i].autocast, losses[_i].trained);
+	request.framework = losses[_i].framework;
 	first = tape.event_count;
 	tape.no_grad = true;
 	est_drop(&tape, est_loss(&pass, est_hold(est_alias(&tape, hidden))));

@@ -445,6 +445,25 @@ START_TEST(a_kernel_that_keeps_weights_has_room)
 }
 END_TEST
 
+/* Segments that grow leave less unused than those of one size each; what is allocated does not depend on them. */
+START_TEST(expandable_segments_reserve_less)
+{
+	const struct est_gpu *gpu = &cards[0];
+	struct est_request request = plain();
+	struct est_model model = llama(4);
+
+	request.sequence_length = 4096;
+	arena.used = 0;
+	ck_assert(est_run(&request, &model, &gpu, 1, &arena, &report));
+	request.expandable_segments = true;
+	arena.used = 0;
+	ck_assert(est_run(&request, &model, &gpu, 1, &arena, &other));
+	ck_assert_uint_eq(other.peak.allocated.expected, report.peak.allocated.expected);
+	ck_assert_uint_lt(other.peak.reserved.expected, report.peak.reserved.expected);
+	ck_assert_uint_ge(other.peak.reserved.expected, other.peak.allocated.expected);
+}
+END_TEST
+
 /* FSDP1's concatenated gradients may lie in the pool of another stream: that is room above reserved, not above allocated. */
 START_TEST(another_streams_pool_widens_what_is_reserved)
 {
@@ -835,6 +854,7 @@ int main(void)
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_test(test, a_kernel_that_keeps_weights_has_room);
+	tcase_add_test(test, expandable_segments_reserve_less);
 	tcase_add_test(test, another_streams_pool_widens_what_is_reserved);
 	tcase_add_loop_test(test, a_share_has_room_for_what_a_replay_holds, 0, 3);
 	tcase_add_test(test, experts_that_are_not_quantised_are_told);

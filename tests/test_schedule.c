@@ -173,6 +173,20 @@ START_TEST(the_root_stays_gathered)
 }
 END_TEST
 
+/* A rank that is alone gathers nothing: each parameter is cast from its shard, which is whole, the largest one last alive. */
+START_TEST(one_rank_only_casts)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(true);
+
+	request.parallelism.gpus = 1;
+	trace(&model, &request);
+	between("forward", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_FORWARD],
+		2 * (embedding + H) + 2 * embedding, SMALL);
+	ck_assert_uint_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, 4 * (uint64_t)est_model_count_parameters(&model));
+}
+END_TEST
+
 /* reshard_after_forward=False: every layer and the embedding stay to their backward. */
 START_TEST(without_resharding_all_units_stay)
 {
@@ -388,6 +402,7 @@ int main(void)
 	tcase_add_test(test, a_forward_gathers_unit_by_unit);
 	tcase_add_loop_test(test, the_root_stays_gathered, 0, 2);
 	tcase_add_test(test, without_resharding_all_units_stay);
+	tcase_add_test(test, one_rank_only_casts);
 	tcase_add_loop_test(test, unreduced_gradients_stay_whole, 0, 2);
 	tcase_add_test(test, what_is_no_parameter_is_not_kept);
 	tcase_add_test(test, what_replicas_sum_stays);

@@ -243,6 +243,24 @@ START_TEST(a_layer_of_an_old_release_keeps_its_copies)
 }
 END_TEST
 
+/* The package's third version beside the second, in a layer: logarithms of sums to base 2, and fp32 accumulators of its own heads'
+ * dk and dv in the place of 16-bit ones of each query head. */
+START_TEST(flash_attention_3_accumulates_for_its_own_heads)
+{
+	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	struct est_request request = request_of(EST_PURE_BF16, EST_ADAMW_TORCH_FUSED);
+	const uint64_t rows = (uint64_t)N * HEADS, own = 2 * 4 * (uint64_t)N * KV * DIM, expanded = 2 * 2 * rows * DIM;
+	uint64_t second;
+
+	request.attention = EST_FLASH_ATTENTION_2;
+	trace(&model, &request);
+	second = allocated_in(EST_PART_MICRO_FIRST, EST_BUFFERS);
+	request.attention = EST_FLASH_ATTENTION_3;
+	trace(&model, &request);
+	ck_assert_uint_eq(allocated_in(EST_PART_MICRO_FIRST, EST_BUFFERS) + expanded, second + 4 * rows + own);
+}
+END_TEST
+
 /* ---- head and loss */
 
 /* 16-bit logits, their fp32 copy, log_softmax's result: 10 bytes a logit at most, 4 kept; backward 4 + 4 + 4. */
@@ -492,6 +510,7 @@ int main(void)
 	tcase_set_timeout(test, 60);
 	tcase_add_checked_fixture(test, set_up, tear_down);
 	tcase_add_loop_test(test, a_layer_keeps_what_the_closed_form_says, 0, COUNT(layers));
+	tcase_add_test(test, flash_attention_3_accumulates_for_its_own_heads);
 	tcase_add_loop_test(test, a_layer_of_an_old_release_keeps_its_copies, 0, COUNT(old_layers));
 	tcase_add_test(test, the_loss_takes_10_then_4_then_12_bytes_a_logit);
 	tcase_add_loop_test(test, the_loss_of_each_generation_takes_its_bytes_a_logit, 0, COUNT(generations));
