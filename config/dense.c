@@ -42,6 +42,16 @@ static const char *settle_rotary_dim(const json_t *object, struct est_model *mod
 	return NULL;
 }
 
+/* MiniMax-M2's checkpoints say how many features of a head are rotated. */
+static const char *settle_rotary_share(const json_t *object, struct est_model *model)
+{
+	const json_t *dim = json_object_get(object, "rotary_dim");
+
+	if (json_is_integer(dim) && json_integer_value(dim) > 0 && json_integer_value(dim) <= model->head_dim)
+		model->partial_rotary_factor = (double)json_integer_value(dim) / (double)model->head_dim;
+	return NULL;
+}
+
 static const char *settle_mpt(const json_t *object, struct est_model *model)
 {
 	const json_t *attention = json_object_get(object, "attn_config"), *clip = json_object_get(attention, "clip_qkv");
@@ -60,6 +70,8 @@ const char *cfg_settle_dense(const json_t *object, uint64_t reads, struct est_mo
 		return settle_falcon(object, model);
 	if (reads & CFG_READS_ROTARY_DIM)
 		return settle_rotary_dim(object, model);
+	if (reads & CFG_READS_ROTARY_SHARE)
+		return settle_rotary_share(object, model);
 	if (reads & CFG_READS_MPT)
 		return settle_mpt(object, model);
 	if ((reads & CFG_READS_BLOOM)

@@ -24,6 +24,10 @@
 	.first_k_dense_replace = 3, .n_group = 8, .topk_group = 4, .norm_topk_prob = true, .router_correction_bias = true, \
 	.rope_interleave = true, LATENT_RANKS
 
+#define GRANITE_MOE \
+	.architecture = EST_ARCH_GRANITE_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048, \
+	.embedding_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1
+
 #define ENCODER_LAYERS \
 	LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
 	.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1, .classifier_dropout = 0.1
@@ -138,6 +142,25 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_DOTS1, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
 		.qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 32, .moe_intermediate_size = 1408, .n_group = 1, .topk_group = 1,
 		.router_correction_bias = true } },
+	{ "exaone_moe", DEEPSEEK | CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES | CFG_READS_NORM_TOPK, .shape = {
+		.architecture = EST_ARCH_EXAONE_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.num_key_value_heads = 32, .qk_norm = EST_QK_NORM_HEAD, .sliding_window = 4096, .full_attention_every = 4,
+		.rotates_windows_only = true, .num_experts = 64, .num_experts_per_tok = 8, .moe_intermediate_size = 1024,
+		.n_shared_experts = 1, .first_k_dense_replace = 1, .n_group = 1, .topk_group = 1, .norm_topk_prob = true,
+		.router_correction_bias = true } },
+	{ "minimax_m2", CFG_READS_GQA | CFG_READS_EXPERTS | CFG_READS_ROTARY_SHARE, .shape = {
+		.architecture = EST_ARCH_MINIMAX_M2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 196608,
+		.num_key_value_heads = 8, .head_dim = 128, .qk_norm = EST_QK_NORM_FULL, .num_experts = 256,
+		.num_experts_per_tok = 8, .router_correction_bias = true } },
+	{ "ernie4_5_moe", DEEPSEEK | CFG_READS_GQA | CFG_READS_ENABLE_BIAS, .shape = {
+		.architecture = EST_ARCH_ERNIE4_5_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 4, .tie_word_embeddings = true, .num_experts = 64, .num_experts_per_tok = 6,
+		.moe_intermediate_size = 1536, .n_shared_experts = 2, .first_k_dense_replace = 1,
+		.router_correction_bias = true } },
+	{ "granitemoe", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MULTIPLIERS | CFG_READS_EXPERTS, .shape = {
+		GRANITE_MOE, .num_experts = 8, .num_experts_per_tok = 2 } },
+	{ "granitemoeshared", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MULTIPLIERS | CFG_READS_EXPERTS
+		| CFG_READS_GRANITE_SHARED, .shape = { GRANITE_MOE, .num_experts = 8, .num_experts_per_tok = 2 } },
 	{ "gpt_oss", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES | CFG_READS_EXPERTS,
 		.shape = {
 		.architecture = EST_ARCH_GPT_OSS, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
@@ -242,17 +265,14 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "deepseek", MIXTURE },
 	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
-	{ "ernie4_5_moe", MIXTURE },
 	{ "exaone", REMOTE },
 	{ "exaone4_5", VISION },
-	{ "exaone_moe", MIXTURE },
 	{ "gemma3", VISION },
 	{ "gemma3n", VISION },
 	{ "gemma4", VISION },
 	{ "gemma4_text", OTHER },
 	{ "gemma4_unified", VISION },
 	{ "glm_moe_dsa", MIXTURE },
-	{ "granitemoe", MIXTURE },
 	{ "granitemoehybrid", HYBRID },
 	{ "internlm2", REMOTE },
 	{ "internlm3", REMOTE },
@@ -268,7 +288,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "mimo_v2_flash", MIXTURE },
 	{ "minicpm", REMOTE },
 	{ "minicpm3", LATENT },
-	{ "minimax_m2", MIXTURE },
 	{ "minimax_m3", MIXTURE },
 	{ "mistral3", VISION },
 	{ "mistral4", MIXTURE },

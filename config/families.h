@@ -46,6 +46,8 @@ enum {
 #define CFG_READS_MULTI_QUERY (UINT64_C(1) << 38) /* GPT-BigCode: one key_value head */
 #define CFG_READS_MPT (UINT64_C(1) << 39)       /* attn_config, expansion_ratio */
 #define CFG_READS_GPT_NEO (UINT64_C(1) << 41)   /* num_layers, num_heads, window_size */
+#define CFG_READS_ROTARY_SHARE (UINT64_C(1) << 42) /* rotary_dim of a head, or partial_rotary_factor */
+#define CFG_READS_GRANITE_SHARED (UINT64_C(1) << 43) /* shared_intermediate_size: of a dense MLP beside or without experts */
 #define CFG_READS_BLOOM (UINT64_C(1) << 40)     /* apply_residual_connection_post_layernorm, slow_but_exact */
 
 struct cfg_family {

@@ -132,6 +132,16 @@ static void read_mlp_layer_types(const struct cfg_hf_reading *reading)
 		model->first_k_dense_replace = (int64_t)dense;
 }
 
+/* Without experts the MLP is what is shared between them otherwise. */
+static void settle_granite(struct est_model *model)
+{
+	if (model->num_experts)
+		return;
+	if (model->shared_expert_intermediate_size)
+		model->intermediate_size = model->shared_expert_intermediate_size;
+	model->shared_expert_intermediate_size = model->num_experts_per_tok = 0;
+}
+
 /* Experts as wide as the MLP where the class has no width for them; the layers that have none. */
 static void settle_mixture(const struct cfg_hf_reading *reading, uint64_t reads)
 {
@@ -139,6 +149,8 @@ static void settle_mixture(const struct cfg_hf_reading *reading, uint64_t reads)
 	const json_t *step = json_object_get(reading->object, "decoder_sparse_step");
 	const json_t *method = json_object_get(reading->object, "topk_method");
 
+	if (reads & CFG_READS_GRANITE_SHARED)
+		settle_granite(model);
 	if (!(reads & CFG_READS_EXPERT_WIDTH))
 		model->moe_intermediate_size = model->intermediate_size;
 	if (reads & CFG_READS_SHARED_EXPERTS)

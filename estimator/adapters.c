@@ -49,7 +49,7 @@ static int64_t projection_parameters(const struct est_model *model, const struct
 /* Families of which PEFT knows that Transformers 5 has fused their experts: it translates names of the old layers. */
 static bool translates_names(const struct est_model *model)
 {
-	return model->num_experts > 0 && model->architecture != EST_ARCH_GPT_OSS && model->architecture != EST_ARCH_QWEN2_MOE;
+	return model->num_experts > 0 && !est_architecture_row(model->architecture)->experts_by_their_own_names;
 }
 
 bool est_adapts_gate_up(const struct est_model *model, const struct est_names *targets)

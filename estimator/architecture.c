@@ -94,6 +94,13 @@ static const struct est_module latent[] = { LATENT, DENSE_MLP, NORMS, END };
 static const struct est_module latent_moe[] = { LATENT, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module glm4[] = { ATTENTION, HEAD_NORMS, DENSE_MLP, NORMS, END };
 static const struct est_module glm4_moe[] = { ATTENTION, HEAD_NORMS, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
+static const struct est_module ernie4_5_moe[] = { ATTENTION, ROUTER, EXPERTS, SHARED_EXPERTS, NORMS, END };
+#define GRANITE_MLP(width, both) NAMED(gate_up_proj, "input_linear", HIDDEN, both, NONE), \
+	NAMED(down_proj, "output_linear", width, HIDDEN, NONE)
+static const struct est_module granite[] = { NORMS, GRANITE_MLP(MLP, GATE_UP), ATTENTION, END };
+static const struct est_module granite_moe[] = {
+	NORMS, ROUTER, EXPERTS, GRANITE_MLP(SHARED, SHARED_GATE_UP), ATTENTION, END
+};
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
 /* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and LayerNorm */
@@ -202,7 +209,8 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GPT_NEO]     = { gpt_neo, est_gpt_neo_layer, est_torch_layer_norm, .returns_weights = true },
 	[EST_ARCH_GPT_BIGCODE] = { gpt_bigcode, est_gpt_bigcode_layer, est_torch_layer_norm, .rotary = false },
 	[EST_ARCH_MIXTRAL]     = { mixtral, est_mixtral_layer, est_llama_norm, .rotary = true, .sparse = mixtral },
-	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen2_moe },
+	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen2_moe, .flat_shared_experts = true,
+				   .experts_by_their_own_names = true },
 	[EST_ARCH_QWEN3_MOE]   = { qwen3, est_qwen3_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen3_moe },
 	[EST_ARCH_OLMOE]       = { olmoe, est_olmoe_layer, est_llama_norm, .rotary = true, .sparse = olmoe },
 	[EST_ARCH_DEEPSEEK_V2] = { latent, est_deepseek_v2_layer, est_llama_norm, .rotary = true, .complex_rope = true,
@@ -210,7 +218,15 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_DEEPSEEK_V3] = { latent, est_deepseek_v3_layer, est_llama_norm, .rotary = true, .sparse = latent_moe },
 	[EST_ARCH_GLM4_MOE]    = { glm4, est_glm4_moe_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
 	[EST_ARCH_DOTS1]       = { glm4, est_dots1_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
-	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss },
+	[EST_ARCH_EXAONE_MOE]  = { glm4, est_exaone_moe_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
+	[EST_ARCH_MINIMAX_M2]  = { olmoe, est_minimax_m2_layer, est_llama_norm, .rotary = true, .sparse = olmoe },
+	[EST_ARCH_ERNIE4_5_MOE] = { llama, est_ernie4_5_moe_layer, est_llama_norm, .rotary = true, .fp32_rope = true,
+				   .rotate = est_apply_ernie_rope, .sparse = ernie4_5_moe, .flat_shared_experts = true,
+				   .fp32_router = true },
+	[EST_ARCH_GRANITE_MOE] = { granite, est_granite_moe_layer, est_llama_norm, .rotary = true, .sparse = granite_moe,
+				   .experts_by_their_own_names = true },
+	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
+				   .experts_by_their_own_names = true },
 	[EST_ARCH_BERT]        = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_ROBERTA]     = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_DISTILBERT]  = { .modules = distilbert, .layer = est_distilbert_layer },
@@ -297,6 +313,8 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return model->qk_norm == EST_QK_NORM_NONE ? 0 : key;
 	case EST_WIDTH_SHARED:
 		return (uint64_t)model->shared_expert_intermediate_size;
+	case EST_WIDTH_SHARED_GATE_UP:
+		return 2 * (uint64_t)model->shared_expert_intermediate_size;
 	case EST_WIDTH_SHARED_GATE:
 		return model->shared_expert_gate;
 	case EST_WIDTH_HIDDEN:

@@ -77,9 +77,13 @@ static void build_router(struct est_pass *pass, struct est_linear *router)
 {
 	const struct est_model *model = pass->model;
 	bool quantizes = pass->quantizes;
+	uint8_t element = pass->parameter_element;
 
 	pass->quantizes = false;
+	if (est_architecture_row(model->architecture)->fp32_router)
+		pass->parameter_element = EST_32BIT;
 	build_linear(pass, router, (uint64_t)model->hidden_size, (uint64_t)model->num_experts, model->expert_bias);
+	pass->parameter_element = element;
 	router->flat = true;
 	pass->tape->leaves[router->weight].inner = true;
 	pass->quantizes = quantizes;
@@ -148,7 +152,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 		     has_bias(pass->model, module->bias));
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = true;
-	linear->flat = pass->model->shared_expert_gate
+	linear->flat = est_architecture_row(pass->model->architecture)->flat_shared_experts
 		       && (module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE);
 }
 

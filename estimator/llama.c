@@ -69,7 +69,7 @@ static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm
 	return normed;
 }
 
-static struct est_tensor head_norm_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_head_norm_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_hold(est_query_heads(pass, layer, est_linear(tape, &layer->q_proj, x)));
@@ -172,14 +172,14 @@ struct est_tensor est_glm4_layer(struct est_pass *pass, const struct est_layer *
 
 struct est_tensor est_exaone4_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	static const struct est_blocks blocks = { est_llama_norm, head_norm_attention, est_gated_mlp };
+	static const struct est_blocks blocks = { est_llama_norm, est_head_norm_attention, est_gated_mlp };
 
 	return est_post_norm_layer(pass, layer, x, &blocks);
 }
 
 struct est_tensor est_apertus_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	static const struct est_blocks blocks = { est_llama_norm, head_norm_attention, est_xielu_mlp };
+	static const struct est_blocks blocks = { est_llama_norm, est_head_norm_attention, est_xielu_mlp };
 
 	return est_pre_norm_layer(pass, layer, x, &blocks);
 }

@@ -27,8 +27,9 @@ void est_lora_open(struct est_tape *tape, uint32_t weight, const struct est_adap
 struct est_tensor est_lora_fold(struct est_tape *tape, uint32_t weight, const struct est_adapter *adapter,
 				const struct est_factors *factors);
 void est_lora_close(struct est_tape *tape, const struct est_factors *factors);
-/* The same of a matrix, which no fold is made for: W + BA held, BA held in ret_delta. */
-struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *linear, struct est_tensor *ret_delta);
+/* The same of a matrix, which no fold is made for: BA, held by the wrapper, or none without an adapter; W + BA, held. */
+struct est_tensor est_lora_delta(struct est_tape *tape, const struct est_linear *linear);
+struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *linear, struct est_tensor delta);
 
 /* A frozen weight as bitsandbytes keeps it: packed values, absmax, its own quantisation. Returns the leaf of the packed values. */
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);

@@ -65,17 +65,23 @@ void est_lora_close(struct est_tape *tape, const struct est_factors *factors)
 	est_drop(tape, factors->rhs);
 }
 
-struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *linear, struct est_tensor *ret_delta)
+struct est_tensor est_lora_delta(struct est_tape *tape, const struct est_linear *linear)
 {
 	struct est_tensor w = leaf(tape, linear->weight), a, b, delta;
 
-	*ret_delta = est_none;
 	if (!linear->adapter || tape->adapters_off)
-		return est_hold(est_alias(tape, w));
+		return est_none;
 	a = leaf(tape, linear->adapter->a.weight);
 	b = leaf(tape, linear->adapter->b.weight);
 	delta = est_mul_scalar(tape, est_bmm(tape, b, a, linear->in * linear->out));
-	*ret_delta = est_hold(est_to(tape, delta, w.element));
+	delta = est_hold(est_to(tape, delta, w.element));
 	try_sum(tape, w);
-	return est_hold(est_add(tape, w, *ret_delta));
+	return delta;
+}
+
+struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *linear, struct est_tensor delta)
+{
+	struct est_tensor w = leaf(tape, linear->weight);
+
+	return est_hold(delta.numel ? est_add(tape, w, delta) : est_alias(tape, w));
 }

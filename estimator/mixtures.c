@@ -46,6 +46,28 @@ static struct est_tensor qwen2_mixture(struct est_pass *pass, const struct est_l
 	return x;
 }
 
+/* ERNIE 4.5: the shared experts first, added last */
+static struct est_tensor ernie4_5_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor tokens, shared = est_none, out, sum;
+	struct est_routing routing;
+
+	if (!layer->sparse)
+		return est_gated_mlp(pass, layer, x);
+	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	if (layer->gate_proj.out)
+		shared = est_hold(est_gated_mlp(pass, layer, tokens));
+	est_route_ernie4_5(pass, layer, tokens, &routing);
+	out = est_hold(est_grouped_experts(pass, layer, tokens, &routing));
+	sum = shared.numel ? est_add(tape, out, shared) : est_alias(tape, out);
+	est_drop(tape, out);
+	est_drop(tape, shared);
+	est_routing_drop(tape, &routing);
+	est_drop(tape, tokens);
+	return sum;
+}
+
 /* DeepSeek: experts(x) + shared_experts(x) */
 static struct est_tensor shared_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 					est_router *route)
@@ -76,6 +98,43 @@ static struct est_tensor deepseek_v3_mixture(struct est_pass *pass, const struct
 	return shared_mixture(pass, layer, x, est_route_deepseek_v3);
 }
 
+static struct est_tensor minimax_m2_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return routed(pass, layer, x, est_route_minimax_m2);
+}
+
+/* output_linear(act(first half) * second half) of one input_linear: Granite's MLP, alone or beside its experts */
+static struct est_tensor granite_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor both = est_hold(est_linear(tape, &layer->gate_up_proj, x)), half[2], gated;
+
+	est_split(tape, both, 2, (const uint64_t[]){ both.numel / 2, both.numel / 2 }, half);
+	est_drop(tape, both);
+	for (unsigned i = 0; i < 2; i++) /* variables to the end */
+		half[i] = est_hold(half[i]);
+	gated = est_hold(est_mul(tape, est_activate(pass, half[0]), half[1]));
+	x = est_linear(tape, &layer->down_proj, gated);
+	est_drop(tape, gated);
+	est_drop(tape, half[0]);
+	est_drop(tape, half[1]);
+	return x;
+}
+
+static struct est_tensor granite_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor moe_hidden_states;
+
+	if (!layer->sparse)
+		return granite_mlp(pass, layer, x);
+	moe_hidden_states = routed(pass, layer, x, est_route_granite);
+	if (!layer->gate_up_proj.out)
+		return moe_hidden_states;
+	pass->frame = est_hold(est_reshape(tape, moe_hidden_states));
+	return est_add(tape, pass->frame, granite_mlp(pass, layer, x));
+}
+
 /* hidden_states, _ = self.mlp(hidden_states): the router's weights take the place of attention's in the frame */
 static struct est_tensor gpt_oss_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
@@ -100,13 +159,13 @@ static struct est_tensor olmoe_attention(struct est_pass *pass, const struct est
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_hold(est_llama_norm(pass, &layer->q_norm, est_linear(tape, &layer->q_proj, x)));
 	struct est_tensor k = est_hold(est_llama_norm(pass, &layer->k_norm, est_linear(tape, &layer->k_proj, x)));
-	struct est_tensor v = est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)), in[2] = { q, k };
+	struct est_tensor v = est_linear(tape, &layer->v_proj, x), in[2] = { q, k };
 
 	for (unsigned i = 0; i < 2; i++) {
 		in[i] = est_hold(est_rope_heads(pass, est_alias(tape, in[i])));
 		est_drop(tape, i == 0 ? q : k);
 	}
-	return est_attend(pass, layer, in[0], in[1], est_hold(v));
+	return est_attend(pass, layer, in[0], in[1], est_hold(est_heads(pass, layer, v)));
 }
 
 /* GLM-4-MoE projects q, k and v before its norms of heads, if it has them */
@@ -142,4 +201,8 @@ LAYER(est_deepseek_v2_layer, est_llama_norm, est_latent_attention, deepseek_v2_m
 LAYER(est_deepseek_v3_layer, est_llama_norm, est_latent_attention, deepseek_v3_mixture)
 LAYER(est_glm4_moe_layer, est_llama_norm, glm4_attention, deepseek_v3_mixture)
 LAYER(est_dots1_layer, est_llama_norm, est_qwen3_attention, deepseek_v3_mixture)
+LAYER(est_exaone_moe_layer, est_llama_norm, est_head_norm_attention, deepseek_v3_mixture)
+LAYER(est_minimax_m2_layer, est_llama_norm, olmoe_attention, minimax_m2_mixture)
+LAYER(est_ernie4_5_moe_layer, est_llama_norm, est_llama_attention, ernie4_5_mixture)
+LAYER(est_granite_moe_layer, est_llama_norm, est_llama_attention, granite_mixture)
 LAYER(est_gpt_oss_layer, est_olmo2_norm, est_gpt_oss_attention, gpt_oss_mixture)

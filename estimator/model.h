@@ -44,6 +44,10 @@ enum est_architecture {
 	EST_ARCH_DEEPSEEK_V3,
 	EST_ARCH_GLM4_MOE,    /* DeepSeek-V3's mixture, grouped-query attention */
 	EST_ARCH_DOTS1,
+	EST_ARCH_EXAONE_MOE,
+	EST_ARCH_MINIMAX_M2,
+	EST_ARCH_ERNIE4_5_MOE, /* shared experts first, a router in fp32 */
+	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
 	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
 	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */

@@ -143,6 +143,8 @@ static struct est_tensor layer_function(void *context, struct est_tensor x, cons
 
 	pass->layer = layer;
 	y = est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
+	est_drop(pass->tape, pass->frame);
+	pass->frame = est_none;
 	if (pass->runs_layers && est_architecture_row(pass->model->architecture)->returns_weights)
 		return y;
 	est_drop(pass->tape, pass->attn_weights);

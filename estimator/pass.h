@@ -91,6 +91,7 @@ struct est_pass {
 	struct est_tensor position_bias;            /* ALiBi's */
 	struct est_norm_weights embedding_norm;
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
+	struct est_tensor frame;                    /* another variable of the layer's frame, held to its end */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 };
 
@@ -177,8 +178,8 @@ struct est_tensor est_post_norm_layer(struct est_pass *pass, const struct est_la
 est_layer_function est_plain_mlp, est_fused_mlp;
 /* Apertus: xielu in the place of act (xielu.c). */
 est_layer_function est_xielu_mlp;
-/* self_attn of Llama and of Qwen3; x is borrowed. */
-est_layer_function est_llama_attention, est_qwen3_attention;
+/* self_attn of Llama, of Qwen3, and with the same norms after the transposition; x is borrowed. */
+est_layer_function est_llama_attention, est_qwen3_attention, est_head_norm_attention;
 /* o_proj(attention(rope(q), rope(k), v)); q, k and v, as heads, move in */
 struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 			     struct est_tensor v);
@@ -247,7 +248,8 @@ est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2
 	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer,
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
-	est_gpt_neo_layer, est_gpt_bigcode_layer;
+	est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
+	est_granite_moe_layer;
 est_norm_function est_cohere_norm;
 
 #endif

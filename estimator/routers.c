@@ -1,5 +1,6 @@
 /* How tokens are given to experts: the TopKRouter classes of Transformers' modelling code. */
 #include "estimator/routers.h"
+#include "estimator/architecture.h"
 #include "estimator/lora.h"
 
 static uint64_t choices(const struct est_pass *pass, int64_t per_token)
@@ -95,7 +96,7 @@ static void backward_div(struct est_tape *tape, struct est_node *node, struct es
 		est_drop(tape, work[i]);
 	ret[0] = est_grad_for(tape, node, 0, element);
 }
-static const struct est_op div_op = { "DivInPlace", backward_div };
+static const struct est_op div_op = { "Div", backward_div };
 
 /* x /= divisor: for the divisor's gradient autograd keeps x as it was. x moves in, divisor is released if temporary. */
 static struct est_tensor divide_in_place(struct est_tape *tape, struct est_tensor x, struct est_tensor divisor)
@@ -110,6 +111,23 @@ static struct est_tensor divide_in_place(struct est_tape *tape, struct est_tenso
 	est_drop(tape, copy);
 	est_finish(tape, divisor);
 	return est_output(tape, node, 0, x);
+}
+
+/* x / divisor, which autograd keeps both. x and divisor are released if temporary. */
+static struct est_tensor divide(struct est_tape *tape, struct est_tensor x, struct est_tensor divisor)
+{
+	struct est_node *node = est_node_new(tape, &div_op, 2, (struct est_tensor[]){ x, divisor });
+	uint8_t element = divisor.element > x.element ? divisor.element : x.element;
+	struct est_tensor out;
+
+	if (node)
+		node->extra[0] = element;
+	est_save(tape, node, divisor);
+	est_save(tape, node, x);
+	out = est_output(tape, node, 0, est_empty(tape, x.numel, element));
+	est_finish(tape, divisor);
+	est_finish(tape, x);
+	return out;
 }
 
 /* the weight's gradient first, which is transposed */
@@ -141,21 +159,27 @@ static struct est_tensor multiply(struct est_pass *pass, struct est_tensor x, st
 	return out;
 }
 
-/* F.linear(x.view(-1, hidden), weight), or of both in fp32. The weight may be adapted; x is borrowed. */
-static struct est_tensor router_logits(struct est_pass *pass, const struct est_linear *router, struct est_tensor x,
-				       bool in_fp32, struct est_tensor ret_open[2])
+/* F.linear(x, weight), or of both in fp32; some classes view x as a matrix first. The weight may be adapted; x is borrowed. */
+enum { PLAIN = 0, VIEWED = 1, IN_FP32 = 2 };
+static struct est_tensor router_logits(struct est_pass *pass, const struct est_linear *router, struct est_tensor x, unsigned how,
+				       struct est_tensor ret_open[2])
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor tokens, in[2], logits;
+	bool in_fp32 = how & IN_FP32;
+	bool autocast = tape->autocast;
 
-	ret_open[0] = est_lora_sum(tape, router, &ret_open[1]);
-	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	ret_open[1] = est_lora_delta(tape, router);
+	tape->autocast = autocast && !est_architecture_row(pass->model->architecture)->fp32_router;
+	tokens = est_hold(how & VIEWED ? est_reshape(tape, est_alias(tape, x)) : est_alias(tape, x));
 	in[0] = est_hold(in_fp32 ? est_to(tape, tokens, EST_32BIT) : est_alias(tape, tokens));
+	ret_open[0] = est_lora_sum(tape, router, ret_open[1]);
 	in[1] = est_hold(in_fp32 ? est_to(tape, ret_open[0], EST_32BIT) : est_alias(tape, ret_open[0]));
 	logits = est_hold(multiply(pass, in[0], in[1]));
 	est_drop(tape, in[0]);
 	est_drop(tape, in[1]);
 	est_drop(tape, tokens);
+	tape->autocast = autocast;
 	return logits;
 }
 
@@ -168,7 +192,7 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 	bool stays_fp32 = pass->model->architecture == EST_ARCH_MIXTRAL;
 	struct est_tensor probabilities, weights, open[2];
 
-	ret->logits = router_logits(pass, &layer->router, x, false, open);
+	ret->logits = router_logits(pass, &layer->router, x, VIEWED, open);
 	probabilities = est_hold(est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)));
 	weights = est_hold(top_k(pass, probabilities, &ret->indices));
 	if (pass->model->norm_topk_prob)
@@ -231,7 +255,7 @@ void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer,
 	struct est_tape *tape = pass->tape;
 	struct est_tensor scores, work[5] = { { 0 } }, weights, open[2];
 
-	ret->logits = router_logits(pass, &layer->router, x, true, open);
+	ret->logits = router_logits(pass, &layer->router, x, VIEWED | IN_FP32, open);
 	scores = est_hold(est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)));
 	if (pass->model->group_limited)
 		scores = limit_to_groups(pass, scores, work);
@@ -272,7 +296,7 @@ void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer,
 	struct est_tape *tape = pass->tape;
 	struct est_tensor scores, weights, work[7], open[2];
 
-	ret->logits = router_logits(pass, &layer->router, x, true, open);
+	ret->logits = router_logits(pass, &layer->router, x, VIEWED | IN_FP32, open);
 	scores = est_hold(est_tanh(tape, ret->logits)); /* sigmoid: it keeps its result too */
 	ret->indices = choose_corrected(pass, scores, work);
 	weights = est_hold(gather(tape, scores, ret->indices));
@@ -295,6 +319,110 @@ void est_route_gpt_oss(struct est_pass *pass, const struct est_layer *layer, str
 	best = est_hold(top_k(pass, ret->logits, &ret->indices));
 	ret->weights = est_hold(est_softmax(tape, best));
 	est_drop(tape, best);
+}
+
+/* the best of logits.float(), softmax over them alone, type_as(hidden_states) */
+void est_route_granite(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor open[2], logits = router_logits(pass, &layer->router, x, PLAIN, open), best;
+
+	ret->logits = est_hold(est_to(tape, logits, EST_32BIT));
+	est_drop(tape, logits);
+	best = est_hold(top_k(pass, ret->logits, &ret->indices));
+	ret->weights = est_hold(est_to(tape, est_softmax(tape, best), x.element));
+	est_drop(tape, best);
+	drop_all(tape, open, 2);
+}
+
+/* _, indices = topk(scores + bias): what has no gradient is not kept; values and corrected live as long as the frame */
+static struct est_tensor choose_best(struct est_pass *pass, struct est_tensor scores, struct est_tensor ret_frame[2])
+{
+	uint64_t pairs = choices(pass, pass->model->num_experts_per_tok);
+
+	ret_frame[0] = held(pass->tape, scores.numel, EST_32BIT);
+	ret_frame[1] = held(pass->tape, pairs, EST_32BIT);
+	return held(pass->tape, pairs, EST_INT64);
+}
+
+void est_route_minimax_m2(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor scores, frame[2], weights, open[2];
+
+	ret->logits = router_logits(pass, &layer->router, x, VIEWED, open);
+	scores = est_hold(est_tanh(tape, est_to(tape, ret->logits, EST_32BIT))); /* sigmoid */
+	ret->indices = choose_best(pass, scores, frame);
+	weights = est_hold(gather(tape, scores, ret->indices));
+	ret->weights = est_hold(divide_in_place(tape, weights, sum_of_each(pass, weights)));
+	est_drop(tape, scores);
+	drop_all(tape, frame, 2);
+	drop_all(tape, open, 2);
+}
+
+/* sigmoid in the logits' dtype; the corrected scores are fp32, as the correction is */
+void est_route_lfm2(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor scores, frame[2], weights, scaled, open[2];
+
+	ret->logits = router_logits(pass, &layer->router, x, PLAIN, open);
+	scores = est_hold(est_tanh(tape, ret->logits)); /* sigmoid */
+	ret->indices = choose_best(pass, scores, frame);
+	weights = est_hold(gather(tape, scores, ret->indices));
+	est_drop(tape, scores);
+	if (pass->model->norm_topk_prob) {
+		scaled = est_hold(divide(tape, weights, est_add_scalar(tape, sum_of_each(pass, weights))));
+		est_drop(tape, weights);
+		weights = scaled;
+	}
+	ret->weights = est_hold(est_mul_scalar(tape, weights));
+	est_drop(tape, weights);
+	drop_all(tape, frame, 2);
+	drop_all(tape, open, 2);
+}
+
+static void backward_clamp(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_tensor within = est_empty(tape, node->edge_numel[0], EST_BYTE);
+
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+	est_drop(tape, within);
+}
+static const struct est_op clamp_op = { "Clamp", backward_clamp };
+
+static struct est_tensor clamp(struct est_tape *tape, struct est_tensor x)
+{
+	struct est_node *node = est_node_new(tape, &clamp_op, 1, &x);
+	struct est_tensor out;
+
+	est_save(tape, node, x);
+	out = est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
+	est_finish(tape, x);
+	return out;
+}
+
+/* All in fp32, outside of autocast; the router's weight is fp32 too. */
+void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	bool autocast = tape->autocast;
+	struct est_tensor probabilities, frame[2], chosen, weights, open[2];
+
+	ret->logits = router_logits(pass, &layer->router, x, IN_FP32, open);
+	tape->autocast = false;
+	probabilities = est_hold(est_softmax(tape, ret->logits));
+	ret->indices = choose_best(pass, probabilities, frame);
+	est_drop(tape, frame[0]); /* a temporary here */
+	chosen = est_hold(gather(tape, probabilities, ret->indices));
+	est_drop(tape, probabilities);
+	weights = est_hold(divide(tape, chosen, clamp(tape, sum_of_each(pass, chosen))));
+	est_drop(tape, chosen);
+	tape->autocast = autocast;
+	ret->weights = est_hold(est_to(tape, weights, x.element));
+	est_drop(tape, weights);
+	est_drop(tape, frame[1]);
+	drop_all(tape, open, 2);
 }
 
 void est_routing_drop(struct est_tape *tape, const struct est_routing *routing)

@@ -13,8 +13,14 @@ est_router est_route_softmax;
 est_router est_route_deepseek_v2;
 /* sigmoid in fp32; chosen by corrected scores: DeepSeek-V3, GLM-4-MoE, dots1 */
 est_router est_route_deepseek_v3;
-/* softmax over the logits of the chosen experts */
-est_router est_route_gpt_oss;
+/* softmax over the logits of the chosen experts; Granite's in fp32 */
+est_router est_route_gpt_oss, est_route_granite;
+/* sigmoid in fp32, chosen by corrected scores without groups: MiniMax-M2 */
+est_router est_route_minimax_m2;
+/* sigmoid, chosen by corrected scores: LFM-2 */
+est_router est_route_lfm2;
+/* softmax in fp32, chosen by corrected probabilities: ERNIE 4.5 */
+est_router est_route_ernie4_5;
 
 void est_routing_drop(struct est_tape *tape, const struct est_routing *routing);
 
