@@ -28,6 +28,10 @@
 	.architecture = EST_ARCH_GRANITE_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048, \
 	.embedding_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1
 
+#define LFM2 \
+	.architecture = EST_ARCH_LFM2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 128000, \
+	.qk_norm = EST_QK_NORM_HEAD, .tie_word_embeddings = true, .conv_kernel = 3
+
 #define ENCODER_LAYERS \
 	LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
 	.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1, .classifier_dropout = 0.1
@@ -159,8 +163,17 @@ const struct cfg_family cfg_families[] = {
 		.router_correction_bias = true } },
 	{ "granitemoe", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MULTIPLIERS | CFG_READS_EXPERTS, .shape = {
 		GRANITE_MOE, .num_experts = 8, .num_experts_per_tok = 2 } },
-	{ "granitemoeshared", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MULTIPLIERS | CFG_READS_EXPERTS
-		| CFG_READS_GRANITE_SHARED, .shape = { GRANITE_MOE, .num_experts = 8, .num_experts_per_tok = 2 } },
+	{ "granitemoeshared", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MULTIPLIERS | CFG_READS_GRANITE_SHARED, .shape = { GRANITE_MOE, .num_experts = 8, .num_experts_per_tok = 2 } },
+	{ "granitemoehybrid", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MULTIPLIERS
+		| CFG_READS_GRANITE_SHARED | CFG_READS_LAYER_KINDS | CFG_READS_SSM | CFG_READS_POSITION_TYPE, .shape = {
+		GRANITE_MOE, .ssm_num_heads = 128, .ssm_num_groups = 1, .ssm_state_size = 256, .ssm_chunk_size = 256,
+		.conv_kernel = 4, .conv_bias = true } },
+	{ "lfm2", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV, .shape = {
+		LFM2, .num_key_value_heads = 8 } },
+	{ "lfm2_moe", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV | CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH
+		| CFG_READS_NORM_TOPK, .shape = {
+		LFM2, .num_key_value_heads = 8, .num_experts = 32, .num_experts_per_tok = 4, .moe_intermediate_size = 1792,
+		.first_k_dense_replace = 2, .norm_topk_prob = true, .router_correction_bias = true } },
 	{ "gpt_oss", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES | CFG_READS_EXPERTS,
 		.shape = {
 		.architecture = EST_ARCH_GPT_OSS, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
@@ -273,13 +286,10 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "gemma4_text", OTHER },
 	{ "gemma4_unified", VISION },
 	{ "glm_moe_dsa", MIXTURE },
-	{ "granitemoehybrid", HYBRID },
 	{ "internlm2", REMOTE },
 	{ "internlm3", REMOTE },
 	{ "kimi_k3", MIXTURE },
 	{ "kimi_linear", MIXTURE },
-	{ "lfm2", HYBRID },
-	{ "lfm2_moe", MIXTURE },
 	{ "llama4", MIXTURE },
 	{ "llava", VISION },
 	{ "mamba", HYBRID },

@@ -47,7 +47,11 @@ enum {
 #define CFG_READS_MPT (UINT64_C(1) << 39)       /* attn_config, expansion_ratio */
 #define CFG_READS_GPT_NEO (UINT64_C(1) << 41)   /* num_layers, num_heads, window_size */
 #define CFG_READS_ROTARY_SHARE (UINT64_C(1) << 42) /* rotary_dim of a head, or partial_rotary_factor */
-#define CFG_READS_GRANITE_SHARED (UINT64_C(1) << 43) /* shared_intermediate_size: of a dense MLP beside or without experts */
+#define CFG_READS_GRANITE_SHARED (UINT64_C(1) << 43) /* shared_intermediate_size: of a dense MLP beside experts, of which there may be none */
+#define CFG_READS_LAYER_KINDS (UINT64_C(1) << 44) /* layer_types, hybrid_override_pattern, ...: attention or another mixer */
+#define CFG_READS_SSM (UINT64_C(1) << 45)       /* mamba_n_heads, mamba_d_state, ...: Mamba-2 */
+#define CFG_READS_POSITION_TYPE (UINT64_C(1) << 46) /* position_embedding_type */
+#define CFG_READS_SHORT_CONV (UINT64_C(1) << 47) /* conv_L_cache, conv_bias: LFM-2 */
 #define CFG_READS_BLOOM (UINT64_C(1) << 40)     /* apply_residual_connection_post_layernorm, slow_but_exact */
 
 struct cfg_family {

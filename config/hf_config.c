@@ -3,6 +3,7 @@
 #include "config/dense.h"
 #include "config/families.h"
 #include "config/hf_keys.h"
+#include "config/hybrid.h"
 
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
@@ -269,10 +270,12 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 	if (family->reads & CFG_READS_T5)
 		settle_t5(reading);
 	settle_heads(reading);
+	if (family->reads & CFG_READS_LAYER_KINDS)
+		cfg_settle_hybrid(reading, family->reads);
 	dense = cfg_settle_dense(reading->object, family->reads, model);
 	if (dense)
 		cfg_hf_refuse(model, dense);
-	if (family->reads & CFG_READS_EXPERTS)
+	if (family->reads & (CFG_READS_EXPERTS | CFG_READS_GRANITE_SHARED))
 		settle_mixture(reading, family->reads);
 	if ((family->reads & CFG_READS_QKV_BIAS) && is_true(reading, "use_qk_norm"))
 		model->qk_norm = EST_QK_NORM_HEAD;

@@ -9,6 +9,8 @@
 #define NORM(module, width) { offsetof(struct est_layer, module), EST_MODULE_NORM, EST_WIDTH_##width, EST_WIDTH_##width, EST_BIAS_NONE, #module }
 #define BARE(module, kind) \
 	{ offsetof(struct est_layer, module), EST_MODULE_##kind, EST_WIDTH_HIDDEN, EST_WIDTH_HIDDEN, EST_BIAS_NONE, #module }
+#define WIDE(module, kind, width) \
+	{ offsetof(struct est_layer, module), EST_MODULE_##kind, EST_WIDTH_##width, EST_WIDTH_##width, EST_BIAS_NONE, #module }
 #define ROUTER BARE(router, ROUTER)
 #define EXPERTS BARE(experts, EXPERTS)
 #define END { SIZE_MAX, EST_MODULE_LINEAR, EST_WIDTH_HIDDEN, EST_WIDTH_HIDDEN, EST_BIAS_NONE, NULL }
@@ -101,6 +103,24 @@ static const struct est_module granite[] = { NORMS, GRANITE_MLP(MLP, GATE_UP), A
 static const struct est_module granite_moe[] = {
 	NORMS, ROUTER, EXPERTS, GRANITE_MLP(SHARED, SHARED_GATE_UP), ATTENTION, END
 };
+/* mamba.conv1d, in_proj, dt_bias, A_log, norm, D, out_proj */
+#define MAMBA2 WIDE(mixer.conv_weight, CONV, SSM_CONV), NAMED(mixer.in_proj, "in_proj", HIDDEN, SSM_PROJECTED, MIXER), \
+	WIDE(mixer.dt_bias, VECTOR, SSM_HEADS), WIDE(mixer.a_log, VECTOR, SSM_HEADS), NORM(mixer.norm, SSM), \
+	WIDE(mixer.d, VECTOR, SSM_HEADS), NAMED(mixer.out_proj, "out_proj", SSM, HIDDEN, MIXER)
+static const struct est_module granite_mamba[] = { NORMS, GRANITE_MLP(MLP, GATE_UP), MAMBA2, END };
+static const struct est_module granite_mamba_moe[] = {
+	NORMS, ROUTER, EXPERTS, GRANITE_MLP(SHARED, SHARED_GATE_UP), MAMBA2, END
+};
+#define LFM2_ATTENTION LINEAR(q_proj, HIDDEN, QUERY, NONE), LINEAR(k_proj, HIDDEN, KEY, NONE), LINEAR(v_proj, HIDDEN, KEY, NONE), \
+	NAMED(o_proj, "out_proj", QUERY, HIDDEN, NONE), NORM(q_norm, HEAD), NORM(k_norm, HEAD)
+#define LFM2_CONV WIDE(mixer.conv_weight, CONV, HIDDEN), NAMED(mixer.in_proj, "in_proj", HIDDEN, GATES, MIXER), \
+	NAMED(mixer.out_proj, "out_proj", HIDDEN, HIDDEN, MIXER)
+#define LFM2_MLP NAMED(gate_proj, "w1", HIDDEN, MLP, NONE), NAMED(up_proj, "w3", HIDDEN, MLP, NONE), \
+	NAMED(down_proj, "w2", MLP, HIDDEN, NONE)
+static const struct est_module lfm2[] = { LFM2_ATTENTION, LFM2_MLP, NORMS, END };
+static const struct est_module lfm2_moe[] = { LFM2_ATTENTION, EXPERTS, ROUTER, NORMS, END };
+static const struct est_module lfm2_conv[] = { LFM2_CONV, LFM2_MLP, NORMS, END };
+static const struct est_module lfm2_conv_moe[] = { LFM2_CONV, EXPERTS, ROUTER, NORMS, END };
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
 /* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and LayerNorm */
@@ -224,7 +244,9 @@ static const struct est_architecture_row architectures[] = {
 				   .rotate = est_apply_ernie_rope, .sparse = ernie4_5_moe, .flat_shared_experts = true,
 				   .fp32_router = true },
 	[EST_ARCH_GRANITE_MOE] = { granite, est_granite_moe_layer, est_llama_norm, .rotary = true, .sparse = granite_moe,
-				   .experts_by_their_own_names = true },
+				   .mixer = granite_mamba, .mixer_sparse = granite_mamba_moe, .experts_by_their_own_names = true },
+	[EST_ARCH_LFM2]        = { lfm2, est_lfm2_layer, est_llama_norm, .rotary = true, .sparse = lfm2_moe, .mixer = lfm2_conv,
+				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
 				   .experts_by_their_own_names = true },
 	[EST_ARCH_BERT]        = { .modules = bert, .layer = est_bert_layer },
@@ -247,7 +269,11 @@ const struct est_module *est_layer_modules(const struct est_model *model, int64_
 
 	if (layer >= model->num_hidden_layers)
 		return model->gated_mlp ? t5_gated_decoder : t5_decoder;
-	return est_model_layer_is_sparse(model, layer) ? row->sparse : row->modules;
+	if (model->layer_kinds[layer] == EST_LAYER_MIXES)
+		return est_model_layer_is_sparse(model, layer) ? row->mixer_sparse : row->mixer;
+	if (est_model_layer_is_sparse(model, layer))
+		return row->sparse;
+	return model->layer_kinds[layer] == EST_LAYER_FEEDS ? row->feeds : row->modules;
 }
 
 bool est_module_exists(const struct est_model *model, const struct est_module *module)
@@ -260,6 +286,22 @@ uint64_t est_rotary_width(const struct est_model *model)
 	if (model->kv_lora_rank)
 		return (uint64_t)model->qk_rope_head_dim;
 	return (uint64_t)((double)model->head_dim * model->partial_rotary_factor);
+}
+
+static uint64_t mixer_width(const struct est_model *model, enum est_width width)
+{
+	switch (width) {
+	case EST_WIDTH_GATES:
+		return 3 * (uint64_t)model->hidden_size;
+	case EST_WIDTH_SSM_PROJECTED: /* gate; x, B and C; dt */
+		return (uint64_t)(est_model_ssm_width(model) + est_model_conv_width(model) + model->ssm_num_heads);
+	case EST_WIDTH_SSM_CONV:
+		return (uint64_t)est_model_conv_width(model);
+	case EST_WIDTH_SSM_HEADS:
+		return (uint64_t)model->ssm_num_heads;
+	default:
+		return (uint64_t)est_model_ssm_width(model);
+	}
 }
 
 static uint64_t latent_width(const struct est_model *model, enum est_width width)
@@ -280,8 +322,10 @@ static uint64_t latent_width(const struct est_model *model, enum est_width width
 		return heads * (uint64_t)model->qk_nope_head_dim + value;
 	case EST_WIDTH_V_HEADS:
 		return value;
-	default:
+	case EST_WIDTH_Q_HEADS:
 		return query;
+	default:
+		return mixer_width(model, width);
 	}
 }
 

@@ -13,13 +13,16 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 EST_WIDTH_SHARED_GATE, /* 1, where their output has a gate */
 		 /* latent attention: q as heads (at once, or from its compressed form), q and k/v compressed, k_nope and v as heads */
 		 EST_WIDTH_Q_DIRECT, EST_WIDTH_Q_HEADS, EST_WIDTH_Q_RANK, EST_WIDTH_KV_COMPRESSED, EST_WIDTH_KV_RANK,
-		 EST_WIDTH_KV_HEADS, EST_WIDTH_V_HEADS };
+		 EST_WIDTH_KV_HEADS, EST_WIDTH_V_HEADS,
+		 /* mixers: three gates of LFM-2; Mamba-2's projection, what it mixes, what it convolves, its heads */
+		 EST_WIDTH_GATES, EST_WIDTH_SSM_PROJECTED, EST_WIDTH_SSM, EST_WIDTH_SSM_CONV, EST_WIDTH_SSM_HEADS };
 
 /* Linear layers are adapted and quantised; a router is a bare weight, experts are bare 3-D weights. */
 enum est_module_kind { EST_MODULE_LINEAR, EST_MODULE_NORM, EST_MODULE_ROUTER, EST_MODULE_EXPERTS, EST_MODULE_SINKS,
-		       EST_MODULE_XIELU, EST_MODULE_SINUSOIDS, EST_MODULE_TRIANGLE };
+		       EST_MODULE_XIELU, EST_MODULE_SINUSOIDS, EST_MODULE_TRIANGLE,
+		       EST_MODULE_CONV, EST_MODULE_VECTOR };
 /* Whether a linear layer has a bias: never, always, or as a flag of the shape says. */
-enum est_bias { EST_BIAS_NONE, EST_BIAS_QKV, EST_BIAS_O, EST_BIAS_MLP };
+enum est_bias { EST_BIAS_NONE, EST_BIAS_QKV, EST_BIAS_O, EST_BIAS_MLP, EST_BIAS_MIXER };
 
 /* A module of a decoder layer; of a norm, out is the width. A linear layer or norm without width is not there. */
 struct est_module {
@@ -40,6 +43,8 @@ struct est_architecture_row {
 	bool rope_per_layer_type;          /* Gemma-3, OLMo-3: sliding layers have cos and sin of their own */
 	bool complex_rope;                 /* DeepSeek-V2: one complex tensor for cos and sin */
 	const struct est_module *sparse;   /* of the layers that have experts; NULL: there are none */
+	const struct est_module *mixer, *mixer_sparse; /* of the layers that have another mixer than attention */
+	const struct est_module *feeds;    /* of layers that are an MLP alone; with experts: sparse */
 	bool drops_embedding_first;        /* StarCoder-2, Phi: before the rotary embedding is made */
 	bool always_masked;                /* Falcon: SDPA gets a mask always, and k and v with fewer heads as they are */
 	bool returns_weights;              /* the model's loop holds attention's weights until the next layer returns */

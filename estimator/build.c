@@ -69,7 +69,7 @@ static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uin
 static bool has_bias(const struct est_model *model, enum est_bias bias)
 {
 	return (bias == EST_BIAS_QKV && model->qkv_bias) || (bias == EST_BIAS_O && model->o_bias)
-	       || (bias == EST_BIAS_MLP && model->mlp_bias);
+	       || (bias == EST_BIAS_MLP && model->mlp_bias) || (bias == EST_BIAS_MIXER && model->mixer_bias);
 }
 
 /* A router is no nn.Linear: never quantised. Its correction bias is a buffer. */
@@ -152,8 +152,16 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 		     has_bias(pass->model, module->bias));
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = true;
+	linear->permuted = module->out == EST_WIDTH_GATES;
 	linear->flat = est_architecture_row(pass->model->architecture)->flat_shared_experts
 		       && (module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE);
+}
+
+/* nn.Conv1d with a group of its own for each channel */
+static void build_conv(struct est_pass *pass, struct est_mixer *mixer, uint64_t channels)
+{
+	mixer->conv_weight = parameter(pass, channels * (uint64_t)pass->model->conv_kernel);
+	mixer->conv_bias = pass->model->conv_bias ? parameter(pass, channels) : EST_NO_LEAF;
 }
 
 static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
@@ -172,6 +180,10 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 			build_experts(pass, member);
 		else if (module->kind == EST_MODULE_SINUSOIDS || module->kind == EST_MODULE_TRIANGLE)
 			build_buffer(pass, module->kind);
+		else if (module->kind == EST_MODULE_CONV)
+			build_conv(pass, &layer->mixer, est_width(pass->model, module->out));
+		else if (module->kind == EST_MODULE_VECTOR)
+			*(uint32_t *)member = parameter(pass, est_width(pass->model, module->out));
 		else if (module->kind == EST_MODULE_XIELU)
 			build_xielu(pass, layer);
 		else if (module->kind == EST_MODULE_SINKS)
@@ -188,6 +200,7 @@ static void build_layers(struct est_pass *pass)
 		pass->frozen = freezes(pass) && i < pass->model->num_hidden_layers - pass->request->trainable_layers;
 		pass->tape->unit = est_unit_of_layer(i);
 		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
+		pass->layers[i].kind = (enum est_block_kind)pass->model->layer_kinds[i];
 		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
 		pass->layers[i].rotated = est_model_layer_is_rotated(pass->model, i);
 		pass->layers[i].sliding = est_model_layer_is_sliding(pass->model, i);

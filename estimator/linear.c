@@ -83,7 +83,7 @@ static struct est_tensor dense(struct est_tape *tape, const struct est_linear *l
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
 	est_finish(tape, x);
-	return out;
+	return linear->permuted ? est_view_as_heads(tape, out) : out;
 }
 
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)

@@ -48,6 +48,7 @@ static bool wrap(struct est_pass *pass, struct est_linear *linear)
 	if (!adapter)
 		return false;
 	adapter->a.flat = adapter->b.flat = linear->flat;
+	adapter->b.permuted = linear->permuted;
 	linear->adapter = adapter;
 	return true;
 }

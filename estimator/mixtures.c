@@ -3,9 +3,7 @@
 
 /* ---- blocks in the place of the MLP; x is borrowed */
 
-/* x.view(-1, hidden) -> router, experts -> reshape */
-static struct est_tensor routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				est_router *route)
+struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route)
 {
 	struct est_tensor tokens = est_hold(est_reshape(pass->tape, est_alias(pass->tape, x)));
 	struct est_routing routing;
@@ -19,7 +17,7 @@ static struct est_tensor routed(struct est_pass *pass, const struct est_layer *l
 
 static struct est_tensor softmax_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return layer->sparse ? routed(pass, layer, x, est_route_softmax) : est_gated_mlp(pass, layer, x);
+	return layer->sparse ? est_routed(pass, layer, x, est_route_softmax) : est_gated_mlp(pass, layer, x);
 }
 
 /* Qwen2-MoE: the shared expert first, its output weighted by a gate last */
@@ -100,7 +98,7 @@ static struct est_tensor deepseek_v3_mixture(struct est_pass *pass, const struct
 
 static struct est_tensor minimax_m2_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return routed(pass, layer, x, est_route_minimax_m2);
+	return est_routed(pass, layer, x, est_route_minimax_m2);
 }
 
 /* output_linear(act(first half) * second half) of one input_linear: Granite's MLP, alone or beside its experts */
@@ -128,7 +126,7 @@ static struct est_tensor granite_mixture(struct est_pass *pass, const struct est
 
 	if (!layer->sparse)
 		return granite_mlp(pass, layer, x);
-	moe_hidden_states = routed(pass, layer, x, est_route_granite);
+	moe_hidden_states = est_routed(pass, layer, x, est_route_granite);
 	if (!layer->gate_up_proj.out)
 		return moe_hidden_states;
 	pass->frame = est_hold(est_reshape(tape, moe_hidden_states));
@@ -183,6 +181,12 @@ static struct est_tensor glm4_attention(struct est_pass *pass, const struct est_
 	return est_attend(pass, layer, est_hold(q), est_hold(k), est_hold(v));
 }
 
+/* Granite 4.0 H: Mamba-2 in most layers */
+static struct est_tensor granite_mixer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return layer->kind == EST_LAYER_MIXES ? est_mamba2_mixer(pass, layer, x) : est_llama_attention(pass, layer, x);
+}
+
 /* ---- layers */
 
 #define LAYER(name, norm, attention, mlp)                                                                              \
@@ -204,5 +208,5 @@ LAYER(est_dots1_layer, est_llama_norm, est_qwen3_attention, deepseek_v3_mixture)
 LAYER(est_exaone_moe_layer, est_llama_norm, est_head_norm_attention, deepseek_v3_mixture)
 LAYER(est_minimax_m2_layer, est_llama_norm, olmoe_attention, minimax_m2_mixture)
 LAYER(est_ernie4_5_moe_layer, est_llama_norm, est_llama_attention, ernie4_5_mixture)
-LAYER(est_granite_moe_layer, est_llama_norm, est_llama_attention, granite_mixture)
+LAYER(est_granite_moe_layer, est_llama_norm, granite_mixer, granite_mixture)
 LAYER(est_gpt_oss_layer, est_olmo2_norm, est_gpt_oss_attention, gpt_oss_mixture)

@@ -102,20 +102,70 @@ static int64_t head_parameters(const struct est_model *model)
 
 bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer)
 {
+	if (model->single_blocks && model->layer_kinds[layer] != EST_LAYER_FEEDS)
+		return false;
 	return model->num_experts > 0 && layer >= model->first_k_dense_replace;
 }
 
-static int64_t layer_parameters(const struct est_model *model, bool sparse)
+/* A convolution of three gates in one: LFM-2 */
+static int64_t short_conv_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size;
+
+	return linear_parameters(h, 3 * h, model->mixer_bias) + h * model->conv_kernel + (model->conv_bias ? h : 0)
+		+ linear_parameters(h, h, model->mixer_bias);
+}
+
+/* Mamba-2: gate, x, B, C and dt in one projection, a convolution of x, B and C, three vectors of heads, a gated norm */
+static int64_t mamba2_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, inner = est_model_ssm_width(model), conv = est_model_conv_width(model);
+
+	return linear_parameters(h, inner + conv + model->ssm_num_heads, model->mixer_bias) + conv * model->conv_kernel
+		+ (model->conv_bias ? conv : 0) + 3 * model->ssm_num_heads + inner + linear_parameters(inner, h, model->mixer_bias);
+}
+
+static int64_t mixer_parameters(const struct est_model *model)
+{
+	return model->architecture == EST_ARCH_LFM2 ? short_conv_parameters(model) : mamba2_parameters(model);
+}
+
+static int64_t feed_forward_parameters(const struct est_model *model, int64_t layer)
+{
+	return est_model_layer_is_sparse(model, layer) ? mixture_parameters(model) : mlp_parameters(model);
+}
+
+/* Without the norms. */
+static int64_t block_parameters(const struct est_model *model, int64_t layer)
+{
+	enum est_block_kind kind = (enum est_block_kind)model->layer_kinds[layer];
+	int64_t mixes = kind == EST_LAYER_MIXES ? mixer_parameters(model) : attention_parameters(model);
+
+	if (model->single_blocks)
+		return kind == EST_LAYER_FEEDS ? feed_forward_parameters(model, layer) : mixes;
+	return mixes + feed_forward_parameters(model, layer);
+}
+
+static int64_t layer_parameters(const struct est_model *model, int64_t layer)
 {
 	int64_t xielu = model->activation == EST_XIELU ? 2 : 0;
 
-	return attention_parameters(model) + xielu + (sparse ? mixture_parameters(model) : mlp_parameters(model))
-		+ model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+	return block_parameters(model, layer) + xielu + model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+}
+
+int64_t est_model_ssm_width(const struct est_model *model)
+{
+	return model->ssm_num_heads * model->ssm_head_dim;
+}
+
+int64_t est_model_conv_width(const struct est_model *model)
+{
+	return est_model_ssm_width(model) + 2 * model->ssm_num_groups * model->ssm_state_size;
 }
 
 int64_t est_model_layer_parameters(const struct est_model *model)
 {
-	return layer_parameters(model, est_model_layer_is_sparse(model, model->num_hidden_layers - 1));
+	return layer_parameters(model, model->num_hidden_layers - 1);
 }
 
 /* What encoders have beside their layers, and a decoder with its layers: another attention and norm in each. */
@@ -135,7 +185,7 @@ int64_t est_model_count_parameters(const struct est_model *model)
 	int64_t layers = 0;
 
 	for (int64_t i = 0; i < model->num_hidden_layers; i++)
-		layers += layer_parameters(model, est_model_layer_is_sparse(model, i));
+		layers += layer_parameters(model, i);
 	return embedding_parameters(model) + layers + final_norm + head_parameters(model)
 		+ encoder_parameters(model);
 }

@@ -47,6 +47,7 @@ enum est_architecture {
 	EST_ARCH_EXAONE_MOE,
 	EST_ARCH_MINIMAX_M2,
 	EST_ARCH_ERNIE4_5_MOE, /* shared experts first, a router in fp32 */
+	EST_ARCH_LFM2,        /* short convolutions beside attention */
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
 	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
@@ -63,6 +64,10 @@ enum est_position { EST_ROPE, EST_LEARNED_POSITIONS, EST_ALIBI, EST_NO_POSITIONS
 		    EST_RELATIVE_POSITIONS };
 /* By what autograd keeps: silu and gelu are one kernel; gelu_new (NewGELUActivation) is eight python operators. */
 enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2, EST_XIELU };
+
+/* What a layer of a hybrid is: attention, the family's other mixer (a convolution, a state space, linear attention), or, where each
+ * layer is one block, its MLP or experts. */
+enum est_block_kind { EST_LAYER_ATTENDS, EST_LAYER_MIXES, EST_LAYER_FEEDS };
 
 enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024 };
 
@@ -116,6 +121,12 @@ struct est_model {
 	bool rope_interleave;
 	bool attention_sinks;         /* a learned logit for each head */
 
+	uint8_t layer_kinds[EST_LAYERS_MAX]; /* enum est_block_kind of each layer */
+	bool single_blocks;           /* Nemotron-H: a layer has attention, a mixer or an MLP, and one norm */
+	int64_t conv_kernel;          /* width of the causal convolution of a mixer */
+	bool conv_bias, mixer_bias;   /* of the convolution, of the mixer's projections */
+	int64_t ssm_num_heads, ssm_head_dim, ssm_state_size, ssm_num_groups, ssm_chunk_size; /* Mamba-2 */
+
 	int64_t type_vocab_size;      /* token types with an embedding; 0: none */
 	bool pooler;                  /* a dense layer on the first token */
 	int64_t num_labels;           /* of a classifier */
@@ -137,6 +148,10 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer);
  * embeddings (tied ones once). THEORY 2. Exact for the architectures that the replay knows. */
 int64_t est_model_layer_parameters(const struct est_model *model);
 int64_t est_model_count_parameters(const struct est_model *model);
+
+/* Features that Mamba-2 mixes, and those that its convolution reads: with B and C of all groups. */
+int64_t est_model_ssm_width(const struct est_model *model);
+int64_t est_model_conv_width(const struct est_model *model);
 
 /* True when layer (from 0) has a rotary embedding, where the model has one. */
 bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer);

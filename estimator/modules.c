@@ -2,8 +2,7 @@
 #include "estimator/architecture.h"
 #include "estimator/liger.h"
 
-/* x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps); x32 and the variance are variables of the caller's frame */
-static struct est_tensor normalized(struct est_tape *tape, struct est_tensor x32, struct est_tensor *ret_variance, uint64_t rows)
+struct est_tensor est_normalized(struct est_tape *tape, struct est_tensor x32, struct est_tensor *ret_variance, uint64_t rows)
 {
 	struct est_tensor variance = est_hold(est_mean(tape, est_pow(tape, x32), rows));
 
@@ -19,7 +18,7 @@ struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_we
 	if (pass->request->liger_kernel)
 		return est_liger_norm(pass, norm, x, true);
 	x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT));
-	y = est_hold(normalized(tape, x32, &variance, x.numel / norm->width));
+	y = est_hold(est_normalized(tape, x32, &variance, x.numel / norm->width));
 	est_drop(tape, x32);
 	out = est_to(tape, y, x.element);
 	out = est_mul(tape, est_leaf_tensor(tape, norm->weight), out);
@@ -34,7 +33,7 @@ struct est_tensor est_olmo2_head_norm(struct est_pass *pass, const struct est_no
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, out;
 
-	y = est_hold(normalized(tape, x32, &variance, x.numel / norm->width));
+	y = est_hold(est_normalized(tape, x32, &variance, x.numel / norm->width));
 	est_drop(tape, x32);
 	out = est_to(tape, est_mul(tape, est_leaf_tensor(tape, norm->weight), y), x.element);
 	est_drop(tape, y);

@@ -113,8 +113,8 @@ struct est_tensor est_sub(struct est_tape *tape, struct est_tensor a, struct est
 
 /* ---- functions of one operand */
 
-static struct est_tensor unary(struct est_tape *tape, const struct est_op *op, struct est_tensor x, bool keeps_input,
-			       bool keeps_result, uint64_t numel)
+struct est_tensor est_unary(struct est_tape *tape, const struct est_op *op, struct est_tensor x, bool keeps_input,
+			    bool keeps_result, uint64_t numel)
 {
 	struct est_node *node = est_node_new(tape, op, 1, &x);
 	struct est_tensor out;
@@ -137,7 +137,7 @@ static const struct est_op pass_op = { "AddScalar", backward_pass };
 
 struct est_tensor est_add_scalar(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &pass_op, x, false, false, x.numel);
+	return est_unary(tape, &pass_op, x, false, false, x.numel);
 }
 
 /* One new tensor in the gradient's dtype, of the input's size. */
@@ -154,32 +154,32 @@ static const struct est_op tanh_op = { "Tanh", backward_one };
 
 struct est_tensor est_mul_scalar(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &scale_op, x, false, false, x.numel);
+	return est_unary(tape, &scale_op, x, false, false, x.numel);
 }
 
 struct est_tensor est_mean(struct est_tape *tape, struct est_tensor x, uint64_t rows)
 {
-	return unary(tape, &mean_op, x, false, false, rows);
+	return est_unary(tape, &mean_op, x, false, false, rows);
 }
 
 struct est_tensor est_silu(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &silu_op, x, true, false, x.numel);
+	return est_unary(tape, &silu_op, x, true, false, x.numel);
 }
 
 struct est_tensor est_gelu(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &gelu_op, x, true, false, x.numel);
+	return est_unary(tape, &gelu_op, x, true, false, x.numel);
 }
 
 struct est_tensor est_relu(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &relu_op, x, false, true, x.numel);
+	return est_unary(tape, &relu_op, x, false, true, x.numel);
 }
 
 struct est_tensor est_tanh(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &tanh_op, x, false, true, x.numel);
+	return est_unary(tape, &tanh_op, x, false, true, x.numel);
 }
 
 /* pow_backward: grad * (exponent * self.pow(exponent - 1)), three tensors at once */
@@ -199,12 +199,12 @@ struct est_tensor est_pow(struct est_tape *tape, struct est_tensor x)
 {
 	if (tape->autocast) /* one of those that it runs in fp32 */
 		x = est_to(tape, x, EST_32BIT);
-	return unary(tape, &pow_op, x, true, false, x.numel);
+	return est_unary(tape, &pow_op, x, true, false, x.numel);
 }
 
 struct est_tensor est_rsqrt(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &rsqrt_op, x, false, true, x.numel);
+	return est_unary(tape, &rsqrt_op, x, false, true, x.numel);
 }
 
 static const struct est_op dropout_op = { "NativeDropout", backward_one };
@@ -238,7 +238,7 @@ static const struct est_op softmax_op = { "Softmax", backward_one };
 
 struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &softmax_op, x, false, true, x.numel);
+	return est_unary(tape, &softmax_op, x, false, true, x.numel);
 }
 
 struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows)
@@ -412,14 +412,14 @@ static const struct est_op clone_op = { "Clone", backward_pass };
 
 struct est_tensor est_contiguous(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &clone_op, x, false, false, x.numel);
+	return est_unary(tape, &clone_op, x, false, false, x.numel);
 }
 
 static const struct est_op merge_op = { "MergeHeads", backward_one };
 
 struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x)
 {
-	return unary(tape, &merge_op, x, false, false, x.numel);
+	return est_unary(tape, &merge_op, x, false, false, x.numel);
 }
 
 /* the sum over the copies of each head */
@@ -429,5 +429,5 @@ struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint
 {
 	if (one_head && n_rep > 1)
 		return view(tape, &repeat_op, x, x.numel * n_rep);
-	return n_rep == 1 ? x : unary(tape, &repeat_op, x, false, false, x.numel * n_rep);
+	return n_rep == 1 ? x : est_unary(tape, &repeat_op, x, false, false, x.numel * n_rep);
 }

@@ -18,6 +18,7 @@ struct est_linear {
 	uint64_t in, out;
 	bool has_bias;
 	bool flat;                         /* its input is a matrix: the input's gradient passes no view */
+	bool permuted;                     /* its result is transposed at once: the gradient comes back so, and is copied */
 	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
 	bool nested;                       /* double quantisation */
 	bool from_fp32;                    /* what was quantised was fp32 */
@@ -54,6 +55,9 @@ struct est_tensor est_pow(struct est_tape *tape, struct est_tensor x);
 /* x.mean(-1): rows results. */
 struct est_tensor est_mean(struct est_tape *tape, struct est_tensor x, uint64_t rows);
 struct est_tensor est_rsqrt(struct est_tape *tape, struct est_tensor x);
+/* An operator of one operand, to numel elements of its dtype. */
+struct est_tensor est_unary(struct est_tape *tape, const struct est_op *op, struct est_tensor x, bool keeps_input, bool keeps_result,
+			    uint64_t numel);
 /* Functions of one operand that keep their input (silu, gelu) or their result (tanh, relu). */
 struct est_tensor est_silu(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_gelu(struct est_tape *tape, struct est_tensor x);

@@ -11,7 +11,7 @@ unsigned est_rope_count(const struct est_pass *pass)
 
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
 		*(pass->layers[i].sliding ? &sliding : &full) = true;
-	if (!row->rotary)
+	if (!row->rotary || pass->model->position != EST_ROPE)
 		return 0;
 	return row->rope_per_layer_type && sliding && full ? 2 : 1;
 }

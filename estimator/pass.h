@@ -22,6 +22,15 @@ struct est_experts {
 	const struct est_adapter *gate_up_adapter, *down_adapter;            /* or NULL */
 };
 
+/* The modules of a mixer that is no attention: the projections, a causal convolution, vectors of one element a head, the norm of
+ * what comes out. */
+struct est_mixer {
+	struct est_linear in_proj, out_proj;
+	uint32_t conv_weight, conv_bias;            /* conv_bias: EST_NO_LEAF where there is none */
+	uint32_t dt_bias, a_log, d;
+	struct est_norm_weights norm;
+};
+
 /* The modules of a decoder layer under the names of Llama's; a family uses those it has (architecture.c lists them). */
 struct est_layer {
 	struct est_linear q_proj, k_proj, v_proj, o_proj;
@@ -42,7 +51,9 @@ struct est_layer {
 	struct est_linear cross_q_proj, cross_k_proj, cross_v_proj, cross_o_proj;
 	struct est_norm_weights cross_attn_layernorm;
 	uint32_t alpha_p, alpha_n;                  /* of Apertus' xIELU */
+	struct est_mixer mixer;
 	bool sliding, sparse, rotated;
+	enum est_block_kind kind;
 };
 
 /* Which kernel attention runs; attention.c chooses as PyTorch does. */
@@ -123,6 +134,9 @@ struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *l
 
 /* ---- modules.c */
 
+/* x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps) of rows; x32 and the variance, held, are variables of the caller's
+ * frame */
+struct est_tensor est_normalized(struct est_tape *tape, struct est_tensor x32, struct est_tensor *ret_variance, uint64_t rows);
 /* LlamaRMSNorm: weight * (x32 * rsqrt(mean(x32^2) + eps)).to(dtype) */
 struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 /* GemmaRMSNorm: (x32 * rsqrt(...)) * (1 + weight32), then the dtype */
@@ -207,6 +221,11 @@ struct est_tensor est_clamped_gate(struct est_pass *pass, struct est_tensor gate
 void est_apply_paired_rope(struct est_pass *pass, const struct est_rope *rope, bool interleaved, struct est_tensor q,
 			   struct est_tensor k, struct est_tensor ret[2]);
 
+/* ---- mamba2.c, lfm2.c */
+
+/* The mixers' forward without packages of kernels, as Transformers' modelling code has it; x is borrowed. */
+est_layer_function est_mamba2_mixer, est_short_conv;
+
 /* ---- rotary.c */
 
 /* The rotary embedding of the architecture, applied in a layer. q and k are borrowed, ret[] held. */
@@ -249,7 +268,7 @@ est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer;
+	est_granite_moe_layer, est_lfm2_layer;
 est_norm_function est_cohere_norm;
 
 #endif

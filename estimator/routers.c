@@ -2,6 +2,7 @@
 #include "estimator/routers.h"
 #include "estimator/architecture.h"
 #include "estimator/lora.h"
+#include "estimator/recurrent.h"
 
 static uint64_t choices(const struct est_pass *pass, int64_t per_token)
 {
@@ -28,7 +29,6 @@ static void backward_scatter(struct est_tape *tape, struct est_node *node, struc
 }
 static const struct est_op topk_op = { "Topk", backward_scatter };
 static const struct est_op gather_op = { "Gather", backward_scatter };
-static const struct est_op masked_fill_op = { "MaskedFill", backward_scatter };
 
 /* torch.topk(x, k): values, and the indices held in ret_indices */
 static struct est_tensor top_k(struct est_pass *pass, struct est_tensor x, struct est_tensor *ret_indices)
@@ -50,17 +50,6 @@ static struct est_tensor gather(struct est_tape *tape, struct est_tensor x, stru
 
 	est_save(tape, node, indices);
 	return est_output(tape, node, 0, est_empty(tape, indices.numel, x.element));
-}
-
-/* x.masked_fill(mask, value); mask is given up */
-static struct est_tensor masked_fill(struct est_tape *tape, struct est_tensor x, struct est_tensor mask)
-{
-	struct est_node *node = est_node_new(tape, &masked_fill_op, 1, &x);
-
-	est_save(tape, node, mask);
-	x = est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
-	est_drop(tape, mask);
-	return x;
 }
 
 /* The gradient of a sum is the sum's, expanded. */
@@ -206,7 +195,7 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 	drop_all(tape, open, 2);
 }
 
-/* The mask of the groups that are chosen by their scores [tokens, n_group], held: true where an expert is in none. */
+/* The mask of the groups that are chosen by their scores [tokens, n_group]: true where an expert is in none. */
 static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor work[3])
 {
 	struct est_tape *tape = pass->tape;
@@ -220,7 +209,7 @@ static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor wo
 	/* the mask of groups, expanded to their experts: a view where there is but one group */
 	work[2] = pass->model->n_group > 1 ? held(tape, scores, EST_32BIT) : est_none;
 	in_group = held(tape, scores, EST_BYTE);
-	mask = held(tape, scores, EST_BYTE);
+	mask = est_empty(tape, scores, EST_BYTE);
 	est_drop(tape, in_group);
 	return mask;
 }
@@ -244,7 +233,7 @@ static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tenso
 	work[0] = held(pass->tape, groups, EST_32BIT);
 	work[1] = held(pass->tape, groups, EST_INT64);
 	keep_in_graph(pass->tape, scores, &work[1]);
-	limited = est_hold(masked_fill(pass->tape, scores, mask_groups(pass, &work[2])));
+	limited = est_hold(est_masked_fill(pass->tape, scores, mask_groups(pass, &work[2])));
 	est_drop(pass->tape, scores);
 	return limited;
 }
@@ -280,7 +269,7 @@ static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tens
 	work[1] = held(tape, groups, EST_32BIT);
 	est_drop(tape, best);
 	keep_in_graph(tape, scores, &work[0]);
-	work[5] = mask_groups(pass, &work[2]);
+	work[5] = est_hold(mask_groups(pass, &work[2]));
 	work[6] = held(tape, scores.numel, EST_32BIT);
 	keep_in_graph(tape, scores, &work[5]);
 	est_drop(tape, corrected);
@@ -382,26 +371,6 @@ void est_route_lfm2(struct est_pass *pass, const struct est_layer *layer, struct
 	drop_all(tape, open, 2);
 }
 
-static void backward_clamp(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	struct est_tensor within = est_empty(tape, node->edge_numel[0], EST_BYTE);
-
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-	est_drop(tape, within);
-}
-static const struct est_op clamp_op = { "Clamp", backward_clamp };
-
-static struct est_tensor clamp(struct est_tape *tape, struct est_tensor x)
-{
-	struct est_node *node = est_node_new(tape, &clamp_op, 1, &x);
-	struct est_tensor out;
-
-	est_save(tape, node, x);
-	out = est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
-	est_finish(tape, x);
-	return out;
-}
-
 /* All in fp32, outside of autocast; the router's weight is fp32 too. */
 void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
 {
@@ -416,7 +385,7 @@ void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, st
 	est_drop(tape, frame[0]); /* a temporary here */
 	chosen = est_hold(gather(tape, probabilities, ret->indices));
 	est_drop(tape, probabilities);
-	weights = est_hold(divide(tape, chosen, clamp(tape, sum_of_each(pass, chosen))));
+	weights = est_hold(divide(tape, chosen, est_clamp(tape, sum_of_each(pass, chosen), 1)));
 	est_drop(tape, chosen);
 	tape->autocast = autocast;
 	ret->weights = est_hold(est_to(tape, weights, x.element));

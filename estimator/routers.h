@@ -22,6 +22,9 @@ est_router est_route_lfm2;
 /* softmax in fp32, chosen by corrected probabilities: ERNIE 4.5 */
 est_router est_route_ernie4_5;
 
+/* x.view(-1, hidden) -> router, experts -> reshape; x is borrowed. */
+struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route);
+
 void est_routing_drop(struct est_tape *tape, const struct est_routing *routing);
 
 #endif

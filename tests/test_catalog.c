@@ -119,13 +119,20 @@ static void check_class(const struct cfg_preset *preset)
 static void check_window(const struct cfg_preset *preset)
 {
 	const json_t *counts = json_object_get(json_object_get(preset->row, "config"), "layer_counts");
-	int64_t sliding = 0;
+	int64_t sliding = 0, attends = 0, mixes = 0;
 
 	if (!is_modelled(preset) || !counts)
 		return;
-	for (int64_t layer = 0; layer < preset->model.num_hidden_layers; layer++)
+	for (int64_t layer = 0; layer < preset->model.num_hidden_layers; layer++) {
 		sliding += est_model_layer_is_sliding(&preset->model, layer);
-	ck_assert_msg(sliding == whole(counts, "sliding_attention", -1), "%s: %lld", preset->id, (long long)sliding);
+		attends += preset->model.layer_kinds[layer] == EST_LAYER_ATTENDS;
+		mixes += preset->model.layer_kinds[layer] == EST_LAYER_MIXES;
+	}
+	ck_assert_msg(sliding == whole(counts, "sliding_attention", 0), "%s: %lld slide", preset->id, (long long)sliding);
+	ck_assert_msg(attends - sliding == whole(counts, "full_attention", whole(counts, "attention_layers", 0)),
+		      "%s: %lld attend", preset->id, (long long)attends);
+	ck_assert_msg(mixes == whole(counts, "mamba", 0) + whole(counts, "conv", 0) + whole(counts, "linear_attention", 0),
+		      "%s: %lld mix", preset->id, (long long)mixes);
 }
 
 START_TEST(a_preset_is_what_its_file_says)

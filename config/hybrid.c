@@ -1,0 +1,129 @@
+#include "config/hybrid.h"
+
+#include <string.h>
+
+static const char no_kinds[] = "no list of the kinds of its layers";
+
+/* Names that layer_types and layers_block_type have for a kind, and the letters of hybrid_override_pattern. */
+static const struct { const char *name; char letter; enum est_block_kind kind; } kinds[] = {
+	{ "full_attention", '*', EST_LAYER_ATTENDS },
+	{ "attention", '*', EST_LAYER_ATTENDS },
+	{ "linear_attention", 'M', EST_LAYER_MIXES },
+	{ "mamba", 'M', EST_LAYER_MIXES },
+	{ "conv", 'M', EST_LAYER_MIXES },
+	{ "mlp", '-', EST_LAYER_FEEDS },
+	{ "moe", 'E', EST_LAYER_FEEDS },
+};
+enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
+
+static void set_kind(const struct cfg_hf_reading *reading, const char *key, int64_t layer, size_t kind)
+{
+	if (kind == KINDS)
+		cfg_hf_complain(reading, key, EST_UNKNOWN_VALUE, "has a kind of layer that is not known");
+	else
+		reading->model->layer_kinds[layer] = (uint8_t)kinds[kind].kind;
+}
+
+static void read_list(const struct cfg_hf_reading *reading, const char *key, const json_t *list)
+{
+	if (json_array_size(list) != (size_t)reading->model->num_hidden_layers) {
+		cfg_hf_complain(reading, key, EST_CONTRADICTION, "must list one type for each of num_hidden_layers");
+		return;
+	}
+	for (int64_t layer = 0; layer < reading->model->num_hidden_layers; layer++) {
+		const char *type = json_string_value(json_array_get(list, (size_t)layer));
+		size_t kind = 0;
+
+		while (kind < KINDS && (!type || strcmp(kinds[kind].name, type) != 0))
+			kind++;
+		set_kind(reading, key, layer, kind);
+	}
+}
+
+static void read_pattern(const struct cfg_hf_reading *reading, const char *pattern)
+{
+	static const char key[] = "hybrid_override_pattern";
+
+	if (strlen(pattern) != (size_t)reading->model->num_hidden_layers) {
+		cfg_hf_complain(reading, key, EST_CONTRADICTION, "must have one letter for each of num_hidden_layers");
+		return;
+	}
+	for (int64_t layer = 0; pattern[layer]; layer++) {
+		size_t kind = 0;
+
+		while (kind < KINDS && kinds[kind].letter != pattern[layer])
+			kind++;
+		set_kind(reading, key, layer, kind);
+	}
+}
+
+/* LFM-2: the layers that attend; all others convolve. */
+static void read_indices(const struct cfg_hf_reading *reading, const json_t *indices)
+{
+	struct est_model *model = reading->model;
+	const json_t *index;
+	size_t i;
+
+	memset(model->layer_kinds, EST_LAYER_MIXES, (size_t)model->num_hidden_layers);
+	json_array_foreach(indices, i, index) {
+		json_int_t layer = json_integer_value(index);
+
+		if (!json_is_integer(index) || layer < 0 || layer >= model->num_hidden_layers)
+			cfg_hf_complain(reading, "full_attn_idxs", EST_OUT_OF_RANGE, "must list layers from 0 to num_hidden_layers - 1");
+		else
+			model->layer_kinds[layer] = EST_LAYER_ATTENDS;
+	}
+}
+
+static void read_kinds(const struct cfg_hf_reading *reading)
+{
+	static const char *const lists[] = { "layer_types", "layers_block_type" };
+	const json_t *pattern = json_object_get(reading->object, "hybrid_override_pattern");
+	const json_t *indices = json_object_get(reading->object, "full_attn_idxs");
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		const json_t *list = json_object_get(reading->object, lists[i]);
+
+		if (json_is_array(list)) {
+			read_list(reading, lists[i], list);
+			return;
+		}
+	}
+	if (json_is_string(pattern))
+		read_pattern(reading, json_string_value(pattern));
+	else if (json_is_array(indices))
+		read_indices(reading, indices);
+	else
+		cfg_hf_refuse(reading->model, no_kinds);
+}
+
+/* Mamba-2's heads: as wide as the file says, or as expand times the stream is divided among them. */
+static void settle_ssm(const struct cfg_hf_reading *reading)
+{
+	static const char *const names[] = { "mamba_d_head", "mamba_head_dim" };
+	const json_t *expand = json_object_get(reading->object, "mamba_expand");
+	struct est_model *model = reading->model;
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		json_int_t width = json_integer_value(json_object_get(reading->object, names[i]));
+
+		if (width > 0 && width <= 4096)
+			model->ssm_head_dim = width;
+	}
+	if (!model->ssm_head_dim)
+		model->ssm_head_dim = (json_is_integer(expand) ? json_integer_value(expand) : 2) * model->hidden_size / model->ssm_num_heads;
+	if (model->ssm_num_heads % model->ssm_num_groups)
+		cfg_hf_complain(reading, "mamba_n_groups", EST_CONTRADICTION, "must divide the number of heads");
+}
+
+void cfg_settle_hybrid(const struct cfg_hf_reading *reading, uint64_t reads)
+{
+	const json_t *positions = json_object_get(reading->object, "position_embedding_type");
+
+	read_kinds(reading);
+	if (reads & CFG_READS_SSM)
+		settle_ssm(reading);
+	if (reads & CFG_READS_POSITION_TYPE)
+		reading->model->position = json_is_string(positions) && !strcmp(json_string_value(positions), "rope")
+						   ? EST_ROPE : EST_NO_POSITIONS;
+}
