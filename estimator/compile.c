@@ -17,8 +17,7 @@ bool est_compile_falls_back(const struct est_request *request)
 
 const char *est_compile_refuses(const struct est_request *request, const struct est_model *model)
 {
-	(void)model;
-	if (!request->torch_compile || est_compile_falls_back(request))
+	if (!request->torch_compile || (est_compile_falls_back(request) && !est_model_mixes(model)))
 		return NULL;
 	return "is modelled with framework torchtitan, the flash attention package and full checkpoints only";
 }

@@ -153,6 +153,14 @@ static int64_t layer_parameters(const struct est_model *model, int64_t layer)
 	return block_parameters(model, layer) + xielu + model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
 }
 
+bool est_model_mixes(const struct est_model *model)
+{
+	for (int64_t i = 0; i < model->num_hidden_layers; i++)
+		if (model->layer_kinds[i] == EST_LAYER_MIXES)
+			return true;
+	return false;
+}
+
 int64_t est_model_ssm_width(const struct est_model *model)
 {
 	return model->ssm_num_heads * model->ssm_head_dim;

@@ -149,6 +149,8 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer);
 int64_t est_model_layer_parameters(const struct est_model *model);
 int64_t est_model_count_parameters(const struct est_model *model);
 
+/* Whether a layer has another mixer than attention. */
+bool est_model_mixes(const struct est_model *model);
 /* Features that Mamba-2 mixes, and those that its convolution reads: with B and C of all groups. */
 int64_t est_model_ssm_width(const struct est_model *model);
 int64_t est_model_conv_width(const struct est_model *model);

@@ -269,6 +269,14 @@ static void note_gptq(const struct est_request *request, struct est_report *repo
 			   "nothing over GPTQ");
 }
 
+static void note_mixers(const struct est_model *model, struct est_report *report)
+{
+	if (est_model_mixes(model))
+		est_note_add(&report->assumptions, "/model", "",
+			     "layers that are no attention run as Transformers does without packages of kernels (mamba-ssm, causal-conv1d, "
+			     "flash-linear-attention); with them a step is faster and takes less");
+}
+
 static void note_limits(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
@@ -356,6 +364,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		ret_report->per_gpu = ret_report->thumb_per_gpu;
 	} else {
 		note_limits(request, model, ret_report);
+		note_mixers(model, ret_report);
 		note_gptq(request, ret_report);
 		note_objective(request, model, ret_report);
 		note_compile(request, ret_report);

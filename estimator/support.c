@@ -167,7 +167,7 @@ static void check_kernel(const struct est_request *request, const struct est_mod
 		est_fault_add(faults, "/attention", EST_NOT_SUPPORTED_YET,
 			      "%s attention is not modelled yet with this model's %s", flex ? "flex" : "flash",
 			      padded ? "values, narrower than its keys" : "attention sinks");
-	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && model->num_experts > 0)
+	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && (model->num_experts > 0 || est_model_mixes(model)))
 		refuse(est_field_find("gradient_checkpointing"), request, faults);
 }
 
