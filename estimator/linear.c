@@ -11,7 +11,7 @@ struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x)
 	if (!leaf || !(x.requires_grad || leaf->reference))
 		return est_to(tape, x, EST_16BIT);
 	if (!leaf->cast.numel)
-		leaf->cast = est_hold(est_to(tape, x, EST_16BIT));
+		est_keep_cast(tape, leaf, est_to(tape, x, EST_16BIT));
 	return leaf->cast;
 }
 

@@ -8,11 +8,6 @@ enum { ALIGNMENT = 512 }; /* the caching allocator's rounding */
 
 const struct est_tensor est_none = { 0 };
 
-static uint32_t edge_of_node(uint32_t node, unsigned output)
-{
-	return 1 + 4 * node + output;
-}
-
 bool est_tape_init(struct est_tape *tape, struct est_arena *arena, const struct est_tape_limits *limits)
 {
 	memset(tape, 0, sizeof(*tape));
@@ -90,21 +85,10 @@ static uint32_t storage_new(struct est_tape *tape, uint64_t bytes, enum est_cate
 	return id;
 }
 
-void est_storage_retain(struct est_tape *tape, uint32_t storage)
-{
-	if (storage)
-		tape->storages[storage].references++;
-}
-
-void est_storage_release(struct est_tape *tape, uint32_t storage)
+void est_storage_free(struct est_tape *tape, uint32_t storage)
 {
 	struct est_storage *s = &tape->storages[storage];
 
-	if (!storage)
-		return;
-	assert(s->references > 0);
-	if (--s->references)
-		return;
 	record(tape, EST_EVENT_FREE, storage, s->bytes, s->category);
 	s->next = tape->storage_free;
 	tape->storage_free = storage;
@@ -128,38 +112,6 @@ struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t 
 struct est_tensor est_empty(struct est_tape *tape, uint64_t numel, uint8_t element)
 {
 	return est_empty_as(tape, numel, element, tape->category);
-}
-
-struct est_tensor est_alias(struct est_tape *tape, struct est_tensor tensor)
-{
-	est_storage_retain(tape, tensor.storage);
-	tensor.temporary = true;
-	return tensor;
-}
-
-struct est_tensor est_detach(struct est_tape *tape, struct est_tensor tensor)
-{
-	tensor = est_alias(tape, tensor);
-	tensor.source = 0;
-	tensor.requires_grad = false;
-	return tensor;
-}
-
-struct est_tensor est_hold(struct est_tensor tensor)
-{
-	tensor.temporary = false;
-	return tensor;
-}
-
-void est_drop(struct est_tape *tape, struct est_tensor tensor)
-{
-	est_storage_release(tape, tensor.storage);
-}
-
-void est_finish(struct est_tape *tape, struct est_tensor argument)
-{
-	if (argument.temporary)
-		est_drop(tape, argument);
 }
 
 /* ---- graph */
@@ -271,14 +223,6 @@ void est_release_attributes(struct est_tape *tape, uint32_t count)
 		est_storage_release(tape, tape->attributes[--tape->attribute_count]);
 }
 
-struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor out)
-{
-	out.requires_grad = node != NULL;
-	out.source = node && node != &tape->scratch ? edge_of_node((uint32_t)(node - tape->nodes), i) : 0;
-	out.temporary = true;
-	return out;
-}
-
 /* Autocast's cached cast of a parameter outlives the product that made it. */
 static bool is_cached_cast(const struct est_tape *tape, const struct est_node *node)
 {
@@ -287,7 +231,7 @@ static bool is_cached_cast(const struct est_tape *tape, const struct est_node *n
 	if (!(node->edge[0] & EST_EDGE_LEAF))
 		return false;
 	cast = &tape->leaves[node->edge[0] & ~EST_EDGE_LEAF].cast;
-	return cast->numel && cast->source == edge_of_node((uint32_t)(node - tape->nodes), 0);
+	return cast->numel && cast->source == est_edge_of((uint32_t)(node - tape->nodes), 0);
 }
 
 static void discard(struct est_tape *tape, struct est_node *node)
@@ -314,19 +258,6 @@ void est_discard_nodes(struct est_tape *tape, uint32_t first, uint32_t end)
 		discard(tape, &tape->nodes[i]);
 	while (tape->doomed_count > 0)
 		est_storage_release(tape, tape->doomed[--tape->doomed_count]);
-}
-
-struct est_tensor est_take_grad(struct est_node *node, unsigned i)
-{
-	struct est_tensor grad = node->grad[i];
-
-	node->grad[i] = est_none;
-	return grad;
-}
-
-bool est_needs(const struct est_node *node, unsigned i)
-{
-	return node->edge[i] != 0;
 }
 
 static bool edge_is_parameter(const struct est_tape *tape, uint32_t edge)
@@ -358,11 +289,6 @@ uint32_t est_leaf_new(struct est_tape *tape, struct est_tensor value, bool requi
 	return tape->leaf_count++;
 }
 
-struct est_tensor est_leaf_tensor(const struct est_tape *tape, uint32_t leaf)
-{
-	return tape->leaves[leaf].value;
-}
-
 struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tensor)
 {
 	return tensor.source & EST_EDGE_LEAF ? &tape->leaves[tensor.source & ~EST_EDGE_LEAF] : NULL;
@@ -373,11 +299,23 @@ void est_mark(struct est_tape *tape, enum est_phase phase)
 	record(tape, EST_EVENT_PHASE, (uint32_t)phase, 0, EST_ACTIVATIONS);
 }
 
+void est_keep_cast(struct est_tape *tape, struct est_leaf *leaf, struct est_tensor cast)
+{
+	uint32_t number = (uint32_t)(leaf - tape->leaves);
+
+	leaf->cast = est_hold(cast);
+	if (tape->cast_begin == tape->cast_end || number < tape->cast_begin)
+		tape->cast_begin = number;
+	if (number >= tape->cast_end)
+		tape->cast_end = number + 1;
+}
+
 void est_autocast_exit(struct est_tape *tape)
 {
 	tape->autocast = false;
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+	for (uint32_t i = tape->cast_begin; i < tape->cast_end; i++) {
 		est_drop(tape, tape->leaves[i].cast);
 		tape->leaves[i].cast = est_none;
 	}
+	tape->cast_begin = tape->cast_end = 0;
 }

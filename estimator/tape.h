@@ -12,6 +12,7 @@
 #ifndef EST_TAPE_H
 #define EST_TAPE_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -140,6 +141,7 @@ struct est_tape {
 	struct est_node scratch;    /* stands for the nodes of a recomputation, which are not kept */
 	struct est_leaf *leaves;
 	uint32_t leaf_count, leaf_limit;
+	uint32_t cast_begin, cast_end; /* leaves outside of this range hold no cast */
 	struct est_frame *frames;
 	uint32_t frame_count, frame_limit;
 	uint32_t *frame_saves;      /* pool of est_frame.saved */
@@ -188,18 +190,59 @@ struct est_tensor est_empty(struct est_tape *tape, uint64_t numel, uint8_t eleme
 struct est_tensor est_empty_as(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category);
 /* The same for what lives as long as the run: its id is never one that a step has used, so that steps can be replayed. */
 struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category);
-/* Another reference to the same storage, gradient included (a view, or a second name): temporary. */
-struct est_tensor est_alias(struct est_tape *tape, struct est_tensor tensor);
-/* Without its gradient: temporary. */
-struct est_tensor est_detach(struct est_tape *tape, struct est_tensor tensor);
-struct est_tensor est_hold(struct est_tensor tensor);
-void est_drop(struct est_tape *tape, struct est_tensor tensor);
-/* What an operator does with its argument at its end. */
-void est_finish(struct est_tape *tape, struct est_tensor argument);
+
 extern const struct est_tensor est_none;
 
-void est_storage_retain(struct est_tape *tape, uint32_t storage);
-void est_storage_release(struct est_tape *tape, uint32_t storage);
+static inline void est_storage_retain(struct est_tape *tape, uint32_t storage)
+{
+	if (storage)
+		tape->storages[storage].references++;
+}
+
+/* The last reference has gone. */
+void est_storage_free(struct est_tape *tape, uint32_t storage);
+
+static inline void est_storage_release(struct est_tape *tape, uint32_t storage)
+{
+	assert(!storage || tape->storages[storage].references > 0);
+	if (storage && --tape->storages[storage].references == 0)
+		est_storage_free(tape, storage);
+}
+
+/* Another reference to the same storage, gradient included (a view, or a second name): temporary. */
+static inline struct est_tensor est_alias(struct est_tape *tape, struct est_tensor tensor)
+{
+	est_storage_retain(tape, tensor.storage);
+	tensor.temporary = true;
+	return tensor;
+}
+
+/* Without its gradient: temporary. */
+static inline struct est_tensor est_detach(struct est_tape *tape, struct est_tensor tensor)
+{
+	tensor = est_alias(tape, tensor);
+	tensor.source = 0;
+	tensor.requires_grad = false;
+	return tensor;
+}
+
+static inline struct est_tensor est_hold(struct est_tensor tensor)
+{
+	tensor.temporary = false;
+	return tensor;
+}
+
+static inline void est_drop(struct est_tape *tape, struct est_tensor tensor)
+{
+	est_storage_release(tape, tensor.storage);
+}
+
+/* What an operator does with its argument at its end. */
+static inline void est_finish(struct est_tape *tape, struct est_tensor argument)
+{
+	if (argument.temporary)
+		est_drop(tape, argument);
+}
 
 /* ---- graph */
 
@@ -208,8 +251,21 @@ void est_storage_release(struct est_tape *tape, uint32_t storage);
 struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, size_t count, const struct est_tensor *inputs);
 /* Keeps a tensor for node's backward. */
 void est_save(struct est_tape *tape, struct est_node *node, struct est_tensor tensor);
+static inline uint32_t est_edge_of(uint32_t node, unsigned output)
+{
+	return 1 + 4 * node + output;
+}
+
 /* out as output i of node (NULL: of nothing): where its gradient goes. Temporary. */
-struct est_tensor est_output(struct est_tape *tape, struct est_node *node, unsigned i, struct est_tensor out);
+static inline struct est_tensor est_output(const struct est_tape *tape, const struct est_node *node, unsigned i,
+					   struct est_tensor out)
+{
+	out.requires_grad = node != NULL;
+	out.source = node && node != &tape->scratch ? est_edge_of((uint32_t)(node - tape->nodes), i) : 0;
+	out.temporary = true;
+	return out;
+}
+
 /* Keeps a tensor as an attribute of a node (ctx.tensors = ..., not save_for_backward): no checkpoint's hook sees it. */
 void est_attach(struct est_tape *tape, const struct est_node *node, struct est_tensor tensor);
 /* The graph that has been attached to since attribute_count was count is destroyed. */
@@ -217,16 +273,30 @@ void est_release_attributes(struct est_tape *tape, uint32_t count);
 /* The nodes from first to end lead nowhere (their result was detached) and die: what they saved goes. */
 void est_discard_nodes(struct est_tape *tape, uint32_t first, uint32_t end);
 /* Moves the gradient of output i out of node. */
-struct est_tensor est_take_grad(struct est_node *node, unsigned i);
+static inline struct est_tensor est_take_grad(struct est_node *node, unsigned i)
+{
+	struct est_tensor grad = node->grad[i];
+
+	node->grad[i] = est_none;
+	return grad;
+}
+
 /* Whether anything waits for the gradient of input i. */
-bool est_needs(const struct est_node *node, unsigned i);
+static inline bool est_needs(const struct est_node *node, unsigned i)
+{
+	return node->edge[i] != 0;
+}
+
 /* A gradient for input i: storage of input i's size in element bytes; weights' gradients are categorised as such. */
 struct est_tensor est_grad_for(struct est_tape *tape, const struct est_node *node, unsigned i, uint8_t element);
 
 /* A leaf over value (its reference moves in), a parameter or a detached input. Returns the leaf's number. */
 uint32_t est_leaf_new(struct est_tape *tape, struct est_tensor value, bool requires_grad, bool parameter);
 /* The leaf as an operand (borrowed: not temporary). */
-struct est_tensor est_leaf_tensor(const struct est_tape *tape, uint32_t leaf);
+static inline struct est_tensor est_leaf_tensor(const struct est_tape *tape, uint32_t leaf)
+{
+	return tape->leaves[leaf].value;
+}
 
 /* The leaf whose value tensor is, or NULL. */
 struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tensor);
@@ -237,6 +307,8 @@ struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tenso
 void est_mark(struct est_tape *tape, enum est_phase phase);
 /* Runs the nodes from node_count down to first with grad (moved) arriving at root, then forgets them. */
 void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad);
+/* Keeps leaf's cast (moved in) until then. */
+void est_keep_cast(struct est_tape *tape, struct est_leaf *leaf, struct est_tensor cast);
 /* Leaves an autocast region: the cached casts go. */
 void est_autocast_exit(struct est_tape *tape);
 

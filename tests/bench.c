@@ -26,6 +26,10 @@ static struct subject subjects[] = {
 	{ .name = "8B checkpointed",
 	  .body = "{\"model\":\"llama-3.1-8b\",\"precision\":\"bf16\",\"gradient_checkpointing\":true}" },
 	{ .name = "8B plain", .body = "{\"model\":\"llama-3.1-8b\",\"precision\":\"bf16\",\"gradient_checkpointing\":false}" },
+	{ .name = "8B LoRA", .body = "{\"model\":\"llama-3.1-8b\",\"method\":\"lora\",\"gradient_checkpointing\":true}" },
+	{ .name = "405B LoRA", .body = "{\"model\":\"llama-3.1-405b\",\"method\":\"lora\",\"gradient_checkpointing\":true}" },
+	{ .name = "70B LoRA FSDP", .body = "{\"model\":\"llama-3.1-70b\",\"method\":\"lora\",\"gradient_checkpointing\":true,"
+					   "\"parallelism\":{\"strategy\":\"fsdp\",\"gpus\":8}}" },
 };
 enum { SUBJECTS = sizeof(subjects) / sizeof(subjects[0]) };
 
