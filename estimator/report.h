@@ -46,7 +46,7 @@ struct est_fit {
 	uint64_t required, required_high;
 	enum est_verdict verdict;
 	const char *reason;                  /* why unsupported, or NULL; static */
-	int64_t min_gpus, max_micro_batch_size, max_sequence_length; /* 0: not asked for, or none */
+	int64_t min_gpus, max_micro_batch_size, max_sequence_length; /* when report.limited; 0: none fits */
 };
 
 /* A default that was taken or a limit of the model, for the client to read. */
@@ -73,6 +73,7 @@ struct est_report {
 	struct est_rows thumb_per_gpu;
 	size_t fit_count;
 	struct est_fit *fits;                /* in the arena, in the order of the cards asked for */
+	bool limited;                        /* their min_gpus and max_* are filled in */
 	struct est_notes assumptions, warnings;
 };
 

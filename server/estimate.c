@@ -5,7 +5,7 @@
 #include "server/handlers.h"
 #include "server/report.h"
 
-enum { NOT_MODELLED = EST_INCLUDE_LIMITS | EST_INCLUDE_ADVICE | EST_INCLUDE_HINTS, REASON_MAX = 256 };
+enum { NOT_MODELLED = EST_INCLUDE_ADVICE | EST_INCLUDE_HINTS, REASON_MAX = 256 };
 
 /* By default everything is included that there is; a part that is asked for by name and not there yet is refused. */
 bool srv_check_include(const struct est_request *request, const char *base, struct est_faults *faults)
@@ -23,13 +23,23 @@ bool srv_check_include(const struct est_request *request, const char *base, stru
 	return !faults->count;
 }
 
+/* Limits take dozens of replays: they are answered when they are asked for by name. */
+static bool wants_limits(const struct cfg_request *request)
+{
+	return request->request.include & EST_INCLUDE_LIMITS && request->request.accounting == EST_REPLAY
+	       && est_request_names(&request->request, "include");
+}
+
 bool srv_run(struct srv_context *context)
 {
 	const struct cfg_request *request = &context->request;
 
 	est_arena_init(&context->arena, context->arena.base, context->arena.size);
-	return est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
-		       &context->report);
+	if (!est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
+		     &context->report))
+		return false;
+	context->report.limited = wants_limits(request);
+	return !context->report.limited || cfg_limits(request, &context->arena, &context->trial, &context->report);
 }
 
 /* Runs the checked request and writes the estimate. */

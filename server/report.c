@@ -81,10 +81,11 @@ static const struct srv_column fit_columns[] = {
 	SRV_COLUMN("utilization", SRV_RATIO, struct fit_row, utilization),
 	SRV_COLUMN("verdict", SRV_TEXT, struct fit_row, verdict),
 	SRV_OPTIONAL("reason", SRV_TEXT, struct fit_row, reason),
-	SRV_OPTIONAL("min_gpus", SRV_I64, struct fit_row, min_gpus),
-	SRV_OPTIONAL("max_micro_batch_size", SRV_I64, struct fit_row, max_micro_batch_size),
-	SRV_OPTIONAL("max_sequence_length", SRV_I64, struct fit_row, max_sequence_length),
+	SRV_COLUMN("min_gpus", SRV_I64, struct fit_row, min_gpus), /* from here on limits, which not every answer has */
+	SRV_COLUMN("max_micro_batch_size", SRV_I64, struct fit_row, max_micro_batch_size),
+	SRV_COLUMN("max_sequence_length", SRV_I64, struct fit_row, max_sequence_length),
 };
+enum { LIMITS = 3 };
 
 static const struct srv_table model_table = SRV_TABLE(model_columns), trainable_table = SRV_TABLE(trainable_columns);
 static const struct srv_table shape_table = SRV_TABLE(shape_columns), rows_table = SRV_TABLE(rows_columns);
@@ -92,6 +93,14 @@ static const struct srv_table thumb_table = SRV_TABLE(thumb_columns), range_tabl
 static const struct srv_table moment_table = SRV_TABLE(moment_columns), host_table = SRV_TABLE(host_columns);
 static const struct srv_table note_table = SRV_TABLE(note_columns), fit_table = SRV_TABLE(fit_columns);
 /* clang-format on */
+
+static struct srv_table fit_table_of(const struct est_report *report)
+{
+	struct srv_table table = fit_table;
+
+	table.count -= report->limited ? 0 : LIMITS;
+	return table;
+}
 
 static struct fit_row fit_row(const struct est_fit *fit)
 {
@@ -206,6 +215,8 @@ static bool write_notes(struct srv_buffer *buffer, const struct est_notes *notes
 static void write_document(struct srv_buffer *buffer, const struct cfg_request *request,
 			   const struct est_report *report, const void *const *rows)
 {
+	struct srv_table table = fit_table_of(report);
+
 	write_model(buffer, &request->model, report);
 	SRV_PUT(buffer, ",\"single_gpu\":");
 	srv_write_object(buffer, &rows_table, &report->single_gpu);
@@ -221,7 +232,7 @@ static void write_document(struct srv_buffer *buffer, const struct cfg_request *
 	if (request->request.include & EST_INCLUDE_RULE_OF_THUMB)
 		write_thumb(buffer, report);
 	SRV_PUT(buffer, ",\"fits\":");
-	srv_write_rows(buffer, SRV_JSON, &fit_table, rows, report->fit_count);
+	srv_write_rows(buffer, SRV_JSON, &table, rows, report->fit_count);
 	SRV_PUT(buffer, ",\"assumptions\":[");
 	write_notes(buffer, &report->assumptions, write_notes(buffer, &request->notes, true));
 	SRV_PUT(buffer, "],\"warnings\":[");
@@ -264,6 +275,8 @@ static void write_summary(struct srv_buffer *buffer, const struct cfg_request *r
 bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const struct cfg_request *request,
 		      const struct est_report *report, struct est_arena *arena, const void **rows)
 {
+	struct srv_table table = fit_table_of(report);
+
 	if (!make_fit_rows(report, arena, rows))
 		return false;
 	if (format == SRV_JSON) {
@@ -272,6 +285,6 @@ bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const s
 	}
 	if (format == SRV_FOR_PEOPLE)
 		write_summary(buffer, request, report);
-	srv_write_rows(buffer, format, &fit_table, rows, report->fit_count);
+	srv_write_rows(buffer, format, &table, rows, report->fit_count);
 	return true;
 }

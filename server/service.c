@@ -34,7 +34,7 @@ static uint64_t random_seed(const void *salt)
 struct srv_context *srv_context_create(struct srv_service *service)
 {
 	struct srv_context *context = calloc(1, sizeof *context);
-	size_t rows = CFG_CARDS_MAX, size = est_arena_size(CFG_CARDS_MAX) + srv_report_arena_size(CFG_CARDS_MAX);
+	size_t rows = CFG_CARDS_MAX, size = est_arena_size(CFG_CARDS_MAX) + srv_report_arena_size(CFG_CARDS_MAX) + cfg_limits_arena_size(CFG_CARDS_MAX);
 
 	if (!context)
 		return NULL;

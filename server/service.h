@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 #include "config/config.h"
+#include "config/limits.h"
 #include "server/listing.h"
 #include "server/metrics.h"
 #include "server/problem.h"
@@ -31,6 +32,7 @@ struct srv_context {
 	const void **rows;               /* room for the rows of the longest list or of a verdict */
 	struct cfg_request request;      /* large: kept off the stack */
 	struct est_report report;
+	struct cfg_trial trial;
 	struct est_faults faults;
 	uint64_t id_state;               /* of the request ids that are made here */
 	struct srv_metrics metrics;

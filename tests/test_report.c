@@ -127,9 +127,26 @@ START_TEST(include_leaves_out_what_it_does_not_name)
 }
 END_TEST
 
+START_TEST(limits_are_answered_when_they_are_asked_for)
+{
+	json_t *read, *fit;
+
+	post("/estimate", "{\"model\":\"llama-3.2-1b\",\"gpus\":\"a100-40gb\",\"include\":[\"limits\"]}");
+	read = document();
+	fit = json_array_get(json_object_get(read, "fits"), 0);
+	ck_assert_int_eq(json_integer_value(json_object_get(fit, "min_gpus")), 1);
+	ck_assert_int_gt(json_integer_value(json_object_get(fit, "max_sequence_length")), 2048);
+	json_decref(read);
+	post("/estimate", MODEL);
+	read = document();
+	ck_assert_ptr_null(json_object_get(json_array_get(json_object_get(read, "fits"), 0), "min_gpus"));
+	json_decref(read);
+}
+END_TEST
+
 START_TEST(parts_that_are_not_modelled_are_refused_by_name)
 {
-	static const char *const parts[] = { "limits", "advice", "hints" };
+	static const char *const parts[] = { "advice", "hints" };
 	char body[128];
 
 	snprintf(body, sizeof body, "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"include\":[\"%s\"]}", parts[_i]);
@@ -214,7 +231,8 @@ static TCase *estimate_tests(void)
 	tcase_add_test(test, without_cards_all_of_the_catalogue_are_judged);
 	tcase_add_test(test, the_rule_of_thumb_has_no_peak_and_no_timeline);
 	tcase_add_test(test, include_leaves_out_what_it_does_not_name);
-	tcase_add_loop_test(test, parts_that_are_not_modelled_are_refused_by_name, 0, 3);
+	tcase_add_test(test, limits_are_answered_when_they_are_asked_for);
+	tcase_add_loop_test(test, parts_that_are_not_modelled_are_refused_by_name, 0, 2);
 	tcase_add_test(test, get_and_post_give_the_same_bytes);
 	tcase_add_test(test, the_same_request_gives_the_same_bytes);
 	tcase_add_loop_test(test, an_estimate_comes_in_every_format, 0, 4);

@@ -1,0 +1,167 @@
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "config/limits.h"
+#include "config/vary.h"
+
+#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+
+static struct cfg_catalog *catalog;
+static struct cfg_request request;
+static struct est_arena arena;
+static struct cfg_trial trial;
+static struct est_report report;
+
+static void start(void)
+{
+	char directory[4096], error[512];
+	const char *source = getenv("VRAMCAST_SOURCE");
+	size_t size = est_arena_size(CFG_CARDS_MAX) + cfg_limits_arena_size(CFG_CARDS_MAX);
+
+	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
+	catalog = cfg_catalog_create(directory, error, sizeof(error));
+	ck_assert_msg(catalog != NULL, "%s", error);
+	est_arena_init(&arena, malloc(size), size);
+}
+
+static void stop(void)
+{
+	free(arena.base);
+	cfg_catalog_destroy(catalog);
+}
+
+static void limit(const char *text)
+{
+	static struct est_faults faults;
+	json_t *body = json_loads(text, 0, NULL);
+
+	ck_assert_msg(body != NULL, "%s", text);
+	faults.count = 0;
+	ck_assert_msg(cfg_read_request(body, "", catalog, &request, &faults), "%s: %s", text, faults.item[0].detail);
+	json_decref(body);
+	est_arena_rewind(&arena, 0);
+	ck_assert(est_run(&request.request, &request.model, request.cards, request.card_count, &arena, &report));
+	ck_assert(cfg_limits(&request, &arena, &trial, &report));
+}
+
+/* Whether the card at index fits with that value of the field; more GPUs than one are zero3 where the request has no strategy. */
+static bool fits(const char *field, int64_t value, size_t card)
+{
+	struct cfg_change changes[] = { { field, (double)value }, { "parallelism.strategy", EST_ZERO3 } };
+	bool shards = !strcmp(field, "parallelism.gpus") && value > 1 && request.request.parallelism.strategy == EST_SINGLE;
+	size_t mark = arena.used;
+	bool fitting = false;
+
+	if (cfg_vary(&request, changes, shards ? 2 : 1, &trial.request)) {
+		ck_assert(est_run(&trial.request, &request.model, request.cards, request.card_count, &arena, &trial.report));
+		fitting = trial.report.fits[card].verdict == EST_FITS;
+	}
+	est_arena_rewind(&arena, mark);
+	return fitting;
+}
+
+/* At the limit it fits, one further it does not. */
+static void check_largest(const char *field, int64_t value, int64_t most, size_t card)
+{
+	if (value > 0)
+		ck_assert_msg(fits(field, value, card), "%s %lld", field, (long long)value);
+	if (value < most)
+		ck_assert_msg(!fits(field, value + 1, card), "%s %lld", field, (long long)value + 1);
+}
+
+static const char *const requests[] = {
+	"{\"model\":\"llama-3.2-1b\",\"gpus\":[\"rtx-4090\",\"a100-40gb\",\"t4\"]}",
+	"{\"model\":\"qwen3-0.6b\",\"precision\":\"bf16\",\"gradient_checkpointing\":true,\"micro_batch_size\":7,\"gpus\":[\"l4\",\"h100-sxm5-80gb\"]}",
+	"{\"model\":\"llama-3.2-1b\",\"method\":\"lora\",\"sequence_length\":300,\"gpus\":[\"t4\",\"rtx-4090\"]}",
+	"{\"model\":\"gpt2\",\"precision\":\"fp32\",\"sequence_length\":1024,\"gpus\":\"a100-80gb\"}",
+	"{\"model\":\"llama-3.2-1b\",\"precision\":\"bf16_mixed\",\"parallelism\":{\"strategy\":\"fsdp\",\"gpus\":4},\"gpus\":[\"l4\",\"a100-40gb\"]}",
+};
+
+START_TEST(limits_are_where_the_verdict_changes)
+{
+	limit(requests[_i]);
+	for (size_t i = 0; i < report.fit_count; i++) {
+		struct est_fit *fit = &report.fits[i];
+
+		check_largest("micro_batch_size", fit->max_micro_batch_size, 65536, i);
+		check_largest("sequence_length", fit->max_sequence_length, 16777216, i);
+		if (fit->min_gpus > 0)
+			ck_assert_msg(fits("parallelism.gpus", fit->min_gpus, i), "%lld GPUs", (long long)fit->min_gpus);
+		if (fit->min_gpus > 1)
+			ck_assert_msg(!fits("parallelism.gpus", fit->min_gpus - 1, i), "%lld GPUs", (long long)fit->min_gpus - 1);
+	}
+}
+END_TEST
+
+START_TEST(learned_positions_end_the_sequence)
+{
+	limit(requests[3]);
+	ck_assert_int_eq(report.fits[0].max_sequence_length, 1024);
+}
+END_TEST
+
+START_TEST(a_request_that_fits_nowhere_has_no_largest_values)
+{
+	limit("{\"model\":\"llama-3.1-70b\",\"gradient_checkpointing\":true,\"gpus\":[\"a100-40gb\"]}");
+	ck_assert_int_eq(report.fits[0].verdict, EST_DOES_NOT_FIT);
+	ck_assert_int_eq(report.fits[0].max_micro_batch_size, 0);
+	ck_assert_int_eq(report.fits[0].max_sequence_length, 0);
+	ck_assert_int_gt(report.fits[0].min_gpus, 16 * 70 / 40); /* 16 bytes a parameter */
+}
+END_TEST
+
+START_TEST(a_card_that_cannot_run_it_has_no_limits)
+{
+	limit("{\"model\":\"llama-3.2-1b\",\"precision\":\"bf16\",\"gpus\":[\"v100-sxm2-32gb\",\"a100-40gb\"]}");
+	ck_assert_int_eq(report.fits[0].verdict, EST_UNSUPPORTED);
+	ck_assert_int_eq(report.fits[0].max_micro_batch_size + report.fits[0].min_gpus, 0);
+	ck_assert_int_eq(report.fits[1].min_gpus, 1);
+}
+END_TEST
+
+START_TEST(a_changed_field_takes_its_defaults_along)
+{
+	const struct cfg_change to_lora = { "method", EST_LORA };
+
+	limit("{\"model\":\"llama-3.2-1b\",\"gpus\":\"a100-40gb\"}");
+	ck_assert_int_eq(request.request.precision, EST_BF16_MASTER);
+	ck_assert(cfg_vary(&request, &to_lora, 1, &trial.request));
+	ck_assert_int_eq(trial.request.precision, EST_BF16_MIXED);
+	ck_assert_int_eq((int)trial.request.lora.rank, 16);
+	ck_assert_int_eq(request.request.method, EST_FULL);
+}
+END_TEST
+
+START_TEST(a_contradiction_is_no_variant)
+{
+	const struct cfg_change fused = { "fuse_optimizer_in_backward", true };
+
+	limit("{\"model\":\"llama-3.2-1b\",\"max_grad_norm\":1.0,\"gpus\":\"a100-40gb\"}");
+	ck_assert(!cfg_vary(&request, &fused, 1, &trial.request));
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("limits");
+	TCase *tcase = tcase_create("limits");
+	SRunner *runner;
+	int failed;
+
+	cfg_json_init();
+	tcase_add_unchecked_fixture(tcase, start, stop);
+	tcase_set_timeout(tcase, 200);
+	tcase_add_loop_test(tcase, limits_are_where_the_verdict_changes, 0, COUNT(requests));
+	tcase_add_test(tcase, learned_positions_end_the_sequence);
+	tcase_add_test(tcase, a_request_that_fits_nowhere_has_no_largest_values);
+	tcase_add_test(tcase, a_card_that_cannot_run_it_has_no_limits);
+	tcase_add_test(tcase, a_changed_field_takes_its_defaults_along);
+	tcase_add_test(tcase, a_contradiction_is_no_variant);
+	suite_add_tcase(suite, tcase);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
