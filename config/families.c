@@ -15,6 +15,10 @@
 	.partial_rotary_factor = rotary, .do_layer_norm_before = true, .qkv_bias = true, .o_bias = true, \
 	.mlp_bias = true
 
+#define QWEN2_VL \
+	.architecture = EST_ARCH_QWEN2_VL, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 32768, .qkv_bias = true, \
+	.num_key_value_heads = 8, .sliding_window = 4096, .mrope = EST_MROPE_SECTIONS
+
 #define DEEPSEEK (CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_SHARED_EXPERTS)
 #define LATENT_RANKS \
 	.kv_lora_rank = 512, .q_lora_rank = 1536, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64, .v_head_dim = 128
@@ -52,6 +56,9 @@
 const struct cfg_family cfg_families[] = {
 	{ "llama", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048 } },
+	{ "mllama_text_model", CFG_READS_GQA, .shape = {
+		.architecture = EST_ARCH_QWEN2_VL, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8 } },
 	{ "mistral", CFG_READS_GQA | CFG_READS_WINDOW, .shape = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
 		.num_key_value_heads = 8, .sliding_window = 4096 } },
@@ -59,6 +66,8 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU),
 		.max_position_embeddings = 32768, .qkv_bias = true,
 		.num_key_value_heads = 32, .sliding_window = 4096 } },
+	{ "qwen2_vl_text", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES, .shape = { QWEN2_VL } },
+	{ "qwen2_5_vl_text", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES, .shape = { QWEN2_VL } },
 	{ "granite", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_MULTIPLIERS, .shape = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
 		.embedding_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1 } },
@@ -67,6 +76,9 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_QWEN3, GATED(EST_RMSNORM, 2, EST_SILU),
 		.max_position_embeddings = 32768, .head_dim = 128,
 		.qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 32, .sliding_window = 4096 } },
+	{ "qwen3_vl_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
+		.architecture = EST_ARCH_QWEN3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 128000, .head_dim = 128,
+		.qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 32, .mrope = EST_MROPE_INTERLEAVED } },
 	{ "gemma", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
 		.architecture = EST_ARCH_GEMMA, GATED(EST_RMSNORM, 2, EST_GELU),
 		.max_position_embeddings = 8192, .head_dim = 256,
@@ -121,6 +133,11 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_QWEN3_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 32768,
 		.qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 4, .sliding_window = 4096,
 		.num_experts = 128, .num_experts_per_tok = 8, .moe_intermediate_size = 768 } },
+	{ "qwen3_vl_moe_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH
+		| CFG_READS_SPARSE_STEP, .shape = {
+		.architecture = EST_ARCH_QWEN3_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 128000,
+		.head_dim = 128, .qk_norm = EST_QK_NORM_HEAD, .num_key_value_heads = 16, .num_experts = 60, .num_experts_per_tok = 4,
+		.moe_intermediate_size = 1408, .norm_topk_prob = true, .mrope = EST_MROPE_INTERLEAVED } },
 	{ "olmoe", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_CLIP_QKV | CFG_READS_EXPERTS | CFG_READS_NORM_TOPK,
 		.shape = {
 		.architecture = EST_ARCH_OLMOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096,
@@ -279,8 +296,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
 	{ "exaone", REMOTE },
-	{ "exaone4_5", VISION },
-	{ "gemma3", VISION },
 	{ "gemma3n", VISION },
 	{ "gemma4", VISION },
 	{ "gemma4_text", OTHER },
@@ -291,7 +306,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "kimi_k3", MIXTURE },
 	{ "kimi_linear", MIXTURE },
 	{ "llama4", MIXTURE },
-	{ "llava", VISION },
 	{ "mamba", HYBRID },
 	{ "mamba2", HYBRID },
 	{ "mimo", REMOTE },
@@ -299,20 +313,14 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "minicpm", REMOTE },
 	{ "minicpm3", LATENT },
 	{ "minimax_m3", MIXTURE },
-	{ "mistral3", VISION },
 	{ "mistral4", MIXTURE },
-	{ "mllama", VISION },
 	{ "modernbert", ENCODER },
 	{ "muse_glimmer", OTHER },
 	{ "nemotron_h", HYBRID },
 	{ "phimoe", MIXTURE },
-	{ "qwen2_5_vl", VISION },
-	{ "qwen2_vl", VISION },
 	{ "qwen3_5", HYBRID },
 	{ "qwen3_5_moe", MIXTURE },
 	{ "qwen3_next", MIXTURE },
-	{ "qwen3_vl", VISION },
-	{ "qwen3_vl_moe", MIXTURE },
 };
 /* clang-format on */
 

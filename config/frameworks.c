@@ -36,6 +36,8 @@ const struct cfg_framework cfg_frameworks[] = {
 		{ "optimizer", EST_ADAMW_TORCH, EVERY_METHOD, "LLaMA-Factory's examples and web page: adamw_torch" },
 		{ "quantization.prepare_kbit", false, BIT(EST_QLORA),
 		  "LLaMA-Factory upcasts norms only with upcast_layernorm (model/model_utils/checkpointing.py)" },
+		{ "freeze_vision_tower", true, EVERY_METHOD,
+		  "LLaMA-Factory's freeze_vision_tower and freeze_multi_modal_projector are true (hparams/finetuning_args.py)" },
 	}},
 	[EST_UNSLOTH] = {{
 		{ "precision", EST_BF16_AUTOCAST, WHOLE, "Unsloth loads the model in bf16 and trains with autocast" },

@@ -4,12 +4,12 @@
 #include "config/families.h"
 #include "config/hf_keys.h"
 #include "config/hybrid.h"
+#include "config/towers.h"
 
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
 static const char irregular_rotation[] = "rotary embedding in an irregular pattern of layers, not modelled yet";
 static const char other_stablelm[] = "qk_layernorm or use_parallel_residual, not modelled yet";
-static const char with_vision[] = "a vision-language model, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
 static const char clipped_qkv[] = "clipped queries, keys and values (clip_qkv), not modelled yet";
@@ -289,8 +289,6 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 		cfg_hf_refuse(model, unknown_activation);
 	if (family->reads & CFG_READS_UNROTATED)
 		read_unrotated(reading);
-	if (json_is_object(json_object_get(reading->object, "vision")))
-		cfg_hf_refuse(model, with_vision);
 	if (family->reads & CFG_READS_PARTIAL_ROTARY)
 		read_rope_parameters(reading);
 	if (family->reads & CFG_READS_OPT)
@@ -314,6 +312,29 @@ static void read_refused(struct cfg_hf_reading *reading, const struct cfg_refusa
 	cfg_hf_refuse(reading->model, refusal->reason);
 }
 
+/* The language model by its own family, then what sees. */
+static void read_composite(struct cfg_hf_reading *reading, const struct cfg_composite *composite)
+{
+	const char *type = cfg_composite_text_type(composite, reading->object);
+	const struct cfg_family *family = cfg_family_find(type);
+	struct cfg_hf_reading text = *reading;
+	size_t before = reading->faults->count;
+	char pointer[EST_POINTER_MAX];
+
+	text.object = cfg_composite_text(reading->object);
+	if (text.object != reading->object) {
+		snprintf(pointer, sizeof(pointer), "%s/text_config", reading->pointer);
+		text.pointer = pointer;
+	}
+	if (!family) {
+		cfg_hf_complain(&text, "model_type", EST_UNKNOWN_VALUE, "is not a known model type of a language model with a tower");
+		return;
+	}
+	read_family(&text, family);
+	if (reading->faults->count == before)
+		cfg_read_tower(reading, composite);
+}
+
 static void complain_type(const struct cfg_hf_reading *reading, const char *type)
 {
 	struct cfg_suggestion suggestion;
@@ -324,11 +345,21 @@ static void complain_type(const struct cfg_hf_reading *reading, const char *type
 		cfg_suggestion_offer(&suggestion, cfg_families[i].model_type);
 	for (size_t i = 0; i < cfg_refusal_count; i++)
 		cfg_suggestion_offer(&suggestion, cfg_refusals[i].model_type);
+	for (size_t i = 0; i < cfg_composite_count; i++)
+		cfg_suggestion_offer(&suggestion, cfg_composites[i].model_type);
 	if (suggestion.nearest)
 		snprintf(detail, sizeof(detail), "is not a known model type (did you mean %s?)", suggestion.nearest);
 	else
 		snprintf(detail, sizeof(detail), "is not a known model type");
 	cfg_hf_complain(reading, "model_type", EST_UNKNOWN_VALUE, detail);
+}
+
+/* The catalogue names Ministral 3's language model and puts the tower beside it. */
+static const struct cfg_composite *composite_of(const char *type, const json_t *object)
+{
+	bool sees = json_is_object(json_object_get(object, "vision"));
+
+	return cfg_composite_find(sees && !strcmp(type, "ministral3") ? "mistral3" : type);
 }
 
 bool cfg_model_from_hf_config(const json_t *object, const char *pointer, struct est_model *ret_model,
@@ -338,11 +369,14 @@ bool cfg_model_from_hf_config(const json_t *object, const char *pointer, struct 
 	struct cfg_hf_reading reading = { object, pointer, &model, faults };
 	const char *type = json_string_value(json_object_get(object, "model_type"));
 	const struct cfg_family *family = type ? cfg_family_find(type) : NULL;
+	const struct cfg_composite *composite = type ? composite_of(type, object) : NULL;
 	const struct cfg_refusal *refusal = type ? cfg_refusal_find(type) : NULL;
 	size_t before = faults->count;
 
 	if (!type)
 		cfg_hf_complain(&reading, "model_type", EST_MISSING, "is required, a string");
+	else if (composite)
+		read_composite(&reading, composite);
 	else if (family)
 		read_family(&reading, family);
 	else if (refusal)

@@ -46,10 +46,12 @@ static int64_t projection_parameters(const struct est_model *model, const struct
 	return count;
 }
 
-/* Families of which PEFT knows that Transformers 5 has fused their experts: it translates names of the old layers. */
+/* Families of which PEFT knows that Transformers 5 has fused their experts: it translates names of the old layers. None of those that
+ * see. */
 static bool translates_names(const struct est_model *model)
 {
-	return model->num_experts > 0 && !est_architecture_row(model->architecture)->experts_by_their_own_names;
+	return model->num_experts > 0 && model->vision.tower == EST_TOWER_NONE
+	       && !est_architecture_row(model->architecture)->experts_by_their_own_names;
 }
 
 bool est_adapts_gate_up(const struct est_model *model, const struct est_names *targets)
@@ -93,6 +95,35 @@ static int64_t expert_parameters(const struct est_model *model, const struct est
 	int64_t gate_up = est_adapts_gate_up(model, &lora->target_modules) ? 2 * rank * (hidden + 2 * width) : 0;
 
 	return gate_up + (est_adapts_down(model, &lora->target_modules) ? rank * (width + hidden) : 0);
+}
+
+bool est_is_part_adapted(const struct est_names *targets, const struct est_vision_part *part)
+{
+	if (part->kind == EST_PART_CONVOLUTION)
+		return !targets->all && est_is_target(targets, part->name);
+	return part->kind == EST_PART_LINEAR && est_is_target(targets, part->name);
+}
+
+struct tower_count {
+	const struct est_lora *lora;
+	int64_t parameters;
+};
+
+static bool count_part(void *context, const struct est_vision_part *part)
+{
+	struct tower_count *count = context;
+
+	if (est_is_part_adapted(&count->lora->target_modules, part))
+		count->parameters += adapter_parameters(count->lora, (int64_t)part->in, (int64_t)part->out);
+	return true;
+}
+
+int64_t est_lora_tower_parameters(const struct est_model *model, const struct est_lora *lora)
+{
+	struct tower_count count = { .lora = lora };
+
+	est_vision_each(model, count_part, &count);
+	return count.parameters;
 }
 
 /* The adapters of one layer. */
@@ -148,11 +179,12 @@ int64_t est_trainable_parameters(const struct est_request *request, const struct
 	switch (request->method) {
 	case EST_LORA:
 	case EST_QLORA:
-		return est_lora_parameters(model, &request->lora);
+		return est_lora_parameters(model, &request->lora)
+		       + (request->freeze_vision_tower ? 0 : est_lora_tower_parameters(model, &request->lora));
 	case EST_FREEZE:
 		return unfrozen_parameters(model, request->trainable_layers);
 	case EST_FULL:
 		break;
 	}
-	return model->parameters;
+	return model->parameters - (request->freeze_vision_tower ? est_vision_parameters(model) : 0);
 }

@@ -9,6 +9,8 @@
  * full copies of the embedding or head in modules_to_save. "all-linear" is every linear module but the head. A target
  * is the last part of a module's name in Transformers ("q_proj", "c_attn"); one that the model lacks adds nothing. */
 int64_t est_lora_parameters(const struct est_model *model, const struct est_lora *lora);
+/* The same for the model's vision tower. */
+int64_t est_lora_tower_parameters(const struct est_model *model, const struct est_lora *lora);
 
 /* Whether targets name a module (or are "all-linear"). */
 bool est_is_target(const struct est_names *targets, const char *name);
@@ -17,6 +19,8 @@ bool est_is_target(const struct est_names *targets, const char *name);
  * knows that Transformers 5 has fused a family's experts, it is the fused weights and the router too, and the names of an MLP's
  * layers mean the experts alone. */
 bool est_is_adapted(const struct est_model *model, const struct est_names *targets, const struct est_module *module);
+/* Whether PEFT adapts a part of a vision tower: linear layers, and convolutions by their names. */
+bool est_is_part_adapted(const struct est_names *targets, const struct est_vision_part *part);
 /* The experts' fused weights. */
 bool est_adapts_gate_up(const struct est_model *model, const struct est_names *targets);
 bool est_adapts_down(const struct est_model *model, const struct est_names *targets);

@@ -210,6 +210,7 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GPT2]     = { .modules = gpt2, .layer = est_gpt2_layer, .final_norm = est_torch_layer_norm },
 	[EST_ARCH_GPT_NEOX] = { gpt_neox, est_gpt_neox_layer, est_torch_layer_norm, .rotary = true },
 	[EST_ARCH_OPT]      = { .modules = opt, .layer = est_opt_layer, .final_norm = est_torch_layer_norm },
+	[EST_ARCH_QWEN2_VL]    = { llama, est_qwen2_vl_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_MINISTRAL3]  = { llama, est_llama_layer, est_llama_norm, .rotary = true, .scales_queries = true },
 	[EST_ARCH_ERNIE4_5]    = { llama, est_llama_layer, est_llama_norm, .rotary = true, .fp32_rope = true,
 				   .rotate = est_apply_ernie_rope },

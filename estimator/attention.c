@@ -264,7 +264,7 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 	struct est_tensor weights, probabilities, logits = est_none, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
-	weights = est_matmul_heads(tape, q, !joined, key_states, !joined && (n_rep == 1 || one_head), scores);
+	weights = est_matmul_heads(tape, q, !joined, key_states, !joined && !pass->fills_cache && (n_rep == 1 || one_head), scores);
 	weights = est_mul_scalar(tape, weights);
 	if (pass->model->attn_logit_softcapping != 0)
 		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
@@ -275,7 +275,8 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 		probabilities = softmax(pass, weights, q.element);
 	est_drop(tape, weights);
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
-	out = est_matmul_heads(tape, probabilities, false, value_states, n_rep == 1 || one_head, est_attention_output(pass, q));
+	out = est_matmul_heads(tape, probabilities, false, value_states, !pass->fills_cache && (n_rep == 1 || one_head),
+			       est_attention_output(pass, q));
 	out = est_merge_heads(tape, out);
 	est_drop(tape, logits);
 	pass->attn_weights = probabilities;
@@ -322,7 +323,8 @@ struct est_permuted est_permuted_gradients(const struct est_pass *pass, const st
 
 struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)
 {
-	return est_permuted_gradients(pass, layer, v.element).key_value ? permuted_heads(pass, v) : v;
+	/* the gradient of a copy in a cache lies as the copy does */
+	return pass->fills_cache || est_permuted_gradients(pass, layer, v.element).key_value ? permuted_heads(pass, v) : v;
 }
 
 struct est_tensor est_query_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
@@ -335,6 +337,35 @@ struct est_tensor est_query_heads(struct est_pass *pass, const struct est_layer 
 struct est_tensor est_key_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	return layer->rotated ? est_rope_heads(pass, x) : est_heads(pass, layer, x);
+}
+
+/* torch.cat of the empty cache, which has the dtype of the first keys, and states */
+static struct est_tensor cached(struct est_pass *pass, struct est_tensor states, uint8_t element)
+{
+	bool promotes = states.element != element;
+	struct est_tensor copy = est_hold(promotes ? est_to(pass->tape, states, element) : est_cat(pass->tape, est_none, states));
+
+	pass->cache[pass->cache_count++] = est_hold(est_alias(pass->tape, copy));
+	return copy;
+}
+
+void est_cache_update(struct est_pass *pass, struct est_tensor *k, struct est_tensor *v)
+{
+	struct est_tensor key = *k, value = *v;
+
+	if (!pass->fills_cache)
+		return;
+	*k = cached(pass, key, key.element);
+	*v = cached(pass, value, key.element);
+	est_drop(pass->tape, key);
+	est_drop(pass->tape, value);
+}
+
+void est_cache_drop(struct est_pass *pass)
+{
+	for (size_t i = 0; i < pass->cache_count; i++)
+		est_drop(pass->tape, pass->cache[i]);
+	pass->cache_count = 0;
 }
 
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,

@@ -28,8 +28,11 @@ struct est_tensor est_parameter_empty(struct est_pass *pass, uint64_t numel, uin
 static uint32_t parameter(struct est_pass *pass, uint64_t numel)
 {
 	struct est_tensor value = est_parameter_empty(pass, numel, pass->parameter_element);
+	bool trained = pass->trains && !pass->frozen;
+	uint32_t leaf = est_leaf_new(pass->tape, value, trained, true);
 
-	return est_leaf_new(pass->tape, value, pass->trains && !pass->frozen, true);
+	pass->tape->leaves[leaf].idle = trained && pass->idle;
+	return leaf;
 }
 
 static uint32_t matrix(struct est_pass *pass, uint64_t rows, uint64_t columns)
@@ -215,7 +218,7 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	uint64_t hidden = (uint64_t)model->hidden_size;
 
 	pass->frozen = freezes(pass) && !model->tie_word_embeddings;
-	pass->embed_tokens = matrix(pass, (uint64_t)model->vocab_size, embed_dim);
+	pass->embed_tokens = matrix(pass, (uint64_t)(model->vocab_size + model->extra_embed_rows), embed_dim);
 	pass->frozen = freezes(pass);
 	if (model->embedding_norm)
 		build_norm(pass, &pass->embedding_norm, hidden);
@@ -319,13 +322,14 @@ static bool build_model(struct est_pass *pass)
 	bool final_norm_first = model->architecture == EST_ARCH_OPT;
 
 	pass->layers = est_arena_take(pass->tape->arena, (size_t)est_model_stacked_layers(model), sizeof(*pass->layers));
-	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 1, sizeof(*pass->cache));
+	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 2 * (size_t)model->num_hidden_layers + 1, sizeof(*pass->cache));
 	if (!pass->layers || !pass->cache)
 		return false;
 	if (est_model_is_encoder(model)) {
 		est_encoder_build(pass);
 		return !pass->tape->exhausted;
 	}
+	est_tower_build(pass);
 	build_embeddings(pass, embed_dim);
 	pass->frozen = false; /* the final norm and the head are trained */
 	if (model->final_norm && final_norm_first)
@@ -361,6 +365,8 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 	pass->trains = !is_adapted(request);
 	if (est_schedule_wanted(request) && !(pass->schedule = est_arena_take(tape->arena, 1, sizeof(*pass->schedule))))
 		return false;
+	pass->fills_cache = model->caches_in_training && request->framework != EST_TRL
+			    && request->checkpointing == EST_CHECKPOINT_NONE;
 	if (!build_model(pass))
 		return false;
 	if (request->method == EST_QLORA && request->quantization.prepare_kbit)

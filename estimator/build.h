@@ -11,6 +11,9 @@ uint32_t est_build_matrix(struct est_pass *pass, uint64_t rows, uint64_t columns
 void est_build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out, bool bias);
 void est_build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width);
 
+/* The vision tower and its projector, or nothing (tower.c). */
+void est_tower_build(struct est_pass *pass);
+
 /* All layers of pass->layers: of the model's stack, and of its decoder after them. */
 void est_build_layers(struct est_pass *pass);
 

@@ -155,7 +155,8 @@ static bool adapts_something(const struct est_request *request, const struct est
 	struct est_lora adapters = request->lora;
 
 	adapters.modules_to_save.count = 0;
-	return est_lora_parameters(model, &adapters) > 0;
+	return est_lora_parameters(model, &adapters) > 0
+	       || (!request->freeze_vision_tower && est_lora_tower_parameters(model, &adapters) > 0);
 }
 
 /* PEFT's ParamWrapper, which adapts weights that are in no nn.Linear, knows neither; half of what is fused cannot be adapted. */
@@ -195,6 +196,14 @@ static void check_lora(const struct est_request *request, const struct est_model
 			      "must name a linear module of this model, as its class in transformers calls it");
 	else
 		check_expert_adapters(request, model, faults);
+}
+
+static void check_freezing(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_field *field = est_field_find("freeze_vision_tower");
+
+	if (request->freeze_vision_tower && model->vision.tower == EST_TOWER_NONE && est_field_is_named(field, request))
+		est_fault_add(faults, field->pointer, EST_CONTRADICTION, "must be false: this model has no vision tower");
 }
 
 static void check_quantization(const struct est_request *request, const struct est_model *model,
@@ -264,7 +273,7 @@ static void check_size(const struct est_request *request, const struct est_model
 
 static rule *const rules[] = {
 	check_companions, check_freeze, check_checkpointing, check_ranks, check_model_parallel, check_attention,
-	check_lora, check_quantization, check_objective, check_fused_step, check_size,
+	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_size,
 };
 
 bool est_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)

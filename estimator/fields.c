@@ -168,6 +168,8 @@ const struct est_field est_request_fields[] = {
 	  .doc = "Decoder tokens of sequence_to_sequence; sequence_length when absent." },
 	{ TOP(trainable_layers), INT(1, 65536, 0), WHEN(WITH_FREEZE),
 	  .doc = "Layers that are trained, from the last, with freeze." },
+	{ TOP(freeze_vision_tower), BOOL(false), BY_FRAMEWORK, WHEN(NEVER_ASSUMED),
+	  .doc = "Of a model that sees: tower and projector are not trained, nor adapted." },
 	{ TOP(accounting), WORD(est_accounting_words, EST_REPLAY), WHEN(NEVER_ASSUMED),
 	  .doc = "replay runs a training step on paper; rule_of_thumb is bytes per parameter and 8 % on top." },
 	{ NOWHERE(gpus), .kind = EST_FIELD_GPUS, WHEN(NEVER_ASSUMED),

@@ -29,6 +29,7 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
+	est_cache_update(pass, &embed[1], &v);
 	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
 	q = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, out);

@@ -13,6 +13,7 @@ struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *laye
 		est_drop(tape, k);
 		embed[0] = est_scale_query(pass, embed[0]);
 	}
+	est_cache_update(pass, &embed[1], &v);
 	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
 	q = est_hold(est_linear(tape, &layer->o_proj, out));
 	est_drop(tape, out);
@@ -34,8 +35,8 @@ struct est_tensor est_llama_attention(struct est_pass *pass, const struct est_la
 	return est_attend(pass, layer, q, k, v);
 }
 
-/* OLMo cuts its projections into heads after all three are made */
-static struct est_tensor olmo_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+/* OLMo and Qwen2-VL cut their projections into heads after all three are made */
+static struct est_tensor projected_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_linear(tape, &layer->q_proj, x), k = est_linear(tape, &layer->k_proj, x);
@@ -118,6 +119,13 @@ struct est_tensor est_llama_layer(struct est_pass *pass, const struct est_layer 
 	return est_pre_norm_layer(pass, layer, x, &blocks);
 }
 
+struct est_tensor est_qwen2_vl_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_llama_norm, projected_attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
+}
+
 struct est_tensor est_qwen3_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	static const struct est_blocks blocks = { est_llama_norm, est_qwen3_attention, est_gated_mlp };
@@ -134,7 +142,7 @@ struct est_tensor est_gemma_layer(struct est_pass *pass, const struct est_layer 
 
 struct est_tensor est_olmo_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	static const struct est_blocks blocks = { est_olmo_norm, olmo_attention, est_gated_mlp };
+	static const struct est_blocks blocks = { est_olmo_norm, projected_attention, est_gated_mlp };
 
 	return est_pre_norm_layer(pass, layer, x, &blocks);
 }

@@ -11,7 +11,10 @@ static bool is_listed(const struct est_names *names, const char *name)
 
 static uint32_t adapter_parameter(struct est_pass *pass, uint64_t numel)
 {
-	return est_leaf_new(pass->tape, est_parameter_empty(pass, numel, pass->parameter_element), true, true);
+	uint32_t leaf = est_leaf_new(pass->tape, est_parameter_empty(pass, numel, pass->parameter_element), true, true);
+
+	pass->tape->leaves[leaf].idle = pass->idle;
+	return leaf;
 }
 
 /* lora_A and lora_B; NULL when the arena is too small */
@@ -88,6 +91,27 @@ static bool wrap_parameters(struct est_pass *pass)
 		if (pass->layers[i].sparse && !wrap_experts(pass, &pass->layers[i].experts))
 			return false;
 	return wrap_layers(pass, EST_MODULE_ROUTER);
+}
+
+static bool wrap_part(void *context, const struct est_vision_part *part)
+{
+	struct est_pass *pass = context;
+
+	return !est_is_part_adapted(&pass->request->lora.target_modules, part)
+	       || make_adapter(pass, part->in, part->out, (uint64_t)pass->request->lora.rank);
+}
+
+/* The vision tower's, without a gradient as long as there are no images. */
+static bool wrap_tower(struct est_pass *pass)
+{
+	bool wrapped;
+
+	if (pass->request->freeze_vision_tower)
+		return true;
+	pass->idle = true;
+	wrapped = est_vision_each(pass->model, wrap_part, pass);
+	pass->idle = false;
+	return wrapped;
 }
 
 /* modules_to_save of PEFT's SEQ_CLS: what is called classifier, which in RoBERTa is two layers */
@@ -179,7 +203,7 @@ bool est_lora_build(struct est_pass *pass)
 	uint32_t first = pass->tape->leaf_count;
 
 	pass->tape->unit = 0;
-	if (!wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass) || !wrap_parameters(pass))
+	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass) || !wrap_parameters(pass))
 		return false;
 	cast_adapters(pass, first, adapters_are_fp32(pass->request) ? EST_32BIT : EST_16BIT);
 	save_modules(pass);

@@ -81,7 +81,7 @@ static int64_t embedding_parameters(const struct est_model *model)
 {
 	int64_t h = model->hidden_size;
 	int64_t width = model->embed_dim ? model->embed_dim : h;
-	int64_t count = model->vocab_size * width;
+	int64_t count = (model->vocab_size + model->extra_embed_rows) * width;
 
 	if (width != h)
 		count += 2 * width * h;
@@ -195,12 +195,18 @@ int64_t est_model_count_parameters(const struct est_model *model)
 	for (int64_t i = 0; i < model->num_hidden_layers; i++)
 		layers += layer_parameters(model, i);
 	return embedding_parameters(model) + layers + final_norm + head_parameters(model)
-		+ encoder_parameters(model);
+		+ encoder_parameters(model) + est_vision_parameters(model);
 }
 
 int64_t est_model_stacked_layers(const struct est_model *model)
 {
 	return model->num_hidden_layers + model->num_decoder_layers;
+}
+
+int64_t est_model_all_layers(const struct est_model *model)
+{
+	return est_model_stacked_layers(model) + model->num_cross_attention_layers + model->vision.num_hidden_layers
+	       + model->vision.num_global_layers + model->vision.num_deepstack;
 }
 
 bool est_model_is_bidirectional(const struct est_model *model)

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "estimator/vision.h"
 
 /* Which modelling code of Transformers the model runs: one row of architectures[] in architecture.c. */
 enum est_architecture {
@@ -20,6 +21,7 @@ enum est_architecture {
 	EST_ARCH_GPT2,
 	EST_ARCH_GPT_NEOX,
 	EST_ARCH_OPT,
+	EST_ARCH_QWEN2_VL,    /* Llama's, projections cut into heads after all three are made */
 	EST_ARCH_MINISTRAL3,  /* Llama's, queries scaled by their position */
 	EST_ARCH_ERNIE4_5,    /* Llama's, rotary embedding of neighbours in fp32 */
 	EST_ARCH_STABLELM,    /* Llama's with LayerNorm, rotating a part of each head */
@@ -68,6 +70,10 @@ enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2, EST
 /* What a layer of a hybrid is: attention, the family's other mixer (a convolution, a state space, linear attention), or, where each
  * layer is one block, its MLP or experts. */
 enum est_block_kind { EST_LAYER_ATTENDS, EST_LAYER_MIXES, EST_LAYER_FEEDS };
+
+/* Rotary embeddings of three positions, of time, height and width, for each token of each sequence: features of the three side by side
+ * (Qwen2-VL) or by turns (Qwen3-VL). */
+enum est_mrope { EST_MROPE_NONE, EST_MROPE_SECTIONS, EST_MROPE_INTERLEAVED };
 
 enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024 };
 
@@ -135,6 +141,12 @@ struct est_model {
 	int64_t relative_attention_num_buckets; /* rows of each stack's position bias; 0: none */
 	bool scale_decoder_outputs;   /* T5 (1.0): the head's input is multiplied */
 
+	struct est_vision vision;     /* the tower, or none */
+	enum est_mrope mrope;
+	bool caches_in_training;      /* config.use_cache = False does not reach its language model: keys and values are cached */
+	int64_t num_cross_attention_layers; /* Mllama: beside num_hidden_layers; without images they do not run */
+	int64_t extra_embed_rows;     /* Mllama: rows of the embedding that the head does not have */
+
 	int64_t parameters;           /* total, tied embeddings once */
 	int64_t published_parameters; /* of the catalogue row; 0 when unknown */
 	bool inferred;                /* the shape was inferred from a parameter count: an assumption */
@@ -164,6 +176,9 @@ int64_t est_model_stacked_layers(const struct est_model *model);
 bool est_model_is_bidirectional(const struct est_model *model);
 /* An encoder, alone or with a decoder. */
 bool est_model_is_encoder(const struct est_model *model);
+
+/* Layers of all stacks and of the tower: what takes memory for tables. */
+int64_t est_model_all_layers(const struct est_model *model);
 
 /* True when layer (from 0) attends within the sliding window. */
 bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer);

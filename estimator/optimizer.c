@@ -29,15 +29,10 @@ static const struct est_optimizer_row rows[] = {
 };
 /* clang-format on */
 
-static bool has_master(const struct est_request *request)
-{
-	return request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
-}
-
 /* As a parameter of its own, or for all that are folded into it. */
 static bool is_stepped(const struct est_leaf *leaf)
 {
-	return leaf->parameter && leaf->value.requires_grad && !leaf->folded;
+	return leaf->parameter && leaf->value.requires_grad && !leaf->folded && !leaf->idle;
 }
 
 /* This rank's part, as it lies between steps. */
@@ -55,7 +50,7 @@ static struct est_trained trained(const struct est_leaf *leaf, const struct est_
 	uint64_t columns = leaf->rows ? leaf->value.numel / leaf->rows : 0;
 
 	return (struct est_trained){ .numel = value.numel, .rows = columns ? value.numel / columns : 0, .columns = columns * stack,
-				     .element = has_master(request) ? EST_32BIT : value.element,
+				     .element = est_has_master(request) ? EST_32BIT : value.element,
 				     .inner = leaf->inner, .linear = leaf->linear };
 }
 
@@ -120,7 +115,7 @@ static struct est_stepping begin(struct est_tape *tape, const struct est_request
 
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request)
 {
-	for (uint32_t i = 0; i < tape->leaf_count && has_master(request); i++)
+	for (uint32_t i = 0; i < tape->leaf_count && est_has_master(request); i++)
 		if (is_stepped(&tape->leaves[i]))
 			est_persistent(tape, at_rest(&tape->leaves[i]).numel, EST_32BIT, EST_OPTIMIZER);
 }
@@ -168,7 +163,7 @@ void est_optimizer_clip(struct est_tape *tape, const struct est_request *request
 		return;
 	if (request->max_grad_norm > 0)
 		clip_grad_norm(tape);
-	if (has_master(request))
+	if (est_has_master(request))
 		update->grads32 = list_like_parameters(tape, EST_32BIT, false, EST_OPTIMIZER);
 }
 
@@ -177,6 +172,16 @@ void est_optimizer_states(struct est_tape *tape, const struct est_request *reque
 	struct est_stepping stepping = begin(tape, request);
 
 	for_each(&stepping, stepping.row->states);
+}
+
+uint64_t est_optimizer_idle(const struct est_tape *tape, const struct est_request *request)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (tape->leaves[i].idle)
+			bytes += (1 + rows[request->optimizer].moments) * tape->leaves[i].value.numel * tape->leaves[i].value.element;
+	return bytes;
 }
 
 static void zero_grad(struct est_tape *tape, struct est_leaf *leaf)
@@ -198,7 +203,7 @@ void est_optimizer_update(struct est_tape *tape, const struct est_request *reque
 	if (request->fuse_optimizer_in_backward)
 		return;
 	if (stepping.row->foreach_sqrt)
-		drop_list(tape, list_like_parameters(tape, has_master(request) ? EST_32BIT : 0, false, EST_OPTIMIZER));
+		drop_list(tape, list_like_parameters(tape, est_has_master(request) ? EST_32BIT : 0, false, EST_OPTIMIZER));
 	if (stepping.row->update)
 		for_each(&stepping, stepping.row->update);
 	end(&stepping);
@@ -214,7 +219,7 @@ static void step_alone(struct est_tape *tape, struct est_leaf *leaf, const void 
 	const struct est_request *request = context;
 	const struct est_trained p = trained(leaf, request);
 	struct est_stepping stepping = begin(tape, request);
-	struct est_tensor grad32 = has_master(request) ? est_scratch(&stepping, p.numel, EST_32BIT) : est_none;
+	struct est_tensor grad32 = est_has_master(request) ? est_scratch(&stepping, p.numel, EST_32BIT) : est_none;
 
 	if (stepping.row->foreach_sqrt)
 		est_bind(&stepping, 0, est_scratch(&stepping, p.numel, p.element));

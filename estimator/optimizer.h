@@ -27,4 +27,7 @@ void est_optimizer_clip(struct est_tape *tape, const struct est_request *request
 void est_optimizer_states(struct est_tape *tape, const struct est_request *request);
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update);
 
+/* What gradients and states of the parameters that the forward did not run would take at most, if it ran them. */
+uint64_t est_optimizer_idle(const struct est_tape *tape, const struct est_request *request);
+
 #endif

@@ -67,6 +67,22 @@ static void make_complex_rope(struct est_pass *pass, struct est_rope *rope)
 	est_drop(pass->tape, freqs);
 }
 
+static void make_ropes(struct est_pass *pass)
+{
+	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
+
+	for (unsigned i = 0; i < est_rope_count(pass); i++) {
+		struct est_rope *rope = &pass->ropes[i];
+
+		if (pass->model->mrope)
+			est_make_multimodal_rope(pass, rope);
+		else if (row->complex_rope)
+			make_complex_rope(pass, rope);
+		else
+			make_rope(pass, rope, row->fp32_rope);
+	}
+}
+
 /* true & (k > q - window) & (k <= q) */
 static struct est_tensor causal_window(struct est_pass *pass)
 {
@@ -116,16 +132,19 @@ static struct est_tensor make_mask(struct est_pass *pass, bool window)
 static void make_masks(struct est_pass *pass)
 {
 	bool full = false, sliding = false;
+	bool sliding_first = pass->model->vision.tower == EST_TOWER_SIGLIP; /* Gemma-3's: in the order of the layers' types */
 
 	if (pass->request->attention == EST_FLASH_ATTENTION_2 || pass->request->attention == EST_FLASH_ATTENTION_3)
 		return; /* the padding mask itself, two-dimensional */
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
 		if (est_layer_is_masked(pass, &pass->layers[i]))
 			*(pass->layers[i].sliding ? &sliding : &full) = true;
+	if (sliding && sliding_first)
+		pass->sliding_mask = make_mask(pass, true);
 	if (full)
 		pass->mask = make_mask(pass, false);
 	/* Qwen2-MoE makes the sliding mask, of whatever window, whether a layer takes it or not */
-	if (sliding || pass->model->architecture == EST_ARCH_QWEN2_MOE)
+	if ((sliding && !sliding_first) || pass->model->architecture == EST_ARCH_QWEN2_MOE)
 		pass->sliding_mask = make_mask(pass, true);
 }
 
@@ -331,8 +350,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	x = embed_with_positions(pass, inputs_embeds, &positions);
 	if (row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
-	for (unsigned i = 0; i < est_rope_count(pass); i++)
-		row->complex_rope ? make_complex_rope(pass, &pass->ropes[i]) : make_rope(pass, &pass->ropes[i], row->fp32_rope);
+	make_ropes(pass);
 	if (!row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
 	x = est_run_layers(pass, est_hold(x));

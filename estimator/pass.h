@@ -74,6 +74,7 @@ struct est_pass {
 	struct est_schedule *schedule;              /* of a sharded model, or NULL */
 	struct est_zero *zero;                      /* of ZeRO's gradients, or NULL */
 	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
+	bool idle;                                  /* while building: a part that the forward does not run */
 	bool frozen;                                /* while building: a part that method freeze does not train */
 	struct est_pass *reference;                 /* a second, frozen model on the same tape, or NULL */
 	enum est_sdpa_choice fused;                 /* what sdpa may choose on the card */
@@ -91,6 +92,7 @@ struct est_pass {
 	struct est_tensor labels;                   /* of the micro-batch, as the task has them */
 	struct est_tensor pooler_output;            /* BERT's, for a classifier */
 	struct est_tensor encoder_last_hidden_state; /* held until the loss is known, as the decoder's cache is */
+	bool fills_cache;                           /* of keys and values, although nothing is generated */
 	struct est_tensor *cache;
 	size_t cache_count;
 
@@ -131,6 +133,12 @@ struct est_tensor est_matmul_heads(struct est_tape *tape, struct est_tensor a, b
 /* ALL_ATTENTION_FUNCTIONS[...]: q, k, v after RoPE -> the heads' outputs side by side. q, k, v are borrowed. */
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 				struct est_tensor v);
+
+/* key_states, value_states = past_key_values.update(key_states, value_states), where the pass fills a cache: copies take the place
+ * of both. */
+void est_cache_update(struct est_pass *pass, struct est_tensor *k, struct est_tensor *v);
+/* The outputs of the forward are done with, and the cache in them. */
+void est_cache_drop(struct est_pass *pass);
 
 /* ---- modules.c */
 
@@ -233,6 +241,8 @@ void est_rotate(struct est_pass *pass, const struct est_layer *layer, struct est
 		struct est_tensor ret[2]);
 /* Of neighbouring features: in fp32 (ERNIE 4.5, Cohere), or of a part of each head (GLM). */
 est_rope_function est_apply_ernie_rope, est_apply_cohere_rope, est_apply_glm_rope;
+/* Qwen's VisionRotaryEmbedding.forward of the language model: cos and sin of three positions a token, for each sequence. */
+void est_make_multimodal_rope(struct est_pass *pass, struct est_rope *rope);
 /* Ministral 3: q * (1 + beta * log(1 + floor(position / original_max_position_embeddings))).to(dtype); others: q. q moves in. */
 struct est_tensor est_scale_query(struct est_pass *pass, struct est_tensor q);
 
@@ -261,7 +271,7 @@ void est_pass_release(struct est_pass *pass);
 void est_pass_end(struct est_pass *pass);
 
 /* The families' decoder layers, one file each or a few: llama.c, gemma.c, phi3.c, olmo.c, gpt.c. x is borrowed. */
-est_layer_function est_llama_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
+est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
 	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
 	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
 	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer,

@@ -149,6 +149,7 @@ struct est_request {
 	enum est_task task;
 	int64_t target_length;
 	int64_t trainable_layers;
+	bool freeze_vision_tower;
 	enum est_accounting accounting;
 	double headroom_fraction;
 	unsigned include; /* enum est_include */
@@ -156,6 +157,12 @@ struct est_request {
 	/* Bit i: the client named row i of est_request_fields[]; what is not named is an assumption. */
 	uint64_t named[2];
 };
+
+/* The optimizer holds fp32 copies of 16-bit parameters. */
+static inline bool est_has_master(const struct est_request *request)
+{
+	return request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
+}
 
 /* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. */
 static inline uint64_t est_shard_ranks(const struct est_parallelism *p)

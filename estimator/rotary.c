@@ -74,6 +74,65 @@ void est_apply_glm_rope(struct est_pass *pass, const struct est_rope *rope, stru
 	drop_rope(pass->tape, &pairs);
 }
 
+/* ---- three positions a token: cos and sin of each sequence */
+
+static struct est_tensor buffer(struct est_pass *pass, uint64_t numel)
+{
+	return est_hold(est_empty_as(pass->tape, numel, EST_32BIT, EST_BUFFERS));
+}
+
+/* position_ids[..., None].float() * self.inv_freq */
+static struct est_tensor frequencies(struct est_pass *pass, uint64_t numel)
+{
+	struct est_tensor positions = buffer(pass, 3 * pass->tokens), freqs = buffer(pass, numel);
+
+	est_drop(pass->tape, positions);
+	return freqs;
+}
+
+/* freqs.cos() * self.attention_scaling */
+static struct est_tensor waves(struct est_pass *pass, uint64_t numel)
+{
+	struct est_tensor raw = buffer(pass, numel), scaled = buffer(pass, numel);
+
+	est_drop(pass->tape, raw);
+	return scaled;
+}
+
+/* recomposition_frequencies: of the three, the features that each has; then both halves. Qwen3-VL's writes into the first of the
+ * three, Qwen2-VL's concatenates. waves moves in. */
+static struct est_tensor recomposed(struct est_pass *pass, struct est_tensor waves)
+{
+	uint64_t pairs = pass->tokens * est_rotary_width(pass->model);
+	struct est_tensor both;
+
+	if (pass->model->mrope == EST_MROPE_INTERLEAVED) {
+		both = buffer(pass, pairs);
+		est_drop(pass->tape, waves);
+	} else {
+		struct est_tensor half = buffer(pass, pairs / 2);
+
+		both = buffer(pass, pairs);
+		est_drop(pass->tape, half);
+		est_drop(pass->tape, waves);
+	}
+	return both;
+}
+
+void est_make_multimodal_rope(struct est_pass *pass, struct est_rope *rope)
+{
+	uint64_t numel = 3 * pass->tokens * est_rotary_width(pass->model) / 2;
+	struct est_tensor freqs = frequencies(pass, numel), cos = waves(pass, numel), sin = waves(pass, numel);
+
+	sin = recomposed(pass, sin);
+	cos = recomposed(pass, cos);
+	rope->cos = est_hold(est_to(pass->tape, est_hold(cos), pass->parameter_element));
+	rope->sin = est_hold(est_to(pass->tape, est_hold(sin), pass->parameter_element));
+	est_drop(pass->tape, freqs);
+	est_drop(pass->tape, cos);
+	est_drop(pass->tape, sin);
+}
+
 struct est_tensor est_scale_query(struct est_pass *pass, struct est_tensor q)
 {
 	struct est_tape *tape = pass->tape;

@@ -279,12 +279,18 @@ static void note_mixers(const struct est_model *model, struct est_report *report
 
 static void note_limits(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
-	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
-
 	if (est_sharding_is_static(request))
 		est_note_add(&report->warnings, "/parallelism/strategy", "",
 			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is left out of the expected "
 			     "figures; the upper ones have room for it");
+	if (model->vision.tower != EST_TOWER_NONE)
+		est_note_add(&report->warnings, "/model", model->id,
+			     "batches without images: the vision tower is weights, whose gradients and states, where it is trained, the upper "
+			     "figures have room for; what images take on their way through it is in none of these figures");
+	if (model->caches_in_training && request->framework != EST_TRL && request->checkpointing == EST_CHECKPOINT_NONE)
+		est_note_add(&report->assumptions, "/gradient_checkpointing", "none",
+			     "the Trainer's use_cache=False does not reach the language model's part of the configuration: a cache of keys "
+			     "and values is filled in training");
 	if (request->method == EST_QLORA && model->num_experts > 0)
 		est_note_add(&report->warnings, "/method", "",
 			     "the experts stay as they are: Transformers 5 keeps them in 3-D parameters, and bitsandbytes replaces linear layers "
@@ -293,7 +299,7 @@ static void note_limits(const struct est_request *request, const struct est_mode
 		est_note_add(&report->assumptions, "/parallelism/strategy", "",
 			     "replayed as rank 0 of DeepSpeed 0.19, all parameters in one group; the upper figures have room for the parameters "
 			     "that another rank's part may cut through");
-	else if (master)
+	else if (est_has_master(request))
 		est_note_add(&report->assumptions, "/precision", "",
 			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");

@@ -68,6 +68,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 		pass->schedule->syncs = last || pass->request->parallelism.sync_each_microbatch;
 	est_mark(tape, EST_PHASE_FORWARD);
 	loss = est_objective_loss(pass);
+	est_cache_drop(pass);
 	if (pass->schedule && pass->schedule->root_leaves_at_loss)
 		loss = est_hold(est_schedule_leave(pass->schedule, 0, loss));
 	est_schedule_forward_end(pass->schedule);
@@ -119,7 +120,7 @@ static int64_t count_trainable(const struct est_tape *tape)
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
 		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
-	struct est_tape_limits limits = limits_for(est_model_stacked_layers(model));
+	struct est_tape_limits limits = limits_for(est_model_all_layers(model));
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
 	struct est_update update;
 	struct est_pass pass, reference;
@@ -168,7 +169,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;
-	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass);
+	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass) + est_optimizer_idle(tape, request);
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;
 }

@@ -237,6 +237,27 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 			      "must name modules: PEFT saves DistilBERT's pre_classifier whole and refuses to adapt it too");
 }
 
+/* What is modelled of language models and not of those that see, whose tower no batch runs here */
+static void check_tower(const struct est_request *request, struct est_faults *faults)
+{
+	bool sharded = est_schedule_wanted(request) || est_zero_wanted(request) || request->parallelism.strategy == EST_DDP;
+	const struct { const char *field; bool refused; } rows[] = {
+		{ "parallelism.strategy", sharded },
+		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "task", request->task != EST_CAUSAL_LM },
+		{ "loss", request->loss != EST_LOSS_STANDARD && request->loss != EST_LOSS_CHUNKED },
+		{ "liger_kernel", request->liger_kernel },
+		{ "attention", request->attention == EST_FLASH_ATTENTION_3 || request->attention == EST_FLEX_ATTENTION
+			       || request->attention == EST_SDPA_CUDNN },
+		{ "quantization.type", request->method == EST_QLORA && request->quantization.type == EST_GPTQ },
+		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
+	};
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (rows[i].refused)
+			refuse_for(rows[i].field, request, "a vision tower", faults);
+}
+
 static void check_task(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	if (model->architecture == EST_ARCH_UNSUPPORTED)
@@ -318,7 +339,9 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_kernel(request, model, faults);
 	check_task(request, model, faults);
 	check_loss(request, faults);
-	if (request->liger_kernel && !est_liger_knows(model))
+	if (model->vision.tower != EST_TOWER_NONE)
+		check_tower(request, faults);
+	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
 		refuse(est_field_find("liger_kernel"), request, faults);
 	check_gptq(request, model, faults);
 	check_generation(request, model, faults);

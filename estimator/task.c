@@ -80,10 +80,8 @@ static void drop_outputs(struct est_pass *pass, struct est_tensor logits, bool c
 		est_drop(tape, outputs[i]);
 	for (unsigned i = 0; i < 2; i++)
 		est_drop(tape, cast[i]);
-	for (size_t i = 0; i < pass->cache_count; i++)
-		est_drop(tape, pass->cache[i]);
+	est_cache_drop(pass);
 	pass->encoder_last_hidden_state = est_none;
-	pass->cache_count = 0;
 }
 
 /* logits = lm_head(x), then the loss, then the end of the model's frame: x and what else it holds go. Both move in. */

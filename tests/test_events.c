@@ -71,7 +71,7 @@ static void replay(const char *name, json_t *body, uint64_t threshold)
 
 	ck_assert_msg(cfg_read_request(body, "", catalog, &request, &faults), "%s: %s %s", name, faults.item[0].pointer,
 		      faults.item[0].detail);
-	size = est_program_arena_size(est_model_stacked_layers(&request.model));
+	size = est_program_arena_size(est_model_all_layers(&request.model));
 	est_arena_init(&arena, malloc(size), size);
 	ck_assert_msg(est_program_trace(&program, &request.model, &request.request, true, whole, &arena), "%s", name);
 	replayed.threshold = threshold;

@@ -57,7 +57,7 @@ int main(int argc, char **argv)
 			fprintf(stderr, "%s %s\n", faults.item[i].pointer, faults.item[i].detail);
 		return 1;
 	}
-	size = est_program_arena_size(est_model_stacked_layers(&request.model));
+	size = est_program_arena_size(est_model_all_layers(&request.model));
 	est_arena_init(&arena, malloc(size), size);
 	if (!est_program_trace(&program, &request.model, &request.request, true, shards, &arena))
 		fail("the arena or the tables are too small");

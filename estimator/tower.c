@@ -1,0 +1,35 @@
+/* The parameters of a vision tower, as its constructor and PEFT make them: weights that a batch without images does not use. */
+#include "estimator/build.h"
+
+static bool build_part(void *context, const struct est_vision_part *part)
+{
+	struct est_pass *pass = context;
+	struct est_linear linear = { 0 };
+
+	switch (part->kind) {
+	case EST_PART_LINEAR:
+		est_build_linear(pass, &linear, part->in, part->out, part->bias);
+		break;
+	case EST_PART_CONVOLUTION:
+		est_build_matrix(pass, part->out, part->in);
+		if (part->bias)
+			est_build_vector(pass, part->out);
+		break;
+	case EST_PART_PARAMETER:
+		est_build_vector(pass, part->in * part->out);
+		break;
+	case EST_PART_BUFFER:
+	case EST_PART_KINDS:
+		est_empty_as(pass->tape, part->in * part->out, EST_32BIT, EST_BUFFERS);
+	}
+	return true;
+}
+
+void est_tower_build(struct est_pass *pass)
+{
+	pass->idle = !est_has_master(pass->request);
+	pass->frozen = pass->request->method == EST_FREEZE || pass->request->freeze_vision_tower;
+	pass->quantizes = pass->request->method == EST_QLORA;
+	est_vision_each(pass->model, build_part, pass);
+	pass->quantizes = pass->frozen = pass->idle = false;
+}
