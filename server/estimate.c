@@ -5,7 +5,7 @@
 #include "server/handlers.h"
 #include "server/report.h"
 
-enum { NOT_MODELLED = EST_INCLUDE_ADVICE | EST_INCLUDE_HINTS, REASON_MAX = 256 };
+enum { NOT_MODELLED = EST_INCLUDE_HINTS, REASON_MAX = 256 };
 
 /* By default everything is included that there is; a part that is asked for by name and not there yet is refused. */
 bool srv_check_include(const struct est_request *request, const char *base, struct est_faults *faults)
@@ -23,10 +23,10 @@ bool srv_check_include(const struct est_request *request, const char *base, stru
 	return !faults->count;
 }
 
-/* Limits take dozens of replays: they are answered when they are asked for by name. */
-static bool wants_limits(const struct cfg_request *request)
+/* Limits and advice take dozens of replays: they are answered when they are asked for by name. */
+static bool wants(const struct cfg_request *request, enum est_include part)
 {
-	return request->request.include & EST_INCLUDE_LIMITS && request->request.accounting == EST_REPLAY
+	return request->request.include & part && request->request.accounting == EST_REPLAY
 	       && est_request_names(&request->request, "include");
 }
 
@@ -38,8 +38,19 @@ bool srv_run(struct srv_context *context)
 	if (!est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
 		     &context->report))
 		return false;
-	context->report.limited = wants_limits(request);
-	return !context->report.limited || cfg_limits(request, &context->arena, &context->trial, &context->report);
+	context->report.limited = wants(request, EST_INCLUDE_LIMITS);
+	context->advised = wants(request, EST_INCLUDE_ADVICE);
+	return (!context->report.limited || cfg_limits(request, &context->arena, &context->trial, &context->report))
+	       && (!context->advised || cfg_advise(request, &context->report, &context->arena, &context->trial, context->advice,
+						   &context->advice_count));
+}
+
+bool srv_write_estimate(struct srv_context *context, enum srv_format format, struct srv_buffer *buffer)
+{
+	struct srv_estimate estimate = { &context->request, &context->report, context->advised ? context->advice : NULL,
+					 context->advice_count };
+
+	return srv_report_write(buffer, format, &estimate, &context->arena, context->rows);
 }
 
 /* Runs the checked request and writes the estimate. */
@@ -48,8 +59,7 @@ static void run(struct srv_call *call)
 	struct srv_context *context = call->context;
 
 	if (!srv_run(context)
-	    || !srv_report_write(call->reply->buffer, call->format, &context->request, &context->report, &context->arena,
-				 context->rows)) {
+	    || !srv_write_estimate(context, call->format, call->reply->buffer)) {
 		srv_reply_no_memory(call->reply);
 		return;
 	}

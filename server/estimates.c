@@ -97,7 +97,7 @@ static void write_document(struct batch_stream *batch, const json_t *body, const
 		srv_buffer_add_byte(buffer, ',');
 	start = buffer->length;
 	if (body && run(context, body, base)
-	    && srv_report_write(buffer, SRV_JSON, &context->request, &context->report, &context->arena, context->rows))
+	    && srv_write_estimate(context, SRV_JSON, buffer))
 		return;
 	buffer->length = start;
 	write_failure(context, buffer);

@@ -21,8 +21,10 @@ void srv_get_estimate(struct srv_call *call);
 json_t *srv_read_body(struct srv_call *call);
 /* Whether what the request asks to include is there; else faults at base + "/include". */
 bool srv_check_include(const struct est_request *request, const char *base, struct est_faults *faults);
-/* context->request -> context->report; false when memory is short. */
+/* context->request -> context->report and advice; false when memory is short. */
 bool srv_run(struct srv_context *context);
+/* These -> buffer; false when memory is short. */
+bool srv_write_estimate(struct srv_context *context, enum srv_format format, struct srv_buffer *buffer);
 
 /* estimates.c */
 void srv_post_estimates(struct srv_call *call);

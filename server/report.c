@@ -1,5 +1,6 @@
 #include "server/report.h"
 #include <stddef.h>
+#include "server/advice.h"
 #include "server/table.h"
 #include "server/write.h"
 
@@ -212,9 +213,10 @@ static bool write_notes(struct srv_buffer *buffer, const struct est_notes *notes
 	return first;
 }
 
-static void write_document(struct srv_buffer *buffer, const struct cfg_request *request,
-			   const struct est_report *report, const void *const *rows)
+static void write_document(struct srv_buffer *buffer, const struct srv_estimate *estimate, const void *const *rows)
 {
+	const struct cfg_request *request = estimate->request;
+	const struct est_report *report = estimate->report;
 	struct srv_table table = fit_table_of(report);
 
 	write_model(buffer, &request->model, report);
@@ -233,6 +235,10 @@ static void write_document(struct srv_buffer *buffer, const struct cfg_request *
 		write_thumb(buffer, report);
 	SRV_PUT(buffer, ",\"fits\":");
 	srv_write_rows(buffer, SRV_JSON, &table, rows, report->fit_count);
+	if (estimate->advice) {
+		SRV_PUT(buffer, ",\"advice\":");
+		srv_write_advice(buffer, request, estimate->advice, estimate->advice_count);
+	}
 	SRV_PUT(buffer, ",\"assumptions\":[");
 	write_notes(buffer, &report->assumptions, write_notes(buffer, &request->notes, true));
 	SRV_PUT(buffer, "],\"warnings\":[");
@@ -272,19 +278,20 @@ static void write_summary(struct srv_buffer *buffer, const struct cfg_request *r
 	SRV_PUT(buffer, "\n\n");
 }
 
-bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const struct cfg_request *request,
-		      const struct est_report *report, struct est_arena *arena, const void **rows)
+bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const struct srv_estimate *estimate,
+		      struct est_arena *arena, const void **rows)
 {
+	const struct est_report *report = estimate->report;
 	struct srv_table table = fit_table_of(report);
 
 	if (!make_fit_rows(report, arena, rows))
 		return false;
 	if (format == SRV_JSON) {
-		write_document(buffer, request, report, rows);
+		write_document(buffer, estimate, rows);
 		return true;
 	}
 	if (format == SRV_FOR_PEOPLE)
-		write_summary(buffer, request, report);
+		write_summary(buffer, estimate->request, report);
 	srv_write_rows(buffer, format, &table, rows, report->fit_count);
 	return true;
 }

@@ -4,7 +4,7 @@
 
 #include <stdatomic.h>
 #include "config/config.h"
-#include "config/limits.h"
+#include "config/advice.h"
 #include "server/listing.h"
 #include "server/metrics.h"
 #include "server/problem.h"
@@ -33,6 +33,9 @@ struct srv_context {
 	struct cfg_request request;      /* large: kept off the stack */
 	struct est_report report;
 	struct cfg_trial trial;
+	bool advised;                    /* advice was asked for */
+	size_t advice_count;
+	struct cfg_advice advice[CFG_ADVICE_MAX];
 	struct est_faults faults;
 	uint64_t id_state;               /* of the request ids that are made here */
 	struct srv_metrics metrics;

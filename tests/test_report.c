@@ -144,9 +144,64 @@ START_TEST(limits_are_answered_when_they_are_asked_for)
 }
 END_TEST
 
+static const char *const advised[] = {
+	"{\"model\":\"llama-3.2-1b\",\"gpus\":[\"rtx-4090\",\"l4\"],\"micro_batch_size\":4,\"include\":[\"advice\"]}",
+	"{\"model\":\"llama-3.2-1b\",\"gpus\":[\"l4\"],\"method\":\"lora\",\"lora\":{\"rank\":64},\"attention\":\"eager\",\"include\":[\"advice\"]}",
+	"{\"model\":\"llama-3.2-1b\",\"gpus\":[\"l4\"],\"parallelism\":{\"strategy\":\"ddp\",\"gpus\":4},\"include\":[\"advice\"]}",
+};
+
+/* What a client would do with advice: takes its change into the request. The card's verdict then, and what it requires. */
+static json_t *follow(const char *asked, const json_t *change)
+{
+	json_t *body = json_loads(asked, 0, NULL), *read, *fits;
+	char *dumped;
+
+	json_object_del(body, "include");
+	json_object_update_recursive(body, (json_t *)(uintptr_t)change);
+	dumped = json_dumps(body, 0);
+	post("/estimate", dumped);
+	ck_assert_msg(reply.status == 200, "%s: %s", dumped, text());
+	read = document();
+	fits = json_incref(json_object_get(read, "fits"));
+	free(dumped);
+	json_decref(body);
+	json_decref(read);
+	return fits;
+}
+
+START_TEST(advice_that_is_followed_does_what_it_says)
+{
+	json_t *read, *advice, *item;
+	size_t i;
+
+	post("/estimate", advised[_i]);
+	ck_assert_int_eq(reply.status, 200);
+	read = document();
+	advice = json_object_get(read, "advice");
+	ck_assert_uint_ge(json_array_size(advice), 5);
+	json_array_foreach(advice, i, item) {
+		json_t *fits = follow(advised[_i], json_object_get(item, "change")), *first = json_array_get(fits, 0);
+		bool makes_first_fit = false;
+		size_t k;
+		json_t *id;
+
+		ck_assert_int_eq(json_integer_value(json_object_get(first, "required_bytes")),
+				 json_integer_value(json_object_get(item, "required_bytes")));
+		ck_assert_int_gt(json_integer_value(json_object_get(item, "saves_bytes")), 0);
+		ck_assert_msg(*member(item, "cost"), "no cost");
+		json_array_foreach(json_object_get(item, "makes_fit"), k, id)
+			makes_first_fit |= !strcmp(json_string_value(id), member(first, "gpu"));
+		if (makes_first_fit)
+			ck_assert_str_eq(member(first, "verdict"), "fits");
+		json_decref(fits);
+	}
+	json_decref(read);
+}
+END_TEST
+
 START_TEST(parts_that_are_not_modelled_are_refused_by_name)
 {
-	static const char *const parts[] = { "advice", "hints" };
+	static const char *const parts[] = { "hints" };
 	char body[128];
 
 	snprintf(body, sizeof body, "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"include\":[\"%s\"]}", parts[_i]);
@@ -232,7 +287,8 @@ static TCase *estimate_tests(void)
 	tcase_add_test(test, the_rule_of_thumb_has_no_peak_and_no_timeline);
 	tcase_add_test(test, include_leaves_out_what_it_does_not_name);
 	tcase_add_test(test, limits_are_answered_when_they_are_asked_for);
-	tcase_add_loop_test(test, parts_that_are_not_modelled_are_refused_by_name, 0, 2);
+	tcase_add_loop_test(test, advice_that_is_followed_does_what_it_says, 0, COUNT(advised));
+	tcase_add_loop_test(test, parts_that_are_not_modelled_are_refused_by_name, 0, 1);
 	tcase_add_test(test, get_and_post_give_the_same_bytes);
 	tcase_add_test(test, the_same_request_gives_the_same_bytes);
 	tcase_add_loop_test(test, an_estimate_comes_in_every_format, 0, 4);
