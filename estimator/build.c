@@ -50,6 +50,7 @@ static void build_linear(struct est_pass *pass, struct est_linear *linear, uint6
 	linear->in = in;
 	linear->out = out;
 	linear->has_bias = bias;
+	linear->module = est_modules_new(pass->tape, 3);
 	if (pass->quantizes && pass->request->quantization.type == EST_GPTQ)
 		linear->weight = est_gptq_pack(pass, linear);
 	else if (pass->quantizes)
@@ -65,6 +66,7 @@ static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uin
 	enum est_norm kind = pass->model->norm;
 
 	norm->width = width;
+	norm->module = est_modules_new(pass->tape, 1);
 	norm->weight = kind == EST_NORM_NONPARAMETRIC ? EST_NO_LEAF : parameter(pass, width);
 	norm->bias = kind == EST_LAYERNORM ? parameter(pass, width) : EST_NO_LEAF;
 }
@@ -110,6 +112,7 @@ static void build_experts(struct est_pass *pass, struct est_experts *experts)
 	uint64_t count = (uint64_t)model->num_experts, hidden = (uint64_t)model->hidden_size;
 	uint64_t width = (uint64_t)model->moe_intermediate_size;
 
+	est_modules_new(pass->tape, 1);
 	experts->gate_up_proj = stack(pass, count, 2 * width, hidden);
 	experts->gate_up_proj_bias = model->expert_bias ? parameter(pass, count * 2 * width) : EST_NO_LEAF;
 	experts->down_proj = stack(pass, count, hidden, width);
@@ -145,8 +148,15 @@ static void build_xielu(struct est_pass *pass, struct est_layer *layer)
 {
 	layer->alpha_p = parameter(pass, 1);
 	layer->alpha_n = parameter(pass, 1);
+	pass->tape->leaves[layer->alpha_p].module = pass->tape->leaves[layer->alpha_n].module = layer->act_fn;
 	for (unsigned i = 0; i < 2; i++)
 		est_empty_as(pass->tape, 1, pass->parameter_element, EST_BUFFERS);
+}
+
+static void build_sinks(struct est_pass *pass, const struct est_layer *layer, uint32_t *sinks)
+{
+	*sinks = parameter(pass, (uint64_t)pass->model->num_attention_heads);
+	pass->tape->leaves[*sinks].module = layer->self_attn;
 }
 
 static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
@@ -190,10 +200,17 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 		else if (module->kind == EST_MODULE_XIELU)
 			build_xielu(pass, layer);
 		else if (module->kind == EST_MODULE_SINKS)
-			*(uint32_t *)member = parameter(pass, (uint64_t)pass->model->num_attention_heads);
+			build_sinks(pass, layer, member);
 		else
 			build_projection(pass, module, member);
 	}
+}
+
+static void name_blocks(struct est_tape *tape, struct est_layer *layer)
+{
+	layer->self_attn = est_modules_new(tape, 3);
+	layer->mlp = layer->self_attn + 1;
+	layer->act_fn = layer->self_attn + 2;
 }
 
 static void build_layers(struct est_pass *pass)
@@ -202,6 +219,7 @@ static void build_layers(struct est_pass *pass)
 	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++) {
 		pass->frozen = freezes(pass) && i < pass->model->num_hidden_layers - pass->request->trainable_layers;
 		pass->tape->unit = est_unit_of_layer(i);
+		name_blocks(pass->tape, &pass->layers[i]);
 		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
 		pass->layers[i].kind = (enum est_block_kind)pass->model->layer_kinds[i];
 		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
@@ -218,10 +236,12 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	uint64_t hidden = (uint64_t)model->hidden_size;
 
 	pass->frozen = freezes(pass) && !model->tie_word_embeddings;
+	est_modules_new(pass->tape, 1);
 	pass->embed_tokens = matrix(pass, (uint64_t)(model->vocab_size + model->extra_embed_rows), embed_dim);
 	pass->frozen = freezes(pass);
 	if (model->embedding_norm)
 		build_norm(pass, &pass->embedding_norm, hidden);
+	est_modules_new(pass->tape, 1);
 	if (model->position == EST_LEARNED_POSITIONS)
 		pass->embed_positions = matrix(pass, (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
 	if (embed_dim == hidden)
@@ -242,8 +262,11 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 		build_linear(pass, &pass->lm_head, embed_dim, scores, false);
 		return;
 	}
-	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size };
-	if (!model->tie_word_embeddings)
+	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size,
+					     .module = est_modules_new(pass->tape, 3) };
+	if (model->tie_word_embeddings)
+		pass->tape->leaves[pass->embed_tokens].shared_with = pass->lm_head.module;
+	else
 		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
 }
 
@@ -329,6 +352,10 @@ static bool build_model(struct est_pass *pass)
 		est_encoder_build(pass);
 		return !pass->tape->exhausted;
 	}
+	pass->inner_count = is_adapted(pass->request) ? 3 : 1;
+	pass->rotary_emb = est_modules_new(pass->tape, pass->inner_count + 1);
+	pass->inner = pass->rotary_emb + 1;
+	est_modules_new(pass->tape, 1); /* what follows is not called */
 	est_tower_build(pass);
 	build_embeddings(pass, embed_dim);
 	pass->frozen = false; /* the final norm and the head are trained */
@@ -363,6 +390,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 	pass->tokens = pass->batch * pass->sequence;
 	pass->parameter_element = element_of(request);
 	pass->trains = !is_adapted(request);
+	est_modules_new(tape, est_unit_of_layer(est_model_stacked_layers(model))); /* the model and its layers */
 	if (est_schedule_wanted(request) && !(pass->schedule = est_arena_take(tape->arena, 1, sizeof(*pass->schedule))))
 		return false;
 	pass->fills_cache = model->caches_in_training && request->framework != EST_TRL

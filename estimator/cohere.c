@@ -2,17 +2,19 @@
 #include "estimator/pass.h"
 
 /* x32 = x.to(fp32); mean; variance = (x32 - mean).pow(2).mean(); (weight32 * ((x32 - mean) * rsqrt(variance))).to(dtype) */
-static struct est_tensor normed(struct est_pass *pass, uint32_t weight, uint64_t rows, struct est_tensor x)
+static struct est_tensor normed(struct est_pass *pass, const struct est_norm_weights *norm, uint64_t rows, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), mean, variance, y, out;
+	struct est_tensor x32, mean, variance, y, out;
 
+	x = est_module_enter(tape, norm->module, x);
+	x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT));
 	mean = est_hold(est_mean(tape, x32, rows));
 	variance = est_hold(est_mean(tape, est_pow(tape, est_sub(tape, x32, mean)), rows));
 	y = est_sub(tape, x32, mean);
 	y = est_hold(est_mul(tape, y, est_rsqrt(tape, est_add_scalar(tape, variance))));
 	est_drop(tape, x32);
-	out = est_to(tape, est_leaf_tensor(tape, weight), EST_32BIT);
+	out = est_to(tape, est_leaf_tensor(tape, norm->weight), EST_32BIT);
 	out = est_hold(est_mul(tape, out, y));
 	est_drop(tape, y);
 	y = est_to(tape, out, x.element);
@@ -20,18 +22,18 @@ static struct est_tensor normed(struct est_pass *pass, uint32_t weight, uint64_t
 	est_drop(tape, mean);
 	est_drop(tape, variance);
 	est_finish(tape, x);
-	return y;
+	return est_module_leave(tape, norm->module, y);
 }
 
 struct est_tensor est_cohere_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
-	return normed(pass, norm->weight, x.numel / norm->width, x);
+	return normed(pass, norm, x.numel / norm->width, x);
 }
 
 /* q_norm(q), a mean and variance for each head; q moves in */
 static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor heads)
 {
-	struct est_tensor out = est_hold(normed(pass, norm->weight, heads.numel / (uint64_t)pass->model->head_dim, heads));
+	struct est_tensor out = est_hold(normed(pass, norm, heads.numel / (uint64_t)pass->model->head_dim, heads));
 
 	est_drop(pass->tape, heads);
 	return out;

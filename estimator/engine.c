@@ -123,6 +123,7 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 
 void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)
 {
+	tape->backwards++;
 	deliver(tape, root.source, est_hold(grad));
 	for (uint32_t i = tape->node_count; i-- > first;) {
 		struct est_node *node = &tape->nodes[i];
@@ -133,4 +134,5 @@ void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor 
 			release_saved(tape, node);
 	}
 	tape->node_count = first;
+	tape->backwards--;
 }

@@ -105,4 +105,4 @@ static void after_backward(struct est_schedule *schedule, unsigned number)
 		reduce(schedule, number);
 }
 
-const struct est_strategy_row est_fsdp1 = { unshard, after_forward, before_backward, after_backward };
+const struct est_strategy_row est_fsdp1 = { unshard, after_forward, before_backward, after_backward, NULL, NULL };

@@ -41,13 +41,13 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 
 /* residual + post(block(pre(x))) */
 static struct est_tensor sandwiched(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				    est_norm_function *norm, const struct est_norm_weights *pre, est_layer_function *block,
-				    const struct est_norm_weights *post)
+				    est_norm_function *norm, const struct est_norm_weights *pre, est_block_call *call,
+				    est_layer_function *block, const struct est_norm_weights *post)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor y = est_hold(norm(pass, pre, x)), z;
 
-	z = est_hold(block(pass, layer, y));
+	z = est_hold(call(pass, layer, block, y));
 	est_drop(tape, y);
 	y = norm(pass, post, z);
 	est_drop(tape, z);
@@ -59,9 +59,9 @@ struct est_tensor est_sandwich_layer(struct est_pass *pass, const struct est_lay
 {
 	struct est_tensor residual, out;
 
-	residual = est_hold(sandwiched(pass, layer, x, blocks->norm, &layer->input_layernorm, blocks->attention,
-				       &layer->post_attention_layernorm));
-	out = sandwiched(pass, layer, residual, blocks->norm, &layer->pre_feedforward_layernorm, blocks->mlp,
+	residual = est_hold(sandwiched(pass, layer, x, blocks->norm, &layer->input_layernorm, est_call_attention,
+				       blocks->attention, &layer->post_attention_layernorm));
+	out = sandwiched(pass, layer, residual, blocks->norm, &layer->pre_feedforward_layernorm, est_call_mlp, blocks->mlp,
 			 &layer->post_feedforward_layernorm);
 	est_drop(pass->tape, residual);
 	return out;

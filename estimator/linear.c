@@ -58,6 +58,32 @@ static const struct est_op *op_of(const struct est_linear *linear)
 	return linear->has_bias ? &addmm_op : &mm_op;
 }
 
+/* LinearFunctionForZeroStage3: x's gradient first; neither is a view */
+static void backward_linear_function(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 0; i < 2; i++)
+		if (est_needs(node, i))
+			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+	if (est_needs(node, 2))
+		ret[2] = est_hold(est_grad_for(tape, node, 2, node->grad[0].element));
+}
+static const struct est_op linear_function_op = { "LinearFunctionForZeroStage3", backward_linear_function };
+
+/* DeepSpeed's F.linear under ZeRO-3: it keeps input and weight whether they are needed or not, after the product. */
+static struct est_tensor linear_function(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	struct est_tensor in[3] = { x, est_leaf_tensor(tape, linear->weight),
+				    linear->has_bias ? est_leaf_tensor(tape, linear->bias) : est_none };
+	struct est_tensor out = est_result(tape, EST_RESULT_OF_MATMUL, x.numel / linear->in * linear->out, x.element);
+	struct est_node *node = est_node_new(tape, &linear_function_op, 3, in);
+
+	for (unsigned i = 0; i < (linear->has_bias ? 3 : 2); i++)
+		est_save(tape, node, in[i]);
+	out = est_output(tape, node, 0, out);
+	est_finish(tape, x);
+	return out;
+}
+
 /* F.linear(x, weight, bias) */
 static struct est_tensor dense(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
@@ -90,9 +116,14 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 {
 	if (linear->adapter && !tape->adapters_off)
 		return est_adapted_linear(tape, linear, x);
+	x = est_module_enter(tape, linear->module, x);
 	if (linear->base == EST_BASE_GPTQ)
-		return est_gptq_linear(tape, linear, x);
-	return linear->base == EST_BASE_DENSE ? dense(tape, linear, x) : est_quantized_linear(tape, linear, x);
+		x = est_gptq_linear(tape, linear, x);
+	else if (linear->base != EST_BASE_DENSE)
+		x = est_quantized_linear(tape, linear, x);
+	else
+		x = tape->zero3 && !linear->untransposed ? linear_function(tape, linear, x) : dense(tape, linear, x);
+	return est_module_leave(tape, linear->module, x);
 }
 
 struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)

@@ -101,11 +101,11 @@ struct est_tensor est_pre_norm_layer(struct est_pass *pass, const struct est_lay
 	struct est_tape *tape = pass->tape;
 	struct est_tensor y = est_hold(blocks->norm(pass, &layer->input_layernorm, x)), residual;
 
-	residual = blocks->attention(pass, layer, y);
+	residual = est_call_attention(pass, layer, blocks->attention, y);
 	est_drop(tape, y);
 	residual = est_hold(residual_add(pass, x, residual));
 	y = est_hold(blocks->norm(pass, &layer->post_attention_layernorm, residual));
-	x = blocks->mlp(pass, layer, y);
+	x = est_call_mlp(pass, layer, blocks->mlp, y);
 	est_drop(tape, y);
 	x = residual_add(pass, residual, x);
 	est_drop(tape, residual);

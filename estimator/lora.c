@@ -1,6 +1,9 @@
 #include "estimator/lora.h"
 
 #include "estimator/adapters.h"
+#include "estimator/zero3.h"
+
+enum { LAYER = 1, DROPOUT = 2 }; /* PEFT's modules, counted from the one that is adapted */
 
 /* ---- building */
 
@@ -11,8 +14,10 @@ static bool is_listed(const struct est_names *names, const char *name)
 
 static uint32_t adapter_parameter(struct est_pass *pass, uint64_t numel)
 {
-	uint32_t leaf = est_leaf_new(pass->tape, est_parameter_empty(pass, numel, pass->parameter_element), true, true);
+	uint32_t leaf;
 
+	est_modules_new(pass->tape, 1);
+	leaf = est_leaf_new(pass->tape, est_parameter_empty(pass, numel, pass->parameter_element), true, true);
 	pass->tape->leaves[leaf].idle = pass->idle;
 	return leaf;
 }
@@ -35,8 +40,9 @@ static struct est_adapter *make_adapter(struct est_pass *pass, uint64_t in, uint
 	if (lora->dora)
 		adapter->magnitude = adapter_parameter(pass, out);
 	for (unsigned i = 0; i < 2; i++) {
-		const struct est_linear *part = i == 0 ? &adapter->a : &adapter->b;
+		struct est_linear *part = i == 0 ? &adapter->a : &adapter->b;
 
+		part->module = pass->tape->leaves[part->weight].module;
 		pass->tape->leaves[part->weight].rows = part->out;
 		pass->tape->leaves[part->weight].inner = true;
 		pass->tape->leaves[part->weight].linear = true;
@@ -52,6 +58,7 @@ static bool wrap(struct est_pass *pass, struct est_linear *linear)
 		return false;
 	adapter->a.flat = adapter->b.flat = linear->flat;
 	adapter->b.permuted = linear->permuted;
+	pass->tape->leaves[adapter->a.weight].shared_with = linear->module + LAYER; /* which asks for its dtype */
 	linear->adapter = adapter;
 	return true;
 }
@@ -150,7 +157,7 @@ static bool wrap_head(struct est_pass *pass)
 /* DeepSpeed's engine casts the whole module to 16 bits, adapters too. */
 static bool adapters_are_fp32(const struct est_request *request)
 {
-	return request->lora.adapter_dtype == EST_FP32 && !est_zero_wanted(request);
+	return request->lora.adapter_dtype == EST_FP32 && !est_zero_wanted(request) && !est_zero3_wanted(request);
 }
 
 /* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there */
@@ -213,10 +220,17 @@ bool est_lora_build(struct est_pass *pass)
 
 /* ---- forward */
 
-/* lora_B(lora_A(dropout(x))) * scaling */
-static struct est_tensor update(struct est_tape *tape, const struct est_adapter *adapter, struct est_tensor x)
+static struct est_tensor drop_out(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
-	struct est_tensor y = est_linear(tape, &adapter->a, est_dropout(tape, x, adapter->dropout));
+	x = est_module_enter(tape, linear->module + DROPOUT, x);
+	return est_module_leave(tape, linear->module + DROPOUT, est_dropout(tape, x, linear->adapter->dropout));
+}
+
+/* lora_B(lora_A(dropout(x))) * scaling */
+static struct est_tensor update(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	const struct est_adapter *adapter = linear->adapter;
+	struct est_tensor y = est_linear(tape, &adapter->a, drop_out(tape, linear, x));
 
 	return est_mul_scalar(tape, est_linear(tape, &adapter->b, y));
 }
@@ -226,11 +240,13 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	const struct est_adapter *adapter = linear->adapter;
 	uint8_t adapter_element = est_leaf_tensor(tape, adapter->a.weight).element;
 	struct est_linear base = *linear;
-	struct est_tensor input = est_hold(x), result, cast, sum;
+	struct est_tensor input, result, cast, sum;
 	uint8_t result_element;
 	/* over a quantised base autocast casts, else peft does */
 	bool quantized = linear->base == EST_BASE_GPTQ ? linear->adds_in_place : linear->base != EST_BASE_DENSE;
 
+	x = est_module_enter(tape, linear->module + LAYER, x);
+	input = est_hold(x);
 	base.adapter = NULL;
 	result = est_linear(tape, &base, input);
 	result_element = result.element;
@@ -238,7 +254,7 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 		result = est_contiguous(tape, result); /* peft clones it */
 	result = est_hold(result);
 	cast = est_hold(quantized && tape->autocast ? est_alias(tape, input) : est_to(tape, input, adapter_element));
-	sum = adapter->dora ? est_dora(tape, linear, cast, result) : update(tape, adapter, cast);
+	sum = adapter->dora ? est_dora(tape, linear, cast, result) : update(tape, linear, cast);
 	if (quantized && !tape->autocast)
 		sum = est_to(tape, sum, result_element);
 	sum = linear->adds_in_place ? est_gptq_add(tape, linear, result, sum) : est_add(tape, result, sum);
@@ -247,5 +263,5 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 		sum = est_to(tape, sum, result_element);
 	est_drop(tape, cast);
 	est_finish(tape, x);
-	return sum;
+	return est_module_leave(tape, linear->module + LAYER, sum);
 }

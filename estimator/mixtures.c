@@ -8,7 +8,7 @@ struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *laye
 	struct est_tensor tokens = est_hold(est_reshape(pass->tape, est_alias(pass->tape, x)));
 	struct est_routing routing;
 
-	route(pass, layer, tokens, &routing);
+	est_call_router(pass, layer, route, tokens, &routing);
 	x = est_grouped_experts(pass, layer, tokens, &routing);
 	est_routing_drop(pass->tape, &routing);
 	est_drop(pass->tape, tokens);
@@ -31,7 +31,7 @@ static struct est_tensor qwen2_mixture(struct est_pass *pass, const struct est_l
 		return est_gated_mlp(pass, layer, x);
 	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
 	shared = est_hold(est_gated_mlp(pass, layer, tokens));
-	est_route_softmax(pass, layer, tokens, &routing);
+	est_call_router(pass, layer, est_route_softmax, tokens, &routing);
 	out = est_hold(est_grouped_experts(pass, layer, tokens, &routing));
 	weighted = est_tanh(tape, est_linear(tape, &layer->shared_expert_gate, tokens)); /* sigmoid */
 	weighted = est_hold(est_mul(tape, weighted, shared));
@@ -76,7 +76,7 @@ static struct est_tensor shared_mixture(struct est_pass *pass, const struct est_
 
 	if (!layer->sparse)
 		return est_gated_mlp(pass, layer, x);
-	route(pass, layer, x, &routing);
+	est_call_router(pass, layer, route, x, &routing);
 	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
 	out = est_hold(est_reshape(tape, est_grouped_experts(pass, layer, tokens, &routing)));
 	est_drop(tape, tokens);

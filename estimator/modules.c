@@ -10,7 +10,7 @@ struct est_tensor est_normalized(struct est_tape *tape, struct est_tensor x32, s
 	return est_mul(tape, x32, est_rsqrt(tape, est_add_scalar(tape, variance)));
 }
 
-struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+static struct est_tensor llama_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x32, variance, y, out;
@@ -28,7 +28,7 @@ struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_we
 	return out;
 }
 
-struct est_tensor est_olmo2_head_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+static struct est_tensor olmo2_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), variance, y, out;
@@ -49,7 +49,7 @@ struct est_tensor est_olmo2_norm(struct est_pass *pass, const struct est_norm_we
 	return est_olmo2_head_norm(pass, norm, x);
 }
 
-struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+static struct est_tensor gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x32, y, weight, out;
@@ -69,7 +69,7 @@ struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_we
 	return y;
 }
 
-struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+static struct est_tensor olmo_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor y = est_layer_norm(tape, est_to(tape, est_hold(x), EST_32BIT), x.numel / norm->width, EST_NO_LEAF,
@@ -80,9 +80,42 @@ struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_wei
 	return y;
 }
 
-struct est_tensor est_torch_layer_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+static struct est_tensor torch_layer_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	return est_layer_norm(pass->tape, x, x.numel / norm->width, norm->weight, norm->bias);
+}
+
+/* norm(x): a module's call */
+struct est_tensor est_call_norm(struct est_pass *pass, est_norm_function *forward, const struct est_norm_weights *norm,
+				struct est_tensor x)
+{
+	x = est_module_enter(pass->tape, norm->module, x);
+	return est_module_leave(pass->tape, norm->module, forward(pass, norm, x));
+}
+
+struct est_tensor est_llama_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	return est_call_norm(pass, llama_norm, norm, x);
+}
+
+struct est_tensor est_gemma_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	return est_call_norm(pass, gemma_norm, norm, x);
+}
+
+struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	return est_call_norm(pass, olmo_norm, norm, x);
+}
+
+struct est_tensor est_olmo2_head_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	return est_call_norm(pass, olmo2_norm, norm, x);
+}
+
+struct est_tensor est_torch_layer_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	return est_call_norm(pass, torch_layer_norm, norm, x);
 }
 
 /* NewGELUActivation: 0.5 * x * (1.0 + torch.tanh(c * (x + 0.044715 * torch.pow(x, 3.0)))) */
@@ -98,7 +131,7 @@ static struct est_tensor gelu_new(struct est_tape *tape, struct est_tensor x)
 	return half;
 }
 
-struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x)
+static struct est_tensor activate(struct est_pass *pass, struct est_tensor x)
 {
 	switch (pass->model->activation) {
 	case EST_SILU:
@@ -113,6 +146,27 @@ struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x)
 		break;
 	}
 	return est_gelu(pass->tape, x);
+}
+
+struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x)
+{
+	uint32_t module = pass->layer ? pass->layer->act_fn : 0; /* in the head of an encoder */
+
+	x = est_module_enter(pass->tape, module, x);
+	return est_module_leave(pass->tape, module, activate(pass, x));
+}
+
+struct est_tensor est_call_attention(struct est_pass *pass, const struct est_layer *layer, est_layer_function *forward,
+				     struct est_tensor x)
+{
+	est_module_begin(pass->tape, layer->self_attn);
+	return est_module_leave(pass->tape, layer->self_attn, forward(pass, layer, x));
+}
+
+struct est_tensor est_call_mlp(struct est_pass *pass, const struct est_layer *layer, est_layer_function *forward, struct est_tensor x)
+{
+	x = est_module_enter(pass->tape, layer->mlp, x);
+	return est_module_leave(pass->tape, layer->mlp, forward(pass, layer, x));
 }
 
 /* (x * cos) + (rotate_half(x) * sin) */

@@ -215,12 +215,14 @@ struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_la
 				      const struct est_routing *routing)
 {
 	const struct est_experts *experts = &layer->experts;
+	uint32_t module = pass->tape->leaves[experts->gate_up_proj].module;
 	struct open_experts open;
 
+	x = est_module_enter(pass->tape, module, x);
 	/* the wrapper of down_proj stands around that of gate_up_proj */
 	est_lora_open(pass->tape, experts->down_proj, experts->down_adapter, &open.down);
 	est_lora_open(pass->tape, experts->gate_up_proj, experts->gate_up_adapter, &open.gate_up);
 	x = grouped_experts_forward(pass, layer, x, routing, &open);
 	close_experts(pass->tape, &open);
-	return x;
+	return est_module_leave(pass->tape, module, x);
 }

@@ -35,9 +35,9 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 
 /* x + norm(block(x)) */
 static struct est_tensor post_normed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				     est_layer_function *block, est_norm_function *norm, const struct est_norm_weights *weights)
+				     est_block_call *call, est_layer_function *block, est_norm_function *norm, const struct est_norm_weights *weights)
 {
-	struct est_tensor y = est_hold(block(pass, layer, x)), normed;
+	struct est_tensor y = est_hold(call(pass, layer, block, x)), normed;
 
 	normed = norm(pass, weights, y);
 	est_drop(pass->tape, y);
@@ -49,8 +49,9 @@ struct est_tensor est_post_norm_layer(struct est_pass *pass, const struct est_la
 {
 	struct est_tensor residual, out;
 
-	residual = est_hold(post_normed(pass, layer, x, blocks->attention, blocks->norm, &layer->post_attention_layernorm));
-	out = post_normed(pass, layer, residual, blocks->mlp, blocks->norm, &layer->post_feedforward_layernorm);
+	residual = est_hold(post_normed(pass, layer, x, est_call_attention, blocks->attention, blocks->norm,
+					&layer->post_attention_layernorm));
+	out = post_normed(pass, layer, residual, est_call_mlp, blocks->mlp, blocks->norm, &layer->post_feedforward_layernorm);
 	est_drop(pass->tape, residual);
 	return out;
 }

@@ -15,6 +15,7 @@ enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ };
 /* A linear layer's parameters: leaves of the tape. */
 struct est_linear {
 	uint32_t weight, bias;
+	uint32_t module;                   /* its number; the next two are those of PEFT's layer around it, and of its dropout */
 	uint64_t in, out;
 	bool has_bias;
 	bool flat;                         /* its input is a matrix: the input's gradient passes no view */

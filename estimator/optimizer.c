@@ -116,8 +116,10 @@ static struct est_stepping begin(struct est_tape *tape, const struct est_request
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request)
 {
 	for (uint32_t i = 0; i < tape->leaf_count && est_has_master(request); i++)
-		if (is_stepped(&tape->leaves[i]))
+		if (is_stepped(&tape->leaves[i]) && !tape->leaves[i].on_host)
 			est_persistent(tape, at_rest(&tape->leaves[i]).numel, EST_32BIT, EST_OPTIMIZER);
+		else if (is_stepped(&tape->leaves[i]))
+			tape->host_states += at_rest(&tape->leaves[i]).numel * EST_32BIT;
 }
 
 /* One temporary per trained parameter, in element bytes; they are linked by their order in ret. */
@@ -128,7 +130,7 @@ static struct est_tensor *list_like_parameters(struct est_tape *tape, uint8_t el
 	for (uint32_t i = 0; i < tape->leaf_count && list; i++) {
 		const struct est_leaf *leaf = &tape->leaves[i];
 
-		if (is_stepped(leaf) && !leaf->on_host)
+		if (is_stepped(leaf) && !leaf->on_host && !leaf->deferred)
 			list[i] = est_empty_as(tape, scalar ? 1 : at_rest(leaf).numel, element ? element : at_rest(leaf).element,
 					       category);
 	}

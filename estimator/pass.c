@@ -214,11 +214,14 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 static struct est_tensor look_up_positions(struct est_pass *pass)
 {
 	bool per_token = pass->model->architecture == EST_ARCH_OPT;
+	uint32_t module = pass->tape->leaves[pass->embed_positions].module;
 	struct est_tensor ids = buffer(pass, per_token ? pass->tokens : pass->sequence, EST_INT64), positions;
 
+	est_module_begin(pass->tape, module);
 	positions = est_embedding(pass->tape, ids, pass->embed_positions,
 				  (uint64_t)(pass->model->max_position_embeddings + pass->model->position_offset),
 				  (uint64_t)pass->model->hidden_size);
+	positions = est_module_leave(pass->tape, module, positions);
 	est_drop(pass->tape, ids);
 	return est_hold(positions);
 }
@@ -245,17 +248,22 @@ struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tenso
 static struct est_tensor embed(struct est_pass *pass)
 {
 	const struct est_model *model = pass->model;
+	uint32_t module = pass->tape->leaves[pass->embed_tokens].module;
 	struct est_tensor x;
 
 	if (pass->schedule && pass->schedule->norm_is_roots)
 		est_schedule_begin(pass->schedule, est_unit_of_tail(pass->schedule) + 1);
 	est_schedule_begin(pass->schedule, 0);
+	for (uint32_t i = 0; i < pass->inner_count; i++)
+		est_module_begin(pass->tape, pass->inner + i);
+	est_module_begin(pass->tape, module);
 	x = est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size, pass->lm_head.in);
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
 		x = est_mul_scalar(pass->tape, x);
 	x = est_require_input_grad(pass, x); /* a hook of the module, as the sharding's is, but the earlier one */
 	if (est_unit_of_tail(pass->schedule))
 		x = est_schedule_leave(pass->schedule, 0, x);
+	x = est_module_leave(pass->tape, module, x);
 	if (model->embedding_multiplier != 0)
 		x = est_mul_scalar(pass->tape, x);
 	if (pass->project_in.out)
@@ -332,7 +340,7 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 	}
 	if (est_unit_of_tail(pass->schedule) && !est_tail_has_norm(pass->schedule))
 		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_tail(pass->schedule), x));
-	return x;
+	return est_hold(est_module_leave(pass->tape, pass->inner, x));
 }
 
 struct est_tensor est_pass_forward(struct est_pass *pass)
@@ -350,6 +358,8 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	x = embed_with_positions(pass, inputs_embeds, &positions);
 	if (row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
+	if (row->rotary)
+		est_module_begin(tape, pass->rotary_emb);
 	make_ropes(pass);
 	if (!row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);

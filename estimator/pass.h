@@ -12,7 +12,7 @@
 
 /* A norm's parameters; EST_NO_LEAF where it has none. */
 struct est_norm_weights {
-	uint32_t weight, bias;
+	uint32_t weight, bias, module;
 	uint64_t width;
 };
 
@@ -52,6 +52,7 @@ struct est_layer {
 	struct est_norm_weights cross_attn_layernorm;
 	uint32_t alpha_p, alpha_n;                  /* of Apertus' xIELU */
 	struct est_mixer mixer;
+	uint32_t self_attn, mlp, act_fn;            /* numbers of modules without parameters of their own */
 	bool sliding, sparse, rotated;
 	enum est_block_kind kind;
 };
@@ -80,6 +81,7 @@ struct est_pass {
 	enum est_sdpa_choice fused;                 /* what sdpa may choose on the card */
 
 	uint32_t embed_tokens, embed_positions, lm_head_bias;
+	uint32_t inner, inner_count, rotary_emb;    /* modules: the decoder and PEFT's two around the whole; the rotary embedding */
 	struct est_linear lm_head, project_in, project_out;
 	struct est_norm_weights norm;
 	struct est_layer *layers;
@@ -107,6 +109,14 @@ struct est_pass {
 	struct est_tensor frame;                    /* another variable of the layer's frame, held to its end */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 };
+
+typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+typedef void est_rope_function(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+			       struct est_tensor ret[2]);
+typedef struct est_tensor est_norm_function(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* How a layer calls one of its blocks. */
+typedef struct est_tensor est_block_call(struct est_pass *pass, const struct est_layer *layer, est_layer_function *forward,
+					 struct est_tensor x);
 
 /* ---- attention.c */
 
@@ -157,6 +167,11 @@ struct est_tensor est_olmo2_head_norm(struct est_pass *pass, const struct est_no
 struct est_tensor est_olmo_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 /* nn.LayerNorm */
 struct est_tensor est_torch_layer_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
+/* A norm's call, with a module's hooks around forward. */
+struct est_tensor est_call_norm(struct est_pass *pass, est_norm_function *forward, const struct est_norm_weights *norm,
+				struct est_tensor x);
+/* A layer's self_attn, to which x is passed by name and hidden from hooks; its mlp. x is borrowed. */
+est_block_call est_call_attention, est_call_mlp;
 /* ACT2FN[hidden_act] */
 struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x);
 /* apply_rotary_pos_emb of Llama: ret[0], ret[1] are q and k rotated (held). q and k are borrowed. */
@@ -172,11 +187,6 @@ struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *l
 
 /* The rotary embedding of a layer. */
 const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer);
-
-typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
-typedef void est_rope_function(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
-			       struct est_tensor ret[2]);
-typedef struct est_tensor est_norm_function(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x);
 
 /* What a decoder layer of Llama's kind is made of. */
 struct est_blocks {

@@ -81,13 +81,22 @@ struct play {
 	uint64_t phase_reserved[EST_PHASES];
 };
 
+static bool is_rehearsed(const struct est_program *program)
+{
+	return program->end[EST_PART_REHEARSAL] > program->begin[EST_PART_REHEARSAL];
+}
+
 /* How often the part is played in this step. */
 static uint64_t repeats(const struct play *play)
 {
 	uint64_t accumulated = play->program->accumulation_steps - 1;
 
-	if (play->part == EST_PART_LOAD || play->part == EST_PART_STATES)
+	if (play->part == EST_PART_LOAD || play->part == EST_PART_STATES || play->part == EST_PART_REHEARSAL)
 		return play->step == 0;
+	if (play->part == EST_PART_MICRO_FIRST && play->step == 0)
+		return !is_rehearsed(play->program);
+	if (play->part == EST_PART_MICRO_NEXT && play->step == 0 && play->program->rehearses_all)
+		return 0;
 	if (play->part == EST_PART_MICRO_NEXT)
 		return accumulated < ACCUMULATIONS ? accumulated : ACCUMULATIONS;
 	return 1;

@@ -174,6 +174,15 @@ static struct est_tensor router_logits(struct est_pass *pass, const struct est_l
 
 /* ---- routers */
 
+void est_call_router(struct est_pass *pass, const struct est_layer *layer, est_router *route, struct est_tensor x,
+		     struct est_routing *ret)
+{
+	uint32_t module = layer->router.module;
+
+	route(pass, layer, est_module_enter(pass->tape, module, x), ret);
+	ret->weights = est_hold(est_module_leave(pass->tape, module, ret->weights));
+}
+
 void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 		       struct est_routing *ret)
 {

@@ -25,6 +25,9 @@ est_router est_route_ernie4_5;
 /* x.view(-1, hidden) -> router, experts -> reshape; x is borrowed. */
 struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route);
 
+/* route(x) as a module is called. x is borrowed. */
+void est_call_router(struct est_pass *pass, const struct est_layer *layer, est_router *route, struct est_tensor x,
+		     struct est_routing *ret);
 void est_routing_drop(struct est_tape *tape, const struct est_routing *routing);
 
 #endif

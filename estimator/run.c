@@ -12,6 +12,7 @@
 #include "estimator/verdict.h"
 #include "estimator/words.h"
 #include "estimator/zero.h"
+#include "estimator/zero3.h"
 
 /* Everything that depends on the card only through what its kernels can do: one trace, replayed for all cards of the class. */
 struct outcome {
@@ -299,6 +300,9 @@ static void note_limits(const struct est_request *request, const struct est_mode
 		est_note_add(&report->assumptions, "/parallelism/strategy", "",
 			     "replayed as rank 0 of DeepSpeed 0.19, all parameters in one group; the upper figures have room for the parameters "
 			     "that another rank's part may cut through");
+	else if (est_zero3_wanted(request))
+		est_note_add(&report->assumptions, "/parallelism/strategy", "",
+			     "replayed as one rank of DeepSpeed 0.19 in the order in which Transformers 5 calls the modules");
 	else if (est_has_master(request))
 		est_note_add(&report->assumptions, "/precision", "",
 			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "

@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include "estimator/ops.h"
+#include "estimator/zero3.h"
 
 /* ---- hooks in the graph */
 
@@ -69,11 +70,15 @@ void est_schedule_forward_end(struct est_schedule *schedule)
 	schedule->held_gather = 0;
 }
 
-/* Units whose input has no gradient are reduced in the engine's final callback, which goes over the units in order. */
-void est_schedule_backward_end(struct est_schedule *schedule)
+void est_schedule_micro_begin(struct est_schedule *schedule)
 {
-	if (!schedule)
-		return;
+	if (schedule && schedule->row->begin)
+		schedule->row->begin(schedule);
+}
+
+/* Units whose input has no gradient are reduced in the engine's final callback, which goes over the units in order. */
+static void finish_units(struct est_schedule *schedule)
+{
 	for (unsigned i = 0; i < schedule->unit_count; i++) {
 		struct est_unit *unit = &schedule->units[i];
 
@@ -87,6 +92,16 @@ void est_schedule_backward_end(struct est_schedule *schedule)
 	}
 	est_storage_release(schedule->tape, schedule->held_reduction);
 	schedule->held_reduction = 0;
+}
+
+void est_schedule_backward_end(struct est_schedule *schedule)
+{
+	if (!schedule)
+		return;
+	if (schedule->row->end)
+		schedule->row->end(schedule);
+	else
+		finish_units(schedule);
 }
 
 void est_schedule_zero_grad(struct est_schedule *schedule)
@@ -119,24 +134,33 @@ static unsigned unit_of(const struct est_schedule *schedule, const struct est_le
 	return est_unit_of_tail(schedule);
 }
 
-/* What both versions are held against traces with; anything else is a static share (sharding.h). */
-static bool is_plain(const struct est_request *request)
+/* What is held against traces; anything else is a static share (sharding.h). */
+bool est_schedule_is_plain(const struct est_request *request)
 {
 	bool plain_step = request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
 			  || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
 	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
 	bool plain_loss = (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM
 			  && !request->liger_kernel && (request->loss == EST_LOSS_STANDARD || chunks_words);
-	bool reentrant = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
 
-	return request->parallelism.wrap != EST_WRAP_PEFT && plain_step && plain_loss && !reentrant
-	       && !request->fuse_optimizer_in_backward;
+	return plain_step && plain_loss && !request->fuse_optimizer_in_backward;
+}
+
+static bool is_reentrant(const struct est_request *request)
+{
+	return request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
+}
+
+/* Units of whole layers. */
+static bool is_plain_fsdp(const struct est_request *request)
+{
+	return est_schedule_is_plain(request) && request->parallelism.wrap != EST_WRAP_PEFT && !is_reentrant(request);
 }
 
 /* Flat parameters that are trained whole, a unit for each layer and the model as the root (what accelerate makes of it too). */
 static bool is_replayed_fsdp1(const struct est_request *request)
 {
-	return is_plain(request) && request->method == EST_FULL && request->precision == EST_BF16_MIXED
+	return is_plain_fsdp(request) && request->method == EST_FULL && request->precision == EST_BF16_MIXED
 	       && request->offload.parameters == EST_ON_GPU;
 }
 
@@ -148,7 +172,7 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 	bool whole = !request->lora.dora && request->lora.modules_to_save.count == 0;
 	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 
-	return is_plain(request) && (request->method == EST_FULL || (adapts && whole)) && !master
+	return is_plain_fsdp(request) && (request->method == EST_FULL || (adapts && whole)) && !master
 	       && request->precision != EST_BF16_AUTOCAST;
 }
 
@@ -160,6 +184,8 @@ bool est_schedule_wanted(const struct est_request *request)
 		return false;
 	if (strategy == EST_FSDP1)
 		return is_replayed_fsdp1(request);
+	if (strategy == EST_ZERO3)
+		return est_zero3_wanted(request);
 	return (strategy == EST_FSDP || strategy == EST_HSDP) && is_replayed_fsdp2(request);
 }
 
@@ -259,6 +285,33 @@ static void shard_all(struct est_schedule *schedule)
 			shard(schedule, &tape->leaves[i]);
 }
 
+static void begin_module(void *context, uint32_t module)
+{
+	est_schedule_begin(context, module);
+}
+
+static struct est_tensor enter_module(void *context, uint32_t module, struct est_tensor x)
+{
+	return est_schedule_enter(context, module, x);
+}
+
+static struct est_tensor leave_module(void *context, uint32_t module, struct est_tensor y)
+{
+	return est_schedule_leave(context, module, y);
+}
+
+/* ZeRO-3: every module is a unit. The model and its layers have the numbers that units have everywhere. */
+static void shard_modules(struct est_schedule *schedule, const struct est_model *model)
+{
+	struct est_tape *tape = schedule->tape;
+
+	schedule->row = &est_zero3_row;
+	schedule->zero3 = est_arena_take(tape->arena, 1, sizeof(*schedule->zero3));
+	if (!schedule->zero3 || !est_zero3_init(schedule->zero3, schedule, model))
+		tape->exhausted = true;
+	tape->hooks = (struct est_module_hooks){ schedule, begin_module, enter_module, leave_module };
+}
+
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,
 			  const struct est_request *request)
 {
@@ -272,6 +325,12 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->replicates = p->strategy == EST_HSDP;
 	schedule->ranks = est_shard_ranks(p);
 	schedule->layers = (unsigned)model->num_hidden_layers;
+	schedule->gathered_element = EST_16BIT;
+	if (p->strategy == EST_ZERO3) {
+		schedule->root_leaves_at_loss = true;
+		shard_modules(schedule, model);
+		return EST_16BIT;
+	}
 	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
 	schedule->norm_is_roots = schedule->has_tail && request->method != EST_FULL;

@@ -32,7 +32,12 @@ struct est_strategy_row {
 	void (*after_forward)(struct est_schedule *schedule, unsigned unit);
 	void (*before_backward)(struct est_schedule *schedule, unsigned unit);
 	void (*after_backward)(struct est_schedule *schedule, unsigned unit);
+	/* of a whole micro-batch; NULL where units are all there is */
+	void (*begin)(struct est_schedule *schedule);
+	void (*end)(struct est_schedule *schedule);
 };
+
+struct est_zero3;
 
 struct est_schedule {
 	const struct est_strategy_row *row;
@@ -48,6 +53,7 @@ struct est_schedule {
 	bool has_tail;                 /* final norm and head are a unit of their own */
 	bool norm_is_roots;            /* but for the norm, which is the root's */
 	bool root_leaves_at_loss;      /* unit 0 is the model itself: its backward begins at the loss, not at the logits */
+	struct est_zero3 *zero3;       /* ZeRO-3, whose units are modules; or NULL */
 	uint32_t held_gather;          /* all-gather output of the last unit, kept until the next has been copied out */
 	uint32_t held_reduction;       /* input of the last reduce-scatter, kept until the next */
 };
@@ -60,13 +66,17 @@ bool est_schedule_wanted(const struct est_request *request);
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,
 			  const struct est_request *request);
 
+/* A model that is trained as most are: an optimizer that takes parameters of any shape, the model's own loss. */
+bool est_schedule_is_plain(const struct est_request *request);
+
 /* Around a unit's forward, in the order of the code; schedule may be NULL, and then x and y come back as they are.
  * enter: x, borrowed, as the unit sees it (held). leave: y, temporary or held, as it leaves the unit. */
 struct est_tensor est_schedule_enter(struct est_schedule *schedule, unsigned unit, struct est_tensor x);
 struct est_tensor est_schedule_leave(struct est_schedule *schedule, unsigned unit, struct est_tensor y);
 /* A unit without an input that requires a gradient: the embedding. */
 void est_schedule_begin(struct est_schedule *schedule, unsigned unit);
-/* The root's forward has returned; the backward is over; gradients are set to None. */
+/* A micro-batch begins; the root's forward has returned; the backward is over; gradients are set to None. */
+void est_schedule_micro_begin(struct est_schedule *schedule);
 void est_schedule_forward_end(struct est_schedule *schedule);
 void est_schedule_backward_end(struct est_schedule *schedule);
 void est_schedule_zero_grad(struct est_schedule *schedule);
@@ -79,7 +89,7 @@ static inline unsigned est_unit_of_layer(int64_t layer)
 unsigned est_unit_of_tail(const struct est_schedule *schedule);
 bool est_tail_has_norm(const struct est_schedule *schedule);
 
-/* fsdp2.c, fsdp1.c */
-extern const struct est_strategy_row est_fsdp2, est_fsdp1;
+/* fsdp2.c, fsdp1.c, zero3.c */
+extern const struct est_strategy_row est_fsdp2, est_fsdp1, est_zero3_row;
 
 #endif

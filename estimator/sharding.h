@@ -1,5 +1,5 @@
-/* Sharding without a schedule: ZeRO-3, and ZeRO-1, ZeRO-2 and FSDP1 where they are not replayed, as shares of what one GPU holds.
- * What is gathered and bucketed on the way is only bounded. (DDP: ddp.h; FSDP2, HSDP, FSDP1: schedule.h; ZeRO-1, 2: zero.h.) */
+/* Sharding without a schedule, where a strategy is not replayed: shares of what one GPU holds. What is gathered and bucketed on the way
+ * is only bounded. (DDP: ddp.h; FSDP2, HSDP, FSDP1: schedule.h; ZeRO-1, 2: zero.h; ZeRO-3: zero3.h.) */
 #ifndef EST_SHARDING_H
 #define EST_SHARDING_H
 

@@ -5,6 +5,7 @@
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
+#include "estimator/zero3.h"
 
 /* ---- how large the tables may grow: counts per layer, checked by the tape */
 
@@ -14,7 +15,7 @@
  * run of 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
 enum {
 	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 256, STORAGES_PER_LAYER = 400, LEAVES_PER_LAYER = 48, ATTRIBUTES_PER_LAYER = 32,
-	SAVES_PER_LAYER = 256, BASE = 512
+	SAVES_PER_LAYER = 256, BASE = 512, ZERO3_BYTES_PER_LAYER = 16384
 };
 
 static struct est_tape_limits limits_for(int64_t layers)
@@ -33,7 +34,7 @@ size_t est_program_arena_size(int64_t layers)
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
 	       + limits.storages * sizeof(struct est_storage) + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
-	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit)) + 65536;
+	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit) + ZERO3_BYTES_PER_LAYER) + 65536;
 }
 
 uint32_t est_program_ids(int64_t layers)
@@ -67,6 +68,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	if (pass->schedule)
 		pass->schedule->syncs = last || pass->request->parallelism.sync_each_microbatch;
 	est_mark(tape, EST_PHASE_FORWARD);
+	est_schedule_micro_begin(pass->schedule);
 	loss = est_objective_loss(pass);
 	est_cache_drop(pass);
 	if (pass->schedule && pass->schedule->root_leaves_at_loss)
@@ -81,6 +83,21 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_pass_end(pass);
 	if (recomputes_reentrantly)
 		est_pass_release(pass);
+}
+
+/* ZeRO-3 has to see one micro-batch before it knows how all others run, and what it never lets go is there from the first step
+ * on. True when these are all the micro-batches of that step. */
+static bool rehearse(struct est_pass *pass)
+{
+	int64_t steps = pass->request->gradient_accumulation_steps;
+
+	if (!pass->schedule || !pass->schedule->zero3)
+		return false;
+	trace_micro(pass, steps == 1);
+	if (steps > 1)
+		trace_micro(pass, steps == 2);
+	est_zero3_rehearsed(pass->schedule->zero3);
+	return steps <= 2;
 }
 
 /* The first micro-batch. Where only the last one is reduced, whatever lies between is not the part that repeats: one of them is
@@ -144,6 +161,9 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	if (request->fuse_optimizer_in_backward)
 		est_optimizer_fuse(tape, request);
 	end(program, tape, EST_PART_LOAD);
+	begin(program, tape, EST_PART_REHEARSAL);
+	program->rehearses_all = rehearse(&pass);
+	end(program, tape, EST_PART_REHEARSAL);
 	begin(program, tape, EST_PART_MICRO_FIRST);
 	program->accumulation_steps = trace_first(&pass);
 	end(program, tape, EST_PART_MICRO_FIRST);
@@ -153,14 +173,17 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	end(program, tape, EST_PART_MICRO_NEXT);
 	begin(program, tape, EST_PART_CLIP);
 	est_zero_flatten(pass.zero, tape);
+	est_zero3_flatten(pass.schedule);
 	est_optimizer_clip(tape, request, &update);
 	est_zero_flattened(pass.zero, tape);
+	est_zero3_flattened(pass.schedule);
 	end(program, tape, EST_PART_CLIP);
 	begin(program, tape, EST_PART_STATES);
 	est_optimizer_states(tape, request);
 	end(program, tape, EST_PART_STATES);
 	begin(program, tape, EST_PART_UPDATE);
 	est_optimizer_update(tape, request, &update);
+	est_zero3_step_rest(pass.schedule);
 	est_schedule_zero_grad(pass.schedule);
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;

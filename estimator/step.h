@@ -10,6 +10,7 @@
 
 enum est_part {
 	EST_PART_LOAD,        /* the model's constructor, and an optimizer's master weights */
+	EST_PART_REHEARSAL,   /* the first micro-batches of all, where they run otherwise than those of later steps; or empty */
 	EST_PART_MICRO_FIRST, /* forward, loss, backward while no gradient exists */
 	EST_PART_MICRO_NEXT,  /* the same with gradients to accumulate into; empty without accumulation */
 	EST_PART_CLIP,        /* clip_grad_norm_(), and what optimizer.step() does before its states */
@@ -27,6 +28,7 @@ struct est_program {
 	uint64_t host_states;       /* host bytes of the optimizer's states */
 	uint64_t managed;           /* bytes in managed memory: paged optimizer states, outside the allocator */
 	uint64_t accumulation_steps;
+	bool rehearses_all;         /* the rehearsal stands for all micro-batches of the first step, not just for EST_PART_MICRO_FIRST */
 	uint64_t surplus;           /* bytes that another rank may hold beyond the one that is traced, at most */
 	int64_t trainable_parameters;
 };

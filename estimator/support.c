@@ -9,6 +9,7 @@
 #include "estimator/task.h"
 #include "estimator/liger.h"
 #include "estimator/schedule.h"
+#include "estimator/zero3.h"
 #include "estimator/zero.h"
 
 #define BIT(value) (UINT64_C(1) << (value))
@@ -126,6 +127,8 @@ static void check_offload(const struct est_request *request, struct est_faults *
 {
 	enum est_device parameters = request->offload.parameters, optimizer = request->offload.optimizer;
 
+	if (est_zero3_wanted(request))
+		return;
 	if (parameters != EST_ON_GPU && (!est_schedule_wanted(request) || optimizer != parameters))
 		refuse(est_field_find("offload.parameters"), request, faults);
 	else if (optimizer != parameters)
@@ -315,7 +318,9 @@ void est_support_check(const struct est_request *request, const struct est_model
 {
 	check_values(request, faults);
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
-	if (est_zero_wanted(request)) {
+	if (est_zero3_wanted(request)) {
+		/* all of it is replayed */
+	} else if (est_zero_wanted(request)) {
 		check_zero(request, faults);
 	} else {
 		check_named(zero_schedules, sizeof(zero_schedules) / sizeof(zero_schedules[0]), true, request, faults);

@@ -156,19 +156,28 @@ struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, si
 	return node;
 }
 
+/* The checkpoint's hook detaches what is saved: of a gathered parameter what it is now. */
+static uint32_t detached(struct est_tape *tape, struct est_tensor tensor)
+{
+	const struct est_leaf *leaf = tape->zero3 ? est_parameter_of(tape, tensor) : NULL;
+
+	return leaf && leaf->unsharded ? leaf->unsharded : tensor.storage;
+}
+
 static void save_for_recomputation(struct est_tape *tape, struct est_tensor tensor)
 {
 	struct est_frame *frame = &tape->frames[tape->recomputing - 1];
+	uint32_t storage = detached(tape, tensor);
 
 	if (tape->stopped)
 		return;
 	if (frame->saved[tape->recomputed_saves] != DISCARDED)
-		frame->saved[tape->recomputed_saves] = tensor.storage;
+		frame->saved[tape->recomputed_saves] = storage;
 	else if (tape->doomed_count < EST_DOOMED)
-		tape->doomed[tape->doomed_count++] = tensor.storage;
+		tape->doomed[tape->doomed_count++] = storage;
 	else
 		tape->exhausted = true;
-	est_storage_retain(tape, tensor.storage);
+	est_storage_retain(tape, storage);
 	tape->recomputed_saves++;
 	/* torch.utils.checkpoint's early stop: nothing after the last saved tensor runs */
 	if (tape->recomputed_saves == frame->count)
@@ -285,6 +294,7 @@ uint32_t est_leaf_new(struct est_tape *tape, struct est_tensor value, bool requi
 	leaf->value.requires_grad = requires_grad;
 	leaf->parameter = parameter;
 	leaf->unit = tape->unit;
+	leaf->module = tape->module;
 	leaf->value.source = EST_EDGE_LEAF | tape->leaf_count;
 	return tape->leaf_count++;
 }
@@ -293,6 +303,33 @@ struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tenso
 {
 	return tensor.source & EST_EDGE_LEAF ? &tape->leaves[tensor.source & ~EST_EDGE_LEAF] : NULL;
 }
+
+/* ---- modules */
+
+uint32_t est_modules_new(struct est_tape *tape, uint32_t count)
+{
+	tape->module = tape->modules + 1;
+	tape->modules += count;
+	return tape->module;
+}
+
+void est_module_begin(struct est_tape *tape, uint32_t module)
+{
+	if (tape->hooks.begin && !tape->stopped)
+		tape->hooks.begin(tape->hooks.context, module);
+}
+
+struct est_tensor est_module_enter(struct est_tape *tape, uint32_t module, struct est_tensor x)
+{
+	return tape->hooks.begin && !tape->stopped ? tape->hooks.enter(tape->hooks.context, module, x) : x;
+}
+
+struct est_tensor est_module_leave(struct est_tape *tape, uint32_t module, struct est_tensor y)
+{
+	return tape->hooks.begin && !tape->stopped ? tape->hooks.leave(tape->hooks.context, module, y) : y;
+}
+
+/* ---- */
 
 void est_mark(struct est_tape *tape, enum est_phase phase)
 {

@@ -81,6 +81,8 @@ struct est_leaf {
 	uint64_t stack;             /* how many matrices lie in a 3-D parameter of experts; 0: it is none */
 	bool inner;                 /* a matrix within a decoder layer: no embedding, no head */
 	bool linear;                /* and of an nn.Linear: no router */
+	uint32_t module;            /* whose parameter it is: numbers are given in the order of construction, see est_module_hooks */
+	uint32_t shared_with;       /* another module that reads it: the head where it is tied; 0: none */
 	/* of a sharded model (schedule.h) */
 	uint32_t unit;              /* what it is gathered with */
 	struct est_leaf *next;      /* of the same unit, or NULL */
@@ -90,6 +92,7 @@ struct est_leaf {
 	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
 	uint64_t ours;              /* of a flat parameter: elements in this rank's part (zero.h) */
 	bool folded;                /* stepped with that flat parameter, whose first leaf has the rank's part as its shard */
+	bool deferred;              /* stepped after all others: a later sub-group (zero3.h) */
 	struct est_tensor accumulated; /* gradient of micro-batches that were not reduced, in the dtype of the reduction */
 };
 
@@ -129,6 +132,15 @@ struct est_storage {
 	enum est_category category;
 };
 
+/* What is called around the calls of modules (nn.Module.register_forward_pre_hook() and its kin), x being what goes in, y what comes
+ * out: both come back, perhaps as outputs of a node. */
+struct est_module_hooks {
+	void *context;
+	void (*begin)(void *context, uint32_t module);
+	struct est_tensor (*enter)(void *context, uint32_t module, struct est_tensor x);
+	struct est_tensor (*leave)(void *context, uint32_t module, struct est_tensor y);
+};
+
 enum { EST_DOOMED = 16 };
 
 struct est_tape {
@@ -151,6 +163,11 @@ struct est_tape {
 	/* register_post_accumulate_grad_hook of every parameter; NULL: none */
 	void (*accumulated)(struct est_tape *tape, struct est_leaf *leaf, const void *context);
 	const void *accumulated_context;
+	struct est_module_hooks hooks; /* begin NULL: none */
+	uint32_t module, modules;   /* of the leaves to come; how many there are */
+	bool zero3;                 /* F.linear is DeepSpeed's autograd function, and a parameter that is freed gets other memory: what was
+				     * detached of it before stays */
+	unsigned backwards;         /* how many run, one in the other */
 	enum est_policy policy;     /* of the checkpoints to come */
 	bool offloads;              /* their inputs wait on the host (save_on_cpu) and come back for the recomputation */
 	uint64_t pinned;            /* bytes of host memory that they take */
@@ -301,6 +318,15 @@ static inline struct est_tensor est_leaf_tensor(const struct est_tape *tape, uin
 
 /* The leaf whose value tensor is, or NULL. */
 struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tensor);
+
+/* ---- modules */
+
+/* Numbers count modules that are built now, and returns the first, whose the leaves to come are. */
+uint32_t est_modules_new(struct est_tape *tape, uint32_t count);
+/* A module is called with x, and returns y; begin: with nothing that its hooks see a gradient of. */
+void est_module_begin(struct est_tape *tape, uint32_t module);
+struct est_tensor est_module_enter(struct est_tape *tape, uint32_t module, struct est_tensor x);
+struct est_tensor est_module_leave(struct est_tape *tape, uint32_t module, struct est_tensor y);
 
 /* ---- engine */
 

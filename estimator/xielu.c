@@ -93,7 +93,12 @@ struct est_tensor est_xielu_mlp(struct est_pass *pass, const struct est_layer *l
 	struct est_tape *tape = pass->tape;
 	struct est_tensor up = est_hold(est_linear(tape, &layer->up_proj, x)), activated;
 
-	activated = pass->model->activation == EST_XIELU ? xielu(pass, layer, up) : est_activate(pass, up);
+	if (pass->model->activation == EST_XIELU) {
+		activated = xielu(pass, layer, est_module_enter(tape, layer->act_fn, up));
+		activated = est_module_leave(tape, layer->act_fn, activated);
+	} else {
+		activated = est_activate(pass, up);
+	}
 	est_drop(tape, up);
 	return est_linear(tape, &layer->down_proj, activated);
 }

@@ -89,7 +89,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              114, 0.01, 0.10, 0.80, 0.50 },
+	{ NULL,                              146, 0.01, 0.60, 0.60, 0.50 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -104,6 +104,8 @@ static const struct gate distributed[] = {
 	{ "zero1 full ",                       4, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero2 full ",                       5, 0.01, 0.10, 0.40, 0.40 },
 	{ "zero2 lora ",                       1, 0.01, 0.10, 0.01, 0.01 },
+	{ "zero3 full ",                      29, 0.02, 0.60, 0.30, 0.30 },
+	{ "zero3 lora ",                       3, 0.01, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
 };
 /* Measured on real GPUs: with Transformers 4.48, and by prime-rl and torchtitan */

@@ -87,6 +87,8 @@ static void make_part(struct maker *maker, enum est_part part, uint64_t accumula
 	case EST_PART_LOAD:
 		make_all(maker, FIRST_WEIGHT, WEIGHTS, true);
 		break;
+	case EST_PART_REHEARSAL:
+		break;
 	case EST_PART_MICRO_FIRST:
 		make_micro(maker, 150, false);
 		break;

@@ -402,6 +402,91 @@ START_TEST(zero_divides_what_its_stage_says_among_the_ranks)
 }
 END_TEST
 
+/* What DeepSpeed and FSDP fill in where nothing is named. */
+static struct est_request shared_by(enum est_strategy strategy, int64_t ranks, enum est_method method)
+{
+	bool fsdp = strategy >= EST_FSDP;
+	struct est_request request = plain();
+
+	request.method = method;
+	request.precision = fsdp ? EST_BF16_MIXED : EST_BF16_MASTER;
+	request.base_dtype = EST_BF16;
+	request.lora.target_modules.all = true;
+	request.checkpointing = EST_CHECKPOINT_FULL;
+	request.parallelism.strategy = strategy;
+	request.parallelism.gpus = ranks;
+	request.parallelism.overlap_comm = strategy == EST_ZERO3;
+	request.parallelism.grad_accum_dtype = request.parallelism.communication_data_type = EST_BF16;
+	request.parallelism.sub_group_size = 1000000000;
+	request.parallelism.max_live_parameters = request.parallelism.max_reuse_distance = 1000000000;
+	request.parallelism.buckets.reduce_bucket_size = request.parallelism.buckets.prefetch_bucket_size = EST_AUTO;
+	request.parallelism.buckets.param_persistence_threshold = EST_AUTO;
+	return request;
+}
+
+/* Llama-3.1-8B: more parameters than ZeRO-3 lets live, and no row of theirs that 1,024 ranks would have to be padded for */
+static struct est_model eight_billion(void)
+{
+	struct est_model model = llama(32);
+
+	model.vocab_size = 128256;
+	model.hidden_size = 4096;
+	model.num_attention_heads = 32;
+	model.num_key_value_heads = 8;
+	model.head_dim = 128;
+	model.intermediate_size = 14336;
+	model.parameters = est_model_count_parameters(&model);
+	return model;
+}
+
+static uint64_t allocated_by(enum est_strategy strategy, int64_t ranks, enum est_method method)
+{
+	struct est_model model = eight_billion();
+	struct est_request request = shared_by(strategy, ranks, method);
+
+	run_on(&request, &model, 0, &report);
+	return report.peak.allocated.expected;
+}
+
+/* At the same batch a GPU never needs more for being one of many, but for the padding of its parts: FSDP2 cuts the 16 rows of a
+ * lora_A, and pads them, to one for each rank. */
+static const struct {
+	enum est_strategy strategy;
+	enum est_method method;
+	int64_t ranks;
+} scaled[] = { { EST_DDP, EST_FULL, 1024 },  { EST_ZERO1, EST_FULL, 1024 }, { EST_ZERO2, EST_FULL, 1024 },
+	       { EST_ZERO3, EST_FULL, 1024 }, { EST_FSDP, EST_FULL, 1024 },  { EST_FSDP1, EST_FULL, 1024 },
+	       { EST_HSDP, EST_FULL, 1024 },  { EST_DDP, EST_LORA, 1024 },   { EST_ZERO2, EST_LORA, 1024 },
+	       { EST_ZERO3, EST_LORA, 1024 }, { EST_FSDP, EST_LORA, 16 } };
+
+START_TEST(more_gpus_never_need_more_memory_each)
+{
+	enum { PADDING = 1 << 20 };
+	uint64_t before = UINT64_MAX - PADDING;
+
+	for (int64_t ranks = 2; ranks <= scaled[_i].ranks; ranks *= 2) {
+		uint64_t bytes = allocated_by(scaled[_i].strategy, ranks, scaled[_i].method);
+
+		ck_assert_msg(bytes <= before + PADDING, "%lld GPUs: %llu, half as many: %llu", (long long)ranks,
+			      (unsigned long long)bytes, (unsigned long long)before);
+		before = bytes;
+	}
+}
+END_TEST
+
+START_TEST(each_stage_of_zero_needs_no_more_than_the_one_before)
+{
+	static const enum est_strategy stages[] = { EST_DDP, EST_ZERO1, EST_ZERO2, EST_ZERO3 };
+	static const int64_t ranks[] = { 8, 64, 1024 };
+	enum est_method method = _i ? EST_LORA : EST_FULL;
+	uint64_t small = method == EST_LORA ? 64 << 20 : 0; /* a bucket weighs more than what is divided of adapters */
+
+	for (int k = 0; k < COUNT(ranks); k++)
+		for (int i = 1; i < COUNT(stages); i++)
+			ck_assert_uint_le(allocated_by(stages[i], ranks[k], method), allocated_by(stages[i - 1], ranks[k], method) + small);
+}
+END_TEST
+
 /* ---- what is said beside the figures */
 
 static bool is_warned(const char *pointer)
@@ -548,6 +633,7 @@ START_TEST(what_is_not_replayed_has_room_in_the_upper_figures)
 	model.intermediate_size = 14336;
 	model.tie_word_embeddings = false;
 	request.use_reentrant = traced[_i].strategy == EST_FSDP1; /* then it is not replayed */
+	request.optimizer = traced[_i].strategy == EST_ZERO3 ? EST_LION : request.optimizer; /* nor then */
 	request.precision = traced[_i].strategy == EST_FSDP1 ? EST_BF16_MIXED : EST_BF16_MASTER;
 	request.checkpointing = EST_CHECKPOINT_FULL;
 	request.sequence_length = 2048;
@@ -559,6 +645,7 @@ START_TEST(what_is_not_replayed_has_room_in_the_upper_figures)
 	slack = report.peak.allocated.high - report.peak.allocated.expected;
 	ck_assert_uint_ge(report.peak.reserved.high - report.peak.reserved.expected, slack / 2);
 	request.use_reentrant = false;
+	request.optimizer = EST_ADAMW_TORCH_FUSED;
 	request.parallelism.strategy = EST_FSDP;
 	request.precision = EST_BF16_MIXED;
 	run_on(&request, &model, 0, &report);
@@ -859,6 +946,8 @@ int main(void)
 	tcase_add_loop_test(test, a_share_has_room_for_what_a_replay_holds, 0, 3);
 	tcase_add_test(test, experts_that_are_not_quantised_are_told);
 	tcase_add_loop_test(test, what_is_not_replayed_has_room_in_the_upper_figures, 0, COUNT(traced));
+	tcase_add_loop_test(test, more_gpus_never_need_more_memory_each, 0, COUNT(scaled));
+	tcase_add_loop_test(test, each_stage_of_zero_needs_no_more_than_the_one_before, 0, 2);
 	tcase_add_loop_test(test, zero_divides_what_its_stage_says_among_the_ranks, 0, COUNT(strategies));
 	tcase_add_loop_test(test, every_optimizer_gives_a_consistent_report, 0, EST_ADAMW_8BIT_TORCHAO + 1);
 	tcase_add_loop_test(test, what_is_trained_of_a_frozen_model_is_what_is_told, 0, COUNT(families));

@@ -291,7 +291,9 @@ START_TEST(buckets_are_accepted_where_they_are_replayed)
 	ck_assert_uint_eq(faults_of(&request), before);
 	request.parallelism.grad_accum_dtype = EST_FP32;
 	ck_assert_uint_eq(faults_of(&request), before + 1);
-	request.parallelism.strategy = EST_ZERO3;
+	request.parallelism.strategy = EST_ZERO3; /* all of it is */
+	ck_assert_uint_eq(faults_of(&request), before);
+	request.optimizer = EST_LION;
 	ck_assert_uint_eq(faults_of(&request), before + 3);
 }
 END_TEST

@@ -1,0 +1,420 @@
+/* ZeRO-3's parameters: PartitionedParameterCoordinator, by the names of its functions. */
+#include "estimator/zero3.h"
+
+#include "estimator/ops.h"
+
+static struct est_zero3_parameter *parameter_of(const struct est_zero3 *zero3, const struct est_leaf *leaf)
+{
+	return &zero3->parameters[leaf - zero3->tape->leaves];
+}
+
+static bool is_gathered(const struct est_zero3_parameter *parameter)
+{
+	return parameter->available || parameter->pending;
+}
+
+/* ---- owners: ds_active_sub_modules */
+
+static void own(struct est_zero3 *zero3, struct est_zero3_parameter *parameter, uint32_t module)
+{
+	for (unsigned i = 0; i < parameter->owners; i++)
+		if (parameter->owner[i] == module)
+			return;
+	if (parameter->owners < EST_ZERO3_OWNERS)
+		parameter->owner[parameter->owners++] = module;
+	else
+		zero3->tape->exhausted = true;
+}
+
+static void disown(struct est_zero3_parameter *parameter, uint32_t module)
+{
+	for (unsigned i = 0; i < parameter->owners; i++)
+		if (parameter->owner[i] == module)
+			parameter->owner[i--] = parameter->owner[--parameter->owners];
+}
+
+/* ---- fetch_sub_module() */
+
+/* What of the module is not there, as a list by est_zero3_parameter.next. ret_count: how many */
+static uint32_t list_missing(struct est_zero3 *zero3, const struct est_zero3_module *module, uint32_t *ret_count)
+{
+	uint32_t first = 0, *link = &first;
+
+	*ret_count = 0;
+	for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next) {
+		struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+
+		if (is_gathered(parameter))
+			continue;
+		*link = (uint32_t)(leaf - zero3->tape->leaves) + 1;
+		link = &parameter->next;
+		++*ret_count;
+	}
+	*link = 0;
+	return first;
+}
+
+/* update_recompute_parameters(): what is frozen has no hook of its own that lets go of it. */
+static void attribute(struct est_zero3 *zero3, struct est_zero3_parameter *parameter, uint32_t owner)
+{
+	struct est_zero3_module *module = &zero3->modules[owner];
+
+	own(zero3, parameter, owner);
+	if (parameter->recomputed)
+		return;
+	parameter->recomputed = true;
+	parameter->next_recomputed = module->recomputed;
+	module->recomputed = (uint32_t)(parameter - zero3->parameters) + 1;
+}
+
+static void fetch(struct est_zero3 *zero3, uint32_t number, bool forward)
+{
+	const struct est_zero3_module *module = &zero3->modules[number];
+	bool recomputes = forward && zero3->tape->backwards > 0 && zero3->active_count > 0;
+	uint32_t count, first = list_missing(zero3, module, &count);
+
+	est_zero3_all_gather(zero3, first, count);
+	for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next) {
+		struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+
+		own(zero3, parameter, number);
+		if (recomputes && !leaf->value.requires_grad)
+			attribute(zero3, parameter, zero3->active[zero3->active_count - 1]);
+		if (parameter->pending)
+			est_zero3_wait(zero3, parameter);
+	}
+}
+
+/* ---- the trace, and what is gathered ahead of it */
+
+static void record(struct est_zero3 *zero3, uint32_t module)
+{
+	if (zero3->step == zero3->step_limit) {
+		zero3->tape->exhausted = true;
+		return;
+	}
+	zero3->order[zero3->step] = module;
+	zero3->steps = zero3->step + 1;
+}
+
+static void add_use(struct est_zero3 *zero3, uint32_t leaf, uint32_t step)
+{
+	struct est_zero3_parameter *parameter = &zero3->parameters[leaf];
+	uint32_t number = zero3->use_count + 1;
+
+	if (number == zero3->use_limit) {
+		zero3->tape->exhausted = true;
+		return;
+	}
+	zero3->use_count = number;
+	zero3->uses[number] = (struct est_zero3_use){ .leaf = leaf, .step = step };
+	if (parameter->first_use)
+		zero3->uses[parameter->last_use].next = number;
+	else
+		parameter->first_use = number;
+	parameter->last_use = number;
+}
+
+/* construct_parameter_trace_from_module_trace() */
+static void construct_trace(struct est_zero3 *zero3)
+{
+	uint64_t before = 0;
+
+	for (uint32_t step = 0; step < zero3->steps; step++) {
+		zero3->before[step] = before;
+		for (struct est_leaf *leaf = zero3->modules[zero3->order[step]].first; leaf; leaf = leaf->next) {
+			add_use(zero3, (uint32_t)(leaf - zero3->tape->leaves), step);
+			before += leaf->value.numel;
+		}
+	}
+	zero3->knows = true;
+}
+
+/* The module's uses leave the queue, unless a prefetch has seen them. */
+static void discard_from_queue(struct est_zero3 *zero3, const struct est_zero3_module *module)
+{
+	uint32_t count = 0;
+
+	for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next)
+		count += parameter_of(zero3, leaf)->fetched_for < zero3->step;
+	while (count-- > 0 && zero3->queue <= zero3->use_count) {
+		const struct est_zero3_use *use = &zero3->uses[zero3->queue++];
+
+		zero3->parameters[use->leaf].fetched_for = use->step;
+	}
+}
+
+/* A list in the order of leaves. */
+static void insert(struct est_zero3 *zero3, uint32_t *first, uint32_t leaf)
+{
+	uint32_t *link = first;
+
+	while (*link && *link < leaf + 1)
+		link = &zero3->parameters[*link - 1].next;
+	zero3->parameters[leaf].next = *link;
+	*link = leaf + 1;
+}
+
+static void prefetch(struct est_zero3 *zero3)
+{
+	int64_t room = zero3->max_live - zero3->available, numel = 0;
+	int64_t most = room < zero3->prefetch_bucket ? room : zero3->prefetch_bucket;
+	uint32_t first = 0, count = 0;
+
+	while (zero3->queue <= zero3->use_count && numel < most) {
+		const struct est_zero3_use *use = &zero3->uses[zero3->queue++];
+		struct est_zero3_parameter *parameter = &zero3->parameters[use->leaf];
+
+		if (parameter->fetched_for < use->step)
+			parameter->fetched_for = use->step;
+		if (is_gathered(parameter) || parameter->chosen)
+			continue;
+		parameter->chosen = true;
+		insert(zero3, &first, use->leaf);
+		count++;
+		numel += (int64_t)zero3->tape->leaves[use->leaf].value.numel;
+	}
+	for (uint32_t i = first; i; i = zero3->parameters[i - 1].next)
+		zero3->parameters[i - 1].chosen = false;
+	est_zero3_all_gather(zero3, first, count);
+}
+
+/* A module's pre-forward or pre-backward hook. */
+static void before_module(struct est_zero3 *zero3, uint32_t number, bool forward)
+{
+	if (!zero3->knows)
+		record(zero3, number);
+	fetch(zero3, number, forward);
+	if (zero3->knows) {
+		discard_from_queue(zero3, &zero3->modules[number]);
+		if (zero3->prefetch_bucket > 0)
+			prefetch(zero3);
+	}
+	zero3->step++;
+}
+
+/* ---- release_sub_module() */
+
+static void release_parameter(struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
+{
+	bool persists = parameter->persists && zero3->knows;
+
+	if (parameter->available && !parameter->pending && !parameter->owners && !persists)
+		est_zero3_release(zero3, parameter);
+}
+
+/* Whether a module uses it again before max_reuse elements have gone by. */
+static bool is_reused_soon(const struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
+{
+	const struct est_zero3_use *use = &zero3->uses[parameter->use];
+
+	while (parameter->use && use->step < zero3->step) {
+		parameter->use = use->next;
+		use = &zero3->uses[parameter->use];
+	}
+	return parameter->use && zero3->before[use->step] - zero3->before[zero3->step] < (uint64_t)zero3->max_reuse;
+}
+
+static bool stays(const struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
+{
+	return zero3->knows && (parameter->fetched_for > zero3->step || is_reused_soon(zero3, parameter));
+}
+
+static void release(struct est_zero3 *zero3, uint32_t number)
+{
+	for (struct est_leaf *leaf = zero3->modules[number].first; leaf; leaf = leaf->next) {
+		struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+
+		disown(parameter, number);
+		if (!stays(zero3, parameter))
+			release_parameter(zero3, parameter);
+	}
+}
+
+static void release_recomputed(struct est_zero3 *zero3, uint32_t number)
+{
+	struct est_zero3_module *module = &zero3->modules[number];
+
+	while (module->recomputed) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[module->recomputed - 1];
+
+		module->recomputed = parameter->next_recomputed;
+		parameter->recomputed = false;
+		disown(parameter, number);
+		release_parameter(zero3, parameter);
+	}
+}
+
+/* ---- hooks */
+
+static void before_forward(struct est_schedule *schedule, unsigned module)
+{
+	before_module(schedule->zero3, module, true);
+}
+
+static void after_forward(struct est_schedule *schedule, unsigned module)
+{
+	release(schedule->zero3, module);
+}
+
+static void before_backward(struct est_schedule *schedule, unsigned module)
+{
+	struct est_zero3 *zero3 = schedule->zero3;
+	uint32_t i = 0;
+
+	while (i < zero3->active_count && zero3->active[i] != module)
+		i++;
+	if (i == zero3->active_count)
+		zero3->active[zero3->active_count++] = module;
+	before_module(zero3, module, false);
+}
+
+static void after_backward(struct est_schedule *schedule, unsigned module)
+{
+	struct est_zero3 *zero3 = schedule->zero3;
+	uint32_t i = zero3->active_count;
+
+	while (i-- > 0 && zero3->active[i] != module)
+		;
+	if (i < zero3->active_count) {
+		for (zero3->active_count--; i < zero3->active_count; i++)
+			zero3->active[i] = zero3->active[i + 1];
+	}
+	release(zero3, module);
+	release_recomputed(zero3, module);
+}
+
+/* reset_step() */
+static void begin(struct est_schedule *schedule)
+{
+	struct est_zero3 *zero3 = schedule->zero3;
+
+	if (!zero3->knows && zero3->steps > 0)
+		construct_trace(zero3);
+	zero3->step = 0;
+	zero3->queue = 1;
+	zero3->available = 0;
+	zero3->active_count = 0;
+	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[i];
+
+		parameter->fetched_for = -1;
+		parameter->use = parameter->first_use;
+	}
+}
+
+/* Modules without a post-backward hook let go of theirs (release_backward_leftovers()), and all does before the step
+ * (release_and_reset_all()). */
+static void end(struct est_schedule *schedule)
+{
+	struct est_zero3 *zero3 = schedule->zero3;
+
+	est_zero3_reduce_rest(zero3);
+	while (zero3->active_count > 0)
+		release_recomputed(zero3, zero3->active[--zero3->active_count]);
+	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[i];
+
+		if (parameter->pending)
+			est_zero3_wait(zero3, parameter);
+		parameter->owners = 0;
+		if (parameter->available && !(parameter->persists && zero3->persists))
+			est_zero3_release(zero3, parameter);
+	}
+}
+
+void est_zero3_rehearsed(struct est_zero3 *zero3)
+{
+	zero3->persists = true;
+	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[i];
+
+		parameter->available = parameter->persists;
+		zero3->tape->leaves[i].unsharded = parameter->persistent;
+	}
+}
+
+const struct est_strategy_row est_zero3_row = { before_forward, after_forward, before_backward, after_backward, begin, end };
+
+/* ---- */
+
+bool est_zero3_wanted(const struct est_request *request)
+{
+	bool whole = !request->lora.dora && request->lora.modules_to_save.count == 0;
+
+	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && request->parallelism.gpus > 1
+	       && request->precision == EST_BF16_MASTER && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD
+	       && (request->method == EST_FULL || (request->method == EST_LORA && whole));
+}
+
+/* "auto": as Transformers fills it in */
+static int64_t threshold_of(const struct est_model *model, int64_t named)
+{
+	return named == EST_AUTO ? 10 * model->hidden_size : named;
+}
+
+static int64_t prefetch_of(const struct est_model *model, int64_t named)
+{
+	return named == EST_AUTO ? model->hidden_size * model->hidden_size * 9 / 10 : named;
+}
+
+static void cut(struct est_zero3 *zero3, struct est_leaf *leaf, uint64_t threshold)
+{
+	struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+	struct est_zero3_module *module = &zero3->modules[leaf->module];
+	struct est_leaf **link = &module->first;
+
+	while (*link)
+		link = &(*link)->next;
+	*link = leaf;
+	if (leaf->shared_with)
+		zero3->modules[leaf->shared_with].first = leaf;
+	leaf->value.element = EST_16BIT;
+	leaf->ours = (leaf->value.numel + zero3->schedule->ranks - 1) / zero3->schedule->ranks;
+	leaf->shard = leaf->ours;
+	leaf->shard_element = EST_16BIT;
+	parameter->persists = leaf->value.numel <= threshold;
+	if (parameter->persists)
+		parameter->persistent = est_persistent(zero3->tape, leaf->value.numel, EST_16BIT, EST_WEIGHTS).storage;
+}
+
+static bool make_tables(struct est_zero3 *zero3)
+{
+	struct est_tape *tape = zero3->tape;
+
+	zero3->module_count = tape->modules + 1;
+	zero3->step_limit = 4 * zero3->module_count + 64;
+	zero3->use_limit = 4 * tape->leaf_count + 64;
+	zero3->parameters = est_arena_take(tape->arena, tape->leaf_count, sizeof(*zero3->parameters));
+	zero3->modules = est_arena_take(tape->arena, zero3->module_count, sizeof(*zero3->modules));
+	zero3->active = est_arena_reserve(tape->arena, zero3->module_count, sizeof(*zero3->active));
+	zero3->order = est_arena_reserve(tape->arena, zero3->step_limit, sizeof(*zero3->order));
+	zero3->before = est_arena_reserve(tape->arena, zero3->step_limit, sizeof(*zero3->before));
+	zero3->uses = est_arena_take(tape->arena, zero3->use_limit, sizeof(*zero3->uses));
+	zero3->waiting = est_arena_reserve(tape->arena, tape->leaf_count, sizeof(*zero3->waiting));
+	zero3->gathers = est_arena_take(tape->arena, tape->leaf_count + 1, sizeof(*zero3->gathers));
+	return !tape->arena->exhausted;
+}
+
+bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, const struct est_model *model)
+{
+	const struct est_request *request = schedule->request;
+	const struct est_parallelism *p = &request->parallelism;
+
+	zero3->schedule = schedule;
+	zero3->tape = schedule->tape;
+	zero3->offloads_parameters = request->offload.parameters != EST_ON_GPU;
+	zero3->offloads_optimizer = request->offload.optimizer != EST_ON_GPU;
+	zero3->gather_stream = p->overlap_comm ? EST_ZERO3_GATHER : 0;
+	zero3->reduce_stream = p->overlap_comm ? EST_ZERO3_REDUCE : 0;
+	zero3->prefetch_bucket = prefetch_of(model, p->buckets.prefetch_bucket_size);
+	zero3->max_live = p->max_live_parameters;
+	zero3->max_reuse = p->max_reuse_distance;
+	zero3->tape->zero3 = true;
+	if (!make_tables(zero3))
+		return false;
+	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++)
+		cut(zero3, &zero3->tape->leaves[i], (uint64_t)threshold_of(model, p->buckets.param_persistence_threshold));
+	est_zero3_partition(zero3, model);
+	return true;
+}

@@ -1,0 +1,95 @@
+/* DeepSpeed's ZeRO-3 on rank 0: every parameter is cut into parts, and each module gathers its own before it runs. A coordinator,
+ * which has seen one forward and backward, gathers ahead of them and keeps what is soon used again. Gradients pass through a bucket
+ * into a flat partition, which the optimizer steps by sub-groups. DeepSpeed 0.19: partitioned_param_coordinator.py, stage3.py. */
+#ifndef EST_ZERO3_H
+#define EST_ZERO3_H
+
+#include "estimator/schedule.h"
+
+enum { EST_ZERO3_OWNERS = 4, EST_ZERO3_GATHER = 1, EST_ZERO3_REDUCE = 2 }; /* modules that use a parameter at once; streams */
+
+/* What is gathered of a leaf of the tape; its memory is est_leaf.unsharded. */
+struct est_zero3_parameter {
+	bool available, pending, persists; /* pending: its all-gather has not been waited for by the module that needs it */
+	uint32_t persistent;               /* memory of one that persists, from the first step on */
+	bool chosen;                       /* to be prefetched now */
+	bool recomputed;                   /* in the list of a module that recomputes */
+	uint8_t owners;
+	uint32_t owner[EST_ZERO3_OWNERS];  /* modules that use it */
+	uint32_t gather;                   /* the coalesced all-gather it is part of; 0: none */
+	uint32_t next;                     /* of that all-gather; 0: the last. Leaves are counted from 1 here */
+	uint32_t next_recomputed;          /* of that list */
+	uint32_t first_use, last_use, use; /* of the trace: all, and the one that comes next */
+	int64_t fetched_for;               /* the last step that a prefetch has seen of it */
+};
+
+struct est_zero3_module {
+	struct est_leaf *first;            /* its own parameters, by est_leaf.next */
+	uint32_t recomputed;               /* frozen parameters that a recomputation has gathered on its account */
+};
+
+/* One use of a parameter in the trace. */
+struct est_zero3_use {
+	uint32_t leaf, step, next;         /* next: use of the same, from 1 */
+};
+
+/* A coalesced all-gather: its flat output lives until all its parameters have been waited for. */
+struct est_zero3_gather {
+	uint32_t flat, first, waiting;
+	bool complete;
+};
+
+struct est_zero3 {
+	struct est_schedule *schedule;
+	struct est_tape *tape;
+	bool knows;                        /* the trace is complete */
+	bool persists;                     /* the first step is over: small parameters are there */
+	bool offloads_parameters;
+	bool offloads_optimizer;
+	uint8_t gather_stream, reduce_stream;
+	int64_t prefetch_bucket, max_live, max_reuse, available;
+	struct est_zero3_parameter *parameters; /* by leaf */
+	struct est_zero3_module *modules;
+	uint32_t module_count;
+	uint32_t *order;                   /* modules as they are called, forward and backward */
+	uint64_t *before;                  /* elements of the parameters of all modules before */
+	uint32_t step, steps, step_limit;
+	struct est_zero3_use *uses;        /* by number, from 1 */
+	uint32_t use_count, use_limit, queue;
+	struct est_zero3_gather *gathers;  /* by number, from 1 */
+	uint32_t gather_count;
+	uint32_t *active, active_count;    /* modules whose backward runs, in the order in which it began */
+	/* gradients */
+	uint64_t bucket, filled;           /* elements of the bucket, and that wait in it */
+	struct est_leaf **waiting;         /* whose gradients they are; one that is larger waits in its own memory */
+	uint32_t waiting_count;
+	uint8_t accumulated_element, reduced_element;
+	uint64_t sub_group;                /* elements of a sub-group of the step */
+	struct est_tensor flat;            /* gradients of the first, concatenated */
+};
+
+/* Whether the request is replayed so: bf16 weights with fp32 masters, a full model or adapters, the model's own loss. */
+bool est_zero3_wanted(const struct est_request *request);
+
+/* Cuts the leaves of the tape, makes what the rank holds at rest, and hooks into all modules. False when the arena is too small. */
+bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, const struct est_model *model);
+
+/* The first step is over. */
+void est_zero3_rehearsed(struct est_zero3 *zero3);
+
+/* zero3_gather.c: gathers count parameters, a list by est_zero3_parameter.next in the order of the leaves; makes one available; frees it
+ * (what is pending or has owners must not be). */
+void est_zero3_all_gather(struct est_zero3 *zero3, uint32_t first, uint32_t count);
+void est_zero3_wait(struct est_zero3 *zero3, struct est_zero3_parameter *parameter);
+void est_zero3_release(struct est_zero3 *zero3, struct est_zero3_parameter *parameter);
+
+/* zero3_gradients.c: partitions and the bucket at rest; what a flush leaves to be done when the backward is over. */
+void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model);
+void est_zero3_reduce_rest(struct est_zero3 *zero3);
+/* The step: norms of the gradients, and the first sub-group's flattened; those of the others, one after the other. schedule may
+ * be NULL or another strategy's. */
+void est_zero3_flatten(struct est_schedule *schedule);
+void est_zero3_flattened(struct est_schedule *schedule);
+void est_zero3_step_rest(struct est_schedule *schedule);
+
+#endif

@@ -1,0 +1,243 @@
+/* ZeRO-3's gradients: the bucket, the rank's flat partition, and the step by sub-groups. */
+#include "estimator/ops.h"
+#include "estimator/zero3.h"
+
+static bool is_trained(const struct est_leaf *leaf)
+{
+	return leaf->parameter && leaf->value.requires_grad;
+}
+
+static struct est_tensor on_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
+{
+	struct est_tensor tensor;
+
+	zero3->tape->stream = zero3->reduce_stream;
+	tensor = est_empty_as(zero3->tape, numel, element, EST_BUFFERS);
+	zero3->tape->stream = 0;
+	return tensor;
+}
+
+static void drop_grad(struct est_tape *tape, struct est_leaf *leaf)
+{
+	est_drop(tape, leaf->grad);
+	leaf->grad = est_none;
+}
+
+/* ---- the bucket */
+
+/* reduce_scatter_coalesced(): all in one tensor, unless there is but one that needs no padding */
+static struct est_tensor concatenate(struct est_zero3 *zero3, uint64_t parts)
+{
+	uint64_t numel = parts * zero3->schedule->ranks;
+
+	return zero3->waiting_count == 1 && numel == zero3->filled ? est_none : on_stream(zero3, numel, zero3->reduced_element);
+}
+
+/* A partition goes to the host, and comes back; in the last micro-batch the optimizer's gradient is made of it. */
+static void offload(struct est_zero3 *zero3, const struct est_leaf *leaf)
+{
+	struct est_tensor part = on_stream(zero3, leaf->ours, zero3->accumulated_element);
+
+	if (zero3->schedule->syncs && zero3->accumulated_element != EST_32BIT)
+		est_drop(zero3->tape, on_stream(zero3, leaf->ours, EST_32BIT));
+	est_drop(zero3->tape, part);
+}
+
+/* partition_grads() */
+static void partition(struct est_zero3 *zero3)
+{
+	for (uint32_t i = 0; i < zero3->waiting_count; i++) {
+		if (zero3->offloads_optimizer)
+			offload(zero3, zero3->waiting[i]);
+		drop_grad(zero3->tape, zero3->waiting[i]);
+	}
+}
+
+/* __reduce_and_partition_ipg_grads() */
+static void flush(struct est_zero3 *zero3)
+{
+	struct est_tensor full = est_none, buffer, cast = est_none;
+	uint64_t parts = 0;
+
+	for (uint32_t i = 0; i < zero3->waiting_count; i++)
+		parts += zero3->waiting[i]->ours;
+	if (parts == 0)
+		return;
+	if (zero3->reduced_element != EST_16BIT)
+		full = on_stream(zero3, zero3->filled, zero3->reduced_element);
+	buffer = concatenate(zero3, parts);
+	est_drop(zero3->tape, full);
+	if (zero3->accumulated_element != zero3->reduced_element)
+		cast = on_stream(zero3, parts, zero3->accumulated_element);
+	partition(zero3);
+	est_drop(zero3->tape, cast);
+	est_drop(zero3->tape, buffer);
+	zero3->filled = zero3->waiting_count = 0;
+}
+
+/* reduce_independent_p_g_buckets_and_remove_grads(): a gradient is copied into the bucket, unless it is larger. */
+static void arrived(struct est_tape *tape, struct est_leaf *leaf, const void *context)
+{
+	struct est_zero3 *zero3 = (struct est_zero3 *)(uintptr_t)context;
+	uint64_t numel = leaf->value.numel;
+
+	if (zero3->filled + numel > zero3->bucket)
+		flush(zero3);
+	if (numel <= zero3->bucket)
+		drop_grad(tape, leaf);
+	zero3->filled += numel;
+	zero3->waiting[zero3->waiting_count++] = leaf;
+}
+
+void est_zero3_reduce_rest(struct est_zero3 *zero3)
+{
+	flush(zero3);
+}
+
+/* ---- at rest */
+
+/* _create_fp16_sub_groups(): each is as large as its last parameter makes it. The first leaf of one stands for it. */
+static void fold(struct est_zero3 *zero3)
+{
+	struct est_leaf *first = NULL;
+
+	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+		struct est_leaf *leaf = &zero3->tape->leaves[i];
+
+		if (!is_trained(leaf))
+			continue;
+		leaf->on_host = zero3->offloads_optimizer;
+		if (first && first->shard < zero3->sub_group) {
+			leaf->folded = true;
+			leaf->shard = 0;
+			first->shard += leaf->ours;
+			continue;
+		}
+		leaf->deferred = first != NULL;
+		first = leaf;
+	}
+}
+
+static uint64_t count_parts(const struct est_tape *tape, bool trained)
+{
+	uint64_t parts = 0;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		parts += is_trained(&tape->leaves[i]) == trained ? tape->leaves[i].ours : 0;
+	return parts;
+}
+
+/* The trained parts are one buffer, the frozen ones tensors of their own. */
+static void rest_on_gpu(struct est_zero3 *zero3)
+{
+	struct est_tape *tape = zero3->tape;
+
+	est_persistent(tape, count_parts(tape, true), EST_16BIT, EST_WEIGHTS);
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (!is_trained(&tape->leaves[i]))
+			est_persistent(tape, tape->leaves[i].ours, EST_16BIT, EST_WEIGHTS);
+}
+
+static uint8_t element_of(enum est_dtype dtype)
+{
+	return dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
+}
+
+void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model)
+{
+	const struct est_parallelism *p = &zero3->schedule->request->parallelism;
+	struct est_tape *tape = zero3->tape;
+	uint64_t trained = count_parts(tape, true);
+	int64_t bucket = p->buckets.reduce_bucket_size;
+
+	zero3->bucket = (uint64_t)(bucket == EST_AUTO ? model->hidden_size * model->hidden_size : bucket);
+	zero3->sub_group = (uint64_t)p->sub_group_size;
+	zero3->accumulated_element = element_of(p->grad_accum_dtype);
+	zero3->reduced_element = element_of(p->communication_data_type);
+	fold(zero3);
+	if (zero3->offloads_parameters)
+		tape->host_shards += (trained + count_parts(tape, false)) * EST_16BIT;
+	else
+		rest_on_gpu(zero3);
+	est_persistent(tape, zero3->bucket, zero3->reduced_element, EST_BUFFERS);
+	if (zero3->offloads_optimizer) /* the gradients' partition, and the masters' own gradients */
+		tape->host_states += trained * (zero3->accumulated_element + EST_32BIT);
+	else
+		est_persistent(tape, trained, zero3->accumulated_element, EST_GRADIENTS);
+	tape->accumulated = arrived;
+	tape->accumulated_context = zero3;
+}
+
+/* ---- the step */
+
+static struct est_zero3 *stepped(const struct est_schedule *schedule)
+{
+	return schedule && schedule->zero3 && !schedule->zero3->offloads_optimizer ? schedule->zero3 : NULL;
+}
+
+/* get_grad_norm_direct(): of each gradient, cast to fp64 */
+static void take_norms(struct est_tape *tape)
+{
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (is_trained(&tape->leaves[i]))
+			est_drop(tape, est_empty_as(tape, tape->leaves[i].ours, sizeof(double), EST_BUFFERS));
+}
+
+/* _prepare_fp32_grad_for_sub_group(): the concatenation of its gradients, and, where it is of another dtype, its cast, are made for
+ * the optimizer; here the first of the two. */
+static struct est_tensor flat_of(struct est_zero3 *zero3, uint64_t numel)
+{
+	if (zero3->accumulated_element == EST_32BIT)
+		return est_none;
+	return est_empty_as(zero3->tape, numel, zero3->accumulated_element, EST_GRADIENTS);
+}
+
+static const struct est_leaf *first_group(const struct est_tape *tape)
+{
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (is_trained(&tape->leaves[i]))
+			return &tape->leaves[i];
+	return NULL;
+}
+
+void est_zero3_flatten(struct est_schedule *schedule)
+{
+	struct est_zero3 *zero3 = stepped(schedule);
+	const struct est_leaf *first = zero3 ? first_group(zero3->tape) : NULL;
+
+	if (!first)
+		return;
+	est_mark(zero3->tape, EST_PHASE_OPTIMIZER_STEP);
+	take_norms(zero3->tape);
+	zero3->flat = est_hold(flat_of(zero3, first->shard));
+}
+
+void est_zero3_flattened(struct est_schedule *schedule)
+{
+	struct est_zero3 *zero3 = stepped(schedule);
+
+	if (!zero3)
+		return;
+	est_drop(zero3->tape, zero3->flat);
+	zero3->flat = est_none;
+}
+
+void est_zero3_step_rest(struct est_schedule *schedule)
+{
+	struct est_zero3 *zero3 = stepped(schedule);
+	struct est_tensor flat, grad32, root;
+
+	for (uint32_t i = 0; zero3 && i < zero3->tape->leaf_count; i++) {
+		const struct est_leaf *leaf = &zero3->tape->leaves[i];
+
+		if (!leaf->deferred)
+			continue;
+		flat = flat_of(zero3, leaf->shard);
+		grad32 = est_empty_as(zero3->tape, leaf->shard, EST_32BIT, EST_OPTIMIZER);
+		est_drop(zero3->tape, flat);
+		root = schedule->request->optimizer == EST_ADAMW_TORCH
+			       ? est_empty_as(zero3->tape, leaf->shard, EST_32BIT, EST_OPTIMIZER) : est_none;
+		est_drop(zero3->tape, root);
+		est_drop(zero3->tape, grad32);
+	}
+}

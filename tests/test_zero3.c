@@ -1,0 +1,313 @@
+/* ZeRO-3: what a rank holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold the whole of it to real
+ * DeepSpeed). */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+#include "estimator/replay.h"
+#include "estimator/sharding.h"
+#include "estimator/zero3.h"
+
+#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+
+enum { S = 256, H = 1024, F = 2816, HEADS = 16, KV = 4, DIM = 64, V = 16384, LAYERS = 4, PARAMETERS = 9 * LAYERS + 3, RANKS = 4 };
+/* what is kept of a parameter's size: 10 * H elements stay gathered for good with "auto" */
+enum { MIB = 1 << 20, LARGEST = V * H };
+
+static struct est_arena arena;
+static struct est_program program;
+static int64_t sizes[PARAMETERS], whole;
+
+static void list_parameters(void)
+{
+	static const int64_t layer[] = { H * HEADS * DIM, H * KV * DIM, H * KV * DIM, H * HEADS * DIM, H * F, H * F, H * F, H, H };
+	int count = 0;
+
+	sizes[count++] = (int64_t)V * H;
+	for (int i = 0; i < LAYERS; i++)
+		for (int k = 0; k < COUNT(layer); k++)
+			sizes[count++] = layer[k];
+	sizes[count++] = H;
+	sizes[count++] = (int64_t)V * H;
+	whole = 0;
+	for (int i = 0; i < count; i++)
+		whole += sizes[i];
+}
+
+static void set_up(void)
+{
+	size_t size = est_program_arena_size(LAYERS);
+
+	est_arena_init(&arena, malloc(size), size);
+	memset(arena.base, 0xa5, size);
+	list_parameters();
+}
+
+static void tear_down(void)
+{
+	free(arena.base);
+}
+
+static const struct est_model model = {
+	.architecture = EST_ARCH_LLAMA,
+	.vocab_size = V,
+	.hidden_size = H,
+	.num_hidden_layers = LAYERS,
+	.num_attention_heads = HEADS,
+	.num_key_value_heads = KV,
+	.head_dim = DIM,
+	.intermediate_size = F,
+	.max_position_embeddings = 4096,
+	.gated_mlp = true,
+	.norm = EST_RMSNORM,
+	.norms_per_layer = 2,
+	.final_norm = true,
+	.activation = EST_SILU,
+	.partial_rotary_factor = 1,
+};
+
+static struct est_request sharded(int64_t ranks)
+{
+	return (struct est_request){
+		.framework = EST_DEEPSPEED,
+		.precision = EST_BF16_MASTER,
+		.optimizer = EST_ADAMW_TORCH_FUSED,
+		.checkpointing = EST_CHECKPOINT_FULL,
+		.micro_batch_size = 1,
+		.sequence_length = S,
+		.gradient_accumulation_steps = 1,
+		.parallelism = { .strategy = EST_ZERO3, .gpus = ranks, .gpus_per_node = 8, .tensor = 1, .pipeline = 1, .context = 1,
+				 .expert = 1, .contiguous_gradients = true, .overlap_comm = true, .grad_accum_dtype = EST_BF16,
+				 .communication_data_type = EST_BF16, .sub_group_size = 1000000000,
+				 .max_live_parameters = 1000000000, .max_reuse_distance = 1000000000,
+				 .buckets = { EST_AUTO, EST_AUTO, EST_AUTO, EST_AUTO } },
+	};
+}
+
+static void trace(const struct est_request *request)
+{
+	uint64_t shards[EST_CATEGORIES];
+
+	arena.used = 0;
+	est_sharding_shares(request, shards);
+	for (int i = 0; i < EST_CATEGORIES; i++)
+		ck_assert_uint_eq(shards[i], 1);
+	ck_assert(est_program_trace(&program, &model, request, true, shards, &arena));
+}
+
+/* ---- closed forms */
+
+static int64_t block(int64_t bytes)
+{
+	return (bytes + 511) / 512 * 512;
+}
+
+/* Every parameter is padded to a multiple of the ranks. */
+static int64_t parts_among(int64_t ranks)
+{
+	int64_t parts = 0;
+
+	for (int i = 0; i < PARAMETERS; i++)
+		parts += (sizes[i] + ranks - 1) / ranks;
+	return parts;
+}
+
+static int64_t persistent_bytes(int64_t threshold)
+{
+	int64_t bytes = 0;
+
+	for (int i = 0; i < PARAMETERS; i++)
+		bytes += sizes[i] <= threshold ? block(2 * sizes[i]) : 0;
+	return bytes;
+}
+
+/* ---- what of a category a part of the program adds */
+
+struct walk {
+	int64_t peak, end;
+};
+
+static struct walk walk_through(enum est_part part, enum est_category category)
+{
+	struct walk walk = { 0, 0 };
+
+	for (size_t i = program.begin[part]; i < program.end[part]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_PHASE || event->category != category)
+			continue;
+		walk.end += event->kind == EST_EVENT_ALLOC ? (int64_t)event->bytes : -(int64_t)event->bytes;
+		walk.peak = walk.end > walk.peak ? walk.end : walk.peak;
+	}
+	return walk;
+}
+
+/* The most that is gathered in the forward. */
+static int64_t gathered_in_forward(void)
+{
+	bool *gathered = calloc(program.ids, sizeof(*gathered));
+	int64_t now = 0, most = 0;
+
+	for (size_t i = program.begin[EST_PART_MICRO_FIRST]; i < program.end[EST_PART_MICRO_FIRST]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_PHASE && event->id != EST_PHASE_FORWARD)
+			break;
+		if (event->kind == EST_EVENT_ALLOC && event->stream == EST_ZERO3_GATHER)
+			now += (int64_t)event->bytes;
+		else if (event->kind == EST_EVENT_FREE && gathered[event->id])
+			now -= (int64_t)event->bytes;
+		if (event->kind != EST_EVENT_PHASE)
+			gathered[event->id] = event->kind == EST_EVENT_ALLOC && event->stream == EST_ZERO3_GATHER;
+		most = now > most ? now : most;
+	}
+	free(gathered);
+	return most;
+}
+
+static const int64_t all_ranks[] = { 2, 3, 4, 8, 63, 1000 };
+
+/* ---- tests */
+
+START_TEST(a_rank_holds_its_part_of_everything)
+{
+	int64_t ranks = all_ranks[_i], parts = parts_among(ranks);
+	struct est_request request = sharded(ranks);
+
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, block(2 * parts) + persistent_bytes(10 * H));
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, block(2 * parts));
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * parts));
+	ck_assert_int_eq(walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 512 + 2 * block(4 * parts));
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * parts));
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * parts));
+	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * parts));
+}
+END_TEST
+
+START_TEST(a_micro_batch_leaves_nothing_behind)
+{
+	struct est_request request = sharded(all_ranks[_i]);
+
+	request.gradient_accumulation_steps = 1 + _i % 3;
+	trace(&request);
+	for (enum est_part part = EST_PART_REHEARSAL; part <= EST_PART_MICRO_NEXT; part++)
+		for (enum est_category category = 0; category < EST_CATEGORIES; category++)
+			ck_assert_int_eq(walk_through(part, category).end, 0);
+}
+END_TEST
+
+/* All of it, while coalesced ones are there twice; or what a prefetch may gather beyond the limit, and the module that runs. */
+START_TEST(as_much_is_gathered_as_may_live)
+{
+	static const int64_t lives[] = { 1000000000, 20000000, 8000000, 0 };
+	struct est_request request = sharded(RANKS);
+	int64_t live = lives[_i] < whole ? lives[_i] : whole;
+
+	request.parallelism.max_live_parameters = request.parallelism.max_reuse_distance = lives[_i];
+	trace(&request);
+	ck_assert_int_le(gathered_in_forward(), 2 * live + 2 * (int64_t)LARGEST + 2 * MIB);
+	ck_assert_int_ge(gathered_in_forward(), 2 * live - persistent_bytes(10 * H));
+}
+END_TEST
+
+START_TEST(small_parameters_stay_up_to_the_threshold)
+{
+	static const int64_t thresholds[] = { 0, H, H * KV * DIM };
+	struct est_request request = sharded(RANKS);
+
+	request.parallelism.buckets.param_persistence_threshold = thresholds[_i];
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end,
+			 block(2 * parts_among(RANKS)) + persistent_bytes(thresholds[_i]));
+}
+END_TEST
+
+/* In the order of the model, each sub-group until it is full: here of one parameter, and a little more than one. */
+START_TEST(the_step_takes_one_sub_group_at_a_time)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t first = sizes[0] / RANKS;
+
+	request.parallelism.sub_group_size = first - _i; /* reached by the first parameter alone */
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * first));
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * first));
+	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * first));
+	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_GRADIENTS).end, 0);
+	request.parallelism.sub_group_size = first + 1;
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * (first + sizes[1] / RANKS)));
+}
+END_TEST
+
+START_TEST(gradients_in_fp32_are_stepped_as_they_lie)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t parts = parts_among(RANKS);
+
+	request.parallelism.grad_accum_dtype = EST_FP32;
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, block(4 * parts));
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, 0);
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * parts));
+}
+END_TEST
+
+START_TEST(what_is_offloaded_lies_on_the_host)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t parts = parts_among(RANKS);
+
+	request.offload.optimizer = EST_ON_CPU;
+	request.offload.parameters = _i ? EST_ON_CPU : EST_ON_GPU;
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, 0);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, 0);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, (_i ? 0 : block(2 * parts)) + persistent_bytes(10 * H));
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
+	ck_assert_int_eq((int64_t)program.pinned, _i ? 2 * parts : 0);
+	/* gradients in 16 bits and fp32, masters, two moments and a step count */
+	ck_assert_int_eq((int64_t)program.host_states, (2 + 4 + 4 + 8) * parts + 4);
+}
+END_TEST
+
+START_TEST(of_a_lora_the_adapters_alone_are_stepped)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t rank = 16, adapters = 0;
+
+	request.method = EST_LORA;
+	request.lora = (struct est_lora){ .rank = rank, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	request.base_dtype = EST_BF16;
+	for (int i = 0; i < PARAMETERS; i++) /* of the seven matrices of a layer, in x out */
+		adapters += sizes[i] == H || sizes[i] == (int64_t)V * H ? 0 : rank * (H + sizes[i] / H);
+	trace(&request);
+	ck_assert_int_eq(program.trainable_parameters, adapters);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * adapters / RANKS));
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, block(2 * adapters / RANKS));
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("zero3");
+	TCase *test = tcase_create("a rank");
+	SRunner *runner;
+	int failed;
+
+	tcase_add_checked_fixture(test, set_up, tear_down);
+	tcase_add_loop_test(test, a_rank_holds_its_part_of_everything, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, a_micro_batch_leaves_nothing_behind, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, as_much_is_gathered_as_may_live, 0, 4);
+	tcase_add_loop_test(test, small_parameters_stay_up_to_the_threshold, 0, 3);
+	tcase_add_loop_test(test, the_step_takes_one_sub_group_at_a_time, 0, 2);
+	tcase_add_test(test, gradients_in_fp32_are_stepped_as_they_lie);
+	tcase_add_loop_test(test, what_is_offloaded_lies_on_the_host, 0, 2);
+	tcase_add_test(test, of_a_lora_the_adapters_alone_are_stepped);
+	suite_add_tcase(suite, test);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_ENV);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
