@@ -243,7 +243,8 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 /* What is modelled of language models and not of those that see, whose tower no batch runs here */
 static void check_tower(const struct est_request *request, struct est_faults *faults)
 {
-	bool sharded = est_schedule_wanted(request) || est_zero_wanted(request) || request->parallelism.strategy == EST_DDP;
+	bool units = est_schedule_wanted(request) && !est_zero3_wanted(request); /* in which modules do not gather by themselves */
+	bool sharded = units || est_zero_wanted(request) || request->parallelism.strategy == EST_DDP;
 	const struct { const char *field; bool refused; } rows[] = {
 		{ "parallelism.strategy", sharded },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
