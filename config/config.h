@@ -99,8 +99,8 @@ void cfg_suggestion_init(struct cfg_suggestion *suggestion, const char *name);
 void cfg_suggestion_offer(struct cfg_suggestion *suggestion, const char *candidate);
 
 /* ---- Settings (settings.c): the command line. */
-enum { CFG_LISTEN_MAX = 16, CFG_ORIGINS_MAX = 16 };
-enum cfg_action { CFG_SERVE, CFG_CHECK, CFG_HEALTHCHECK, CFG_VERSION, CFG_HELP };
+enum { CFG_LISTEN_MAX = 16, CFG_ORIGINS_MAX = 16, CFG_GPUS_MAX = 64 };
+enum cfg_action { CFG_SERVE, CFG_ESTIMATE, CFG_CHECK, CFG_HEALTHCHECK, CFG_VERSION, CFG_HELP };
 struct cfg_settings {
 	enum cfg_action action;
 	int listen_count;
@@ -113,8 +113,12 @@ struct cfg_settings {
 	const char *cors_origin[CFG_ORIGINS_MAX];
 	bool log_json;
 	const char *healthcheck_url;
+	const char *file;                     /* CFG_ESTIMATE: of the request; NULL or "-": standard input */
+	const char *format;                   /* CFG_ESTIMATE: of the answer; NULL: json */
+	int gpu_count;
+	const char *gpu[CFG_GPUS_MAX];        /* CFG_ESTIMATE: in place of the request's own */
 };
-/* argv -> settings. False with one clear line in error; the program then exits with 2. Strings are borrowed from argv. */
+/* argv -> settings: options, or "estimate" with its own. False with one clear line in error; the program then exits with 2. Strings are borrowed from argv. */
 bool cfg_settings_read(int argc, char **argv, struct cfg_settings *ret, char *error, size_t size);
 /* The directory of the catalogues: the one that was named, else the installed one where it exists, else the
  * source's. */

@@ -167,6 +167,16 @@ static const char *task_of_model(const struct rule_input *input, double *ret)
 	return NULL;
 }
 
+/* GPT-2 and BERT have fewer than the contract's default. */
+static const char *sequence_of_model(const struct rule_input *input, double *ret)
+{
+	const struct est_field *field = est_field_find("sequence_length");
+	int64_t positions = input->model->max_position_embeddings;
+
+	*ret = (double)positions;
+	return positions > 0 && (double)positions < field->fallback ? "as many positions as the model has" : NULL;
+}
+
 static const char *target_of_sequence(const struct rule_input *input, double *ret)
 {
 	*ret = (double)input->request->sequence_length;
@@ -246,6 +256,7 @@ static const struct {
 	{ "quantization.prepare_kbit", kbit_of_old_trl, true },
 	{ "reference_model", reference_of_objective, false },
 	{ "task", task_of_model, false },
+	{ "sequence_length", sequence_of_model, false },
 	{ "target_length", target_of_sequence, false },
 	{ "parallelism.strategy", strategy_of_gpus, false },
 	{ "parallelism.param_dtype", dtype_of_precision, false },

@@ -11,6 +11,7 @@ enum option_kind {
 	OPTION_INT,
 	OPTION_SIZE,
 	OPTION_TEXT,
+	OPTION_GPU,     /* a list of ids or aliases */
 	OPTION_FORMAT,  /* text or json */
 	OPTION_URL,     /* the URL of an action */
 	OPTION_ACTION   /* no value */
@@ -35,6 +36,8 @@ static const struct option options[] = {
 	{ "--catalog", .kind = OPTION_TEXT, .offset = MEMBER(catalog_directory) },
 	{ "--cors-origin", .kind = OPTION_ORIGIN },
 	{ "--log-format", .kind = OPTION_FORMAT },
+	{ "--gpu", .kind = OPTION_GPU },
+	{ "--format", .kind = OPTION_TEXT, .offset = MEMBER(format) },
 	{ "--check", .kind = OPTION_ACTION, .action = CFG_CHECK },
 	{ "--healthcheck", .kind = OPTION_URL, .offset = MEMBER(healthcheck_url), .action = CFG_HEALTHCHECK },
 	{ "--version", .kind = OPTION_ACTION, .action = CFG_VERSION },
@@ -46,6 +49,10 @@ enum { OPTIONS = sizeof(options) / sizeof(options[0]) };
 static const char help[] =
 	"vramcast: estimates the GPU memory of a fine-tuning run, over HTTP.\n"
 	"\n"
+	"  vramcast [OPTION]...                               serves\n"
+	"  vramcast estimate [FILE|-] [--gpu ID]... [OPTION]  answers one request (JSON) and exits: 0 it fits on every GPU\n"
+	"                                                     named (on any, when none is), 1 it does not, 2 a bad request\n"
+	"\n"
 	"  --listen ADDR:PORT       where to listen, up to 16 times (127.0.0.1:8080); port 0: a free one\n"
 	"  --threads N              event loops (0: one for each core)\n"
 	"  --max-body BYTES         longest request body (1048576)\n"
@@ -53,6 +60,8 @@ static const char help[] =
 	"  --catalog DIR            directory of models.json and gpus.json (the installed one)\n"
 	"  --cors-origin ORIGIN     origin whose pages may call the service, or *; up to 16 times (none)\n"
 	"  --log-format text|json   how lines of the log are written (text)\n"
+	"  --gpu ID                 estimate: judge this GPU, up to 64 times (the request's, or all)\n"
+	"  --format NAME            estimate: json, csv, ndjson, records or table (json)\n"
 	"  --check                  check the catalogues and exit\n"
 	"  --healthcheck URL        ask a running service whether it is well, and exit\n"
 	"  --version                print the version and exit\n"
@@ -118,6 +127,16 @@ static bool add_origin(struct cfg_settings *settings, const char *value, const s
 	return true;
 }
 
+static bool add_gpu(struct cfg_settings *settings, const char *value, const struct complaint *complaint)
+{
+	if (!*value)
+		return complain(complaint, "--gpu", "must not be empty");
+	if (settings->gpu_count == CFG_GPUS_MAX)
+		return complain(complaint, "--gpu", "may be given 64 times at most");
+	settings->gpu[settings->gpu_count++] = value;
+	return true;
+}
+
 static bool set_number(const struct option *option, struct cfg_settings *settings, const char *value,
 		       const struct complaint *complaint)
 {
@@ -162,7 +181,7 @@ static bool set_action(const struct option *option, struct cfg_settings *setting
 	if (settings->action == CFG_HELP)
 		return true;
 	if (settings->action != CFG_SERVE && settings->action != option->action && option->action != CFG_HELP)
-		return complain(complaint, option->name, "cannot go with --check, --healthcheck or --version");
+		return complain(complaint, option->name, "cannot go with estimate, --check, --healthcheck or --version");
 	settings->action = option->action;
 	return true;
 }
@@ -175,6 +194,8 @@ static bool apply(const struct option *option, struct cfg_settings *settings, co
 		return add_listen(settings, value, complaint);
 	case OPTION_ORIGIN:
 		return add_origin(settings, value, complaint);
+	case OPTION_GPU:
+		return add_gpu(settings, value, complaint);
 	case OPTION_INT:
 	case OPTION_SIZE:
 		return set_number(option, settings, value, complaint);
@@ -213,6 +234,18 @@ static bool complain_unknown(const char *argument, const struct complaint *compl
 	return false;
 }
 
+/* A word that is no option: the command, then its file. */
+static bool read_word(const char *word, struct cfg_settings *settings, const struct complaint *complaint)
+{
+	if (settings->action == CFG_SERVE && !strcmp(word, "estimate"))
+		settings->action = CFG_ESTIMATE;
+	else if (settings->action == CFG_ESTIMATE && !settings->file)
+		settings->file = word;
+	else
+		return complain_unknown(word, complaint);
+	return true;
+}
+
 /* Reads argv[*index] and, where it is the value of that option, the argument after it. */
 static bool read_argument(int argc, char **argv, int *index, struct cfg_settings *settings,
 			  const struct complaint *complaint)
@@ -221,6 +254,8 @@ static bool read_argument(int argc, char **argv, int *index, struct cfg_settings
 	const struct option *option = find_option(argument, equals ? (size_t)(equals - argument) : strlen(argument));
 	bool takes_value = option && option->kind != OPTION_ACTION;
 
+	if (argument[0] != '-' || !argument[1])
+		return read_word(argument, settings, complaint);
 	if (!option)
 		return complain_unknown(argument, complaint);
 	if (!takes_value && equals)
@@ -240,6 +275,8 @@ bool cfg_settings_read(int argc, char **argv, struct cfg_settings *ret, char *er
 	for (int i = 1; i < argc; i++)
 		if (!read_argument(argc, argv, &i, &settings, &complaint))
 			return false;
+	if (settings.action != CFG_ESTIMATE && settings.action != CFG_HELP && (settings.gpu_count || settings.format))
+		return complain(&complaint, settings.gpu_count ? "--gpu" : "--format", "goes only with the command estimate");
 	if (!settings.listen_count)
 		settings.listen[settings.listen_count++] = "127.0.0.1:8080";
 	*ret = settings;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "server/command.h"
 #include "server/listen.h"
 #include "server/loop.h"
 
@@ -211,6 +212,8 @@ int main(int argc, char **argv)
 	cfg_json_init();
 	json_object_seed(0);
 	switch (settings.action) {
+	case CFG_ESTIMATE:
+		return srv_command_estimate(&settings);
 	case CFG_CHECK:
 		return check(&settings);
 	case CFG_HEALTHCHECK:

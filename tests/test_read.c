@@ -318,6 +318,8 @@ static const struct {
 	{ "{" THUMB ",'framework':'megatron'}", "loss", "vocab_parallel" },
 	{ "{'model':'t5-base','accounting':'rule_of_thumb'}", "task", "sequence_to_sequence" },
 	{ "{" THUMB ",'sequence_length':512}", "target_length", "512" },
+	{ "{'model':'gpt2'}", "sequence_length", "1024" },
+	{ "{'model':'llama-3.2-1b'}", "sequence_length", "2048" },
 };
 
 START_TEST(completes_what_is_not_named)

@@ -64,6 +64,8 @@ static const struct {
 	enum cfg_action action;
 } actions[] = {
 	{ "--check", CFG_CHECK },
+	{ "estimate", CFG_ESTIMATE },
+	{ "estimate --help", CFG_HELP },
 	{ "--check --catalog /srv", CFG_CHECK },
 	{ "--version", CFG_VERSION },
 	{ "--help", CFG_HELP },
@@ -95,6 +97,23 @@ START_TEST(an_address_with_a_port_is_listened_on)
 	snprintf(line, sizeof(line), "--listen %s", addresses[_i]);
 	ck_assert_msg(read_line(line, &settings, error, sizeof(error)), "%s: %s", addresses[_i], error);
 	ck_assert_str_eq(settings.listen[0], addresses[_i]);
+}
+END_TEST
+
+START_TEST(an_estimate_takes_a_file_and_cards)
+{
+	struct cfg_settings settings;
+	char error[256] = "";
+
+	ck_assert(read_line("estimate request.json --gpu t4 --gpu=l4 --format csv --catalog x", &settings, error, sizeof(error)));
+	ck_assert_str_eq(settings.file, "request.json");
+	ck_assert_int_eq(settings.gpu_count, 2);
+	ck_assert_str_eq(settings.gpu[1], "l4");
+	ck_assert_str_eq(settings.format, "csv");
+	ck_assert(read_line("--gpu t4 estimate -", &settings, error, sizeof(error)));
+	ck_assert_str_eq(settings.file, "-");
+	ck_assert(read_line("estimate", &settings, error, sizeof(error)));
+	ck_assert_ptr_null(settings.file);
 }
 END_TEST
 
@@ -130,6 +149,11 @@ static const struct {
 	{ "--check --version", "--version cannot go with" },
 	{ "--thread 2", "did you mean --threads?" },
 	{ "-h", "-h is not an option" },
+	{ "--gpu t4", "--gpu goes only with the command estimate" },
+	{ "--check --format csv", "--format goes only with" },
+	{ "estimate --gpu=", "--gpu must not be empty" },
+	{ "estimate a b", "b is not an option" },
+	{ "estimate --check", "--check cannot go with" },
 	{ "serve", "serve is not an option; --help lists them" },
 	{ "--listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 "
 	  "--listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 --listen a:1 "
@@ -184,6 +208,7 @@ int main(void)
 	tcase_add_test(test, every_option_arrives);
 	tcase_add_loop_test(test, an_action_is_read, 0, COUNT(actions));
 	tcase_add_loop_test(test, an_address_with_a_port_is_listened_on, 0, COUNT(addresses));
+	tcase_add_test(test, an_estimate_takes_a_file_and_cards);
 	tcase_add_loop_test(test, a_bad_argument_is_told_in_one_line, 0, COUNT(faults));
 	tcase_add_loop_test(test, help_tells_every_option, 0, COUNT(options));
 	tcase_add_test(test, the_catalogues_are_found_without_being_named);

@@ -779,6 +779,36 @@ def run(*arguments):
     return subprocess.run([PROGRAM, *arguments], capture_output=True, timeout=30)
 
 
+def estimate(body, *arguments):
+    told = subprocess.run([PROGRAM, "estimate", "--catalog", CATALOG, *arguments], input=body, capture_output=True, timeout=30)
+    return told.returncode, told.stdout, told.stderr
+
+
+@own
+def the_command_estimate_answers_as_the_service_and_decides():
+    with Service() as service:
+        served = service.one(post(MODEL)).body
+    code, told, errors = estimate(MODEL)
+    assert (code, told, errors) == (1, served + b"\n", b""), (code, errors)  # a T4 has no bf16
+    large = b'{"model":"llama-3.1-8b","method":"lora","gpus":"l4"}'
+    assert estimate(large)[0] == 1
+    assert estimate(large, "--gpu", "h200")[0] == estimate(large, "-", "--gpu", "h200")[0] == 0
+    assert estimate(large, "--gpu", "h200", "--gpu", "l4")[0] == 1, "it does not fit on all"
+    assert estimate(b'{"model":"llama-3.1-8b","method":"lora"}')[0] == 0, "it fits on some"
+    code, told, errors = estimate(large, "--gpu=h200", "--format=csv")
+    assert code == 0 and told.startswith(b"gpu,name,memory_bytes") and told.count(b"\n") == 2, told
+
+
+@own
+def the_command_estimate_tells_what_is_wrong():
+    for body, arguments, wanted, text in [
+            (b"{", [], 2, b"not-json"), (b"[]", ["--gpu", "t4"], 2, b"must be an object"), (MODEL, ["--gpu", "x9"], 2, b"/gpus"),
+            (MODEL, ["--format", "xml"], 2, b"format must be"), (b"", ["/nonexistent"], 3, b"No such file"),
+            (MODEL + b" " * 100, ["--max-body", "60"], 3, b"--max-body")]:
+        code, told, errors = estimate(body, *arguments)
+        assert code == wanted and not told and text in errors, (body, arguments, code, errors)
+
+
 @own
 def version_help_and_check_exit_with_0():
     assert re.fullmatch(rb"vramcast \d+\.\d+\.\d+\n", run("--version").stdout)
