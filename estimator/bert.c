@@ -89,10 +89,11 @@ static struct est_tensor embeddings(struct est_pass *pass)
 
 /* ---- layers */
 
+/* DistilBERT projects the result within */
 static struct est_tensor self_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor qkv[3], out;
+	struct est_tensor qkv[3], out, projected;
 
 	qkv[0] = est_hold(est_encoder_heads(pass, est_linear(tape, &layer->q_proj, x)));
 	qkv[1] = est_hold(est_encoder_heads(pass, est_linear(tape, &layer->k_proj, x)));
@@ -101,9 +102,15 @@ static struct est_tensor self_attention(struct est_pass *pass, const struct est_
 		out = est_eager_scores(pass, qkv, pass->sequence, false, est_none, pass->mask);
 	else
 		out = est_attention(pass, layer, qkv[0], qkv[1], qkv[2]);
+	out = est_hold(out);
+	if (pass->model->architecture == EST_ARCH_DISTILBERT) {
+		projected = est_hold(est_linear(tape, &layer->o_proj, out));
+		est_drop(tape, out);
+		out = projected;
+	}
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, qkv[i]);
-	return est_hold(out);
+	return out;
 }
 
 /* LayerNorm(dropout(dense(x)) + residual) */
@@ -148,10 +155,8 @@ struct est_tensor est_bert_layer(struct est_pass *pass, const struct est_layer *
 struct est_tensor est_distilbert_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor context = self_attention(pass, layer, x), y, attended;
+	struct est_tensor context, y = self_attention(pass, layer, x), attended;
 
-	y = est_hold(est_linear(tape, &layer->o_proj, context));
-	est_drop(tape, context);
 	attended = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, est_add(tape, y, x)));
 	est_drop(tape, y);
 	context = intermediate(pass, layer, attended);

@@ -57,8 +57,10 @@ static void build_linear(struct est_pass *pass, struct est_linear *linear, uint6
 		linear->weight = est_quantize(pass, linear);
 	else
 		linear->weight = matrix(pass, out, in);
-	if (bias)
-		linear->bias = parameter(pass, out);
+	if (!bias)
+		return;
+	linear->bias = parameter(pass, out);
+	pass->tape->leaves[linear->bias].of_4bit = pass->quantizes && linear->base == EST_BASE_4BIT;
 }
 
 static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width)
@@ -159,10 +161,20 @@ static void build_sinks(struct est_pass *pass, const struct est_layer *layer, ui
 	pass->tape->leaves[*sinks].module = layer->self_attn;
 }
 
+/* _keep_in_fp32_modules: T5's wo, which Transformers does not quantise either */
+static bool stays_dense(const struct est_model *model, const struct est_module *module)
+{
+	return model->num_decoder_layers > 0 && strcmp(module->name, "wo") == 0;
+}
+
 static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
 {
+	bool quantizes = pass->quantizes;
+
+	pass->quantizes = quantizes && !stays_dense(pass->model, module);
 	build_linear(pass, linear, est_width(pass->model, module->in), est_width(pass->model, module->out),
 		     has_bias(pass->model, module->bias));
+	pass->quantizes = quantizes;
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = true;
 	linear->permuted = module->out == EST_WIDTH_GATES;
@@ -327,6 +339,14 @@ static void upcast(struct est_pass *pass)
 	pass->parameter_element = EST_32BIT;
 }
 
+/* Linear4bit.forward casts its bias to the compute dtype for good. Here before the first one, as that is replayed for all. */
+static void cast_biases_back(struct est_pass *pass)
+{
+	for (uint32_t i = 0; i < pass->tape->leaf_count; i++)
+		if (pass->tape->leaves[i].of_4bit && pass->tape->leaves[i].value.element == EST_32BIT)
+			cast_leaf(pass, &pass->tape->leaves[i], EST_16BIT);
+}
+
 /* TRL's peft_module_casting_to_bf16, after the adapters: the embedding and the head go back, norms stay */
 static void cast_vocabulary_back(struct est_pass *pass)
 {
@@ -401,6 +421,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		upcast(pass);
 	if (is_adapted(request) && !est_lora_build(pass))
 		return false;
+	cast_biases_back(pass);
 	if (est_casts_vocabulary_back(request))
 		cast_vocabulary_back(pass);
 	if (is_adapted(request) && est_objective_scores(request) && !est_model_is_encoder(model))

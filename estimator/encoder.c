@@ -71,7 +71,9 @@ void est_encoder_build(struct est_pass *pass)
 		return;
 	}
 	build_bert(pass);
+	pass->quantizes = pass->request->method == EST_QLORA;
 	est_build_linear(pass, &pass->head_dense, hidden_size(pass), hidden_size(pass), true);
+	pass->quantizes = false;
 	if (pass->request->task == EST_MASKED_LM) {
 		est_build_norm(pass, &pass->head_norm, hidden_size(pass));
 		build_vocabulary_head(pass, true);

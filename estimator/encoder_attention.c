@@ -160,12 +160,13 @@ struct est_tensor est_biased_attention(struct est_pass *pass, const struct est_t
 	struct est_tape *tape = pass->tape;
 	uint64_t heads = (uint64_t)pass->model->num_attention_heads, dim = (uint64_t)pass->model->head_dim;
 	uint64_t queries = qkv[0].numel / (pass->batch * heads * dim);
-	struct est_tensor in[4] = { qkv[0], qkv[1], qkv[2], bias }, out, small[3];
+	struct est_tensor in[4] = { qkv[0], qkv[1], qkv[2], bias }, argument, out, small[3];
 	struct est_node *node;
 
 	for (unsigned i = 4; i-- > 0;)
 		in[i] = est_autocast(tape, in[i]);
-	in[3] = expanded(tape, aligned(tape, in[3], keys), pass->batch * heads * queries * keys);
+	argument = in[3]; /* autocast's copy lives as long as the call */
+	in[3] = expanded(tape, aligned(tape, est_hold(argument), keys), pass->batch * heads * queries * keys);
 	node = est_node_new(tape, &biased_op, 4, in);
 	for (unsigned i = 0; i < 4; i++)
 		est_save(tape, node, in[i]);
@@ -185,6 +186,7 @@ struct est_tensor est_biased_attention(struct est_pass *pass, const struct est_t
 	}
 	for (unsigned i = 0; i < 4; i++)
 		est_finish(tape, in[i]);
+	est_finish(tape, argument);
 	return est_output(tape, node, 0, out);
 }
 

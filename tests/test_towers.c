@@ -83,7 +83,7 @@ static const struct {
 	  "{'model':{'model_type':'llava','text_config':{'model_type':'palm'," TEXT "}}}", "/model/text_config/model_type" },
 	{ "preferences", QWEN("") ",'framework':'trl','objective':'dpo'}", "/objective" },
 	{ "ranks", QWEN("") ",'parallelism':{'gpus':2,'strategy':'ddp'}}", "/parallelism/strategy" },
-	{ "static shares", QWEN("") ",'parallelism':{'gpus':2,'strategy':'zero3'}}", NULL },
+	{ "static shares", QWEN("") ",'parallelism':{'gpus':2,'strategy':'fsdp'}}", NULL },
 	{ "kernels", QWEN("") ",'liger_kernel':true,'loss':'standard'}", "/liger_kernel" },
 	{ "a head of labels", QWEN("") ",'task':'sequence_classification'}", "/task" },
 	{ "modules of the tower alone", QWEN("") ",'method':'lora','lora':{'target_modules':['linear_fc1']}}", NULL },
