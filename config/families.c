@@ -185,6 +185,13 @@ const struct cfg_family cfg_families[] = {
 		| CFG_READS_GRANITE_SHARED | CFG_READS_LAYER_KINDS | CFG_READS_SSM | CFG_READS_POSITION_TYPE, .shape = {
 		GRANITE_MOE, .ssm_num_heads = 128, .ssm_num_groups = 1, .ssm_state_size = 256, .ssm_chunk_size = 256,
 		.conv_kernel = 4, .conv_bias = true } },
+	{ "nemotron_h", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SSM | CFG_READS_NEMOTRON | CFG_READS_MLP_BIAS
+		| CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_NORM_TOPK, .shape = {
+		.architecture = EST_ARCH_NEMOTRON_H, BARE_MLP(EST_RMSNORM, 1, EST_NO_POSITIONS, EST_RELU2), .single_blocks = true,
+		.max_position_embeddings = 4096, .num_key_value_heads = 8, .head_dim = 128, .ssm_num_heads = 128, .ssm_head_dim = 64,
+		.ssm_num_groups = 8, .ssm_state_size = 128, .ssm_chunk_size = 128, .conv_kernel = 4, .conv_bias = true,
+		.num_experts = 8, .num_experts_per_tok = 2, .moe_intermediate_size = 7688, .shared_expert_intermediate_size = 7688,
+		.n_group = 1, .topk_group = 1, .norm_topk_prob = true, .router_correction_bias = true } },
 	{ "lfm2", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV, .shape = {
 		LFM2, .num_key_value_heads = 8 } },
 	{ "lfm2_moe", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV | CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH
@@ -316,7 +323,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "mistral4", MIXTURE },
 	{ "modernbert", ENCODER },
 	{ "muse_glimmer", OTHER },
-	{ "nemotron_h", HYBRID },
 	{ "phimoe", MIXTURE },
 	{ "qwen3_5", HYBRID },
 	{ "qwen3_5_moe", MIXTURE },

@@ -52,6 +52,7 @@ enum {
 #define CFG_READS_SSM (UINT64_C(1) << 45)       /* mamba_n_heads, mamba_d_state, ...: Mamba-2 */
 #define CFG_READS_POSITION_TYPE (UINT64_C(1) << 46) /* position_embedding_type */
 #define CFG_READS_SHORT_CONV (UINT64_C(1) << 47) /* conv_L_cache, conv_bias: LFM-2 */
+#define CFG_READS_NEMOTRON (UINT64_C(1) << 48)  /* moe_shared_expert_intermediate_size, moe_latent_size, ... */
 #define CFG_READS_BLOOM (UINT64_C(1) << 40)     /* apply_residual_connection_post_layernorm, slow_but_exact */
 
 struct cfg_family {

@@ -12,7 +12,7 @@ static const struct { const char *name; char letter; enum est_block_kind kind; }
 	{ "mamba", 'M', EST_LAYER_MIXES },
 	{ "conv", 'M', EST_LAYER_MIXES },
 	{ "mlp", '-', EST_LAYER_FEEDS },
-	{ "moe", 'E', EST_LAYER_FEEDS },
+	{ "moe", 'E', EST_LAYER_ROUTES },
 };
 enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
@@ -116,6 +116,17 @@ static void settle_ssm(const struct cfg_hf_reading *reading)
 		cfg_hf_complain(reading, "mamba_n_groups", EST_CONTRADICTION, "must divide the number of heads");
 }
 
+/* A Nemotron-H without experts in any layer has none. */
+static void settle_single_blocks(struct est_model *model)
+{
+	bool routes = false;
+
+	for (int64_t layer = 0; layer < model->num_hidden_layers; layer++)
+		routes = routes || model->layer_kinds[layer] == EST_LAYER_ROUTES;
+	if (!routes)
+		model->num_experts = model->num_experts_per_tok = model->shared_expert_intermediate_size = model->moe_latent_size = 0;
+}
+
 void cfg_settle_hybrid(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const json_t *positions = json_object_get(reading->object, "position_embedding_type");
@@ -123,6 +134,8 @@ void cfg_settle_hybrid(const struct cfg_hf_reading *reading, uint64_t reads)
 	read_kinds(reading);
 	if (reads & CFG_READS_SSM)
 		settle_ssm(reading);
+	if (reading->model->single_blocks)
+		settle_single_blocks(reading->model);
 	if (reads & CFG_READS_POSITION_TYPE)
 		reading->model->position = json_is_string(positions) && !strcmp(json_string_value(positions), "rope")
 						   ? EST_ROPE : EST_NO_POSITIONS;

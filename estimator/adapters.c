@@ -91,7 +91,7 @@ bool est_is_adapted(const struct est_model *model, const struct est_names *targe
 /* One matrix of rank r for each expert; gate and up, which are fused, get twice the rank. */
 static int64_t expert_parameters(const struct est_model *model, const struct est_lora *lora)
 {
-	int64_t rank = lora->rank * model->num_experts, hidden = model->hidden_size, width = model->moe_intermediate_size;
+	int64_t rank = lora->rank * model->num_experts, hidden = est_model_expert_width(model), width = model->moe_intermediate_size;
 	int64_t gate_up = est_adapts_gate_up(model, &lora->target_modules) ? 2 * rank * (hidden + 2 * width) : 0;
 
 	return gate_up + (est_adapts_down(model, &lora->target_modules) ? rank * (width + hidden) : 0);

@@ -75,6 +75,7 @@ static const struct est_module opt[] = {
 #define ATTENTION LINEAR(q_proj, HIDDEN, QUERY, QKV), LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV), \
 	LINEAR(o_proj, QUERY, HIDDEN, O)
 #define DENSE_MLP LINEAR(gate_proj, HIDDEN, MLP, MLP), LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP)
+#define PLAIN_MLP(up, down) NAMED(up_proj, up, HIDDEN, MLP, MLP), NAMED(down_proj, down, MLP, HIDDEN, MLP)
 /* of the same names, in a layer that has no dense MLP */
 #define SHARED_EXPERTS LINEAR(gate_proj, HIDDEN, SHARED, MLP), LINEAR(up_proj, HIDDEN, SHARED, MLP), \
 	LINEAR(down_proj, SHARED, HIDDEN, MLP)
@@ -121,6 +122,14 @@ static const struct est_module lfm2[] = { LFM2_ATTENTION, LFM2_MLP, NORMS, END }
 static const struct est_module lfm2_moe[] = { LFM2_ATTENTION, EXPERTS, ROUTER, NORMS, END };
 static const struct est_module lfm2_conv[] = { LFM2_CONV, LFM2_MLP, NORMS, END };
 static const struct est_module lfm2_conv_moe[] = { LFM2_CONV, EXPERTS, ROUTER, NORMS, END };
+/* norm, then one block: mixer */
+static const struct est_module nemotron_attention[] = { NORM(input_layernorm, HIDDEN), ATTENTION, END };
+static const struct est_module nemotron_mamba[] = { NORM(input_layernorm, HIDDEN), MAMBA2, END };
+static const struct est_module nemotron_mlp[] = { NORM(input_layernorm, HIDDEN), PLAIN_MLP("up_proj", "down_proj"), END };
+static const struct est_module nemotron_moe[] = {
+	NORM(input_layernorm, HIDDEN), EXPERTS, ROUTER, LINEAR(up_proj, HIDDEN, SHARED, MLP), LINEAR(down_proj, SHARED, HIDDEN, MLP),
+	LINEAR(fc1_latent_proj, HIDDEN, EXPERT_LATENT, MLP), LINEAR(fc2_latent_proj, EXPERT_LATENT, HIDDEN, MLP), END
+};
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
 /* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and LayerNorm */
@@ -145,7 +154,6 @@ static const struct est_module t5[] = { T5_ATTENTION, T5_MLP, END };
 static const struct est_module t5_decoder[] = { T5_ATTENTION, T5_CROSS_ATTENTION, T5_MLP, END };
 static const struct est_module t5_gated[] = { T5_ATTENTION, T5_GATED_MLP, END };
 static const struct est_module t5_gated_decoder[] = { T5_ATTENTION, T5_CROSS_ATTENTION, T5_GATED_MLP, END };
-#define PLAIN_MLP(up, down) NAMED(up_proj, up, HIDDEN, MLP, MLP), NAMED(down_proj, down, MLP, HIDDEN, MLP)
 #define FUSED_MLP LINEAR(gate_up_proj, HIDDEN, GATE_UP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP)
 static const struct est_module starcoder2[] = { ATTENTION, PLAIN_MLP("c_fc", "c_proj"), NORMS, END };
 static const struct est_module phi[] = {
@@ -246,6 +254,9 @@ static const struct est_architecture_row architectures[] = {
 				   .fp32_router = true },
 	[EST_ARCH_GRANITE_MOE] = { granite, est_granite_moe_layer, est_llama_norm, .rotary = true, .sparse = granite_moe,
 				   .mixer = granite_mamba, .mixer_sparse = granite_mamba_moe, .experts_by_their_own_names = true },
+	[EST_ARCH_NEMOTRON_H]  = { nemotron_attention, est_nemotron_h_layer, est_olmo2_norm, .rotary = false, .sparse = nemotron_moe,
+				   .mixer = nemotron_mamba, .feeds = nemotron_mlp, .experts_by_their_own_names = true,
+				   .peft_refuses_out_proj = true, .fp32_logits = true },
 	[EST_ARCH_LFM2]        = { lfm2, est_lfm2_layer, est_llama_norm, .rotary = true, .sparse = lfm2_moe, .mixer = lfm2_conv,
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
@@ -360,6 +371,8 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return (uint64_t)model->shared_expert_intermediate_size;
 	case EST_WIDTH_SHARED_GATE_UP:
 		return 2 * (uint64_t)model->shared_expert_intermediate_size;
+	case EST_WIDTH_EXPERT_LATENT:
+		return (uint64_t)model->moe_latent_size;
 	case EST_WIDTH_SHARED_GATE:
 		return model->shared_expert_gate;
 	case EST_WIDTH_HIDDEN:

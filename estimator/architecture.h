@@ -9,7 +9,7 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 EST_WIDTH_HEAD,
 		 EST_WIDTH_HEAD_NORM,   /* of a head, where it has a norm */
 		 EST_WIDTH_QUERY_NORM, EST_WIDTH_KEY_NORM, EST_WIDTH_SECOND_NORM, /* of all heads of q, of k, where they have a norm */
-		 EST_WIDTH_SHARED, EST_WIDTH_SHARED_GATE_UP, /* of the shared experts together */
+		 EST_WIDTH_EXPERT_LATENT, EST_WIDTH_SHARED, EST_WIDTH_SHARED_GATE_UP, /* of the shared experts together */
 		 EST_WIDTH_SHARED_GATE, /* 1, where their output has a gate */
 		 /* latent attention: q as heads (at once, or from its compressed form), q and k/v compressed, k_nope and v as heads */
 		 EST_WIDTH_Q_DIRECT, EST_WIDTH_Q_HEADS, EST_WIDTH_Q_RANK, EST_WIDTH_KV_COMPRESSED, EST_WIDTH_KV_RANK,
@@ -44,12 +44,14 @@ struct est_architecture_row {
 	bool complex_rope;                 /* DeepSeek-V2: one complex tensor for cos and sin */
 	const struct est_module *sparse;   /* of the layers that have experts; NULL: there are none */
 	const struct est_module *mixer, *mixer_sparse; /* of the layers that have another mixer than attention */
-	const struct est_module *feeds;    /* of layers that are an MLP alone; with experts: sparse */
+	const struct est_module *feeds;    /* of layers that are an MLP alone */
 	bool drops_embedding_first;        /* StarCoder-2, Phi: before the rotary embedding is made */
 	bool always_masked;                /* Falcon: SDPA gets a mask always, and k and v with fewer heads as they are */
 	bool returns_weights;              /* the model's loop holds attention's weights until the next layer returns */
 	bool experts_by_their_own_names;   /* PEFT does not translate the names that experts had as single layers */
+	bool peft_refuses_out_proj;        /* its kernels take the weight, not the module */
 	bool flat_shared_experts;          /* they are given a matrix of tokens */
+	bool fp32_logits;                  /* logits.float() in the place of the logits, before any loss */
 	bool fp32_router;                  /* its weight is fp32 whatever the model is */
 	bool scales_queries;               /* Ministral 3: by their position */
 	est_rope_function *rotate;         /* NULL: Llama's, or GPT-NeoX's on a part of each head */

@@ -111,12 +111,12 @@ static uint32_t stack(struct est_pass *pass, uint64_t count, uint64_t rows, uint
 static void build_experts(struct est_pass *pass, struct est_experts *experts)
 {
 	const struct est_model *model = pass->model;
-	uint64_t count = (uint64_t)model->num_experts, hidden = (uint64_t)model->hidden_size;
-	uint64_t width = (uint64_t)model->moe_intermediate_size;
+	uint64_t count = (uint64_t)model->num_experts, hidden = (uint64_t)est_model_expert_width(model);
+	uint64_t width = (uint64_t)model->moe_intermediate_size, widening = model->gated_mlp ? 2 : 1;
 
 	est_modules_new(pass->tape, 1);
-	experts->gate_up_proj = stack(pass, count, 2 * width, hidden);
-	experts->gate_up_proj_bias = model->expert_bias ? parameter(pass, count * 2 * width) : EST_NO_LEAF;
+	experts->gate_up_proj = stack(pass, count, widening * width, hidden);
+	experts->gate_up_proj_bias = model->expert_bias ? parameter(pass, count * widening * width) : EST_NO_LEAF;
 	experts->down_proj = stack(pass, count, hidden, width);
 	experts->down_proj_bias = model->expert_bias ? parameter(pass, count * hidden) : EST_NO_LEAF;
 }
@@ -178,8 +178,9 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = true;
 	linear->permuted = module->out == EST_WIDTH_GATES;
-	linear->flat = est_architecture_row(pass->model->architecture)->flat_shared_experts
-		       && (module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE);
+	linear->flat = module->in == EST_WIDTH_EXPERT_LATENT || module->out == EST_WIDTH_EXPERT_LATENT;
+	if (est_architecture_row(pass->model->architecture)->flat_shared_experts)
+		linear->flat = module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE;
 }
 
 /* nn.Conv1d with a group of its own for each channel */

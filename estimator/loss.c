@@ -1,4 +1,5 @@
 #include "estimator/loss.h"
+#include "estimator/architecture.h"
 #include "estimator/generation.h"
 
 /* The head's input: its gradient is the end of the loss's backward. */
@@ -122,6 +123,8 @@ static struct est_tensor scaled_logits(struct est_pass *pass, struct est_tensor 
 		logits = est_mul_scalar(pass->tape, logits);
 	if (model->final_logit_softcapping != 0)
 		logits = est_mul_scalar(pass->tape, est_tanh(pass->tape, est_mul_scalar(pass->tape, logits)));
+	if (est_architecture_row(model->architecture)->fp32_logits)
+		logits = est_to(pass->tape, logits, EST_32BIT);
 	return est_hold(logits);
 }
 

@@ -56,7 +56,7 @@ static struct est_tensor ernie4_5_mixture(struct est_pass *pass, const struct es
 	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
 	if (layer->gate_proj.out)
 		shared = est_hold(est_gated_mlp(pass, layer, tokens));
-	est_route_ernie4_5(pass, layer, tokens, &routing);
+	est_call_router(pass, layer, est_route_ernie4_5, tokens, &routing);
 	out = est_hold(est_grouped_experts(pass, layer, tokens, &routing));
 	sum = shared.numel ? est_add(tape, out, shared) : est_alias(tape, out);
 	est_drop(tape, out);
@@ -64,6 +64,18 @@ static struct est_tensor ernie4_5_mixture(struct est_pass *pass, const struct es
 	est_routing_drop(tape, &routing);
 	est_drop(tape, tokens);
 	return sum;
+}
+
+/* x = projection(x), where there is one; x, held, moves in, the result is held */
+static struct est_tensor project(struct est_pass *pass, const struct est_linear *projection, struct est_tensor x)
+{
+	struct est_tensor y;
+
+	if (!projection->out)
+		return x;
+	y = est_hold(est_linear(pass->tape, projection, x));
+	est_drop(pass->tape, x);
+	return y;
 }
 
 /* DeepSeek: experts(x) + shared_experts(x) */
@@ -77,10 +89,15 @@ static struct est_tensor shared_mixture(struct est_pass *pass, const struct est_
 	if (!layer->sparse)
 		return est_gated_mlp(pass, layer, x);
 	est_call_router(pass, layer, route, x, &routing);
-	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
-	out = est_hold(est_reshape(tape, est_grouped_experts(pass, layer, tokens, &routing)));
+	tokens = project(pass, &layer->fc1_latent_proj, est_hold(est_reshape(tape, est_alias(tape, x))));
+	out = est_hold(est_grouped_experts(pass, layer, tokens, &routing));
 	est_drop(tape, tokens);
-	sum = layer->gate_proj.out ? est_add(tape, out, est_gated_mlp(pass, layer, x)) : est_alias(tape, out);
+	tokens = project(pass, &layer->fc2_latent_proj, out);
+	out = est_hold(est_reshape(tape, est_alias(tape, tokens)));
+	est_drop(tape, tokens);
+	sum = layer->down_proj.out ? est_add(tape, out, pass->model->gated_mlp ? est_gated_mlp(pass, layer, x)
+									       : est_plain_mlp(pass, layer, x))
+				   : est_alias(tape, out);
 	est_drop(tape, out);
 	est_routing_drop(tape, &routing);
 	return sum;
@@ -147,6 +164,34 @@ static struct est_tensor gpt_oss_mixture(struct est_pass *pass, const struct est
 	est_routing_drop(tape, &routing);
 	est_drop(tape, tokens);
 	return x;
+}
+
+/* Nemotron-H: norm(x) into the layer's only block, and a residual */
+static struct est_tensor nemotron_block(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	switch (layer->kind) {
+	case EST_LAYER_MIXES:
+		return est_mamba2_mixer(pass, layer, x);
+	case EST_LAYER_FEEDS:
+		return est_plain_mlp(pass, layer, x);
+	case EST_LAYER_ROUTES:
+		return deepseek_v3_mixture(pass, layer, x);
+	case EST_LAYER_ATTENDS:
+		break;
+	}
+	return est_llama_attention(pass, layer, x);
+}
+
+struct est_tensor est_nemotron_h_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor y = est_hold(est_olmo2_norm(pass, &layer->input_layernorm, x)), out;
+
+	out = est_hold(nemotron_block(pass, layer, y));
+	est_drop(tape, y);
+	y = est_add(tape, x, out);
+	est_drop(tape, out);
+	return y;
 }
 
 /* ---- attention */

@@ -65,16 +65,22 @@ static int64_t mlp_parameters(const struct est_model *model)
 	return widening * linear_parameters(h, f, model->mlp_bias) + linear_parameters(f, h, model->mlp_bias);
 }
 
+int64_t est_model_expert_width(const struct est_model *model)
+{
+	return model->moe_latent_size ? model->moe_latent_size : model->hidden_size;
+}
+
 /* Router, experts and what stands beside them; Qwen2-MoE's one shared expert has a gate. */
 static int64_t mixture_parameters(const struct est_model *model)
 {
 	int64_t h = model->hidden_size, f = model->moe_intermediate_size, experts = model->num_experts;
 	int64_t shared = model->shared_expert_intermediate_size;
-	int64_t gate = model->shared_expert_gate ? h : 0;
+	int64_t gate = model->shared_expert_gate ? h : 0, latent = model->moe_latent_size, width = est_model_expert_width(model);
+	int64_t widening = model->gated_mlp ? 2 : 1;
 
 	return linear_parameters(h, experts, model->expert_bias) + (model->router_correction_bias ? experts : 0)
-		+ experts * (linear_parameters(h, 2 * f, model->expert_bias) + linear_parameters(f, h, model->expert_bias))
-		+ 3 * h * shared + gate;
+		+ experts * (linear_parameters(width, widening * f, model->expert_bias) + linear_parameters(f, width, model->expert_bias))
+		+ (widening + 1) * h * shared + gate + 2 * h * latent;
 }
 
 static int64_t embedding_parameters(const struct est_model *model)
@@ -102,8 +108,8 @@ static int64_t head_parameters(const struct est_model *model)
 
 bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer)
 {
-	if (model->single_blocks && model->layer_kinds[layer] != EST_LAYER_FEEDS)
-		return false;
+	if (model->single_blocks)
+		return model->layer_kinds[layer] == EST_LAYER_ROUTES;
 	return model->num_experts > 0 && layer >= model->first_k_dense_replace;
 }
 
@@ -142,7 +148,7 @@ static int64_t block_parameters(const struct est_model *model, int64_t layer)
 	int64_t mixes = kind == EST_LAYER_MIXES ? mixer_parameters(model) : attention_parameters(model);
 
 	if (model->single_blocks)
-		return kind == EST_LAYER_FEEDS ? feed_forward_parameters(model, layer) : mixes;
+		return kind == EST_LAYER_FEEDS || kind == EST_LAYER_ROUTES ? feed_forward_parameters(model, layer) : mixes;
 	return mixes + feed_forward_parameters(model, layer);
 }
 

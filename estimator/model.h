@@ -50,6 +50,7 @@ enum est_architecture {
 	EST_ARCH_MINIMAX_M2,
 	EST_ARCH_ERNIE4_5_MOE, /* shared experts first, a router in fp32 */
 	EST_ARCH_LFM2,        /* short convolutions beside attention */
+	EST_ARCH_NEMOTRON_H,  /* layers of one block each: Mamba-2, attention, an MLP or experts without gates */
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
 	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
@@ -68,8 +69,8 @@ enum est_position { EST_ROPE, EST_LEARNED_POSITIONS, EST_ALIBI, EST_NO_POSITIONS
 enum est_activation { EST_SILU, EST_GELU, EST_GELU_NEW, EST_RELU, EST_RELU2, EST_XIELU };
 
 /* What a layer of a hybrid is: attention, the family's other mixer (a convolution, a state space, linear attention), or, where each
- * layer is one block, its MLP or experts. */
-enum est_block_kind { EST_LAYER_ATTENDS, EST_LAYER_MIXES, EST_LAYER_FEEDS };
+ * layer is one block, an MLP or a mixture of experts. */
+enum est_block_kind { EST_LAYER_ATTENDS, EST_LAYER_MIXES, EST_LAYER_FEEDS, EST_LAYER_ROUTES };
 
 /* Rotary embeddings of three positions, of time, height and width, for each token of each sequence: features of the three side by side
  * (Qwen2-VL) or by turns (Qwen3-VL). */
@@ -115,6 +116,7 @@ struct est_model {
 	int64_t shared_expert_intermediate_size; /* or one of this width (Qwen2-MoE); settled: the width of all together */
 	bool shared_expert_gate;      /* its output is weighted by a gate of one feature */
 	int64_t first_k_dense_replace; /* the first layers, whose MLP is dense */
+	int64_t moe_latent_size;      /* experts work on so many features, projected; 0: on those of the stream */
 	int64_t n_group, topk_group;  /* groups of experts, and how many of them the router chooses */
 	bool norm_topk_prob;          /* the weights of the chosen experts are made to add up to 1 */
 	bool group_limited;           /* DeepSeek-V2's topk_method group_limited_greedy */
@@ -160,6 +162,9 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer);
  * embeddings (tied ones once). THEORY 2. Exact for the architectures that the replay knows. */
 int64_t est_model_layer_parameters(const struct est_model *model);
 int64_t est_model_count_parameters(const struct est_model *model);
+
+/* Features that experts are given. */
+int64_t est_model_expert_width(const struct est_model *model);
 
 /* Whether a layer has another mixer than attention. */
 bool est_model_mixes(const struct est_model *model);

@@ -139,8 +139,13 @@ static struct est_tensor activate(struct est_pass *pass, struct est_tensor x)
 	case EST_GELU_NEW:
 		return gelu_new(pass->tape, x);
 	case EST_RELU:
-	case EST_RELU2:
 		return est_relu(pass->tape, x);
+	case EST_RELU2: { /* torch.square(relu(x)) */
+		struct est_tensor relu = est_hold(est_relu(pass->tape, x)), square = est_pow(pass->tape, relu);
+
+		est_drop(pass->tape, relu);
+		return square;
+	}
 	case EST_GELU:
 	case EST_XIELU: /* has parameters: est_xielu_mlp() */
 		break;

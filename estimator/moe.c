@@ -91,7 +91,7 @@ static struct est_tensor sum_of_experts(struct est_pass *pass, struct est_tensor
 {
 	struct est_tape *tape = pass->tape;
 	struct est_node *node = est_node_new(tape, &sum_op, 1, &x);
-	uint64_t numel = pass->tokens * (uint64_t)pass->model->hidden_size;
+	uint64_t numel = pass->tokens * (uint64_t)est_model_expert_width(pass->model);
 
 	return est_hold(est_output(tape, node, 0, est_empty(tape, numel, tape->autocast ? EST_32BIT : x.element)));
 }
@@ -129,6 +129,14 @@ static struct est_tensor apply_gate(struct est_pass *pass, struct est_tensor gat
 	return est_hold(out);
 }
 
+/* Between the two products; gate_up is borrowed, the result held. */
+static struct est_tensor activate_experts(struct est_pass *pass, struct est_tensor gate_up)
+{
+	if (pass->model->architecture == EST_ARCH_GPT_OSS)
+		return est_clamped_gate(pass, gate_up);
+	return pass->model->gated_mlp ? apply_gate(pass, gate_up) : est_hold(est_activate(pass, gate_up));
+}
+
 /* What the wrappers of adapted experts hold while they run: factors, and the sums (or the weights themselves). */
 struct open_experts {
 	struct est_factors gate_up, down;
@@ -141,14 +149,14 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_lay
 				     struct est_tensor rows, struct open_experts *open)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t hidden = (uint64_t)pass->model->hidden_size, width = (uint64_t)pass->model->moe_intermediate_size;
+	uint64_t hidden = (uint64_t)est_model_expert_width(pass->model), width = (uint64_t)pass->model->moe_intermediate_size;
 	const struct est_experts *experts = &layer->experts;
-	bool clamped = pass->model->architecture == EST_ARCH_GPT_OSS;
-	struct est_tensor bias = bias_of(pass, experts->gate_up_proj_bias, rows, 2 * width), gate_up, gated, out;
+	uint64_t first = pass->model->gated_mlp ? 2 * width : width;
+	struct est_tensor bias = bias_of(pass, experts->gate_up_proj_bias, rows, first), gate_up, gated, out;
 
 	open->gate_up_proj = est_lora_fold(tape, experts->gate_up_proj, experts->gate_up_adapter, &open->gate_up);
-	gate_up = grouped_linear(pass, x, open->gate_up_proj, bias, 2 * width);
-	gated = clamped ? est_clamped_gate(pass, gate_up) : apply_gate(pass, gate_up);
+	gate_up = grouped_linear(pass, x, open->gate_up_proj, bias, first);
+	gated = activate_experts(pass, gate_up);
 	est_drop(tape, gate_up);
 	open->bias = bias_of(pass, experts->down_proj_bias, rows, hidden);
 	est_drop(tape, bias);
@@ -191,7 +199,7 @@ static struct est_tensor grouped_experts_forward(struct est_pass *pass, const st
 						 struct open_experts *open)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t pairs = pairs_of(pass), hidden = (uint64_t)pass->model->hidden_size;
+	uint64_t pairs = pairs_of(pass), hidden = (uint64_t)est_model_expert_width(pass->model);
 	struct est_tensor expert_ids = indices(tape, pairs, EST_INT64), permutation = indices(tape, pairs, EST_INT64);
 	struct est_tensor tokens = est_empty(tape, pairs, EST_INT64), selected, weights, histogram, out, frame[2];
 

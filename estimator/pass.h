@@ -52,6 +52,7 @@ struct est_layer {
 	struct est_norm_weights cross_attn_layernorm;
 	uint32_t alpha_p, alpha_n;                  /* of Apertus' xIELU */
 	struct est_mixer mixer;
+	struct est_linear fc1_latent_proj, fc2_latent_proj;
 	uint32_t self_attn, mlp, act_fn;            /* numbers of modules without parameters of their own */
 	bool sliding, sparse, rotated;
 	enum est_block_kind kind;
@@ -288,7 +289,7 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer, est_lfm2_layer;
+	est_granite_moe_layer, est_lfm2_layer, est_nemotron_h_layer;
 est_norm_function est_cohere_norm;
 
 #endif

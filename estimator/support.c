@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
-#include "estimator/architecture.h"
+#include "estimator/adapters.h"
 #include "estimator/compile.h"
 #include "estimator/fields.h"
 #include "estimator/generation.h"
@@ -186,6 +186,20 @@ static bool saves_vocabulary_only(const struct est_names *names)
 	return known == names->count;
 }
 
+/* PEFT knows that the kernels of some mixers take the weight of out_proj and pass its module by. */
+static void check_adapters(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
+
+	if (!adapts || model->architecture == EST_ARCH_UNSUPPORTED || !est_model_mixes(model)
+	    || !est_architecture_row(model->architecture)->peft_refuses_out_proj)
+		return;
+	if (est_is_target(&request->lora.target_modules, "out_proj"))
+		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
+			      "must name modules other than out_proj: PEFT refuses to adapt it in models with Mamba layers, and all-linear "
+			      "stands for it too");
+}
+
 /* The trainers of preferences have a loss of their own, whatever a model's is */
 static void check_loss(const struct est_request *request, struct est_faults *faults)
 {
@@ -349,6 +363,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_model(model, faults);
 	check_kernel(request, model, faults);
 	check_task(request, model, faults);
+	check_adapters(request, model, faults);
 	check_loss(request, faults);
 	if (model->vision.tower != EST_TOWER_NONE)
 		check_tower(request, faults);

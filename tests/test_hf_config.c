@@ -27,6 +27,7 @@ static bool read_text(const char *text, struct est_model *ret_model, struct est_
 #define INT(member) { #member, offsetof(struct est_model, member), 'i' }
 #define REAL(member) { #member, offsetof(struct est_model, member), 'r' }
 #define BOOL(member) { #member, offsetof(struct est_model, member), 'b' }
+#define BYTE(member) { #member, offsetof(struct est_model, member), 'y' }
 #define ENUM(member) { #member, offsetof(struct est_model, member), 'e' }
 static const struct {
 	const char *name;
@@ -37,6 +38,7 @@ static const struct {
 	INT(num_key_value_heads), INT(head_dim), INT(intermediate_size), INT(max_position_embeddings),
 	BOOL(tie_word_embeddings), BOOL(gated_mlp), BOOL(qkv_bias), BOOL(o_bias), BOOL(mlp_bias), BOOL(lm_head_bias),
 	ENUM(norm), INT(norms_per_layer), BOOL(final_norm), ENUM(qk_norm), ENUM(activation), ENUM(position),
+	BYTE(layer_kinds[1]), BYTE(layer_kinds[4]), BYTE(layer_kinds[5]), BYTE(layer_kinds[7]), INT(ssm_head_dim),
 	INT(position_offset), INT(embed_dim), REAL(partial_rotary_factor), INT(sliding_window),
 	INT(full_attention_every),
 	BOOL(parallel_residual), BOOL(do_layer_norm_before), REAL(attention_dropout), REAL(residual_dropout),
@@ -63,6 +65,8 @@ static double member_of(const struct est_model *model, size_t i)
 	case 'r':
 		memcpy(&real, at, sizeof(real));
 		return real;
+	case 'y':
+		return *(const uint8_t *)at;
 	case 'b':
 		memcpy(&flag, at, sizeof(flag));
 		return flag;
@@ -108,6 +112,10 @@ END_TEST
 #define SIZES "\"vocab_size\":1000,\"hidden_size\":64,\"num_hidden_layers\":8,\"num_attention_heads\":4," \
 	"\"intermediate_size\":160"
 #define CONFIG(type, more) "{\"model_type\":\"" type "\"," SIZES more "}"
+
+#define KV2 ",\"num_key_value_heads\":2"
+#define GRANITE_KINDS ",\"layer_types\":[\"mamba\",\"attention\",\"mamba\",\"mamba\",\"mamba\",\"full_attention\",\"mamba\"," \
+	"\"linear_attention\"]"
 
 /* One member of what is read, and what it must be. */
 static const struct {
@@ -272,8 +280,22 @@ static const struct {
 	  "head_dim", 48 },
 	{ "dense layers come first", CONFIG("glm4_moe_lite", ",\"mlp_layer_types\":[\"dense\",\"dense\",\"sparse\"]"),
 	  "first_k_dense_replace", 2 },
-	{ "a refused model tells its sizes", CONFIG("qwen3_next", ""), "hidden_size", 64 },
-	{ "a refused model counts nothing", CONFIG("qwen3_next", ""), "parameters", 0 },
+	{ "a refused model tells its sizes", CONFIG("kimi_linear", ""), "hidden_size", 64 },
+	{ "a refused model counts nothing", CONFIG("kimi_linear", ""), "parameters", 0 },
+	{ "kinds of layers are read", CONFIG("granitemoehybrid", GRANITE_KINDS), "layer_kinds[1]", EST_LAYER_ATTENDS },
+	{ "mixers among them", CONFIG("granitemoehybrid", GRANITE_KINDS), "layer_kinds[7]", EST_LAYER_MIXES },
+	{ "a hybrid without kinds is not modelled", CONFIG("granitemoehybrid", ""), "architecture", EST_ARCH_UNSUPPORTED },
+	{ "Mamba-2's heads share what expand gives", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_n_heads\":8"),
+	  "ssm_head_dim", 16 },
+	{ "Granite's MLP is the shared one", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"shared_intermediate_size\":96"),
+	  "intermediate_size", 96 },
+	{ "a pattern is read by letter", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-M*MEM-\""), "layer_kinds[5]",
+	  EST_LAYER_ROUTES },
+	{ "no experts in the pattern, none in the model", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-M*M-M-\""),
+	  "num_experts", 0 },
+	{ "LFM-2 lists what attends", CONFIG("lfm2", KV2 ",\"full_attn_idxs\":[2,5]"), "layer_kinds[5]", EST_LAYER_ATTENDS },
+	{ "LFM-2 convolves elsewhere", CONFIG("lfm2", KV2 ",\"full_attn_idxs\":[2,5]"), "layer_kinds[4]", EST_LAYER_MIXES },
+	{ "MiniMax-M2 rotates rotary_dim", CONFIG("minimax_m2", KV2 ",\"head_dim\":64,\"rotary_dim\":32"), "partial_rotary_factor", 0.5 },
 	{ "a refused model's text is nested", "{\"model_type\":\"gemma3n\",\"text_config\":{\"hidden_size\":2560}}",
 	  "hidden_size", 2560 },
 	{ "a refused model may say what it likes", "{\"model_type\":\"gemma3n\",\"intermediate_size\":[1,2]}",
@@ -326,6 +348,17 @@ static const struct {
 	{ "layer_types of another length", CONFIG("gemma2", ",\"layer_types\":[\"full_attention\"]"),
 	  "/model/layer_types",
 	  EST_CONTRADICTION },
+	{ "kinds of layers of another number", CONFIG("lfm2", KV2 ",\"layer_types\":[\"conv\"]"), "/model/layer_types",
+	  EST_CONTRADICTION },
+	{ "a kind of layer that is not known", CONFIG("lfm2", KV2 ",\"layer_types\":[\"conv\",\"conv\",\"conv\",\"conv\",\"conv\","
+	  "\"conv\",\"conv\",\"rwkv\"]"), "/model/layer_types", EST_UNKNOWN_VALUE },
+	{ "a pattern of another length", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-\""),
+	  "/model/hybrid_override_pattern", EST_CONTRADICTION },
+	{ "a letter that is not known", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-M*M-MX\""),
+	  "/model/hybrid_override_pattern", EST_UNKNOWN_VALUE },
+	{ "an index beyond the layers", CONFIG("lfm2", KV2 ",\"full_attn_idxs\":[8]"), "/model/full_attn_idxs", EST_OUT_OF_RANGE },
+	{ "groups that do not divide the heads", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_n_groups\":3"),
+	  "/model/mamba_n_groups", EST_CONTRADICTION },
 	{ "layer_types that are no list", CONFIG("gemma2", ",\"layer_types\":\"full\""), "/model/layer_types",
 	  EST_CONTRADICTION },
 };

@@ -73,7 +73,7 @@ static void set_up_with(enum est_loss loss, uint8_t element, bool autocast, bool
 	static const struct est_tape_limits limits = {
 		.events = 4096, .storages = 256, .nodes = 64, .leaves = 8, .frames = 2, .frame_saves = 8
 	};
-	static const struct est_model model = { .hidden_size = H, .vocab_size = V };
+	static const struct est_model model = { .architecture = EST_ARCH_LLAMA, .hidden_size = H, .vocab_size = V };
 
 	ck_assert(est_tape_init(&tape, &arena, &limits));
 	request = (struct est_request){ .loss = loss, .completion_fraction = 1 };
