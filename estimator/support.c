@@ -170,7 +170,7 @@ static void check_kernel(const struct est_request *request, const struct est_mod
 		est_fault_add(faults, "/attention", EST_NOT_SUPPORTED_YET,
 			      "%s attention is not modelled yet with this model's %s", flex ? "flex" : "flash",
 			      padded ? "values, narrower than its keys" : "attention sinks");
-	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && (model->num_experts > 0 || est_model_mixes(model)))
+	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && model->num_experts > 0)
 		refuse(est_field_find("gradient_checkpointing"), request, faults);
 }
 
@@ -257,6 +257,19 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 	if (adapts && saves_pre_classifier && request->lora.target_modules.all)
 		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
 			      "must name modules: PEFT saves DistilBERT's pre_classifier whole and refuses to adapt it too");
+}
+
+/* What is modelled of attention and not of other mixers: selective checkpoints, and parameters that are gathered by module */
+static void check_mixers(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	static const char mixers[] = "layers that are no attention";
+
+	if (!est_model_mixes(model))
+		return;
+	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE)
+		refuse_for("gradient_checkpointing", request, mixers, faults);
+	if (est_zero3_wanted(request))
+		refuse_for("parallelism.strategy", request, mixers, faults);
 }
 
 /* What is modelled of language models and not of those that see, whose tower no batch runs here */
@@ -364,6 +377,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_kernel(request, model, faults);
 	check_task(request, model, faults);
 	check_adapters(request, model, faults);
+	check_mixers(request, model, faults);
 	check_loss(request, faults);
 	if (model->vision.tower != EST_TOWER_NONE)
 		check_tower(request, faults);

@@ -140,6 +140,8 @@ static const struct {
 	{ "an out_proj that PEFT adapts", "{'model':'lfm2-1.2b','method':'lora','lora':{'target_modules':['out_proj']}}", NULL, 0 },
 	{ "selective checkpoints of mixers", "{'model':'granite-4.0-h-micro','gradient_checkpointing':'selective'}",
 	  "/gradient_checkpointing", EST_NOT_SUPPORTED_YET },
+	{ "mixers gathered by module", "{'model':'granite-4.0-h-micro','framework':'deepspeed','parallelism':{'gpus':4,'strategy':'zero3'}}",
+	  "/parallelism/strategy", EST_NOT_SUPPORTED_YET },
 	{ "modules by a pattern", "{" THUMB ",'method':'lora','lora':{'target_modules':'.*proj'}}",
 	  "/lora/target_modules", EST_WRONG_TYPE },
 	{ "a module without name", "{" THUMB ",'method':'lora','lora':{'target_modules':['q_proj','']}}",
