@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <string.h>
 #include "config/frameworks.h"
 #include "config/read.h"
@@ -51,6 +52,8 @@ static const char *outputs_of_accelerate(const struct rule_input *input, double 
 static const char *attention_of_model(const struct rule_input *input, double *ret)
 {
 	*ret = EST_EAGER;
+	if (input->request->framework > EST_DEEPSPEED) /* which have model code of their own */
+		return NULL;
 	return input->model->refuses_sdpa ? "the model's class refuses sdpa" : NULL;
 }
 
@@ -279,13 +282,29 @@ static void take(struct est_request *request, const char *name, double value, co
 	reasons->text[field - est_request_fields] = why;
 }
 
+/* "q_proj v_proj" -> the list. */
+static void set_names(struct est_names *names, const char *text)
+{
+	names->count = 0;
+	while (*text && names->count < EST_NAMES_MAX) {
+		size_t length = strcspn(text, " ");
+
+		snprintf(names->name[names->count++], EST_NAME_MAX, "%.*s", (int)length, text);
+		text += length + strspn(text + length, " ");
+	}
+}
+
 static void apply_framework(struct est_request *request, struct cfg_reasons *reasons)
 {
 	const struct cfg_default *row = cfg_frameworks[request->framework].defaults;
 
-	for (; row->field; row++)
-		if (row->methods >> request->method & 1)
-			take(request, row->field, row->value, row->source, reasons);
+	for (; row->field; row++) {
+		if (!(row->methods >> request->method & 1))
+			continue;
+		if (row->names && !est_request_names(request, row->field))
+			set_names((struct est_names *)(void *)((char *)request + est_field_find(row->field)->offset), row->names);
+		take(request, row->field, row->value, row->source, reasons);
+	}
 }
 
 void cfg_defaults_apply(struct est_request *request, const struct est_model *model, struct cfg_reasons *ret_reasons)

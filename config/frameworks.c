@@ -79,9 +79,16 @@ const struct cfg_framework cfg_frameworks[] = {
 	}},
 	[EST_LITGPT] = {{
 		{ "precision", EST_PURE_BF16, EVERY_METHOD, "LitGPT's config_hub: precision bf16-true" },
-		{ "optimizer", EST_ADAMW_TORCH, EVERY_METHOD, "LitGPT: torch.optim.AdamW as it comes (foreach)" },
-		{ "lora.adapter_dtype", EST_BF16, ADAPTERS, "LitGPT's config_hub: precision bf16-true" },
+		{ "outputs_to_fp32", true, EVERY_METHOD, "Lightning's precision plugins convert outputs to fp32 (half.py)" },
+		{ "optimizer", EST_ADAMW_TORCH, WHOLE | BIT(EST_LORA), "LitGPT: torch.optim.AdamW as it comes (foreach)" },
+		{ "optimizer", EST_PAGED_ADAMW_32BIT, BIT(EST_QLORA), "LitGPT: bnb.optim.PagedAdamW (finetune/lora.py)" },
+		{ "loss", EST_LOSS_CHUNKED, EVERY_METHOD, "LitGPT's chunked_cross_entropy (utils.py)" },
 		{ "max_grad_norm", 0, EVERY_METHOD, "LitGPT's fine-tuning does not clip" },
+		{ "lora.rank", 8, ADAPTERS, "LitGPT's finetune/lora.py: lora_r = 8" },
+		{ "lora.dropout", 0.05, ADAPTERS, "LitGPT's finetune/lora.py: lora_dropout = 0.05" },
+		{ "lora.target_modules", false, ADAPTERS, "LitGPT's finetune/lora.py: lora_query and lora_value", "q_proj v_proj" },
+		{ "lora.adapter_dtype", EST_BF16, ADAPTERS, "LitGPT's config_hub: precision bf16-true" },
+		{ "quantization.prepare_kbit", false, BIT(EST_QLORA), "LitGPT: Lightning's BitsandbytesPrecision" },
 	}},
 	[EST_MEGATRON] = {{
 		{ "precision", EST_BF16_MASTER, WHOLE, "Megatron holds fp32 master copies and main gradients" },

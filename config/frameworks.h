@@ -11,6 +11,7 @@ struct cfg_default {
 	double value;
 	unsigned methods; /* bits of enum est_method */
 	const char *source;
+	const char *names; /* of a list of names: with blanks between */
 };
 
 enum { CFG_FRAMEWORK_DEFAULTS = 16 };

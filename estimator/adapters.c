@@ -2,6 +2,7 @@
 
 #include <stdint.h>
 #include <string.h>
+#include "estimator/litgpt.h"
 
 bool est_is_target(const struct est_names *targets, const char *name)
 {
@@ -151,6 +152,8 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 	int64_t count = lora->modules_to_save.count ? saved_parameters(model, &lora->modules_to_save) : 0;
 	bool known = model->architecture != EST_ARCH_UNSUPPORTED; /* else Llama's modules stand for it */
 
+	if (model->architecture == EST_ARCH_LITGPT)
+		return est_litgpt_lora_parameters(model, lora);
 	for (int64_t i = 0; i < est_model_stacked_layers(model); i++)
 		count += layer_parameters(model, lora, known ? est_layer_modules(model, i)
 							     : est_architecture_row(EST_ARCH_LLAMA)->modules);

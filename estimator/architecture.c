@@ -1,6 +1,7 @@
 #include <assert.h>
 #include <stddef.h>
 #include "estimator/architecture.h"
+#include "estimator/litgpt.h"
 
 /* A linear layer under Llama's name, and under another. */
 #define LINEAR(module, in, out, bias) NAMED(module, #module, in, out, bias)
@@ -204,6 +205,13 @@ static const struct est_module gpt_bigcode[] = {
 	PLAIN_MLP("c_fc", "c_proj"), END
 };
 
+/* norm_1, attn, proj, post_attention_norm, norm_2, fc_1, fc_2 (or fc), proj, post_mlp_norm */
+static const struct est_module litgpt[] = {
+	NORM(input_layernorm, HIDDEN), FUSED_ATTENTION("attn", "proj"), NORM(post_attention_layernorm, SANDWICH_NORM),
+	NORM(pre_feedforward_layernorm, SECOND_NORM), LINEAR(gate_proj, HIDDEN, GATE, MLP), LINEAR(up_proj, HIDDEN, MLP, MLP),
+	LINEAR(down_proj, MLP, HIDDEN, MLP), NORM(post_feedforward_layernorm, SANDWICH_NORM), END
+};
+
 static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_LLAMA]    = { llama, est_llama_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_QWEN3]    = { qwen3, est_qwen3_layer, est_llama_norm, .rotary = true },
@@ -261,6 +269,8 @@ static const struct est_architecture_row architectures[] = {
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
 				   .experts_by_their_own_names = true },
+	[EST_ARCH_LITGPT]      = { .modules = litgpt, .layer = est_litgpt_layer, .final_norm = est_litgpt_norm, .rebinds_embedding = true,
+				   .expands_heads = true },
 	[EST_ARCH_BERT]        = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_ROBERTA]     = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_DISTILBERT]  = { .modules = distilbert, .layer = est_distilbert_layer },
@@ -355,6 +365,8 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return query + 2 * key;
 	case EST_WIDTH_MLP:
 		return (uint64_t)model->intermediate_size;
+	case EST_WIDTH_GATE:
+		return model->gated_mlp ? (uint64_t)model->intermediate_size : 0;
 	case EST_WIDTH_GATE_UP:
 		return 2 * (uint64_t)model->intermediate_size;
 	case EST_WIDTH_HEAD:
@@ -363,6 +375,8 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return model->qk_norm == EST_QK_NORM_NONE ? 0 : head;
 	case EST_WIDTH_SECOND_NORM: /* hidden, where a layer has two norms */
 		return model->norms_per_layer > 1 ? (uint64_t)model->hidden_size : 0;
+	case EST_WIDTH_SANDWICH_NORM:
+		return model->norms_per_layer > 2 ? (uint64_t)model->hidden_size : 0;
 	case EST_WIDTH_QUERY_NORM:
 		return model->qk_norm == EST_QK_NORM_NONE ? 0 : query;
 	case EST_WIDTH_KEY_NORM:

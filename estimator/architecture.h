@@ -6,6 +6,8 @@
 
 /* A width in terms of the model's shape. */
 enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV, EST_WIDTH_MLP, EST_WIDTH_GATE_UP,
+		 EST_WIDTH_GATE,         /* of an MLP with a gate, one layer of its own */
+		 EST_WIDTH_SANDWICH_NORM, /* hidden, where a layer has norms behind its blocks too */
 		 EST_WIDTH_HEAD,
 		 EST_WIDTH_HEAD_NORM,   /* of a head, where it has a norm */
 		 EST_WIDTH_QUERY_NORM, EST_WIDTH_KEY_NORM, EST_WIDTH_SECOND_NORM, /* of all heads of q, of k, where they have a norm */
@@ -53,6 +55,8 @@ struct est_architecture_row {
 	bool flat_shared_experts;          /* they are given a matrix of tokens */
 	bool fp32_logits;                  /* logits.float() in the place of the logits, before any loss */
 	bool fp32_router;                  /* its weight is fp32 whatever the model is */
+	bool rebinds_embedding;            /* x = wte(idx); x = block(x): nothing holds the embedding's output any longer */
+	bool expands_heads;                /* LitGPT: k and v come to SDPA with as many heads as q, out of concatenations */
 	bool scales_queries;               /* Ministral 3: by their position */
 	est_rope_function *rotate;         /* NULL: Llama's, or GPT-NeoX's on a part of each head */
 };

@@ -32,7 +32,7 @@ static bool passes_grouped(const struct est_pass *pass, bool masked)
 {
 	const struct est_model *model = pass->model;
 
-	return !masked && model->head_dim <= 256 && model->num_key_value_heads != model->num_attention_heads
+	return !masked && !est_architecture_row(model->architecture)->expands_heads && model->head_dim <= 256 && model->num_key_value_heads != model->num_attention_heads
 	       && !est_repeats_for_sdpa(&pass->request->versions);
 }
 
@@ -69,6 +69,8 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 {
 	if (est_model_is_bidirectional(pass->model))
 		return pass->request->attention_mask;
+	if (est_architecture_row(pass->model->architecture)->expands_heads) /* makes its masks itself */
+		return false;
 	if (pass->request->attention == EST_EAGER || pass->request->attention == EST_FLEX_ATTENTION
 	    || pass->request->attention_mask)
 		return true;
@@ -136,7 +138,8 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 /* Whether q and k come out of a concatenation, contiguous; Liger's rotation works on the rows of the projection */
 static bool joins_heads(const struct est_pass *pass)
 {
-	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank;
+	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank
+	       || est_architecture_row(pass->model->architecture)->expands_heads;
 }
 
 /* query, key, value = query.contiguous(), key.contiguous(), value.contiguous(): frame[] holds what they were and are, in[]
@@ -185,7 +188,8 @@ static struct est_tensor align(struct est_pass *pass, struct est_tensor bias)
 static bool repeats(const struct est_pass *pass, enum est_kernel kernel, bool masked)
 {
 	const struct est_model *model = pass->model;
-	bool broadcasts = est_architecture_row(model->architecture)->always_masked;
+	const struct est_architecture_row *row = est_architecture_row(model->architecture);
+	bool broadcasts = row->always_masked || row->expands_heads;
 
 	return model->num_attention_heads > model->num_key_value_heads && !broadcasts
 	       && (masked || kernel == EST_KERNEL_EFFICIENT || always_repeats(pass));
@@ -197,6 +201,7 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
+	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
 	struct est_tensor in[3] = { q, k, v }, frame[3] = { { 0 } }, bias = est_none, out;
 	bool repeated = repeats(pass, kernel, mask.numel > 0), as_query = kernel == EST_KERNEL_FLASH || kernel == EST_KERNEL_CUDNN;
 
@@ -212,7 +217,7 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	if (kernel == EST_KERNEL_EFFICIENT)
 		bias = align(pass, bias);
 	if (kernel == EST_KERNEL_MATH)
-		out = math(pass, in[0], in[1], in[2], bias, mask.numel ? 1 : n_rep);
+		out = math(pass, in[0], in[1], in[2], bias, mask.numel || row->expands_heads ? 1 : n_rep);
 	else
 		out = fused(pass, kernel, in, bias);
 	/* the output lies as q does */

@@ -56,9 +56,11 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 	struct est_tensor packed;
 
 	linear->base = pass->request->quantization.bits == 4 ? EST_BASE_4BIT : EST_BASE_INT8;
+	if (linear->base == EST_BASE_4BIT && pass->model->architecture == EST_ARCH_LITGPT)
+		linear->base = EST_BASE_4BIT_OLD;
 	linear->nested = pass->request->quantization.double_quant;
 	linear->from_fp32 = pass->parameter_element == EST_32BIT;
-	if (linear->base == EST_BASE_4BIT) {
+	if (linear->base != EST_BASE_INT8) {
 		packed = quantize_4bit(pass, n);
 	} else {
 		struct est_tensor weight = weights(pass, n, EST_16BIT);
@@ -123,6 +125,47 @@ static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_lin
 	}
 	out = est_to(tape, est_output(tape, node, 0, gemm_4bit(tape, linear, input)), element);
 	est_drop(tape, input);
+	est_finish(tape, x);
+	return out;
+}
+
+/* ---- the same before bitsandbytes 0.43.2, which keeps the input too, as an attribute; of a weight that was quantised from fp16 */
+
+/* dequantize_4bit(...).to(dtype of the input) */
+static struct est_tensor dequantized(struct est_tape *tape, uint64_t n, bool nested)
+{
+	struct est_tensor absmax = nested ? est_empty_as(tape, blocks(n, BLOCK), EST_32BIT, EST_BUFFERS) : est_none;
+	struct est_tensor half = est_empty_as(tape, n, EST_16BIT, EST_BUFFERS), weight;
+
+	est_drop(tape, absmax);
+	weight = est_empty_as(tape, n, EST_16BIT, EST_BUFFERS);
+	est_drop(tape, half);
+	return weight;
+}
+
+/* extra: 0 elements of the weight, 1 nested */
+static void backward_4bit_old(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_tensor weight = dequantized(tape, node->extra[0], node->extra[1] != 0);
+
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+	est_drop(tape, weight);
+}
+static const struct est_op matmul_4bit_old_op = { "MatMul4Bit", backward_4bit_old };
+
+static struct est_tensor linear_4bit_old(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	uint64_t n = linear->in * linear->out;
+	struct est_node *node = est_node_new(tape, &matmul_4bit_old_op, 1, &x);
+	struct est_tensor weight = dequantized(tape, n, linear->nested), out;
+
+	if (node) {
+		node->extra[0] = n;
+		node->extra[1] = linear->nested;
+	}
+	est_attach(tape, node, x);
+	out = est_output(tape, node, 0, est_empty(tape, x.numel / linear->in * linear->out, EST_16BIT));
+	est_drop(tape, weight);
 	est_finish(tape, x);
 	return out;
 }
@@ -208,5 +251,12 @@ static struct est_tensor linear_int8(struct est_tape *tape, const struct est_lin
 
 struct est_tensor est_quantized_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
-	return linear->base == EST_BASE_4BIT ? linear_4bit(tape, linear, x) : linear_int8(tape, linear, x);
+	switch (linear->base) {
+	case EST_BASE_4BIT:
+		return linear_4bit(tape, linear, x);
+	case EST_BASE_4BIT_OLD:
+		return linear_4bit_old(tape, linear, x);
+	default:
+		return linear_int8(tape, linear, x);
+	}
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/architecture.h"
 #include "estimator/encoder.h"
+#include "estimator/litgpt.h"
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/generation.h"
@@ -277,10 +278,12 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 	}
 	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size,
 					     .module = est_modules_new(pass->tape, 3) };
+	pass->quantizes = model->architecture == EST_ARCH_LITGPT && pass->request->method == EST_QLORA; /* whatever is linear */
 	if (model->tie_word_embeddings)
 		pass->tape->leaves[pass->embed_tokens].shared_with = pass->lm_head.module;
 	else
 		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
+	pass->quantizes = false;
 }
 
 /* ---- for models that are no decoders */
@@ -363,7 +366,7 @@ static bool build_model(struct est_pass *pass)
 {
 	const struct est_model *model = pass->model;
 	uint64_t embed_dim = (uint64_t)(model->embed_dim ? model->embed_dim : model->hidden_size);
-	bool final_norm_first = model->architecture == EST_ARCH_OPT;
+	bool final_norm_first = model->architecture == EST_ARCH_OPT, head_first = model->architecture == EST_ARCH_LITGPT;
 
 	pass->layers = est_arena_take(pass->tape->arena, (size_t)est_model_stacked_layers(model), sizeof(*pass->layers));
 	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 2 * (size_t)model->num_hidden_layers + 1, sizeof(*pass->cache));
@@ -378,6 +381,8 @@ static bool build_model(struct est_pass *pass)
 	pass->inner = pass->rotary_emb + 1;
 	est_modules_new(pass->tape, 1); /* what follows is not called */
 	est_tower_build(pass);
+	if (head_first)
+		build_head(pass, embed_dim);
 	build_embeddings(pass, embed_dim);
 	pass->frozen = false; /* the final norm and the head are trained */
 	if (model->final_norm && final_norm_first)
@@ -391,7 +396,10 @@ static bool build_model(struct est_pass *pass)
 	/* rotary_emb.inv_freq and its original */
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
 		est_empty_as(pass->tape, est_rotary_width(model) / 2, EST_32BIT, EST_BUFFERS);
-	build_head(pass, embed_dim);
+	if (head_first)
+		est_litgpt_build_rope(pass);
+	else
+		build_head(pass, embed_dim);
 	return !pass->tape->exhausted;
 }
 

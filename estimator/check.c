@@ -1,6 +1,7 @@
 #include "estimator/adapters.h"
 #include "estimator/estimator.h"
 #include "estimator/fields.h"
+#include "estimator/framework.h"
 #include "estimator/support.h"
 
 typedef void rule(const struct est_request *request, const struct est_model *model, struct est_faults *faults);
@@ -130,7 +131,7 @@ static void check_attention(const struct est_request *request, const struct est_
 		|| request->attention == EST_SDPA_FLASH || request->attention == EST_SDPA_CUDNN;
 	const char *why = request->attention == EST_FLEX_ATTENTION ? refuses_flex(model) : NULL;
 
-	if (model->refuses_sdpa && uses_sdpa(request))
+	if (est_framework_model(request, model).refuses_sdpa && uses_sdpa(request))
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be sdpa: the model's class refuses it (eager is its default)");
 	else if (model->refuses_flash && request->attention != EST_EAGER)
@@ -152,10 +153,11 @@ static void check_attention(const struct est_request *request, const struct est_
 
 static bool adapts_something(const struct est_request *request, const struct est_model *model)
 {
+	const struct est_model own = est_framework_model(request, model);
 	struct est_lora adapters = request->lora;
 
 	adapters.modules_to_save.count = 0;
-	return est_lora_parameters(model, &adapters) > 0
+	return est_lora_parameters(&own, &adapters) > 0
 	       || (!request->freeze_vision_tower && est_lora_tower_parameters(model, &adapters) > 0);
 }
 

@@ -6,7 +6,7 @@ static struct est_tensor accumulate(struct est_tape *tape, struct est_tensor old
 {
 	struct est_tensor sum;
 
-	if (!old.storage && !old.numel)
+	if (!old.element)
 		return grad;
 	if (old.storage && tape->storages[old.storage].references == 1 && !old.view) {
 		est_drop(tape, grad);
@@ -77,7 +77,7 @@ static struct est_tensor validate_output(struct est_tape *tape, const struct est
 /* A view without elements is a gradient too, and keeps its base alive. */
 static bool is_defined(struct est_tensor grad)
 {
-	return grad.numel || grad.storage;
+	return grad.element != 0;
 }
 
 static bool has_gradient(const struct est_node *node)
@@ -113,7 +113,9 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 	release_saved(tape, node);
 	if (frame)
 		est_frame_release(tape, frame, saved_count);
-	for (unsigned i = 0; i < EST_NODE_INPUTS; i++) {
+	for (unsigned k = 0; k < EST_NODE_INPUTS; k++) {
+		unsigned i = node->backwards ? EST_NODE_INPUTS - 1 - k : k;
+
 		if (node->edge[i] && is_defined(ret[i]))
 			deliver(tape, node->edge[i], est_hold(ret[i]));
 		else

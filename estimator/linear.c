@@ -97,8 +97,11 @@ static struct est_tensor dense(struct est_tape *tape, const struct est_linear *l
 	in[1] = est_autocast(tape, in[1]);
 	in[0] = est_autocast(tape, est_hold(x)); /* the call holds its argument */
 	node = est_node_new(tape, op_of(linear), 3, in);
-	if (node)
+	if (node) {
 		node->extra[0] = linear->flat;
+		/* with a bias the input is reshaped before the weight is transposed: TBackward comes before ViewBackward */
+		node->backwards = op_of(linear) != &mm_op;
+	}
 	if (node && in[1].requires_grad)
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)
@@ -114,6 +117,8 @@ static struct est_tensor dense(struct est_tape *tape, const struct est_linear *l
 
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
+	if (linear->adapter && linear->adapter->forward)
+		return linear->adapter->forward(tape, linear, x);
 	if (linear->adapter && !tape->adapters_off)
 		return est_adapted_linear(tape, linear, x);
 	x = est_module_enter(tape, linear->module, x);

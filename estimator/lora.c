@@ -1,6 +1,7 @@
 #include "estimator/lora.h"
 
 #include "estimator/adapters.h"
+#include "estimator/litgpt.h"
 #include "estimator/zero3.h"
 
 enum { LAYER = 1, DROPOUT = 2 }; /* PEFT's modules, counted from the one that is adapted */
@@ -209,6 +210,8 @@ bool est_lora_build(struct est_pass *pass)
 {
 	uint32_t first = pass->tape->leaf_count;
 
+	if (pass->model->architecture == EST_ARCH_LITGPT)
+		return est_litgpt_lora_build(pass);
 	pass->tape->unit = 0;
 	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass) || !wrap_parameters(pass))
 		return false;

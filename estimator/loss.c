@@ -1,6 +1,7 @@
 #include "estimator/loss.h"
 #include "estimator/architecture.h"
 #include "estimator/generation.h"
+#include "estimator/litgpt.h"
 
 /* The head's input: its gradient is the end of the loss's backward. */
 static void backward_mark(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -179,5 +180,7 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)
 
 	if (pass->request->loss == EST_LOSS_CHUNKED && pass->request->framework == EST_TORCHTITAN)
 		return est_vocabulary_loss(pass, hidden);
+	if (pass->model->architecture == EST_ARCH_LITGPT)
+		return est_litgpt_loss(pass, hidden);
 	return losses[pass->request->loss](pass, hidden);
 }

@@ -333,7 +333,7 @@ static void backward_cat(struct est_tape *tape, struct est_node *node, struct es
 {
 	struct est_tensor grad = est_take_grad(node, 0);
 
-	for (unsigned i = 0; i < 2; i++) {
+	for (unsigned i = 0; i < EST_NODE_INPUTS; i++) {
 		if (!est_needs(node, i))
 			continue;
 		ret[i] = est_hold(est_alias(tape, grad));
@@ -344,14 +344,26 @@ static void backward_cat(struct est_tape *tape, struct est_node *node, struct es
 }
 static const struct est_op cat_op = { "Cat", backward_cat };
 
+struct est_tensor est_cat_of(struct est_tape *tape, unsigned n, const struct est_tensor parts[])
+{
+	struct est_node *node = est_node_new(tape, &cat_op, n, parts);
+	uint8_t element = 0;
+	uint64_t numel = 0;
+	struct est_tensor out;
+
+	for (unsigned i = 0; i < n; i++) {
+		numel += parts[i].numel;
+		element = parts[i].element > element ? parts[i].element : element;
+	}
+	out = est_output(tape, node, 0, est_empty(tape, numel, element));
+	for (unsigned i = 0; i < n; i++)
+		est_finish(tape, parts[i]);
+	return out;
+}
+
 struct est_tensor est_cat(struct est_tape *tape, struct est_tensor a, struct est_tensor b)
 {
-	struct est_node *node = est_node_new(tape, &cat_op, 2, (struct est_tensor[]){ a, b });
-	struct est_tensor out = est_output(tape, node, 0, est_empty(tape, a.numel + b.numel, promoted(a, b)));
-
-	est_finish(tape, a);
-	est_finish(tape, b);
-	return out;
+	return est_cat_of(tape, 2, (struct est_tensor[]){ a, b });
 }
 
 static void backward_split(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])

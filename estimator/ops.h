@@ -10,7 +10,8 @@
 enum { EST_16BIT = 2, EST_32BIT = 4, EST_INT64 = 8, EST_BYTE = 1 };
 
 /* How a linear layer's frozen weight lies: as it is, or as bitsandbytes or GPTQ packs it. */
-enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ };
+enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ,
+		EST_BASE_4BIT_OLD }; /* bitsandbytes before 0.43.2, quantised from fp16 */
 
 /* A linear layer's parameters: leaves of the tape. */
 struct est_linear {
@@ -36,6 +37,11 @@ struct est_adapter {
 	bool dora;
 	double dropout;
 	bool scales;   /* alpha / rank is not 1 */
+	/* the forward of another library than PEFT; NULL: PEFT's */
+	struct est_tensor (*forward)(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+	unsigned parts;   /* LitGPT: how many of fused q, k and v are adapted, and the width of each */
+	uint64_t part[3];
+	bool one_sequence;
 };
 
 /* x.to(dtype): the same tensor when it has that dtype already. */
@@ -80,7 +86,8 @@ struct est_tensor est_rotate_half(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_reshape(struct est_tape *tape, struct est_tensor x);
 /* x[..., start:end]: a view of numel elements; its backward is zeros of x with the gradient copied in. */
 struct est_tensor est_slice(struct est_tape *tape, struct est_tensor x, uint64_t numel);
-/* torch.cat of two. */
+/* torch.cat of n <= EST_NODE_INPUTS, or of two. */
+struct est_tensor est_cat_of(struct est_tape *tape, unsigned n, const struct est_tensor parts[]);
 struct est_tensor est_cat(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 /* x.chunk(n)/x.split(): views made by one operator, whose backward is one cat. ret[0..n). x is released when temporary. */
 void est_split(struct est_tape *tape, struct est_tensor x, unsigned n, const uint64_t numel[], struct est_tensor ret[]);

@@ -3,6 +3,7 @@
 #include "estimator/attention.h"
 #include "estimator/encoder.h"
 #include "estimator/generation.h"
+#include "estimator/litgpt.h"
 
 unsigned est_rope_count(const struct est_pass *pass)
 {
@@ -354,8 +355,14 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	pass->forward_leaves = tape->leaf_count;
 	if (est_model_is_encoder(pass->model))
 		return est_encoder_forward(pass);
+	if (pass->model->architecture == EST_ARCH_LITGPT)
+		est_litgpt_hold_previous(pass);
 	inputs_embeds = embed(pass);
 	x = embed_with_positions(pass, inputs_embeds, &positions);
+	if (row->rebinds_embedding) {
+		est_drop(tape, inputs_embeds);
+		inputs_embeds = est_none;
+	}
 	if (row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
 	if (row->rotary)

@@ -106,6 +106,7 @@ struct est_pass {
 	bool runs_layers;                           /* in the model's loop, not in a recomputation */
 	struct est_tensor position_bias;            /* ALiBi's */
 	struct est_norm_weights embedding_norm;
+	struct est_tensor previous[2];              /* what LitGPT's loop still holds of the batch before: logits, inputs */
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
 	struct est_tensor frame;                    /* another variable of the layer's frame, held to its end */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */

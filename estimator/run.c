@@ -5,6 +5,7 @@
 #include "estimator/adapters.h"
 #include "estimator/compile.h"
 #include "estimator/device.h"
+#include "estimator/framework.h"
 #include "estimator/generation.h"
 #include "estimator/replay.h"
 #include "estimator/sharding.h"
@@ -22,6 +23,7 @@ struct outcome {
 	int64_t trainable_parameters;
 	uint64_t pinned, host_states;       /* outside the allocator, on the host */
 	uint64_t managed;                   /* outside the allocator, where the driver moves it */
+	uint64_t leftover;                  /* of the batch before, which may have been short */
 	uint64_t unmodelled;                /* what sharding may take beyond all that, at most */
 	uint64_t unpooled;                  /* and what the allocator may reserve for it */
 };
@@ -76,6 +78,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->host_states = program.host_states;
 	outcome->managed = program.managed;
 	outcome->unpooled = est_sharding_unpooled(run->request, run->model);
+	outcome->leftover = program.leftover;
 	outcome->unmodelled = program.surplus + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
@@ -154,8 +157,10 @@ static void report_peak(const struct run *run, const struct outcome *outcome, co
 	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
 	peak->at_peak[EST_WORKSPACE] += workspace;
 	peak->allocated = widened(allocated_range(allocated), outcome->unmodelled);
+	peak->allocated.low -= outcome->leftover;
 	peak->reserved = widened(reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace)),
 				 outcome->unmodelled + outcome->unpooled);
+	peak->reserved.low -= outcome->leftover;
 	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
 	peak->device = plus(peak->device, resident(outcome, gpu, peak->device));
 }
@@ -317,6 +322,17 @@ static void note_compile(const struct est_request *request, struct est_report *r
 			     "torch.utils.checkpoint then runs outside of it");
 }
 
+static void note_framework(const struct est_request *request, struct est_report *report)
+{
+	if (request->framework != EST_LITGPT)
+		return;
+	est_note_add(&report->assumptions, "/framework", est_word_name(est_framework_words, (int)request->framework),
+		     "LitGPT's model code and fine-tuning loops of 2024, with Lightning's precision plugins and bitsandbytes 0.42");
+	est_note_add(&report->assumptions, "/sequence_length", "",
+		     "the logits of a batch (with QLoRA its layers' inputs too) live until those of the next are there: the batch before is taken "
+		     "to be as long; where it was short the lower figures hold. The scripts of 2023 (torch 2.1) began with the longest");
+}
+
 static void note_objective(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *loss = est_word_name(est_loss_words, (int)request->loss);
@@ -359,25 +375,27 @@ static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est
 bool est_run(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
 	     size_t gpu_count, struct est_arena *arena, struct est_report *ret_report)
 {
-	struct run run = { .request = request, .model = model, .arena = arena };
 	bool by_thumb = request->accounting == EST_RULE_OF_THUMB;
-	int64_t trainable = est_trainable_parameters(request, model);
+	const struct est_model own = by_thumb ? *model : est_framework_model(request, model);
+	struct run run = { .request = request, .model = &own, .arena = arena };
+	int64_t trainable = est_trainable_parameters(request, &own);
 
 	memset(ret_report, 0, sizeof(*ret_report));
-	ret_report->parameters = model->parameters;
+	ret_report->parameters = own.parameters;
 	ret_report->trainable_parameters = trainable;
-	est_thumb(request, model, trainable, &ret_report->thumb, &ret_report->thumb_per_gpu);
+	est_thumb(request, &own, trainable, &ret_report->thumb, &ret_report->thumb_per_gpu);
 	if (!by_thumb && !report_replay(&run, gpus[0], ret_report))
 		return false;
 	if (by_thumb) {
 		ret_report->single_gpu = ret_report->thumb;
 		ret_report->per_gpu = ret_report->thumb_per_gpu;
 	} else {
-		note_limits(request, model, ret_report);
-		note_mixers(model, ret_report);
+		note_limits(request, &own, ret_report);
+		note_mixers(&own, ret_report);
 		note_gptq(request, ret_report);
-		note_objective(request, model, ret_report);
+		note_objective(request, &own, ret_report);
 		note_compile(request, ret_report);
+		note_framework(request, ret_report);
 	}
 	return report_fits(&run, gpus, gpu_count, ret_report);
 }

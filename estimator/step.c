@@ -2,6 +2,8 @@
 
 #include <string.h>
 #include "estimator/ddp.h"
+#include "estimator/framework.h"
+#include "estimator/litgpt.h"
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
@@ -15,7 +17,7 @@
  * run of 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
 enum {
 	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 256, STORAGES_PER_LAYER = 400, LEAVES_PER_LAYER = 48, ATTRIBUTES_PER_LAYER = 32,
-	SAVES_PER_LAYER = 256, BASE = 512, ZERO3_BYTES_PER_LAYER = 16384
+	SAVES_PER_LAYER = 256, BASE = 2048, ZERO3_BYTES_PER_LAYER = 16384
 };
 
 static struct est_tape_limits limits_for(int64_t layers)
@@ -137,7 +139,8 @@ static int64_t count_trainable(const struct est_tape *tape)
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
 		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
-	struct est_tape_limits limits = limits_for(est_model_all_layers(model));
+	const struct est_model own = est_framework_model(request, model);
+	struct est_tape_limits limits = limits_for(est_model_all_layers(&own));
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
 	struct est_update update;
 	struct est_pass pass, reference;
@@ -150,12 +153,12 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	tape->offloads = request->checkpointing == EST_CHECKPOINT_OFFLOAD;
 	begin(program, tape, EST_PART_LOAD);
 	est_mark(tape, EST_PHASE_LOAD);
-	if (!est_pass_build(&pass, tape, model, request))
+	if (!est_pass_build(&pass, tape, &own, request))
 		return false;
 	if (est_objective_holds_reference(request) && !est_pass_build_reference(&reference, &pass))
 		return false;
 	pass.fused = reference.fused = sdpa;
-	pass.zero = est_zero_wrap(tape, model, request);
+	pass.zero = est_zero_wrap(tape, &own, request);
 	est_optimizer_load(tape, request);
 	est_ddp_wrap(tape, request);
 	if (request->fuse_optimizer_in_backward)
@@ -172,6 +175,8 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		trace_micro(&pass, true);
 	end(program, tape, EST_PART_MICRO_NEXT);
 	begin(program, tape, EST_PART_CLIP);
+	if (own.architecture == EST_ARCH_LITGPT)
+		est_litgpt_hold_previous(&pass);
 	est_zero_flatten(pass.zero, tape);
 	est_zero3_flatten(pass.schedule);
 	est_optimizer_clip(tape, request, &update);
@@ -185,6 +190,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	est_optimizer_update(tape, request, &update);
 	est_zero3_step_rest(pass.schedule);
 	est_schedule_zero_grad(pass.schedule);
+	est_litgpt_drop_previous(&pass);
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
@@ -193,6 +199,8 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;
 	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass) + est_optimizer_idle(tape, request);
+	if (own.architecture == EST_ARCH_LITGPT)
+		program->leftover = est_litgpt_leftover(request, &own);
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;
 }

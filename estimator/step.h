@@ -30,6 +30,7 @@ struct est_program {
 	uint64_t accumulation_steps;
 	bool rehearses_all;         /* the rehearsal stands for all micro-batches of the first step, not just for EST_PART_MICRO_FIRST */
 	uint64_t surplus;           /* bytes that another rank may hold beyond the one that is traced, at most */
+	uint64_t leftover;          /* bytes that are alive of the batch before, and would not be if that were short */
 	int64_t trainable_parameters;
 };
 

@@ -5,6 +5,7 @@
 #include "estimator/adapters.h"
 #include "estimator/compile.h"
 #include "estimator/fields.h"
+#include "estimator/framework.h"
 #include "estimator/generation.h"
 #include "estimator/task.h"
 #include "estimator/liger.h"
@@ -23,7 +24,7 @@ static const struct modelled {
 } modelled[] = {
 	{ "framework",
 	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED)
-	  | BIT(EST_TORCHTITAN), ANY },
+	  | BIT(EST_TORCHTITAN) | BIT(EST_LITGPT), ANY },
 	{ "method", ANY, BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
 	  ANY,
@@ -386,4 +387,6 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_gptq(request, model, faults);
 	check_generation(request, model, faults);
 	check_compile(request, model, faults);
+	if (model->architecture != EST_ARCH_UNSUPPORTED)
+		est_framework_check(request, model, faults);
 }

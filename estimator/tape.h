@@ -62,6 +62,7 @@ struct est_node {
 	struct est_tensor grad[EST_NODE_OUTPUTS]; /* input buffer: what has arrived for each output */
 	uint32_t saved[EST_NODE_SAVED];           /* storages, or indices of frame's when frame is set */
 	uint8_t saved_count;
+	bool backwards;                           /* the gradient of the last input is used first */
 	uint32_t frame;                           /* checkpoint frame + 1; 0: saved holds storages */
 	uint64_t extra[EST_NODE_EXTRA];           /* shapes, as the operator likes */
 	const void *context;

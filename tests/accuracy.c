@@ -108,9 +108,23 @@ static const struct gate distributed[] = {
 	{ "zero3 lora ",                       3, 0.01, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
 };
-/* Measured on real GPUs: with Transformers 4.48, and by prime-rl and torchtitan */
+/* Measured on real GPUs: with Transformers 4.48, by LitGPT, and by prime-rl and torchtitan */
 static const struct gate published[] = {
 	{ "mistral-7b-v0.1|fms",              10, 0.01, 0.01, 0.00, 0.00 },
+	{ "phi-1.5|litgpt",                    5, 0.30, 0.60, 0.00, 0.00 },
+	{ "stablelm-base-alpha-3b|litgpt",     7, 0.30, 0.50, 0.00, 0.00 },
+	{ "llama-2-7b|litgpt",                12, 0.40, 1.10, 0.00, 0.00 },
+	{ "falcon-7b|litgpt",                  2, 0.60, 0.70, 0.00, 0.00 },
+	{ "gemma-2b|litgpt",                   2, 0.40, 0.50, 0.00, 0.00 },
+	{ "gemma-7b|litgpt",                   1, 1.10, 1.10, 0.00, 0.00 },
+	{ "gemma-2-2b|litgpt",                 2, 0.60, 0.80, 0.00, 0.00 },
+	{ "llama-3.1-8b|litgpt",               2, 0.30, 0.40, 0.00, 0.00 },
+	{ "llama-3.2-1b|litgpt",               2, 0.60, 0.70, 0.00, 0.00 },
+	{ "llama-3.2-3b|litgpt",               2, 0.50, 0.60, 0.00, 0.00 },
+	{ "mistral-7b-instruct-v0.2|litgpt",   2, 0.30, 0.40, 0.00, 0.00 },
+	{ "phi-2|litgpt",                      2, 0.20, 0.30, 0.00, 0.00 },
+	{ "phi-3-mini|litgpt",                 2, 0.10, 0.20, 0.00, 0.00 },
+	{ "tinyllama-1.1b|litgpt",             3, 1.00, 2.60, 0.00, 0.00 },
 	{ "llama-2-70b|fms",                   2, 0.02, 0.02, 0.00, 0.00 },
 	{ "qwen3-0.6b|prime-rl",               4, 0.00, 0.00, 0.40, 0.00 },
 	{ "qwen3-4b|prime-rl",                 5, 0.00, 0.00, 0.20, 0.00 },

@@ -1,0 +1,36 @@
+#include "estimator/framework.h"
+
+#include "estimator/fields.h"
+#include "estimator/litgpt.h"
+
+/* A trainer's model code: the model it makes, and why it does not. NULL where it runs that of Transformers. */
+static const struct {
+	struct est_model (*model)(const struct est_model *model);
+	const char *(*refuses)(const struct est_request *request, const struct est_model *model, const char **ret_field);
+} frameworks[] = {
+	[EST_LITGPT] = { est_litgpt_model, est_litgpt_refuses },
+	[EST_MLX] = { NULL, NULL },
+};
+
+struct est_model est_framework_model(const struct est_request *request, const struct est_model *model)
+{
+	return frameworks[request->framework].model ? frameworks[request->framework].model(model) : *model;
+}
+
+void est_framework_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const char *name = NULL, *why = NULL;
+	const struct est_field *field;
+	char value[EST_NAME_MAX];
+
+	if (frameworks[request->framework].refuses)
+		why = frameworks[request->framework].refuses(request, model, &name);
+	if (why && !name) {
+		est_fault_add(faults, "/model", EST_NOT_SUPPORTED_YET, "%s", why);
+	} else if (why) {
+		field = est_field_find(name);
+		est_field_text(field, request, value, sizeof(value));
+		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s %s%s", value, why,
+			      est_field_is_named(field, request) ? "" : " (the default here: name another)");
+	}
+}
