@@ -5,23 +5,7 @@
 #include "server/handlers.h"
 #include "server/report.h"
 
-enum { NOT_MODELLED = EST_INCLUDE_HINTS, REASON_MAX = 256 };
-
-/* By default everything is included that there is; a part that is asked for by name and not there yet is refused. */
-bool srv_check_include(const struct est_request *request, const char *base, struct est_faults *faults)
-{
-	const struct est_field *field = est_field_find("include");
-	char pointer[EST_POINTER_MAX];
-
-	if (!est_request_names(request, "include"))
-		return true;
-	snprintf(pointer, sizeof pointer, "%s%s", base, field->pointer);
-	for (int bit = 1; bit <= EST_INCLUDE_ALL; bit *= 2)
-		if (request->include & (unsigned)(bit & NOT_MODELLED))
-			est_fault_add(faults, pointer, EST_NOT_SUPPORTED_YET, "%s is not answered yet",
-				      est_word_name(field->words, bit));
-	return !faults->count;
-}
+enum { REASON_MAX = 256 };
 
 /* Limits and advice take dozens of replays: they are answered when they are asked for by name. */
 static bool wants(const struct cfg_request *request, enum est_include part)
@@ -47,7 +31,7 @@ bool srv_run(struct srv_context *context)
 
 bool srv_write_estimate(struct srv_context *context, enum srv_format format, struct srv_buffer *buffer)
 {
-	struct srv_estimate estimate = { &context->request, &context->report, context->advised ? context->advice : NULL,
+	struct srv_estimate estimate = { context->service->catalog, &context->request, &context->report, context->advised ? context->advice : NULL,
 					 context->advice_count };
 
 	return srv_report_write(buffer, format, &estimate, &context->arena, context->rows);
@@ -71,8 +55,7 @@ static bool read_request(struct srv_call *call, const json_t *body)
 {
 	struct srv_context *context = call->context;
 
-	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults)
-	    && srv_check_include(&context->request.request, "", &context->faults))
+	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults))
 		return true;
 	if (cfg_json_out_of_memory())
 		srv_reply_no_memory(call->reply);

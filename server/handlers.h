@@ -19,8 +19,6 @@ void srv_post_estimate(struct srv_call *call);
 void srv_get_estimate(struct srv_call *call);
 /* The body of the call as JSON, after its query was found right; new reference. NULL: the reply says why. */
 json_t *srv_read_body(struct srv_call *call);
-/* Whether what the request asks to include is there; else faults at base + "/include". */
-bool srv_check_include(const struct est_request *request, const char *base, struct est_faults *faults);
 /* context->request -> context->report and advice; false when memory is short. */
 bool srv_run(struct srv_context *context);
 /* These -> buffer; false when memory is short. */

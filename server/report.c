@@ -1,6 +1,7 @@
 #include "server/report.h"
 #include <stddef.h>
 #include "server/advice.h"
+#include "server/hints.h"
 #include "server/table.h"
 #include "server/write.h"
 
@@ -243,7 +244,12 @@ static void write_document(struct srv_buffer *buffer, const struct srv_estimate 
 	write_notes(buffer, &report->assumptions, write_notes(buffer, &request->notes, true));
 	SRV_PUT(buffer, "],\"warnings\":[");
 	write_notes(buffer, &report->warnings, write_notes(buffer, &request->warnings, true));
-	SRV_PUT(buffer, "]}");
+	srv_buffer_add_byte(buffer, ']');
+	if (request->request.include & EST_INCLUDE_HINTS) {
+		SRV_PUT(buffer, ",\"hints\":");
+		srv_write_hints(buffer, estimate->catalog, request, report);
+	}
+	srv_buffer_add_byte(buffer, '}');
 }
 
 /* ---- for people */

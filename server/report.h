@@ -8,6 +8,7 @@
 
 /* An estimate with what was asked for beside it. */
 struct srv_estimate {
+	const struct cfg_catalog *catalog;
 	const struct cfg_request *request;
 	const struct est_report *report;
 	const struct cfg_advice *advice; /* advice_count of them; NULL: not asked for */

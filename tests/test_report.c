@@ -25,7 +25,7 @@ START_TEST(an_estimate_has_the_members_of_the_contract_in_their_order)
 	ck_assert_msg(reply.status == 200, "%s", text());
 	read = document();
 	CHECK_KEYS(read, "model", "single_gpu", "per_gpu", "peak", "timeline", "host", "rule_of_thumb", "fits",
-		   "assumptions", "warnings");
+		   "assumptions", "warnings", "hints");
 	CHECK_KEYS(json_object_get(read, "single_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
 		   "activations_bytes", "buffers_bytes", "overhead_bytes", "total_bytes");
 	CHECK_KEYS(json_object_get(read, "per_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
@@ -104,7 +104,8 @@ START_TEST(the_rule_of_thumb_has_no_peak_and_no_timeline)
 	post("/estimate", "{\"model\":{\"parameters\":\"8B\"},\"accounting\":\"rule_of_thumb\",\"gpus\":\"rtx-4090\"}");
 	ck_assert_msg(reply.status == 200, "%s", text());
 	read = document();
-	CHECK_KEYS(read, "model", "single_gpu", "per_gpu", "host", "rule_of_thumb", "fits", "assumptions", "warnings");
+	CHECK_KEYS(read, "model", "single_gpu", "per_gpu", "host", "rule_of_thumb", "fits", "assumptions", "warnings",
+		   "hints");
 	json_decref(read);
 }
 END_TEST
@@ -199,16 +200,36 @@ START_TEST(advice_that_is_followed_does_what_it_says)
 }
 END_TEST
 
-START_TEST(parts_that_are_not_modelled_are_refused_by_name)
-{
-	static const char *const parts[] = { "hints" };
-	char body[128];
+static const struct {
+	const char *name, *body, *slurm, *kubernetes;
+} hinted[] = {
+	{ "one card", "'gpus':'l4'", "--nodes=1 --ntasks-per-node=1 --gres=gpu:1", "{'nvidia.com/gpu':1,'pods':1,'nvidia.com/gpu.product':['NVIDIA-L4']}" },
+	{ "two nodes", "'gpus':'h100-sxm5-80gb','parallelism':{'gpus':16}", "--nodes=2 --ntasks-per-node=8 --gres=gpu:8",
+	  "{'nvidia.com/gpu':8,'pods':2,'nvidia.com/gpu.product':['NVIDIA-H100-80GB-HBM3']}" },
+	{ "AMD's plugin", "'gpus':'mi300x','parallelism':{'gpus':4,'gpus_per_node':2}", "--nodes=2 --ntasks-per-node=2 --gres=gpu:2",
+	  "{'amd.com/gpu':2,'pods':2}" },
+};
 
-	snprintf(body, sizeof body, "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"include\":[\"%s\"]}", parts[_i]);
+START_TEST(hints_are_ready_to_paste)
+{
+	char body[256];
+	json_t *read, *hints, *wanted;
+
+	snprintf(body, sizeof body, "{'model':'qwen3-0.6b','method':'lora',%s}", hinted[_i].body);
+	for (char *at = body; (at = strchr(at, '\''));)
+		*at = '"';
 	post("/estimate", body);
-	check_problem(parts[_i], 422);
-	ck_assert_ptr_nonnull(strstr(text(), "not_supported_yet"));
-	ck_assert_ptr_nonnull(strstr(text(), "/include"));
+	ck_assert_msg(reply.status == 200, "%s: %s", hinted[_i].name, text());
+	read = document();
+	hints = json_object_get(read, "hints");
+	ck_assert_str_eq(member(json_object_get(hints, "slurm"), "options"), hinted[_i].slurm);
+	snprintf(body, sizeof body, "%s", hinted[_i].kubernetes);
+	for (char *at = body; (at = strchr(at, '\''));)
+		*at = '"';
+	wanted = json_loads(body, 0, NULL);
+	ck_assert_msg(json_equal(json_object_get(hints, "kubernetes"), wanted), "%s: %s", hinted[_i].name, text());
+	json_decref(wanted);
+	json_decref(read);
 }
 END_TEST
 
@@ -288,7 +309,7 @@ static TCase *estimate_tests(void)
 	tcase_add_test(test, include_leaves_out_what_it_does_not_name);
 	tcase_add_test(test, limits_are_answered_when_they_are_asked_for);
 	tcase_add_loop_test(test, advice_that_is_followed_does_what_it_says, 0, COUNT(advised));
-	tcase_add_loop_test(test, parts_that_are_not_modelled_are_refused_by_name, 0, 1);
+	tcase_add_loop_test(test, hints_are_ready_to_paste, 0, COUNT(hinted));
 	tcase_add_test(test, get_and_post_give_the_same_bytes);
 	tcase_add_test(test, the_same_request_gives_the_same_bytes);
 	tcase_add_loop_test(test, an_estimate_comes_in_every_format, 0, 4);
