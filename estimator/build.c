@@ -80,14 +80,15 @@ static bool has_bias(const struct est_model *model, enum est_bias bias)
 	       || (bias == EST_BIAS_MLP && model->mlp_bias) || (bias == EST_BIAS_MIXER && model->mixer_bias);
 }
 
-/* A router is no nn.Linear: never quantised. Its correction bias is a buffer. */
+/* A router is no nn.Linear: never quantised. Its correction bias is a buffer. Before Transformers 5 it was one, which
+ * bitsandbytes takes as any other and GPTQ leaves. */
 static void build_router(struct est_pass *pass, struct est_linear *router)
 {
 	const struct est_model *model = pass->model;
-	bool quantizes = pass->quantizes;
+	bool quantizes = pass->quantizes, linear = est_is_old_transformers(&pass->request->versions);
 	uint8_t element = pass->parameter_element;
 
-	pass->quantizes = false;
+	pass->quantizes = quantizes && linear && pass->request->quantization.type != EST_GPTQ;
 	if (est_architecture_row(model->architecture)->fp32_router)
 		pass->parameter_element = EST_32BIT;
 	build_linear(pass, router, (uint64_t)model->hidden_size, (uint64_t)model->num_experts, model->expert_bias);
@@ -108,6 +109,29 @@ static uint32_t stack(struct est_pass *pass, uint64_t count, uint64_t rows, uint
 	return leaf;
 }
 
+/* an nn.Linear within a layer whose input is a matrix of tokens */
+static void build_of_expert(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out)
+{
+	build_linear(pass, linear, in, out, false);
+	linear->flat = true;
+	pass->tape->leaves[linear->weight].inner = true;
+	pass->tape->leaves[linear->weight].linear = true;
+}
+
+/* w1, w2 and w3 of each expert */
+static void build_experts_apart(struct est_pass *pass, struct est_experts *experts)
+{
+	uint64_t count = (uint64_t)pass->model->num_experts, hidden = (uint64_t)pass->model->hidden_size;
+	uint64_t width = (uint64_t)pass->model->moe_intermediate_size;
+
+	experts->apart = est_arena_take(pass->tape->arena, count, sizeof(*experts->apart));
+	for (uint64_t i = 0; i < count && experts->apart; i++) {
+		build_of_expert(pass, &experts->apart[i].w1, hidden, width);
+		build_of_expert(pass, &experts->apart[i].w2, width, hidden);
+		build_of_expert(pass, &experts->apart[i].w3, hidden, width);
+	}
+}
+
 /* gate_up_proj and down_proj of all experts, each in one */
 static void build_experts(struct est_pass *pass, struct est_experts *experts)
 {
@@ -115,6 +139,10 @@ static void build_experts(struct est_pass *pass, struct est_experts *experts)
 	uint64_t count = (uint64_t)model->num_experts, hidden = (uint64_t)est_model_expert_width(model);
 	uint64_t width = (uint64_t)model->moe_intermediate_size, widening = model->gated_mlp ? 2 : 1;
 
+	if (est_is_old_transformers(&pass->request->versions)) {
+		build_experts_apart(pass, experts);
+		return;
+	}
 	est_modules_new(pass->tape, 1);
 	experts->gate_up_proj = stack(pass, count, widening * width, hidden);
 	experts->gate_up_proj_bias = model->expert_bias ? parameter(pass, count * widening * width) : EST_NO_LEAF;

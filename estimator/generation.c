@@ -2,9 +2,10 @@
 
 #include <stddef.h>
 #include <string.h>
+#include "estimator/adapters.h"
 
 enum { OLDEST = 4048, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
-       GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096 };
+       GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8 };
 
 static bool is_older(int64_t version, int64_t than)
 {
@@ -61,15 +62,24 @@ static bool knows(const struct est_model *model, int64_t transformers)
 {
 	static const struct {
 		const char *model_type;
+		enum est_architecture architecture;
 		int64_t since;
-	} known[] = { { "", OLDEST }, { "llama", OLDEST }, { "mistral", OLDEST }, { "qwen2", OLDEST }, { "qwen3", 4051 } };
+	} known[] = {
+		{ "", EST_ARCH_LLAMA, OLDEST }, { "llama", EST_ARCH_LLAMA, OLDEST }, { "mistral", EST_ARCH_LLAMA, OLDEST },
+		{ "qwen2", EST_ARCH_LLAMA, OLDEST }, { "qwen3", EST_ARCH_QWEN3, 4051 }, { "mixtral", EST_ARCH_MIXTRAL, OLDEST },
+	};
 
-	if (model->architecture != EST_ARCH_LLAMA && model->architecture != EST_ARCH_QWEN3)
-		return false;
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-		if (!strcmp(known[i].model_type, model->model_type))
+		if (!strcmp(known[i].model_type, model->model_type) && known[i].architecture == model->architecture)
 			return transformers >= known[i].since;
 	return false;
+}
+
+static bool adapts_experts(const struct est_request *request, const struct est_model *model)
+{
+	bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
+
+	return adapts && est_adapts_parameters(model, &request->lora.target_modules);
 }
 
 /* 4.49 to 4.52 make Qwen's mask by the window of its config.json, whether a layer uses it or not; others their own */
@@ -92,7 +102,9 @@ const char *est_generation_refuses(const struct est_request *request, const stru
 	} rows[] = {
 		{ request->versions.transformers < OLDEST, "is older than 4.48, the oldest that is modelled" },
 		{ !knows(model, request->versions.transformers), 
-		  "is modelled with Llama, Mistral, Qwen2 and (from 4.51) Qwen3 only" },
+		  "is modelled with Llama, Mistral, Mixtral, Qwen2 and (from 4.51) Qwen3 only" },
+		{ model->num_experts > EXPERTS_MAX, "is modelled with at most 8 experts only" },
+		{ model->num_experts > 0 && adapts_experts(request, model), "is modelled with adapters on a mixture's attention only" },
 		{ model->head_dim > 256, "is modelled with heads of at most 256 only" },
 		{ request->framework != EST_TRANSFORMERS && request->framework != EST_TRL,
 		  "is modelled with frameworks transformers and trl only" },

@@ -144,6 +144,8 @@ static uint64_t packed_elements(const struct est_pass *pass, int64_t layer)
 		if (module->kind == EST_MODULE_LINEAR && est_module_exists(pass->model, module))
 			sum += linear->in * linear->out;
 	}
+	if (pass->layers[layer].experts.apart)
+		sum += 3 * (uint64_t)(pass->model->num_experts * pass->model->hidden_size * pass->model->moe_intermediate_size);
 	return sum;
 }
 

@@ -20,6 +20,27 @@ static struct est_tensor softmax_mixture(struct est_pass *pass, const struct est
 	return layer->sparse ? est_routed(pass, layer, x, est_route_softmax) : est_gated_mlp(pass, layer, x);
 }
 
+/* Mixtral of Transformers 4: the layer's frame holds the router's logits */
+static struct est_tensor looped(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	struct est_routing routing;
+
+	est_route_linear(pass, layer, tokens, &routing);
+	x = est_looped_experts(pass, layer, tokens, &routing);
+	est_drop(tape, pass->attn_weights);
+	pass->attn_weights = est_hold(est_alias(tape, routing.logits));
+	est_routing_drop(tape, &routing);
+	est_drop(tape, tokens);
+	return x;
+}
+
+static struct est_tensor mixtral_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return layer->experts.apart ? looped(pass, layer, x) : est_routed(pass, layer, x, est_route_softmax);
+}
+
 /* Qwen2-MoE: the shared expert first, its output weighted by a gate last */
 static struct est_tensor qwen2_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
@@ -242,7 +263,7 @@ static struct est_tensor granite_mixer(struct est_pass *pass, const struct est_l
 		return est_pre_norm_layer(pass, layer, x, &blocks);                                                    \
 	}
 
-LAYER(est_mixtral_layer, est_llama_norm, est_llama_attention, softmax_mixture)
+LAYER(est_mixtral_layer, est_llama_norm, est_llama_attention, mixtral_mixture)
 LAYER(est_qwen2_moe_layer, est_llama_norm, est_llama_attention, qwen2_mixture)
 LAYER(est_qwen3_moe_layer, est_llama_norm, est_qwen3_attention, softmax_mixture)
 LAYER(est_olmoe_layer, est_llama_norm, olmoe_attention, softmax_mixture)

@@ -244,17 +244,23 @@ void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, 
 	}
 }
 
-struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_gate_and_up(struct est_pass *pass, const struct est_linear *gate_proj, const struct est_linear *up_proj,
+				  const struct est_linear *down_proj, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor input = est_hold(x), gate, up, down;
+	struct est_tensor gate = est_linear(tape, gate_proj, x), up;
 	bool fused = pass->request->liger_kernel;
 
-	gate = est_linear(tape, &layer->gate_proj, input);
 	if (!fused)
 		gate = est_activate(pass, gate);
-	up = est_linear(tape, &layer->up_proj, input);
-	down = est_linear(tape, &layer->down_proj, fused ? est_liger_gate(tape, gate, up, false) : est_mul(tape, gate, up));
-	est_finish(tape, x);
-	return est_dropout(tape, down, pass->model->residual_dropout);
+	up = est_linear(tape, up_proj, x);
+	return est_linear(tape, down_proj, fused ? est_liger_gate(tape, gate, up, false) : est_mul(tape, gate, up));
+}
+
+struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tensor down = est_gate_and_up(pass, &layer->gate_proj, &layer->up_proj, &layer->down_proj, est_hold(x));
+
+	est_finish(pass->tape, x);
+	return est_dropout(pass->tape, down, pass->model->residual_dropout);
 }

@@ -16,8 +16,14 @@ struct est_norm_weights {
 	uint64_t width;
 };
 
-/* The experts' fused weights, and LoRA on them. */
+/* An expert of Transformers 4: w2(act(w1(x)) * w3(x)) */
+struct est_expert {
+	struct est_linear w1, w2, w3;
+};
+
+/* The experts' fused weights, and LoRA on them; or each by itself. */
 struct est_experts {
+	struct est_expert *apart;                                            /* NULL: fused */
 	uint32_t gate_up_proj, gate_up_proj_bias, down_proj, down_proj_bias; /* biases: EST_NO_LEAF where there are none */
 	const struct est_adapter *gate_up_adapter, *down_adapter;            /* or NULL */
 };
@@ -186,6 +192,9 @@ void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, 
 bool est_rotates_a_part(const struct est_model *model);
 /* dropout(down_proj(act(gate_proj(x)) * up_proj(x))) */
 struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+/* down(act(gate(x)) * up(x)); x is borrowed */
+struct est_tensor est_gate_and_up(struct est_pass *pass, const struct est_linear *gate_proj, const struct est_linear *up_proj,
+				  const struct est_linear *down_proj, struct est_tensor x);
 
 /* The rotary embedding of a layer. */
 const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer);
@@ -229,6 +238,9 @@ struct est_routing {
  * borrowed. */
 struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 				      const struct est_routing *routing);
+/* The loop over experts of Transformers 4 (experts.c); x [tokens, hidden] and routing are borrowed. */
+struct est_tensor est_looped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				     const struct est_routing *routing);
 /* DeepSeek's self_attn; x is borrowed. */
 est_layer_function est_latent_attention;
 /* gpt-oss: its self_attn, and its experts' gate, gate_up borrowed. */

@@ -204,6 +204,18 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 	drop_all(tape, open, 2);
 }
 
+void est_route_linear(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor weights;
+
+	ret->logits = est_hold(est_linear(tape, &layer->router, x));
+	weights = est_hold(top_k(pass, est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)), &ret->indices));
+	weights = est_hold(divide_in_place(tape, weights, sum_of_each(pass, weights)));
+	ret->weights = est_hold(est_to(tape, weights, x.element));
+	est_drop(tape, weights);
+}
+
 /* The mask of the groups that are chosen by their scores [tokens, n_group]: true where an expert is in none. */
 static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor work[3])
 {

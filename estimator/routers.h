@@ -9,6 +9,8 @@ typedef void est_router(struct est_pass *pass, const struct est_layer *layer, st
 
 /* softmax over all experts, the best of them, made to add up to 1 or not: Mixtral, Qwen, OLMoE */
 est_router est_route_softmax;
+/* the same of Transformers 4's Mixtral, whose gate is an nn.Linear; x is tokens */
+est_router est_route_linear;
 /* the same in fp32, perhaps among the best groups only */
 est_router est_route_deepseek_v2;
 /* sigmoid in fp32; chosen by corrected scores: DeepSeek-V3, GLM-4-MoE, dots1 */

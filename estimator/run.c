@@ -297,7 +297,9 @@ static void note_limits(const struct est_request *request, const struct est_mode
 		est_note_add(&report->assumptions, "/gradient_checkpointing", "none",
 			     "the Trainer's use_cache=False does not reach the language model's part of the configuration: a cache of keys "
 			     "and values is filled in training");
-	if (request->method == EST_QLORA && model->num_experts > 0)
+	if (model->num_experts > 0 && est_is_old_transformers(&request->versions))
+		est_note_add(&report->assumptions, "/model", "", "tokens are shared evenly among the experts, which run one by one");
+	else if (request->method == EST_QLORA && model->num_experts > 0)
 		est_note_add(&report->warnings, "/method", "",
 			     "the experts stay as they are: Transformers 5 keeps them in 3-D parameters, and bitsandbytes replaces linear layers "
 			     "only; prepare_kbit then casts them to fp32 with the rest");

@@ -258,6 +258,18 @@ static void become_mixtral(struct est_model *model)
 	model->moe_intermediate_size = model->intermediate_size;
 }
 
+static void name_mixtral(struct est_model *model)
+{
+	become_mixtral(model);
+	snprintf(model->model_type, sizeof(model->model_type), "mixtral");
+}
+
+static void name_larger_mixtral(struct est_model *model)
+{
+	name_mixtral(model);
+	model->num_experts = 16;
+}
+
 static void become_deepseek(struct est_model *model)
 {
 	model->architecture = EST_ARCH_DEEPSEEK_V3;
@@ -322,6 +334,11 @@ static const struct {
 	{ "a model with a reason", give_reason, "", "/model", EST_NOT_SUPPORTED_YET },
 	{ "a mixture by replay", become_mixtral, "", NULL, 0 },
 	{ "adapters on experts", become_mixtral, LORA, NULL, 0 },
+	{ "4.48's experts", name_mixtral, "versions.transformers=4048 gradient_checkpointing=1", NULL, 0 },
+	{ "16 of 4.48's experts", name_larger_mixtral, "versions.transformers=4048 gradient_checkpointing=1",
+	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
+	{ "adapters on 4.48's experts", name_mixtral, "versions.transformers=4048 gradient_checkpointing=1 method=1",
+	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
 	{ "fused experts in gptq", become_mixtral, "method=2 quantization.type=3", "/quantization/type", EST_NOT_SUPPORTED_YET },
 	{ "dropout of adapted experts", become_mixtral, LORA "lora.dropout=0.1", "/lora/dropout", EST_CONTRADICTION },
 	{ "DoRA of adapted experts", become_mixtral, LORA "lora.dora=1", "/lora/dora", EST_CONTRADICTION },
