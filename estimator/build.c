@@ -397,7 +397,8 @@ static bool build_model(struct est_pass *pass)
 	bool final_norm_first = model->architecture == EST_ARCH_OPT, head_first = model->architecture == EST_ARCH_LITGPT;
 
 	pass->layers = est_arena_take(pass->tape->arena, (size_t)est_model_stacked_layers(model), sizeof(*pass->layers));
-	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 2 * (size_t)model->num_hidden_layers + 1, sizeof(*pass->cache));
+	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 2 * (size_t)model->num_hidden_layers + 1,
+				     sizeof(*pass->cache));
 	if (!pass->layers || !pass->cache)
 		return false;
 	if (est_model_is_encoder(model)) {

@@ -68,6 +68,8 @@ static void recompute(struct est_tape *tape, uint32_t number)
 	tape->autocast = frame->autocast;
 	input.source = 0;
 	est_finish(tape, run(&frame->call, input));
+	est_drop(tape, tape->beside);
+	tape->beside = est_none;
 	est_drop(tape, input);
 	if (frame->autocast)
 		est_autocast_exit(tape);
@@ -141,12 +143,24 @@ struct reentrant {
 	struct est_call call;
 	struct est_tensor input; /* as kept: a reference of the node, or what waits on the host */
 	bool autocast;
+	uint64_t beside; /* elements of what it returns beside its result, */
+	uint8_t element; /* and their bytes */
 };
+
+static struct est_tensor take_beside(struct est_tape *tape)
+{
+	struct est_tensor beside = tape->beside;
+
+	tape->beside = est_none;
+	return beside;
+}
 
 static void backward_reentrant(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	const struct reentrant *context = node->context;
 	uint32_t first = tape->node_count, leaf = tape->leaf_count, attributes = tape->attribute_count;
+	/* an output that nothing uses has zeros for a gradient */
+	struct est_tensor zeros = context->beside ? est_hold(est_empty(tape, context->beside, context->element)) : est_none, beside;
 	struct est_tensor input = fetch_input(tape, context->input);
 	bool autocast = tape->autocast;
 	struct est_tensor out;
@@ -157,9 +171,14 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 	if (context->autocast)
 		est_autocast_exit(tape);
 	tape->autocast = autocast;
-	/* the caller keeps its gradient and the output until it returns */
+	beside = take_beside(tape);
+	if (beside.numel)
+		est_tape_seed(tape, beside, est_alias(tape, zeros));
+	/* the caller keeps its gradients and the outputs until it returns */
 	est_tape_backward(tape, first, out, est_alias(tape, node->grad[0]));
 	est_drop(tape, out);
+	est_drop(tape, beside);
+	est_drop(tape, zeros);
 	est_release_attributes(tape, attributes);
 	ret[0] = tape->leaves[leaf].grad;
 	est_drop(tape, tape->leaves[leaf].value);
@@ -177,13 +196,15 @@ static struct est_tensor checkpoint_reentrant(struct est_tape *tape, const struc
 
 	if (!node || !context)
 		return run(call, input);
-	*context = (struct reentrant){ *call, keep_input(tape, input), tape->autocast };
+	*context = (struct reentrant){ *call, keep_input(tape, input), tape->autocast, 0, 0 };
 	node->context = context;
 	est_save(tape, node, context->input);
 	est_drop(tape, context->input); /* the node has its own reference */
 	tape->no_grad = true;
 	out = run(call, input);
 	tape->no_grad = no_grad;
+	context->beside = tape->beside.numel;
+	context->element = tape->beside.element;
 	return est_output(tape, node, 0, out);
 }
 

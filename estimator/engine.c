@@ -123,10 +123,15 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 	}
 }
 
-void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)
+void est_tape_seed(struct est_tape *tape, struct est_tensor root, struct est_tensor grad)
 {
 	tape->backwards++;
 	deliver(tape, root.source, est_hold(grad));
+}
+
+void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)
+{
+	est_tape_seed(tape, root, grad);
 	for (uint32_t i = tape->node_count; i-- > first;) {
 		struct est_node *node = &tape->nodes[i];
 

@@ -5,7 +5,8 @@
 #include "estimator/adapters.h"
 
 enum { OLDEST = 4048, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
-       GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8 };
+       GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8,
+       LOSS_IN_FP32 = 6 /* bytes a logit more than in 16 bits */ };
 
 static bool is_older(int64_t version, int64_t than)
 {
@@ -20,6 +21,18 @@ bool est_is_old_transformers(const struct est_versions *versions)
 bool est_shifts_logits(const struct est_versions *versions)
 {
 	return is_older(versions->transformers, PADS_LABELS);
+}
+
+bool est_shifts_uncast(const struct est_versions *versions, const struct est_model *model)
+{
+	return est_shifts_logits(versions) && model->architecture == EST_ARCH_GPT_BIGCODE;
+}
+
+uint64_t est_generation_surplus(const struct est_request *request, const struct est_model *model)
+{
+	uint64_t logits = (uint64_t)(request->micro_batch_size * request->sequence_length * model->vocab_size);
+
+	return est_shifts_uncast(&request->versions, model) ? LOSS_IN_FP32 * logits : 0;
 }
 
 bool est_scales_rope_last(const struct est_versions *versions)
@@ -63,15 +76,17 @@ static bool knows(const struct est_model *model, int64_t transformers)
 	static const struct {
 		const char *model_type;
 		enum est_architecture architecture;
-		int64_t since;
+		int64_t since, before;
 	} known[] = {
-		{ "", EST_ARCH_LLAMA, OLDEST }, { "llama", EST_ARCH_LLAMA, OLDEST }, { "mistral", EST_ARCH_LLAMA, OLDEST },
-		{ "qwen2", EST_ARCH_LLAMA, OLDEST }, { "qwen3", EST_ARCH_QWEN3, 4051 }, { "mixtral", EST_ARCH_MIXTRAL, OLDEST },
+		{ "", EST_ARCH_LLAMA, OLDEST, NEXT }, { "llama", EST_ARCH_LLAMA, OLDEST, NEXT },
+		{ "mistral", EST_ARCH_LLAMA, OLDEST, NEXT }, { "qwen2", EST_ARCH_LLAMA, OLDEST, NEXT },
+		{ "qwen3", EST_ARCH_QWEN3, 4051, NEXT }, { "mixtral", EST_ARCH_MIXTRAL, OLDEST, NEXT },
+		{ "gpt_bigcode", EST_ARCH_GPT_BIGCODE, OLDEST, 4054 },
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (!strcmp(known[i].model_type, model->model_type) && known[i].architecture == model->architecture)
-			return transformers >= known[i].since;
+			return transformers >= known[i].since && transformers < known[i].before;
 	return false;
 }
 
@@ -102,7 +117,7 @@ const char *est_generation_refuses(const struct est_request *request, const stru
 	} rows[] = {
 		{ request->versions.transformers < OLDEST, "is older than 4.48, the oldest that is modelled" },
 		{ !knows(model, request->versions.transformers), 
-		  "is modelled with Llama, Mistral, Mixtral, Qwen2 and (from 4.51) Qwen3 only" },
+		  "is modelled with Llama, Mistral, Mixtral, Qwen2, Qwen3 (from 4.51) and GPTBigCode (to 4.53) only" },
 		{ model->num_experts > EXPERTS_MAX, "is modelled with at most 8 experts only" },
 		{ model->num_experts > 0 && adapts_experts(request, model), "is modelled with adapters on a mixture's attention only" },
 		{ model->head_dim > 256, "is modelled with heads of at most 256 only" },
@@ -118,6 +133,8 @@ const char *est_generation_refuses(const struct est_request *request, const stru
 		  "is modelled with gradient_checkpointing full only" },
 		{ request->attention != EST_SDPA && request->attention != EST_FLASH_ATTENTION_2,
 		  "is modelled with attention sdpa and flash_attention_2 only" },
+		{ model->architecture == EST_ARCH_GPT_BIGCODE && request->attention != EST_FLASH_ATTENTION_2,
+		  "is modelled with attention flash_attention_2 only, of GPTBigCode" },
 		{ makes_masks(request, model), "is modelled without attention masks and windows that the sequence fills only" },
 	};
 

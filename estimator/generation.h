@@ -12,6 +12,12 @@ bool est_is_old_transformers(const struct est_versions *versions);
 /* ForCausalLMLoss takes logits[..., :-1, :].contiguous() (to 4.48) rather than padding the labels (from 4.49). */
 bool est_shifts_logits(const struct est_versions *versions);
 
+/* The model's class has a loss of its own, which shifts logits and casts none: GPTBigCode to 4.48.2. */
+bool est_shifts_uncast(const struct est_versions *versions, const struct est_model *model);
+
+/* Bytes that 4.48.3 takes beyond 4.48.0 to 4.48.2, which the version does not tell apart: the common loss for that one. */
+uint64_t est_generation_surplus(const struct est_request *request, const struct est_model *model);
+
 /* LlamaRotaryEmbedding takes cosine and sine before it scales either (to 4.50). */
 bool est_scales_rope_last(const struct est_versions *versions);
 

@@ -1,4 +1,5 @@
 /* GPT2Block, GPTNeoXLayer, OPTDecoderLayer: LayerNorm with biases, an MLP without a gate, dropout. */
+#include "estimator/generation.h"
 #include "estimator/pass.h"
 
 static struct est_tensor dropout(struct est_pass *pass, struct est_tensor x)
@@ -59,6 +60,34 @@ struct est_tensor est_gpt2_layer(struct est_pass *pass, const struct est_layer *
 
 /* ---- GPT-BigCode: GPT-2 with nn.Linear, and one head of k and v */
 
+/* GPTBigCodeFlashAttention2 of Transformers 4: the frame holds what it casts beside what it has cast, and the heads' outputs until
+ * they have been dropped out. Checkpoints do not switch the cache off: keys and values are returned, views of the whole product */
+static struct est_tensor bigcode_flash_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t query = pass->tokens * (uint64_t)pass->model->hidden_size;
+	uint64_t key = pass->tokens * (uint64_t)(pass->model->num_key_value_heads * pass->model->head_dim);
+	struct est_tensor part[2], key_value, qkv[3], in[3], heads, out;
+
+	est_split(tape, est_linear(tape, &layer->qkv_proj, x), 2, (const uint64_t[]){ query, 2 * key }, part);
+	qkv[0] = est_hold(part[0]);
+	key_value = est_hold(part[1]);
+	est_split(tape, key_value, 2, (const uint64_t[]){ key, key }, &qkv[1]);
+	for (unsigned i = 0; i < 3; i++)
+		in[i] = est_hold(est_to(tape, est_hold(qkv[i]), tape->autocast ? EST_16BIT : qkv[i].element));
+	heads = est_hold(est_attention(pass, layer, in[0], in[1], in[2]));
+	x = est_hold(est_linear(tape, &layer->o_proj, heads));
+	out = dropout(pass, x);
+	est_drop(tape, x);
+	est_drop(tape, heads);
+	for (unsigned i = 0; i < 3; i++) {
+		est_drop(tape, in[i]);
+		est_drop(tape, qkv[i]);
+	}
+	tape->beside = key_value;
+	return out;
+}
+
 static struct est_tensor bigcode_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
@@ -66,6 +95,8 @@ static struct est_tensor bigcode_attention(struct est_pass *pass, const struct e
 	uint64_t key = pass->tokens * (uint64_t)(pass->model->num_key_value_heads * pass->model->head_dim);
 	struct est_tensor qkv[3], out;
 
+	if (est_is_old_transformers(&pass->request->versions))
+		return bigcode_flash_attention(pass, layer, x);
 	est_split(tape, est_linear(tape, &layer->qkv_proj, x), 3, (const uint64_t[]){ query, key, key }, qkv);
 	qkv[0] = est_hold(est_query_heads(pass, layer, qkv[0]));
 	qkv[1] = est_hold(qkv[1]);

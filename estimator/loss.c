@@ -62,21 +62,23 @@ static void backward_like_input(struct est_tape *tape, struct est_node *node, st
 static const struct est_op log_softmax_op = { "LogSoftmax", backward_like_input };
 static const struct est_op nll_loss_op = { "NllLoss", backward_like_input };
 
-/* log_softmax keeps its result, nll_loss the same tensor and the labels */
+/* log_softmax keeps its result, nll_loss the same tensor, which autocast makes fp32, and the labels */
 struct est_tensor est_cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)
 {
 	struct est_node *node = est_node_new(tape, &log_softmax_op, 1, &logits);
-	struct est_tensor log_probabilities = est_empty(tape, logits.numel, logits.element), loss, total_weight;
+	struct est_tensor log_probabilities = est_empty(tape, logits.numel, logits.element), input, loss, total_weight;
 
 	est_save(tape, node, log_probabilities);
 	log_probabilities = est_hold(est_output(tape, node, 0, log_probabilities));
-	node = est_node_new(tape, &nll_loss_op, 1, &log_probabilities);
-	est_save(tape, node, log_probabilities);
+	input = est_hold(est_to(tape, log_probabilities, tape->autocast ? EST_32BIT : logits.element));
+	node = est_node_new(tape, &nll_loss_op, 1, &input);
+	est_save(tape, node, input);
 	est_save(tape, node, labels);
 	loss = est_empty(tape, 1, EST_32BIT);
 	total_weight = est_empty(tape, 1, EST_32BIT);
 	est_save(tape, node, total_weight);
 	est_drop(tape, total_weight);
+	est_drop(tape, input);
 	est_drop(tape, log_probabilities);
 	return est_output(tape, node, 0, loss);
 }
@@ -96,20 +98,21 @@ static struct est_tensor for_causal_lm_loss(struct est_pass *pass, struct est_te
 	return loss;
 }
 
-/* The same to 4.48: logits[..., :-1, :].contiguous(), which copies nothing of one sequence alone, and labels[..., 1:] */
+/* The same to 4.48: logits[..., :-1, :].contiguous(), which copies nothing of one sequence alone, and labels[..., 1:]. Some
+ * classes do not cast them. */
 static struct est_tensor shifted_logits_loss(struct est_pass *pass, struct est_tensor logits)
 {
 	struct est_tape *tape = pass->tape;
 	const uint64_t positions = est_shifted_positions(pass);
-	struct est_tensor logits32 = est_hold(est_to(tape, logits, EST_32BIT)), shifted, labels, loss;
-	bool copies = pass->batch > 1;
+	bool copies = pass->batch > 1, casts = !est_shifts_uncast(&pass->request->versions, pass->model);
+	struct est_tensor whole = est_hold(casts ? est_to(tape, logits, EST_32BIT) : est_alias(tape, logits));
+	struct est_tensor shifted = est_slice(tape, est_alias(tape, whole), positions * pass->lm_head.out), labels, loss;
 
-	shifted = est_slice(tape, est_alias(tape, logits32), positions * pass->lm_head.out);
 	shifted = est_hold(copies ? est_contiguous(tape, shifted) : shifted);
 	/* the batch's own labels, of which nothing is kept otherwise: as large as its input_ids */
 	labels = copies ? est_hold(est_empty_as(tape, positions, EST_INT64, EST_BUFFERS)) : pass->input_ids;
 	loss = est_hold(est_cross_entropy(tape, shifted, labels));
-	est_drop(tape, logits32);
+	est_drop(tape, whole);
 	est_drop(tape, shifted);
 	if (copies)
 		est_drop(tape, labels);

@@ -193,6 +193,14 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass, x, layer);
 }
 
+/* presents.append(...): the cache of keys and values, which is among the model's outputs */
+static void keep_beside(struct est_pass *pass)
+{
+	if (pass->tape->beside.numel)
+		pass->cache[pass->cache_count++] = pass->tape->beside;
+	pass->tape->beside = est_none;
+}
+
 /* hidden_states = decoder_layer(hidden_states) for each; x moves in. What else a layer returns lives until the next returns. */
 struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
@@ -205,6 +213,7 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
 		est_drop(pass->tape, weights);
 		est_drop(pass->tape, x);
+		keep_beside(pass);
 		x = est_hold(est_schedule_leave(pass->schedule, est_unit_of_layer(i), y));
 	}
 	pass->runs_layers = false;

@@ -4,6 +4,7 @@
 #include "estimator/ddp.h"
 #include "estimator/framework.h"
 #include "estimator/litgpt.h"
+#include "estimator/generation.h"
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
@@ -198,7 +199,8 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;
-	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass) + est_optimizer_idle(tape, request);
+	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass) + est_optimizer_idle(tape, request)
+			   + est_generation_surplus(request, model);
 	if (own.architecture == EST_ARCH_LITGPT)
 		program->leftover = est_litgpt_leftover(request, &own);
 	program->trainable_parameters = count_trainable(tape);

@@ -183,6 +183,7 @@ struct est_tape {
 	uint32_t attribute_count, attribute_limit;
 	uint32_t doomed[EST_DOOMED]; /* saved by nodes of the recomputation that lead nowhere; held until they are discarded */
 	uint32_t doomed_count;
+	struct est_tensor beside;   /* what a checkpointed call returns beside its result, for its caller to take; or none */
 	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
 	enum est_category category; /* of what operators allocate */
 	uint8_t stream;             /* the current CUDA stream */
@@ -334,6 +335,8 @@ struct est_tensor est_module_leave(struct est_tape *tape, uint32_t module, struc
 
 /* Marks a phase in the events. */
 void est_mark(struct est_tape *tape, enum est_phase phase);
+/* Another gradient (moved) that arrives at root before est_tape_backward(). */
+void est_tape_seed(struct est_tape *tape, struct est_tensor root, struct est_tensor grad);
 /* Runs the nodes from node_count down to first with grad (moved) arriving at root, then forgets them. */
 void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad);
 /* Keeps leaf's cast (moved in) until then. */

@@ -125,6 +125,7 @@ static const struct gate published[] = {
 	{ "phi-2|litgpt",                      2, 0.20, 0.30, 0.00, 0.00 },
 	{ "phi-3-mini|litgpt",                 2, 0.10, 0.20, 0.00, 0.00 },
 	{ "tinyllama-1.1b|litgpt",             3, 1.00, 2.60, 0.00, 0.00 },
+	{ "gpt_bigcode-santacoder|fms",        4, 0.09, 0.21, 0.00, 0.00 },
 	{ "mixtral-8x7b|fms",                  6, 0.21, 0.69, 0.00, 0.00 },
 	{ "llama-2-70b|fms",                   2, 0.02, 0.02, 0.00, 0.00 },
 	{ "qwen3-0.6b|prime-rl",               4, 0.00, 0.00, 0.40, 0.00 },

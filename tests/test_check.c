@@ -264,6 +264,12 @@ static void name_mixtral(struct est_model *model)
 	snprintf(model->model_type, sizeof(model->model_type), "mixtral");
 }
 
+static void name_bigcode(struct est_model *model)
+{
+	model->architecture = EST_ARCH_GPT_BIGCODE;
+	snprintf(model->model_type, sizeof(model->model_type), "gpt_bigcode");
+}
+
 static void name_larger_mixtral(struct est_model *model)
 {
 	name_mixtral(model);
@@ -335,6 +341,11 @@ static const struct {
 	{ "a mixture by replay", become_mixtral, "", NULL, 0 },
 	{ "adapters on experts", become_mixtral, LORA, NULL, 0 },
 	{ "4.48's experts", name_mixtral, "versions.transformers=4048 gradient_checkpointing=1", NULL, 0 },
+	{ "4.48's GPTBigCode", name_bigcode, "versions.transformers=4048 gradient_checkpointing=1 attention=1", NULL, 0 },
+	{ "4.48's GPTBigCode and its masks", name_bigcode, "versions.transformers=4048 gradient_checkpointing=1",
+	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
+	{ "4.54's GPTBigCode", name_bigcode, "versions.transformers=4054 gradient_checkpointing=1 attention=1",
+	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
 	{ "16 of 4.48's experts", name_larger_mixtral, "versions.transformers=4048 gradient_checkpointing=1",
 	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
 	{ "adapters on 4.48's experts", name_mixtral, "versions.transformers=4048 gradient_checkpointing=1 method=1",
