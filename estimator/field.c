@@ -8,7 +8,7 @@ const struct est_field *est_field_find(const char *name)
 	size_t i;
 
 	for (i = 0; i < est_request_field_count; i++)
-		if (!strcmp(est_request_fields[i].name, name))
+		if (est_request_fields[i].name[0] == name[0] && !strcmp(est_request_fields[i].name, name))
 			return &est_request_fields[i];
 	return NULL;
 }
