@@ -260,7 +260,7 @@ bool est_replay_peak(const struct est_program *program, struct est_arena *arena,
 	struct play play = { .program = program, .allocator = &books };
 
 	memset(ret_reserved, 0, sizeof(*ret_reserved));
-	if (!est_allocator_init(&books, arena, program->ids, false, 0))
+	if (!est_allocator_init(&books, arena, program->ids, program->expandable, 0))
 		return false;
 	play.repeats_alike = leaves_nothing(program, EST_PART_MICRO_NEXT, arena);
 	play_on(&play);

@@ -3,11 +3,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include "estimator/replay.h"
-#include "estimator/verdict.h"
+#include "tests/plain.h"
 
 enum { WEIGHTS = 12, GRADIENTS = 12, STATES = 24, TEMPORARIES = 40,
-       IDS = 1 + WEIGHTS + GRADIENTS + STATES + TEMPORARIES, EVENTS = 8192, PROGRAMS = 150, STEPS = 4, ACCUMULATIONS = 3 };
+       IDS = 1 + WEIGHTS + GRADIENTS + STATES + TEMPORARIES, EVENTS = 8192, PROGRAMS = 150 };
 enum { FIRST_WEIGHT = 1, FIRST_GRADIENT = FIRST_WEIGHT + WEIGHTS, FIRST_STATE = FIRST_GRADIENT + GRADIENTS,
        FIRST_TEMPORARY = FIRST_STATE + STATES };
 
@@ -121,73 +120,6 @@ static void make_program(struct maker *maker, uint64_t seed, struct est_program 
 	}
 }
 
-/* ---- the plain form */
-
-struct plain {
-	const struct est_program *program;
-	struct est_allocator allocator;
-	enum est_phase phase;
-	uint64_t phase_reserved[EST_PHASES];
-};
-
-static void play_part(struct plain *plain, enum est_part part)
-{
-	const struct est_program *program = plain->program;
-
-	for (size_t i = program->begin[part]; i < program->end[part]; i++) {
-		const struct est_event *event = &program->events[i];
-		uint64_t *most = &plain->phase_reserved[plain->phase];
-
-		if (event->kind == EST_EVENT_PHASE)
-			plain->phase = (enum est_phase)event->id;
-		if (event->kind == EST_EVENT_FREE)
-			est_allocator_free(&plain->allocator, event->id);
-		if (event->kind != EST_EVENT_ALLOC)
-			continue;
-		est_allocator_alloc(&plain->allocator, event->id, est_units(event->bytes));
-		if (plain->allocator.reserved > *most)
-			*most = plain->allocator.reserved;
-	}
-}
-
-/* Whether the run succeeds under limit (0: none). */
-static bool runs(struct plain *plain, uint64_t limit)
-{
-	est_allocator_reset(&plain->allocator, limit);
-	play_part(plain, EST_PART_LOAD);
-	for (unsigned step = 0; step < STEPS && !plain->allocator.out_of_memory; step++) {
-		uint64_t before = plain->allocator.peak_reserved;
-
-		memset(plain->phase_reserved, 0, sizeof(plain->phase_reserved));
-		play_part(plain, EST_PART_MICRO_FIRST);
-		for (unsigned i = 0; i < ACCUMULATIONS && i + 1 < plain->program->accumulation_steps; i++)
-			play_part(plain, EST_PART_MICRO_NEXT);
-		play_part(plain, EST_PART_CLIP);
-		if (step == 0)
-			play_part(plain, EST_PART_STATES);
-		play_part(plain, EST_PART_UPDATE);
-		if (step > 1 && plain->allocator.peak_reserved == before)
-			break;
-	}
-	ck_assert(!plain->allocator.exhausted);
-	return !plain->allocator.out_of_memory;
-}
-
-static uint64_t least_by_bisection(struct plain *plain, uint64_t floor, uint64_t ceiling)
-{
-	uint64_t step = est_limit_step(ceiling), low = (floor + step - 1) / step, high = (ceiling + step - 1) / step;
-
-	while (low < high) {
-		uint64_t middle = low + (high - low) / 2;
-
-		if (runs(plain, middle * step))
-			high = middle;
-		else
-			low = middle + 1;
-	}
-	return high * step < ceiling ? high * step : ceiling;
-}
-
 /* ---- tests */
 
 static char memory[1 << 20];
@@ -208,7 +140,7 @@ START_TEST(what_is_not_played_again_would_have_been_the_same)
 	ck_assert(est_replay_reserved(&program, &arena, levels.allocated, &reserved));
 	est_arena_init(&arena, memory + sizeof(memory) / 2, sizeof(memory) / 2);
 	ck_assert(est_replay_peak(&program, &arena, &peak));
-	ck_assert(runs(&plain, 0));
+	ck_assert(plain_runs(&plain, 0));
 	ck_assert_uint_eq(levels.allocated, plain.allocator.peak_allocated);
 	ck_assert_uint_eq(reserved.peak, plain.allocator.peak_reserved);
 	ck_assert_uint_eq(peak.peak, reserved.peak);
@@ -217,8 +149,8 @@ START_TEST(what_is_not_played_again_would_have_been_the_same)
 		ck_assert_uint_eq(reserved.phase[i], plain.phase_reserved[i]);
 		ck_assert_uint_eq(peak.phase[i], plain.phase_reserved[i]);
 	}
-	ck_assert_uint_eq(reserved.least, least_by_bisection(&plain, levels.allocated, reserved.peak));
-	ck_assert(reserved.least == reserved.peak || runs(&plain, reserved.least));
+	ck_assert_uint_eq(reserved.least, plain_least(&plain, levels.allocated, reserved.peak));
+	ck_assert(reserved.least == reserved.peak || plain_runs(&plain, reserved.least));
 }
 END_TEST
 
