@@ -3,7 +3,7 @@
 #include <string.h>
 #include "estimator/blocks.h"
 
-enum { SMALL_REQUEST = (1 << 20) / EST_UNIT, SPARE_SEGMENTS = 1024 };
+enum { SPARE_SEGMENTS = 1024 };
 
 static const uint32_t largest_request = UINT32_MAX - 8192; /* its segment still fits 32 bits */
 
@@ -37,8 +37,9 @@ static void give(struct est_allocator *allocator, uint32_t index, uint32_t id, u
 	uint64_t rest = block->units - units;
 	uint32_t cut = 0;
 
+	allocator->found = block->units;
 	block->state = EST_BLOCK_FREE;
-	if ((pool->small || allocator->expandable ? rest >= 1 : rest > SMALL_REQUEST)
+	if ((pool->small || allocator->expandable ? rest >= 1 : rest > EST_SMALL_REQUEST)
 	    && (cut = est_block_split(allocator, index, units)))
 		est_bins_insert(&pool->free, allocator->blocks, cut);
 	block->state = EST_BLOCK_USED;
@@ -63,7 +64,7 @@ void est_allocator_alloc_on(struct est_allocator *allocator, unsigned stream, ui
 	}
 	if (units > largest_request)
 		units = largest_request;
-	pool = &allocator->pools[2 * stream + (units > SMALL_REQUEST)];
+	pool = &allocator->pools[est_pool_for(stream, units)];
 	index = find_fit(allocator, pool, units);
 	if (!index)
 		index = est_segments_grow(allocator, pool, units);
@@ -110,7 +111,7 @@ bool est_allocator_init(struct est_allocator *allocator, struct est_arena *arena
 	allocator->block_max = (uint32_t)blocks;
 	allocator->blocks = est_arena_reserve(arena, blocks, sizeof(*allocator->blocks));
 	allocator->block_of_id = est_arena_reserve(arena, ids + 1, sizeof(*allocator->block_of_id));
-	allocator->pools = est_arena_reserve(arena, 2 * EST_STREAMS, sizeof(*allocator->pools));
+	allocator->pools = est_arena_reserve(arena, EST_POOLS, sizeof(*allocator->pools));
 	if (!allocator->blocks || !allocator->block_of_id || !allocator->pools)
 		return false;
 	est_allocator_reset(allocator, limit);
@@ -120,7 +121,7 @@ bool est_allocator_init(struct est_allocator *allocator, struct est_arena *arena
 size_t est_allocator_arena_size(size_t ids)
 {
 	return (3 * ids + SPARE_SEGMENTS) * sizeof(struct est_block) + (ids + 1) * sizeof(uint32_t)
-	       + 2 * EST_STREAMS * sizeof(struct est_pool) + 3 * _Alignof(max_align_t);
+	       + EST_POOLS * sizeof(struct est_pool) + 3 * _Alignof(max_align_t);
 }
 
 static void clear(struct est_pool *pool, bool small)
@@ -135,7 +136,7 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit)
 {
 	allocator->allocated = allocator->held = allocator->reserved = 0;
 	est_allocator_reset_peaks(allocator);
-	allocator->growths = 0;
+	allocator->growths = allocator->found = 0;
 	allocator->exhausted = false;
 	est_allocator_limit(allocator, limit, false);
 	allocator->blocks[0] = (struct est_block){ 0 }; /* no block: used, hence nobody's free neighbour */
@@ -143,7 +144,7 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit)
 	allocator->spare = 0;
 	allocator->address = 0;
 	memset(allocator->block_of_id, 0, allocator->id_count * sizeof(*allocator->block_of_id));
-	for (unsigned i = 0; i < 2 * EST_STREAMS; i++)
+	for (unsigned i = 0; i < EST_POOLS; i++)
 		clear(&allocator->pools[i], i % 2 == 0);
 }
 
@@ -165,7 +166,7 @@ void est_allocator_copy(struct est_allocator *to, const struct est_allocator *fr
 	to->blocks = memcpy(blocks, from->blocks, from->block_count * sizeof(*blocks));
 	to->block_of_id = memcpy(block_of_id, from->block_of_id, from->id_count * sizeof(*block_of_id));
 	to->pools = pools;
-	for (unsigned i = 0; i < 2 * EST_STREAMS; i++) {
+	for (unsigned i = 0; i < EST_POOLS; i++) {
 		if (from->pools[i].free.words || from->pools[i].last)
 			pools[i] = from->pools[i];
 		else

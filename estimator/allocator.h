@@ -19,7 +19,9 @@
 enum {
 	EST_UNIT = 512,           /* bytes */
 	EST_STREAMS = 4,          /* CUDA streams: each has pools of its own and never gets another's blocks */
-	EST_COMPUTE_STREAM = 0
+	EST_COMPUTE_STREAM = 0,
+	EST_POOLS = 2 * EST_STREAMS, /* small and large of each */
+	EST_SMALL_REQUEST = (1 << 20) / EST_UNIT
 };
 
 struct est_block;
@@ -32,6 +34,7 @@ struct est_allocator {
 	uint64_t reserved;        /* segments */
 	uint64_t peak_allocated, peak_held, peak_reserved;
 	uint64_t growths;         /* how often memory was reserved */
+	uint64_t found;           /* units of the block that the last request was served from */
 	uint64_t refused;         /* the least reserved would have been that was not within the limit; UINT64_MAX: never */
 	bool out_of_memory;       /* a request did not fit under the limit; later ones are not served */
 	bool exhausted;           /* the block table or the ids do not suffice: figures are not to be trusted */
@@ -81,6 +84,12 @@ void est_allocator_empty_cache(struct est_allocator *allocator);
 
 /* torch.cuda.reset_peak_memory_stats(): the peaks become the present values. */
 void est_allocator_reset_peaks(struct est_allocator *allocator);
+
+/* The pool that serves a request. */
+static inline unsigned est_pool_for(unsigned stream, uint32_t units)
+{
+	return 2 * stream + (units > EST_SMALL_REQUEST);
+}
 
 /* Units that hold bytes; saturates. */
 static inline uint32_t est_units(uint64_t bytes)

@@ -1,6 +1,7 @@
 #include "estimator/replay.h"
 
 #include <string.h>
+#include "estimator/recurrence.h"
 #include "estimator/verdict.h"
 
 enum { STEPS = 4, ACCUMULATIONS = 3 }; /* later ones repeat the state of the allocator */
@@ -73,10 +74,12 @@ struct play {
 	const struct est_program *program;
 	struct est_allocator *allocator;
 	bool repeats_alike;               /* a micro-batch with gradients leaves alive what it found alive, and nothing else */
+	bool closed;                      /* and so does a step that has its states */
 	unsigned step, part, repeat;
 	size_t event;                     /* the next one, counted from the begin of the part */
 	uint64_t peak, growths;           /* of the allocator where the step began */
 	uint64_t part_growths;            /* where the part began */
+	struct est_recurrence recurrence; /* of the step */
 	enum est_phase phase;
 	uint64_t phase_reserved[EST_PHASES];
 };
@@ -108,6 +111,17 @@ static void raise(uint64_t *peak, uint64_t value)
 		*peak = value;
 }
 
+/* event was served, where growths was the count before it. */
+static void note_for_recurrence(struct play *play, const struct est_event *event, uint64_t growths)
+{
+	uint32_t units = est_units(event->bytes), found = (uint32_t)play->allocator->found;
+	unsigned pool = est_pool_for(event->stream, units);
+
+	if (growths != play->allocator->growths)
+		est_recurrence_grow(&play->recurrence, pool, found);
+	est_recurrence_note(&play->recurrence, pool, units, found);
+}
+
 /* The rest of a part. False, and standing before the request, when one does not fit. */
 static bool play_part(struct play *play)
 {
@@ -117,6 +131,7 @@ static bool play_part(struct play *play)
 
 	for (size_t i = play->event; i < count; i++) {
 		const struct est_event *event = &events[i];
+		uint64_t growths = allocator->growths;
 
 		if (event->kind == EST_EVENT_FREE) {
 			est_allocator_free(allocator, event->id);
@@ -127,12 +142,27 @@ static bool play_part(struct play *play)
 				return false;
 			}
 			raise(&play->phase_reserved[play->phase], allocator->reserved);
+			if (play->closed && play->step > 0)
+				note_for_recurrence(play, event, growths);
 		} else {
 			play->phase = (enum est_phase)event->id;
 		}
 	}
 	play->event = 0;
 	return true;
+}
+
+/* The step just played would go on like this, in what is reserved now. */
+static bool recurs(const struct play *play)
+{
+	return play->step > 0 && play->closed && !play->recurrence.broken && play->allocator->refused == UINT64_MAX;
+}
+
+static void repeat_in_what_is_reserved(struct play *play)
+{
+	for (unsigned phase = 0; phase < EST_PHASES; phase++)
+		if (play->phase_reserved[phase])
+			play->phase_reserved[phase] = play->allocator->reserved;
 }
 
 /* Whether there is another step that can differ. A step ends with nothing alive but what lives for good: when it
@@ -142,6 +172,10 @@ static bool begin_step(struct play *play)
 {
 	const struct est_allocator *allocator = play->allocator;
 
+	if (recurs(play)) {
+		repeat_in_what_is_reserved(play);
+		return false;
+	}
 	if ((play->step > 0 && allocator->growths == play->growths)
 	    || (play->step > 1 && allocator->peak_reserved == play->peak) || play->step + 1 == STEPS)
 		return false;
@@ -150,6 +184,7 @@ static bool begin_step(struct play *play)
 	play->growths = allocator->growths;
 	play->peak = allocator->peak_reserved;
 	memset(play->phase_reserved, 0, sizeof(play->phase_reserved));
+	memset(&play->recurrence, 0, sizeof(play->recurrence));
 	return true;
 }
 
@@ -176,23 +211,43 @@ static void play_on(struct play *play)
 	} while (begin_step(play));
 }
 
-/* Whether a part frees only what it has allocated, and all of that. False when arena is too small to tell. */
-static bool leaves_nothing(const struct est_program *program, enum est_part part, struct est_arena *arena)
+/* Whether the events free only what they have allocated. alive, of all ids, and count say what is alive. */
+static bool frees_its_own(const struct est_program *program, enum est_part part, bool *alive, size_t *count)
 {
-	size_t mark = arena->used, alive_count = 0;
-	bool *alive = est_arena_take(arena, program->ids, sizeof(*alive)), frees_others = !alive;
-
-	for (size_t i = program->begin[part]; i < program->end[part] && !frees_others; i++) {
+	for (size_t i = program->begin[part]; i < program->end[part]; i++) {
 		const struct est_event *event = &program->events[i];
 
 		if (event->kind == EST_EVENT_PHASE)
 			continue;
-		frees_others = event->kind == EST_EVENT_FREE && !alive[event->id];
+		if (alive[event->id] == (event->kind == EST_EVENT_ALLOC))
+			return false;
 		alive[event->id] = event->kind == EST_EVENT_ALLOC;
-		alive_count += event->kind == EST_EVENT_ALLOC ? 1 : (size_t)-1;
+		*count += event->kind == EST_EVENT_ALLOC ? 1 : (size_t)-1;
 	}
+	return true;
+}
+
+/* Whether the parts from first to last, without the making of states, free what they have allocated, all of it and nothing
+ * else. False when arena is too small to tell. */
+static bool leave_nothing(const struct est_program *program, enum est_part first, enum est_part last, struct est_arena *arena)
+{
+	size_t mark = arena->used, alive_count = 0;
+	bool *alive = est_arena_take(arena, program->ids, sizeof(*alive)), alone = alive != NULL;
+
+	for (enum est_part part = first; part <= last && alone; part++)
+		if (part != EST_PART_STATES)
+			alone = frees_its_own(program, part, alive, &alive_count);
 	est_arena_rewind(arena, mark);
-	return !frees_others && alive_count == 0;
+	return alone && alive_count == 0;
+}
+
+static void look_for_repetition(struct play *play, struct est_arena *arena)
+{
+	const struct est_program *program = play->program;
+
+	play->repeats_alike = leave_nothing(program, EST_PART_MICRO_NEXT, EST_PART_MICRO_NEXT, arena);
+	play->closed = !program->expandable && (play->repeats_alike || program->accumulation_steps <= 2)
+		       && leave_nothing(program, EST_PART_MICRO_FIRST, EST_PART_UPDATE, arena);
 }
 
 /* Runs under limits are one run up to where one of them refuses what others take: attempts begin at mark, where the
@@ -262,7 +317,7 @@ bool est_replay_peak(const struct est_program *program, struct est_arena *arena,
 	memset(ret_reserved, 0, sizeof(*ret_reserved));
 	if (!est_allocator_init(&books, arena, program->ids, program->expandable, 0))
 		return false;
-	play.repeats_alike = leaves_nothing(program, EST_PART_MICRO_NEXT, arena);
+	look_for_repetition(&play, arena);
 	play_on(&play);
 	report_peak(&play, ret_reserved);
 	return !books.exhausted;
@@ -280,7 +335,7 @@ bool est_replay_reserved(const struct est_program *program, struct est_arena *ar
 	for (unsigned i = 0; i < 3; i++)
 		if (!est_allocator_init(&books[i], arena, program->ids, program->expandable, 0))
 			return false;
-	play.repeats_alike = leaves_nothing(program, EST_PART_MICRO_NEXT, arena);
+	look_for_repetition(&play, arena);
 	if (play_to_refusal(&play, least, &trial.mark)) {
 		est_allocator_limit(play.allocator, 0, false);
 		play_on(&play);

@@ -224,7 +224,7 @@ uint32_t est_segments_grow(struct est_allocator *allocator, struct est_pool *poo
 
 void est_segments_release(struct est_allocator *allocator)
 {
-	for (unsigned i = 0; i < 2 * EST_STREAMS; i++) {
+	for (unsigned i = 0; i < EST_POOLS; i++) {
 		const struct est_bins *bins = &allocator->pools[i].free;
 		uint32_t next;
 
