@@ -54,6 +54,8 @@ static void build_linear(struct est_pass *pass, struct est_linear *linear, uint6
 	linear->module = est_modules_new(pass->tape, 3);
 	if (pass->quantizes && pass->request->quantization.type == EST_GPTQ)
 		linear->weight = est_gptq_pack(pass, linear);
+	else if (pass->quantizes && pass->request->quantization.type == EST_HQQ)
+		linear->weight = est_hqq_quantize(pass, linear);
 	else if (pass->quantizes)
 		linear->weight = est_quantize(pass, linear);
 	else
@@ -360,10 +362,10 @@ static void cast_leaf(struct est_pass *pass, struct est_leaf *leaf, uint8_t elem
 	est_drop(pass->tape, old);
 }
 
-/* peft's prepare_model_for_kbit_training: every parameter that is not quantised becomes fp32, but over GPTQ */
+/* peft's prepare_model_for_kbit_training: every parameter that is not quantised becomes fp32, but over GPTQ and HQQ */
 static void upcast(struct est_pass *pass)
 {
-	if (pass->request->quantization.type == EST_GPTQ)
+	if (pass->request->quantization.type == EST_GPTQ || pass->request->quantization.type == EST_HQQ)
 		return;
 	for (uint32_t i = 0; i < pass->tape->leaf_count; i++)
 		if (pass->tape->leaves[i].value.element == EST_16BIT)

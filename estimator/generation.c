@@ -125,6 +125,7 @@ const char *est_generation_refuses(const struct est_request *request, const stru
 		  "is modelled with frameworks transformers and trl only" },
 		{ est_casts_vocabulary_back(request) && request->lora.modules_to_save.count > 0,
 		  "is modelled without lora.modules_to_save where TRL prepares the model" },
+		{ request->method == EST_QLORA && request->quantization.type == EST_HQQ, "is modelled without quantization.type hqq only" },
 		{ request->parallelism.gpus > 1, "is modelled on one GPU only" },
 		{ !plain || request->task != EST_CAUSAL_LM, "is modelled with objectives sft and pretrain only" },
 		{ request->loss != EST_LOSS_STANDARD || request->liger_kernel,

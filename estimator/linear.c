@@ -124,6 +124,8 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 	x = est_module_enter(tape, linear->module, x);
 	if (linear->base == EST_BASE_GPTQ)
 		x = est_gptq_linear(tape, linear, x);
+	else if (linear->base == EST_BASE_HQQ)
+		x = est_hqq_linear(tape, linear, x);
 	else if (linear->base != EST_BASE_DENSE)
 		x = est_quantized_linear(tape, linear, x);
 	else

@@ -246,7 +246,8 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	struct est_tensor input, result, cast, sum;
 	uint8_t result_element;
 	/* over a quantised base autocast casts, else peft does */
-	bool quantized = linear->base == EST_BASE_GPTQ ? linear->adds_in_place : linear->base != EST_BASE_DENSE;
+	bool quantized = linear->base == EST_BASE_GPTQ  ? linear->adds_in_place
+			 : linear->base == EST_BASE_HQQ ? tape->autocast : linear->base != EST_BASE_DENSE;
 
 	x = est_module_enter(tape, linear->module + LAYER, x);
 	input = est_hold(x);

@@ -43,6 +43,9 @@ struct est_tensor est_gptq_linear(struct est_tape *tape, const struct est_linear
 /* result += x of PEFT's layer: result, held by the caller, is a view of what the linear layer gave. */
 struct est_tensor est_gptq_add(struct est_tape *tape, const struct est_linear *linear, struct est_tensor result,
 			       struct est_tensor x);
+/* The same of HQQ (hqq.c): packed values, scales and zeros; HQQLinear.forward. */
+uint32_t est_hqq_quantize(struct est_pass *pass, struct est_linear *linear);
+struct est_tensor est_hqq_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 /* Bytes that a kernel would take beyond the modelled one, where the request leaves open which runs. */
 uint64_t est_gptq_surplus(const struct est_pass *pass);
 

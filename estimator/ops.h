@@ -9,8 +9,8 @@
 
 enum { EST_16BIT = 2, EST_32BIT = 4, EST_INT64 = 8, EST_BYTE = 1 };
 
-/* How a linear layer's frozen weight lies: as it is, or as bitsandbytes or GPTQ packs it. */
-enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ,
+/* How a linear layer's frozen weight lies: as it is, or as bitsandbytes, GPTQ or HQQ packs it. */
+enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ, EST_BASE_HQQ,
 		EST_BASE_4BIT_OLD }; /* bitsandbytes before 0.43.2, quantised from fp16 */
 
 /* A linear layer's parameters: leaves of the tape. */
@@ -22,7 +22,7 @@ struct est_linear {
 	bool flat;                         /* its input is a matrix: the input's gradient passes no view */
 	bool permuted;                     /* its result is transposed at once: the gradient comes back so, and is copied */
 	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
-	bool nested;                       /* double quantisation */
+	bool nested;                       /* double quantisation; HQQ: two values a byte */
 	bool from_fp32;                    /* what was quantised was fp32 */
 	bool keeps_weight;                 /* GPTQ: autograd keeps the dequantised weight */
 	bool adds_in_place;                /* GPTQ: result += adapter(x) */

@@ -262,11 +262,17 @@ static bool report_fits(struct run *run, const struct est_gpu *const *gpus, size
 
 /* ---- notes */
 
-static void note_gptq(const struct est_request *request, struct est_report *report)
+static void note_kernel(const struct est_request *request, struct est_report *report)
 {
 	bool old = est_is_old_transformers(&request->versions);
 
-	if (request->method != EST_QLORA || request->quantization.type != EST_GPTQ)
+	if (request->method != EST_QLORA)
+		return;
+	if (request->quantization.type == EST_HQQ)
+		est_note_add(&report->assumptions, "/quantization/type", "hqq",
+			     "hqq's default backend, which dequantises by PyTorch's operators and keeps each layer's input; scales and zeros in 16 "
+			     "bits; prepare_kbit casts nothing over HQQ");
+	if (request->quantization.type != EST_GPTQ)
 		return;
 	est_note_add(&report->assumptions, "/quantization/type", "gptq",
 		     old ? "AutoGPTQ's Triton kernel, which dequantises again in the backward; the upper figures have room for one that "
@@ -394,7 +400,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 	} else {
 		note_limits(request, &own, ret_report);
 		note_mixers(&own, ret_report);
-		note_gptq(request, ret_report);
+		note_kernel(request, ret_report);
 		note_objective(request, &own, ret_report);
 		note_compile(request, ret_report);
 		note_framework(request, ret_report);

@@ -48,7 +48,7 @@ static const struct modelled {
 	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
-	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
+	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ) | BIT(EST_HQQ), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16), BIT(EST_STORE_UINT8) },
 	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
@@ -217,6 +217,11 @@ static void check_loss(const struct est_request *request, struct est_faults *fau
 				      est_word_name(est_loss_words, (int)pairs[i].loss));
 }
 
+static bool packs_buffers(const struct est_request *request)
+{
+	return request->method == EST_QLORA && (request->quantization.type == EST_GPTQ || request->quantization.type == EST_HQQ);
+}
+
 static void refuse_for(const char *name, const struct est_request *request, const char *model, struct est_faults *faults)
 {
 	const struct est_field *field = est_field_find(name);
@@ -236,7 +241,7 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 		     || request->checkpointing == EST_CHECKPOINT_EVERY_N;
 	const struct { const char *field; bool refused; } rows[] = {
 		{ "method", request->method == EST_FREEZE },
-		{ "quantization.type", request->method == EST_QLORA && request->quantization.type == EST_GPTQ },
+		{ "quantization.type", packs_buffers(request) },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
 		{ "loss", request->loss != EST_LOSS_STANDARD },
 		{ "liger_kernel", request->liger_kernel },
@@ -286,7 +291,7 @@ static void check_tower(const struct est_request *request, struct est_faults *fa
 		{ "liger_kernel", request->liger_kernel },
 		{ "attention", request->attention == EST_FLASH_ATTENTION_3 || request->attention == EST_FLEX_ATTENTION
 			       || request->attention == EST_SDPA_CUDNN },
-		{ "quantization.type", request->method == EST_QLORA && request->quantization.type == EST_GPTQ },
+		{ "quantization.type", packs_buffers(request) },
 		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
 	};
 
@@ -316,23 +321,22 @@ static void check_generation(const struct est_request *request, const struct est
 			      est_field_text(field, request, value, sizeof(value)), why);
 }
 
-/* Packed weights are buffers: no strategy shards them, and nothing but a linear layer holds them */
-static void check_gptq(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+/* GPTQ's and HQQ's packed weights are no parameters: no strategy shards them, and nothing but a linear layer holds them */
+static void check_packed(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	const struct est_quantization *quantization = &request->quantization;
 	enum est_strategy strategy = request->parallelism.strategy;
 	bool whole = request->parallelism.gpus == 1 || strategy == EST_SINGLE || strategy == EST_DDP || est_zero_wanted(request);
 
 	if (request->method != EST_QLORA)
 		return;
-	if (quantization->type != EST_GPTQ) {
+	if (!packs_buffers(request)) {
 		static const char *const groups[] = { "quantization.group_size" };
 
 		check_named(groups, 1, true, request, faults);
 		return;
 	}
-	if (model->num_experts > 0 && !est_is_old_transformers(&request->versions))
-		refuse_for("quantization.type", request, "the fused experts of Transformers 5", faults);
+	if (model->num_experts > 0 && !(est_is_old_transformers(&request->versions) && request->quantization.type == EST_GPTQ))
+		refuse_for("quantization.type", request, "a mixture of experts", faults);
 	if (!whole)
 		refuse_for("quantization.type", request, "sharded weights", faults);
 	if (request->lora.dora)
@@ -384,7 +388,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 		check_tower(request, faults);
 	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
 		refuse(est_field_find("liger_kernel"), request, faults);
-	check_gptq(request, model, faults);
+	check_packed(request, model, faults);
 	check_generation(request, model, faults);
 	check_compile(request, model, faults);
 	if (model->architecture != EST_ARCH_UNSUPPORTED)

@@ -517,9 +517,12 @@ START_TEST(a_kernel_that_keeps_weights_has_room)
 	request.precision = EST_FP16_MIXED;
 	request.base_dtype = EST_FP16;
 	request.lora.target_modules.all = true;
-	request.quantization.type = EST_GPTQ;
 	request.quantization.group_size = 128;
 	request.checkpointing = EST_CHECKPOINT_FULL;
+	request.quantization.type = EST_HQQ; /* has one kernel */
+	run_on(&request, &model, 0, &report);
+	ck_assert(is_noted("/quantization/type"));
+	request.quantization.type = EST_GPTQ;
 	for (int old = 0; old < 2; old++) {
 		request.versions.transformers = old ? 4048 : 0;
 		run_on(&request, &model, 0, &report);
