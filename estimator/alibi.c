@@ -36,6 +36,8 @@ static struct est_tensor biased_scores(struct est_pass *pass, struct est_tensor 
 	est_save(tape, node, in[0]);
 	est_save(tape, node, in[1]);
 	out = est_output(tape, node, 0, est_empty(tape, scores, in[0].element));
+	est_finish(tape, in[0]);
+	est_finish(tape, in[1]);
 	est_finish(tape, bias);
 	return out;
 }

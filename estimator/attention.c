@@ -122,7 +122,7 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 	weights = est_bmm_heads(tape, scaled_q, est_mul_scalar(tape, key), scores);
 	weights = est_safe_softmax(tape, weights, scores / pass->sequence);
 	weights = est_dropout(tape, weights, pass->model->attention_dropout);
-	out = est_bmm(tape, weights, value, q.numel);
+	out = est_bmm(tape, weights, value, est_attention_output(pass, q));
 	est_drop(tape, key);
 	est_drop(tape, value);
 	est_drop(tape, scaled_q);
