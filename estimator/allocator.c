@@ -97,6 +97,7 @@ void est_allocator_free(struct est_allocator *allocator, uint32_t id)
 
 void est_allocator_empty_cache(struct est_allocator *allocator)
 {
+	allocator->releases++;
 	est_segments_release(allocator);
 }
 
@@ -136,7 +137,7 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit)
 {
 	allocator->allocated = allocator->held = allocator->reserved = 0;
 	est_allocator_reset_peaks(allocator);
-	allocator->growths = allocator->found = 0;
+	allocator->growths = allocator->releases = allocator->found = 0;
 	allocator->exhausted = false;
 	est_allocator_limit(allocator, limit, false);
 	allocator->blocks[0] = (struct est_block){ 0 }; /* no block: used, hence nobody's free neighbour */

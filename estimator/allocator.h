@@ -34,6 +34,7 @@ struct est_allocator {
 	uint64_t reserved;        /* segments */
 	uint64_t peak_allocated, peak_held, peak_reserved;
 	uint64_t growths;         /* how often memory was reserved */
+	uint64_t releases;        /* how often the cache was given back */
 	uint64_t found;           /* units of the block that the last request was served from */
 	uint64_t refused;         /* the least reserved would have been that was not within the limit; UINT64_MAX: never */
 	bool out_of_memory;       /* a request did not fit under the limit; later ones are not served */

@@ -77,7 +77,7 @@ struct play {
 	bool closed;                      /* and so does a step that has its states */
 	unsigned step, part, repeat;
 	size_t event;                     /* the next one, counted from the begin of the part */
-	uint64_t peak, growths;           /* of the allocator where the step began */
+	uint64_t peak, growths, releases; /* of the allocator where the step began */
 	uint64_t part_growths;            /* where the part began */
 	struct est_recurrence recurrence; /* of the step */
 	enum est_phase phase;
@@ -155,7 +155,7 @@ static bool play_part(struct play *play)
 /* The step just played would go on like this, in what is reserved now. */
 static bool recurs(const struct play *play)
 {
-	return play->step > 0 && play->closed && !play->recurrence.broken && play->allocator->refused == UINT64_MAX;
+	return play->step > 0 && play->closed && !play->recurrence.broken && play->allocator->releases == play->releases;
 }
 
 static void repeat_in_what_is_reserved(struct play *play)
@@ -182,6 +182,7 @@ static bool begin_step(struct play *play)
 	play->step++;
 	play->part = 0;
 	play->growths = allocator->growths;
+	play->releases = allocator->releases;
 	play->peak = allocator->peak_reserved;
 	memset(play->phase_reserved, 0, sizeof(play->phase_reserved));
 	memset(&play->recurrence, 0, sizeof(play->recurrence));
