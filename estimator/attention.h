@@ -30,6 +30,10 @@ struct est_fused_call {
  * temporary. */
 struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call);
 
+/* The gradients of q, k and v alone, and what the kernel takes beside them for a while. */
+void est_fused_gradients(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call,
+			 struct est_tensor ret[3]);
+
 /* transformers' flash_attention_forward: q, k, v, unpadded first and padded again where the batch is padded. All are borrowed.
  * joined: q and k come out of a concatenation. */
 struct est_tensor est_flash_package(struct est_pass *pass, const struct est_layer *layer, const struct est_tensor qkv[3], bool joined);

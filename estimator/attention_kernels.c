@@ -263,11 +263,32 @@ static struct est_tensor run(struct est_pass *pass, const struct row *row, const
 	return out;
 }
 
+/* What the backward allocates */
+static void size_backward(const struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call, uint64_t extra[])
+{
+	struct heads heads = heads_of(pass, call);
+
+	for (unsigned i = 0; i < 3; i++)
+		extra[QUERY + i] = call->in[i].numel;
+	extra[ELEMENT] = call->in[1].element;
+	extra[ROWS] = extra[ACCUMULATOR] = extra[GROUPED] = 0;
+	extra[COPY] = call->copies_output ? call->output : 0;
+	rows[kernel].size(&heads, extra);
+}
+
+void est_fused_gradients(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call,
+			 struct est_tensor ret[3])
+{
+	struct est_node node = { .saved_count = 0 };
+
+	size_backward(pass, kernel, call, node.extra);
+	rows[kernel].op.backward(pass->tape, &node, ret);
+}
+
 struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_node *node = est_node_new(tape, &rows[kernel].op, 3, call->in);
-	struct heads heads = heads_of(pass, call);
 	struct est_tensor out;
 
 	for (unsigned i = 0; i < 3; i++)
@@ -275,14 +296,8 @@ struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kern
 	if (call->mask.numel)
 		est_save(tape, node, call->mask);
 	out = run(pass, &rows[kernel], call, node);
-	if (node) {
-		for (unsigned i = 0; i < 3; i++)
-			node->extra[QUERY + i] = call->in[i].numel;
-		node->extra[ELEMENT] = call->in[1].element;
-		node->extra[ROWS] = node->extra[ACCUMULATOR] = node->extra[GROUPED] = 0;
-		node->extra[COPY] = call->copies_output ? out.numel : 0;
-		rows[kernel].size(&heads, node->extra);
-	}
+	if (node)
+		size_backward(pass, kernel, call, node->extra);
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, call->in[i]);
 	return est_output(tape, node, 0, out);

@@ -9,6 +9,16 @@
  * checkpoint, and torch.utils.checkpoint, called outside of a graph, switches Dynamo off for all that it runs. */
 bool est_compile_falls_back(const struct est_request *request);
 
+/* Whether layers run compiled, each with its checkpoint (est_compiled_layer()). */
+bool est_compiles_layers(const struct est_request *request);
+
+/* Whether the loss is compiled too, as torchtitan's is since April 2025: told by torch's version, 2.8 or later. */
+bool est_compiles_loss(const struct est_request *request);
+
+/* Bytes that a compiled layer's backward may hold beyond what is replayed, in another order or with less fused: two tensors as wide
+ * as the MLP. 0 where no layer is compiled. */
+uint64_t est_compile_temporaries(const struct est_request *request, const struct est_model *model);
+
 /* Why a compiled run is not modelled, or NULL when it is (or nothing is compiled). */
 const char *est_compile_refuses(const struct est_request *request, const struct est_model *model);
 

@@ -38,7 +38,7 @@ static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
 		tape->accumulated(tape, leaf, tape->accumulated_context);
 }
 
-static void deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
+void est_deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
 {
 	if (!edge) { /* a graph that is not whole: tape->exhausted */
 		est_drop(tape, grad);
@@ -117,7 +117,7 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 		unsigned i = node->backwards ? EST_NODE_INPUTS - 1 - k : k;
 
 		if (node->edge[i] && is_defined(ret[i]))
-			deliver(tape, node->edge[i], est_hold(ret[i]));
+			est_deliver(tape, node->edge[i], est_hold(ret[i]));
 		else
 			est_drop(tape, ret[i]);
 	}
@@ -126,7 +126,7 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 void est_tape_seed(struct est_tape *tape, struct est_tensor root, struct est_tensor grad)
 {
 	tape->backwards++;
-	deliver(tape, root.source, est_hold(grad));
+	est_deliver(tape, root.source, est_hold(grad));
 }
 
 void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)

@@ -1,5 +1,6 @@
 #include "estimator/loss.h"
 #include "estimator/architecture.h"
+#include "estimator/compile.h"
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
 
@@ -119,6 +120,27 @@ static struct est_tensor shifted_logits_loss(struct est_pass *pass, struct est_t
 	return loss;
 }
 
+/* torch.compile(cross_entropy): the logits as they are, their maxima and the logarithms of sums; no copy in fp32 */
+static const struct est_op compiled_loss_op = { "CompiledCrossEntropy", backward_like_input };
+
+static struct est_tensor compiled_loss(struct est_pass *pass, struct est_tensor logits)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_node *node = est_node_new(tape, &compiled_loss_op, 1, &logits);
+	struct est_tensor statistics[2], total_weight;
+
+	est_save(tape, node, logits);
+	for (unsigned i = 0; i < 2; i++) {
+		statistics[i] = est_empty(tape, pass->tokens, EST_32BIT);
+		est_save(tape, node, statistics[i]);
+		est_drop(tape, statistics[i]);
+	}
+	total_weight = est_empty(tape, 1, EST_32BIT);
+	est_save(tape, node, total_weight);
+	est_drop(tape, total_weight);
+	return est_hold(est_output(tape, node, 0, est_empty(tape, 1, EST_32BIT)));
+}
+
 static struct est_tensor scaled_logits(struct est_pass *pass, struct est_tensor logits)
 {
 	const struct est_model *model = pass->model;
@@ -155,8 +177,11 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, hidden));
 	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
 		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), logits));
-	loss = est_shifts_logits(&pass->request->versions) ? shifted_logits_loss(pass, logits)
-							    : for_causal_lm_loss(pass, logits);
+	if (est_compiles_loss(pass->request))
+		loss = compiled_loss(pass, logits);
+	else
+		loss = est_shifts_logits(&pass->request->versions) ? shifted_logits_loss(pass, logits)
+								    : for_causal_lm_loss(pass, logits);
 	est_drop(tape, hidden);
 	est_drop(tape, leave_forward(pass, logits));
 	return loss;

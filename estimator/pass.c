@@ -1,5 +1,6 @@
 #include <string.h>
 #include "estimator/architecture.h"
+#include "estimator/compile.h"
 #include "estimator/attention.h"
 #include "estimator/encoder.h"
 #include "estimator/generation.h"
@@ -190,6 +191,8 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask,
 					     pass->position_bias } };
 
+	if (est_compiles_layers(pass->request))
+		return est_compiled_layer(pass, layer, x);
 	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass, x, layer);
 }
 

@@ -73,6 +73,8 @@ struct est_rope {
 	struct est_tensor cos, sin;
 };
 
+struct est_compiled_layer;
+
 struct est_pass {
 	struct est_tape *tape;
 	const struct est_model *model;
@@ -115,6 +117,7 @@ struct est_pass {
 	struct est_tensor previous[2];              /* what LitGPT's loop still holds of the batch before: logits, inputs */
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
 	struct est_tensor frame;                    /* another variable of the layer's frame, held to its end */
+	struct est_compiled_layer *compiled;        /* one a layer, or NULL: nothing is compiled */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 };
 
@@ -157,6 +160,13 @@ struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *l
 void est_cache_update(struct est_pass *pass, struct est_tensor *k, struct est_tensor *v);
 /* The outputs of the forward are done with, and the cache in them. */
 void est_cache_drop(struct est_pass *pass);
+
+/* ---- compiled.c */
+
+/* A decoder layer as torch.compile runs it, its checkpoint within; x is borrowed. */
+struct est_tensor est_compiled_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
+/* Bytes of a layer's state between forward and backward. */
+size_t est_compiled_layer_size(void);
 
 /* ---- modules.c */
 

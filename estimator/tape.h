@@ -341,6 +341,8 @@ void est_tape_seed(struct est_tape *tape, struct est_tensor root, struct est_ten
 void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad);
 /* Keeps leaf's cast (moved in) until then. */
 void est_keep_cast(struct est_tape *tape, struct est_leaf *leaf, struct est_tensor cast);
+/* A gradient (moved in) arrives at an edge: of a node that runs later, or of a leaf. */
+void est_deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad);
 /* Leaves an autocast region: the cached casts go. */
 void est_autocast_exit(struct est_tape *tape);
 

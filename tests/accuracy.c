@@ -108,6 +108,15 @@ static const struct gate distributed[] = {
 	{ "zero3 lora ",                       3, 0.01, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
 };
+/* torch.compile */
+static const struct gate compiled[] = {
+	{ NULL,                               24, 0.36, 2.90, 1.60, 1.80 },
+	{ "compiled none",                     7, 0.01, 0.01, 0.20, 0.20 },
+	{ "compiled full",                     7, 0.01, 0.01, 3.60, 4.10 },
+	{ "compiled selective",                7, 0.01, 0.01, 1.40, 1.60 },
+	{ "compiled short",                    3, 2.90, 2.90, 0.70, 0.70 },
+	{ .rows = 0 },
+};
 /* Measured on real GPUs: with Transformers 4.48, by LitGPT, and by prime-rl and torchtitan */
 static const struct gate published[] = {
 	{ "mistral-7b-v0.1|fms",              10, 0.01, 0.01, 0.00, 0.00 },
@@ -139,7 +148,7 @@ static const struct {
 	const struct gate *gates;
 	double phase_mean; /* of each phase's own peak, all of the file; 0: not measured */
 } gated[] = { { "single.jsonl", single, 0.03 }, { "distributed.jsonl", distributed, 0.80 },
-	      { "published.jsonl", published, 0 } };
+	      { "compiled.jsonl", compiled, 0 }, { "published.jsonl", published, 0 } };
 
 /* The rows of one file. */
 static struct row rows[ROWS_MAX];

@@ -121,8 +121,10 @@ static const struct {
 	{ "compile", THUMB "torch_compile=1", "/torch_compile", EST_NOT_SUPPORTED_YET },
 	{ "compile by replay", "torch_compile=1", "/torch_compile", EST_NOT_SUPPORTED_YET },
 	{ "compile of layers that run uncompiled", "framework=6 torch_compile=1 attention=1 gradient_checkpointing=1", NULL, 0 },
-	{ "compile where nothing ends the graph", "framework=6 torch_compile=1 gradient_checkpointing=1", "/torch_compile",
-	  EST_NOT_SUPPORTED_YET },
+	{ "compile of layers with autocast", "framework=6 torch_compile=1 precision=2", "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "compile of adapters", LORA "framework=6 torch_compile=1 precision=4", "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "compile of every second layer's checkpoint", "framework=6 torch_compile=1 precision=4 gradient_checkpointing=4",
+	  "/torch_compile", EST_NOT_SUPPORTED_YET },
 	{ "flash attention 3", "attention=2", NULL, 0 },
 	{ "activations on the host", "offload.activations=1", "/offload/activations", EST_NOT_SUPPORTED_YET },
 	{ "checkpoints on the host", "offload.activations=1 gradient_checkpointing=3", NULL, 0 },
@@ -318,6 +320,19 @@ static void blow_up(struct est_model *model)
 	model->parameters = INT64_C(1) << 60;
 }
 
+static void complete_llama(struct est_model *model)
+{
+	model->gated_mlp = true;
+	model->activation = EST_SILU;
+	model->partial_rotary_factor = 1;
+}
+
+static void complete_qwen2(struct est_model *model)
+{
+	complete_llama(model);
+	model->qkv_bias = true;
+}
+
 static const struct {
 	const char *name;
 	void (*change)(struct est_model *model);
@@ -371,6 +386,10 @@ static const struct {
 	{ "experts by replay", add_experts, "", "/model", EST_NOT_SUPPORTED_YET },
 	{ "experts that divide, not modelled", add_experts, THUMB "parallelism.expert=4", "/parallelism/expert",
 	  EST_NOT_SUPPORTED_YET },
+	{ "compile of layers", complete_llama, "framework=6 torch_compile=1 gradient_checkpointing=1 precision=4", NULL, 0 },
+	{ "compile of layers with biases", complete_qwen2, "framework=6 torch_compile=1 precision=4", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile of a whole model", complete_llama, "torch_compile=1 precision=4", "/torch_compile", EST_NOT_SUPPORTED_YET },
 	{ "learned positions without number", forget_positions, "sequence_length=65536", NULL, 0 },
 	{ "experts that do not divide", add_experts, THUMB "parallelism.expert=3", "/parallelism/expert",
 	  EST_CONTRADICTION },

@@ -243,6 +243,94 @@ START_TEST(a_layer_of_an_old_release_keeps_its_copies)
 }
 END_TEST
 
+/* Compiled, per token: x, both norms' results, the projection 2h each; rotated q and k, v, attention's output and logsumexp; gate, up
+ * and their product 2f each; two statistics. With head norms q and k as they were, and a statistic a head. */
+static uint64_t compiled_saved(void)
+{
+	return N * (8 * (uint64_t)H + 4 * HEADS * DIM + 4 * KV * DIM + 4 * HEADS + 6 * F + 8);
+}
+
+static uint64_t compiled_qwen3_saved(void)
+{
+	return compiled_saved() + N * ((2 * DIM + 4) * (uint64_t)(HEADS + KV));
+}
+
+/* x, q, v, attention's output and logsumexp, gate: every second product, but down, whose result no gradient needs */
+static uint64_t compiled_selective_saved(void)
+{
+	return N * (2 * (uint64_t)H + 4 * HEADS * DIM + 2 * KV * DIM + 4 * HEADS + 2 * F);
+}
+
+static const struct {
+	enum est_architecture architecture;
+	enum est_checkpointing checkpointing;
+	uint64_t (*saved)(void);
+} compiled_layers[] = {
+	{ EST_ARCH_LLAMA, EST_CHECKPOINT_NONE, compiled_saved },
+	{ EST_ARCH_QWEN3, EST_CHECKPOINT_NONE, compiled_qwen3_saved },
+	{ EST_ARCH_LLAMA, EST_CHECKPOINT_FULL, checkpoint_saved },
+	{ EST_ARCH_LLAMA, EST_CHECKPOINT_SELECTIVE, compiled_selective_saved },
+	{ EST_ARCH_QWEN3, EST_CHECKPOINT_SELECTIVE, compiled_selective_saved },
+};
+
+static struct est_request compiled_request(enum est_checkpointing checkpointing)
+{
+	struct est_request request = request_of(EST_PURE_BF16, EST_ADAMW_TORCH_FUSED);
+
+	request.framework = EST_TORCHTITAN;
+	request.torch_compile = true;
+	request.checkpointing = checkpointing;
+	return request;
+}
+
+START_TEST(a_compiled_layer_keeps_what_the_partitioner_saves)
+{
+	struct est_request request = compiled_request(compiled_layers[_i].checkpointing);
+	uint64_t one = kept_by_forward(model_of(compiled_layers[_i].architecture, 1), &request);
+	uint64_t two = kept_by_forward(model_of(compiled_layers[_i].architecture, 2), &request);
+
+	ck_assert_uint_eq(two - one, compiled_layers[_i].saved());
+}
+END_TEST
+
+/* Every gradient arrives, and nothing else of a compiled step is left. */
+START_TEST(a_compiled_step_leaves_gradients_only)
+{
+	struct est_request request = compiled_request(compiled_layers[_i].checkpointing);
+	struct est_model model = model_of(compiled_layers[_i].architecture, 2);
+
+	uint64_t gradients;
+
+	request.gradient_accumulation_steps = 2;
+	trace(&model, &request);
+	gradients = walk_through(EST_PART_MICRO_FIRST).end;
+	ck_assert_uint_ge(gradients, 2 * parameters(&model));
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_NEXT).end, 0);
+	request.torch_compile = false;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST).end, gradients);
+}
+END_TEST
+
+/* The compiled loss: logits of 16 bits and their gradient, 4 bytes a logit where it is 12. */
+START_TEST(a_compiled_loss_copies_no_logits)
+{
+	struct est_request request = compiled_request(EST_CHECKPOINT_FULL);
+	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	const uint64_t logits = (uint64_t)N * V;
+	uint64_t before;
+	struct walk walk;
+
+	request.versions.torch = 2008;
+	trace(&model, &request);
+	walk = walk_through(EST_PART_MICRO_FIRST);
+	before = walk.at[EST_PHASE_LOSS_FORWARD];
+	ck_assert_uint_ge(walk.peak[EST_PHASE_LOSS_BACKWARD] - before, 4 * logits);
+	/* the gradient, then that of the head, as large here, and of its input */
+	ck_assert_uint_le(walk.peak[EST_PHASE_LOSS_BACKWARD] - before, 4 * logits + 2 * (uint64_t)N * H + MIB);
+}
+END_TEST
+
 /* The package's third version beside the second, in a layer: logarithms of sums to base 2, and fp32 accumulators of its own heads'
  * dk and dv in the place of 16-bit ones of each query head. */
 START_TEST(flash_attention_3_accumulates_for_its_own_heads)
@@ -511,6 +599,9 @@ int main(void)
 	tcase_add_checked_fixture(test, set_up, tear_down);
 	tcase_add_loop_test(test, a_layer_keeps_what_the_closed_form_says, 0, COUNT(layers));
 	tcase_add_test(test, flash_attention_3_accumulates_for_its_own_heads);
+	tcase_add_loop_test(test, a_compiled_layer_keeps_what_the_partitioner_saves, 0, COUNT(compiled_layers));
+	tcase_add_loop_test(test, a_compiled_step_leaves_gradients_only, 0, COUNT(compiled_layers));
+	tcase_add_test(test, a_compiled_loss_copies_no_logits);
 	tcase_add_loop_test(test, a_layer_of_an_old_release_keeps_its_copies, 0, COUNT(old_layers));
 	tcase_add_test(test, the_loss_takes_10_then_4_then_12_bytes_a_logit);
 	tcase_add_loop_test(test, the_loss_of_each_generation_takes_its_bytes_a_logit, 0, COUNT(generations));
