@@ -182,7 +182,7 @@ const struct est_field est_request_fields[] = {
 	  .doc = "Share of each card's memory to leave free." },
 	{ TOP(include), .kind = EST_FIELD_WORDS, .words = est_include_words, .fallback = EST_INCLUDE_ALL,
 	  WHEN(NEVER_ASSUMED),
-	  .doc = "Parts of the answer that cost more than the verdict: all for one estimate, none for many, limits and advice only by name." },
+	  .doc = "Parts of the answer that cost more than the verdict: all for one, none for many; limits and advice by name only." },
 };
 /* clang-format on */
 
