@@ -63,6 +63,15 @@ static bool replay(const struct est_program *program, bool judged, struct est_ar
 }
 
 /* judged: cards are, so that the least limit is wanted. */
+/* torchtitan's experts weigh what they give in fp32, where Transformers', which are replayed, do it in 16 bits: up to three tensors of
+ * all pairs of tokens and experts at once, unless they are fused. */
+static uint64_t weighed_in_fp32(const struct est_request *request, const struct est_model *model)
+{
+	uint64_t pairs = (uint64_t)(request->micro_batch_size * request->sequence_length * model->num_experts_per_tok);
+
+	return request->framework == EST_TORCHTITAN && model->num_experts > 0 ? 12 * pairs * (uint64_t)model->hidden_size : 0;
+}
+
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, bool judged,
 		     struct outcome *outcome)
 {
@@ -79,7 +88,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->managed = program.managed;
 	outcome->unpooled = est_sharding_unpooled(run->request, run->model);
 	outcome->leftover = program.leftover;
-	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model)
+	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model) + weighed_in_fp32(run->request, run->model)
 			      + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
@@ -342,8 +351,11 @@ static void note_limits(const struct est_request *request, const struct est_mode
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
 }
 
-static void note_compile(const struct est_request *request, struct est_report *report)
+static void note_torchtitan(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
+	if (weighed_in_fp32(request, model))
+		est_note_add(&report->warnings, "/framework", est_word_name(est_framework_words, (int)request->framework),
+			     "the experts are Transformers'; torchtitan's weigh what they give in fp32: the upper figures have room for it");
 	if (est_compiles_layers(request))
 		est_note_add(&report->assumptions, "/torch_compile", "true",
 			     "each layer is one graph with its checkpoint, in the order that inductor chooses for long sequences; the upper figures have "
@@ -427,7 +439,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_mixers(&own, ret_report);
 		note_kernel(request, ret_report);
 		note_objective(request, &own, ret_report);
-		note_compile(request, ret_report);
+		note_torchtitan(request, model, ret_report);
 		note_framework(request, ret_report);
 	}
 	return report_fits(&run, gpus, gpu_count, ret_report);

@@ -613,6 +613,29 @@ START_TEST(experts_that_are_not_quantised_are_told)
 }
 END_TEST
 
+/* torchtitan's experts: room for three fp32 tensors of all pairs, and said so. */
+START_TEST(experts_weighed_in_fp32_have_room)
+{
+	struct est_request request = plain();
+	struct est_model model = llama(2);
+	uint64_t room, other_room;
+
+	model.architecture = EST_ARCH_MIXTRAL;
+	model.num_experts = 8;
+	model.num_experts_per_tok = 2;
+	model.moe_intermediate_size = model.intermediate_size;
+	request.framework = EST_TORCHTITAN;
+	run_on(&request, &model, 0, &report);
+	ck_assert(is_warned("/framework"));
+	room = report.peak.allocated.high - report.peak.allocated.expected;
+	request.framework = EST_TRANSFORMERS;
+	run_on(&request, &model, 0, &report);
+	ck_assert(!is_warned("/framework"));
+	other_room = report.peak.allocated.high - report.peak.allocated.expected;
+	ck_assert_uint_eq(room - other_room, 12 * 512 * 2 * 512);
+}
+END_TEST
+
 /* What is not replayed of a sharded step widens the range upwards: 8B on 8 cards took 20.7 (ZeRO-3, two
  * micro-batches) and 20.4 GiB (FSDP1) where it was traced. */
 static const struct {
@@ -944,6 +967,7 @@ int main(void)
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_test(test, a_kernel_that_keeps_weights_has_room);
+	tcase_add_test(test, experts_weighed_in_fp32_have_room);
 	tcase_add_test(test, expandable_segments_reserve_less);
 	tcase_add_test(test, another_streams_pool_widens_what_is_reserved);
 	tcase_add_loop_test(test, a_share_has_room_for_what_a_replay_holds, 0, 3);
