@@ -181,6 +181,10 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 	est_drop(tape, zeros);
 	est_release_attributes(tape, attributes);
 	ret[0] = tape->leaves[leaf].grad;
+	if (tape->keeps_boundaries) {
+		est_attach(tape, node, tape->leaves[leaf].value);
+		est_attach(tape, node, tape->leaves[leaf].grad);
+	}
 	est_drop(tape, tape->leaves[leaf].value);
 	tape->leaf_count = leaf;
 }

@@ -1,5 +1,6 @@
 /* FSDP1 (torch.distributed.fsdp.FullyShardedDataParallel): a unit's parameters are views of one flat parameter, which its hooks
  * gather and free as a whole. Read off traces of torch 2.13; DISTRIBUTED 2. */
+#include "estimator/ops.h"
 #include "estimator/schedule.h"
 
 /* Streams: the compute stream (of the whole backward, as it was traced), that of casts of the shard, that of all-gathers, that of
@@ -25,6 +26,8 @@ static void unshard(struct est_schedule *schedule, unsigned number)
 
 	if (unit->flat)
 		return;
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
+		leaf->ungathered_element = 0;
 	if (unit->cast > 0)
 		shard = on_stream(schedule, PRE_UNSHARD, unit->cast, schedule->gathered_element, EST_BUFFERS);
 	unit->flat = on_stream(schedule, UNSHARD, unit->numel, schedule->gathered_element, EST_BUFFERS).storage;
@@ -37,19 +40,36 @@ static void reshard(struct est_schedule *schedule, unsigned number)
 	schedule->units[number].flat = 0;
 }
 
+/* record_post_forward(): of a unit's first forward */
+static void record(struct est_schedule *schedule, unsigned number)
+{
+	struct est_unit *unit = &schedule->units[number];
+
+	if (unit->has_run)
+		return;
+	unit->has_run = true;
+	unit->previous = schedule->last_run;
+	schedule->last_run = number;
+}
+
 /* The root, unit 0, stays for the backward. */
 static void after_forward(struct est_schedule *schedule, unsigned number)
 {
+	record(schedule, number);
 	if (number > 0 && schedule->request->parallelism.reshard_after_forward)
 		reshard(schedule, number);
 }
 
-/* The unit whose forward ended before this one's is gathered ahead: before the root's, the last layer's. */
+/* The unit whose forward ended before this one's is gathered ahead, once: before the root's, the last layer's. */
 static void before_backward(struct est_schedule *schedule, unsigned number)
 {
+	struct est_unit *unit = &schedule->units[number];
+
+	unit->awaits_backward = false;
 	unshard(schedule, number);
-	if (number != 1)
-		unshard(schedule, number > 0 ? number - 1 : schedule->layers);
+	if (unit->previous == EST_NO_UNIT || !schedule->units[unit->previous].awaits_backward)
+		return;
+	unshard(schedule, unit->previous);
 }
 
 /* The gradients of the views, concatenated (the backward of split), and accumulated into what micro-batches before have left. */
@@ -97,12 +117,149 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 /* Without synchronisation parameters stay too where they stayed after the forward. */
 static void after_backward(struct est_schedule *schedule, unsigned number)
 {
-	gather_gradients(schedule, number);
+	bool trained = schedule->units[number].trained > 0;
+
+	if (trained)
+		gather_gradients(schedule, number);
 	schedule->units[number].reduced = true;
 	if (schedule->syncs || schedule->request->parallelism.reshard_after_forward)
 		reshard(schedule, number);
-	if (schedule->syncs)
+	if (trained && schedule->syncs)
 		reduce(schedule, number);
 }
 
-const struct est_strategy_row est_fsdp1 = { unshard, after_forward, before_backward, after_backward, NULL, NULL };
+/* init_flat_param_attributes(), before the first forward of all: each unit's buffers are made, on the compute stream, and emptied. */
+static void begin(struct est_schedule *schedule)
+{
+	struct est_tape *tape = schedule->tape;
+
+	for (unsigned number = 0; schedule->rehearses && number < schedule->unit_count; number++) {
+		struct est_unit *unit = &schedule->units[number];
+
+		est_drop(tape, unit->replaced);
+		unit->replaced = est_none;
+		est_drop(tape, est_empty_as(tape, unit->cast, schedule->gathered_element, EST_BUFFERS));
+		est_drop(tape, est_empty_as(tape, unit->numel, schedule->gathered_element, EST_BUFFERS));
+		if (unit->cast > 0)
+			est_drop(tape, est_empty_as(tape, unit->numel, schedule->shard_element, EST_BUFFERS));
+	}
+}
+
+/* ---- units */
+
+/* Of a unit that is trained in part the whole flat parameter is: what is frozen in it gets gradients too. */
+static bool drag(struct est_unit *unit)
+{
+	bool trained = false;
+
+	for (const struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
+		trained = trained || leaf->value.requires_grad;
+	for (struct est_leaf *leaf = unit->first; leaf && trained; leaf = leaf->next) {
+		leaf->dragged = !leaf->value.requires_grad;
+		leaf->value.requires_grad = true;
+	}
+	return trained;
+}
+
+/* What is trained lies in fp32, as accelerate casts it; the rest as it is. */
+static void choose_elements(struct est_schedule *schedule, const struct est_unit *unit, bool trained)
+{
+	enum est_dtype gathered = schedule->request->parallelism.param_dtype;
+
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
+		leaf->shard_element = trained ? EST_32BIT : leaf->value.element;
+		leaf->ungathered_element = leaf->shard_element;
+		if (gathered != EST_DTYPE_NONE)
+			leaf->value.element = gathered == EST_FP32 ? EST_32BIT : EST_16BIT;
+	}
+}
+
+/* A flat parameter is cut as it lies: the first rank, which is replayed, has the unit's first parameters whole, a part of one
+ * and nothing of the rest. */
+static void shard(struct est_schedule *schedule, struct est_unit *unit)
+{
+	bool trained = drag(unit);
+	uint64_t numel = 0, share, left;
+	uint8_t loaded = unit->first ? unit->first->value.element : 0;
+
+	choose_elements(schedule, unit, trained);
+	for (const struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
+		numel += leaf->value.numel;
+	left = share = (numel + schedule->ranks - 1) / schedule->ranks;
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
+		leaf->shard = leaf->value.numel < left ? leaf->value.numel : left;
+		left -= leaf->shard;
+	}
+	if (!unit->first)
+		return;
+	if (unit->first->shard_element != loaded && schedule->request->method != EST_FULL && schedule->request->parallelism.use_orig_params)
+		unit->replaced = est_persistent(schedule->tape, share, loaded, EST_WEIGHTS);
+	est_persistent(schedule->tape, share, unit->first->shard_element, EST_WEIGHTS);
+	unit->numel = share * schedule->ranks;
+	unit->trained = trained ? unit->numel : 0;
+	unit->cast = unit->first->shard_element != unit->first->value.element ? share : 0;
+}
+
+void est_fsdp1_shard(struct est_schedule *schedule)
+{
+	schedule->shard_element = EST_32BIT;
+	for (unsigned number = 0; number < schedule->unit_count; number++)
+		shard(schedule, &schedule->units[number]);
+	schedule->rehearses = schedule->request->method != EST_FULL;
+	schedule->tape->keeps_boundaries = schedule->unit_of_module && est_unit_is_checkpointed(schedule);
+}
+
+static unsigned unit_of(const struct est_schedule *schedule, uint32_t module)
+{
+	return schedule->unit_of_module[module];
+}
+
+static void begin_module(void *context, uint32_t module)
+{
+	(void)context;
+	(void)module;
+}
+
+static struct est_tensor enter_module(void *context, uint32_t module, struct est_tensor x)
+{
+	struct est_schedule *schedule = context;
+
+	if (unit_of(schedule, module))
+		est_schedule_begin(schedule, unit_of(schedule, module));
+	return x;
+}
+
+static struct est_tensor leave_module(void *context, uint32_t module, struct est_tensor y)
+{
+	struct est_schedule *schedule = context;
+
+	return unit_of(schedule, module) ? est_schedule_leave(schedule, unit_of(schedule, module), y) : y;
+}
+
+/* An adapter is reduced as soon as its gradient is there. */
+static void accumulated(struct est_tape *tape, struct est_leaf *leaf, const void *context)
+{
+	struct est_schedule *schedule = (struct est_schedule *)(uintptr_t)context;
+
+	(void)tape;
+	after_backward(schedule, leaf->unit);
+}
+
+unsigned est_fsdp1_name_adapters(struct est_schedule *schedule)
+{
+	struct est_tape *tape = schedule->tape;
+	unsigned count = 0;
+
+	if (schedule->request->parallelism.wrap != EST_WRAP_PEFT)
+		return 0;
+	schedule->unit_of_module = est_arena_take(tape->arena, tape->modules + 1, sizeof(*schedule->unit_of_module));
+	for (uint32_t i = 0; i < tape->leaf_count && schedule->unit_of_module; i++)
+		if (tape->leaves[i].value.requires_grad)
+			schedule->unit_of_module[tape->leaves[i].module] = schedule->layers + ++count;
+	tape->hooks = (struct est_module_hooks){ schedule, begin_module, enter_module, leave_module };
+	tape->accumulated = accumulated;
+	tape->accumulated_context = schedule;
+	return count;
+}
+
+const struct est_strategy_row est_fsdp1 = { unshard, after_forward, before_backward, after_backward, begin, NULL };

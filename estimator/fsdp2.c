@@ -94,6 +94,13 @@ static void prefetch(struct est_schedule *schedule, unsigned number)
 		unit->gathered = all_gather(schedule, number);
 }
 
+static unsigned unit_before(const struct est_schedule *schedule, unsigned number)
+{
+	while (--number > 0 && !schedule->units[number].first)
+		;
+	return number;
+}
+
 /* In the backward the output goes as soon as it is copied; the unit that comes next is gathered ahead. */
 static void before_backward(struct est_schedule *schedule, unsigned number)
 {
@@ -106,7 +113,7 @@ static void before_backward(struct est_schedule *schedule, unsigned number)
 		unit->gathered = 0;
 	}
 	if (number > 0)
-		prefetch(schedule, number - 1);
+		prefetch(schedule, unit_before(schedule, number));
 	else if (!schedule->has_tail)
 		prefetch(schedule, schedule->layers);
 }

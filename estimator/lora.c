@@ -59,6 +59,7 @@ static bool wrap(struct est_pass *pass, struct est_linear *linear)
 		return false;
 	adapter->a.flat = adapter->b.flat = linear->flat;
 	adapter->b.permuted = linear->permuted;
+	pass->tape->leaves[adapter->a.weight].adapts = pass->tape->leaves[adapter->b.weight].adapts = linear->module;
 	pass->tape->leaves[adapter->a.weight].shared_with = linear->module + LAYER; /* which asks for its dtype */
 	linear->adapter = adapter;
 	return true;
@@ -238,10 +239,16 @@ static struct est_tensor update(struct est_tape *tape, const struct est_linear *
 	return est_mul_scalar(tape, est_linear(tape, &adapter->b, y));
 }
 
+/* The dtype of a weight that its module shows. */
+static uint8_t element_of(const struct est_leaf *leaf)
+{
+	return leaf->ungathered_element ? leaf->ungathered_element : leaf->value.element;
+}
+
 struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
 	const struct est_adapter *adapter = linear->adapter;
-	uint8_t adapter_element = est_leaf_tensor(tape, adapter->a.weight).element;
+	uint8_t adapter_element = element_of(&tape->leaves[adapter->a.weight]);
 	struct est_linear base = *linear;
 	struct est_tensor input, result, cast, sum;
 	uint8_t result_element;

@@ -32,7 +32,7 @@ static const struct est_optimizer_row rows[] = {
 /* As a parameter of its own, or for all that are folded into it. */
 static bool is_stepped(const struct est_leaf *leaf)
 {
-	return leaf->parameter && leaf->value.requires_grad && !leaf->folded && !leaf->idle;
+	return leaf->parameter && leaf->value.requires_grad && !leaf->folded && !leaf->idle && !leaf->dragged;
 }
 
 /* This rank's part, as it lies between steps. */

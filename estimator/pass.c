@@ -184,10 +184,21 @@ bool est_is_checkpointed(const struct est_pass *pass, int64_t layer)
 	return request->checkpointing != EST_CHECKPOINT_NONE;
 }
 
+/* The same as a unit of its own within a checkpoint. */
+static struct est_tensor unit_function(void *context, struct est_tensor x, const void *layer)
+{
+	struct est_pass *pass = context;
+	unsigned unit = est_unit_of_layer((const struct est_layer *)layer - pass->layers);
+
+	x = est_schedule_enter(pass->schedule, unit, x);
+	return est_schedule_leave(pass->schedule, unit, layer_function(context, x, layer));
+}
+
 static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer *layer, bool checkpointed, struct est_tensor x)
 {
 	const struct est_rope *rope = est_layer_rope(pass, layer);
-	struct est_call call = { .function = layer_function, .context = pass, .argument = layer,
+	struct est_call call = { .function = est_unit_is_checkpointed(pass->schedule) ? unit_function : layer_function,
+				 .context = pass, .argument = layer,
 				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask,
 					     pass->position_bias } };
 
@@ -209,15 +220,17 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
 	pass->runs_layers = true;
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
+		bool within = est_is_checkpointed(pass, i) && est_unit_is_checkpointed(pass->schedule);
+		struct est_schedule *schedule = within ? NULL : pass->schedule;
 		struct est_tensor weights = pass->attn_weights, y;
 
 		pass->attn_weights = est_none;
-		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_layer(i), x));
+		x = est_hold(est_schedule_enter(schedule, est_unit_of_layer(i), x));
 		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
 		est_drop(pass->tape, weights);
 		est_drop(pass->tape, x);
 		keep_beside(pass);
-		x = est_hold(est_schedule_leave(pass->schedule, est_unit_of_layer(i), y));
+		x = est_hold(est_schedule_leave(schedule, est_unit_of_layer(i), y));
 	}
 	pass->runs_layers = false;
 	return x;

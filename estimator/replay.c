@@ -58,6 +58,8 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 	play_levels(program, EST_PART_LOAD, &level);
 	for (unsigned step = 0; step < 2; step++) {
 		level.steady = step > 0;
+		if (step == 0)
+			play_levels(program, EST_PART_REHEARSAL, &level);
 		play_levels(program, EST_PART_MICRO_FIRST, &level);
 		play_levels(program, EST_PART_MICRO_NEXT, &level);
 		play_levels(program, EST_PART_CLIP, &level);
@@ -84,11 +86,6 @@ struct play {
 	uint64_t phase_reserved[EST_PHASES];
 };
 
-static bool is_rehearsed(const struct est_program *program)
-{
-	return program->end[EST_PART_REHEARSAL] > program->begin[EST_PART_REHEARSAL];
-}
-
 /* How often the part is played in this step. */
 static uint64_t repeats(const struct play *play)
 {
@@ -97,7 +94,7 @@ static uint64_t repeats(const struct play *play)
 	if (play->part == EST_PART_LOAD || play->part == EST_PART_STATES || play->part == EST_PART_REHEARSAL)
 		return play->step == 0;
 	if (play->part == EST_PART_MICRO_FIRST && play->step == 0)
-		return !is_rehearsed(play->program);
+		return !play->program->rehearses_first;
 	if (play->part == EST_PART_MICRO_NEXT && play->step == 0 && play->program->rehearses_all)
 		return 0;
 	if (play->part == EST_PART_MICRO_NEXT)

@@ -40,15 +40,21 @@ static struct est_tensor hooked(struct est_schedule *schedule, const struct est_
 	return x;
 }
 
+/* What has been left to another unit is none. */
+static bool is_unit(const struct est_schedule *schedule, unsigned unit)
+{
+	return schedule && (!schedule->units || schedule->units[unit].first);
+}
+
 void est_schedule_begin(struct est_schedule *schedule, unsigned unit)
 {
-	if (schedule)
+	if (is_unit(schedule, unit))
 		schedule->row->before_forward(schedule, unit);
 }
 
 struct est_tensor est_schedule_enter(struct est_schedule *schedule, unsigned unit, struct est_tensor x)
 {
-	if (!schedule)
+	if (!is_unit(schedule, unit))
 		return x;
 	est_schedule_begin(schedule, unit);
 	return hooked(schedule, &enter_op, unit, x);
@@ -56,9 +62,11 @@ struct est_tensor est_schedule_enter(struct est_schedule *schedule, unsigned uni
 
 struct est_tensor est_schedule_leave(struct est_schedule *schedule, unsigned unit, struct est_tensor y)
 {
-	if (!schedule)
+	if (!is_unit(schedule, unit))
 		return y;
 	schedule->row->after_forward(schedule, unit);
+	if (schedule->units)
+		schedule->units[unit].awaits_backward = y.requires_grad && !schedule->tape->no_grad;
 	return hooked(schedule, &leave_op, unit, y);
 }
 
@@ -84,7 +92,7 @@ static void finish_units(struct est_schedule *schedule)
 
 		if (!unit->reduced)
 			schedule->row->after_backward(schedule, i);
-		unit->reduced = false;
+		unit->reduced = unit->has_run = unit->awaits_backward = false;
 		est_drop(schedule->tape, unit->all_reduced);
 		unit->all_reduced = est_none;
 		est_storage_release(schedule->tape, unit->gathered); /* ahead of a backward that did not come */
@@ -92,6 +100,7 @@ static void finish_units(struct est_schedule *schedule)
 	}
 	est_storage_release(schedule->tape, schedule->held_reduction);
 	schedule->held_reduction = 0;
+	schedule->last_run = EST_NO_UNIT;
 }
 
 void est_schedule_backward_end(struct est_schedule *schedule)
@@ -104,8 +113,11 @@ void est_schedule_backward_end(struct est_schedule *schedule)
 		finish_units(schedule);
 }
 
+/* FSDP1's flat parameters lose theirs when the next forward finds none in the original ones. */
 void est_schedule_zero_grad(struct est_schedule *schedule)
 {
+	if (schedule && schedule->row == &est_fsdp1 && schedule->request->parallelism.use_orig_params)
+		est_mark(schedule->tape, EST_PHASE_FORWARD);
 	for (unsigned unit = 0; schedule && unit < schedule->unit_count; unit++) {
 		est_drop(schedule->tape, schedule->units[unit].gradient);
 		schedule->units[unit].gradient = est_none;
@@ -114,9 +126,19 @@ void est_schedule_zero_grad(struct est_schedule *schedule)
 
 /* ---- units and shards */
 
+static bool is_reentrant(const struct est_request *request)
+{
+	return request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
+}
+
 unsigned est_unit_of_tail(const struct est_schedule *schedule)
 {
 	return schedule && schedule->has_tail ? schedule->layers + 1 : 0;
+}
+
+bool est_unit_is_checkpointed(const struct est_schedule *schedule)
+{
+	return schedule && schedule->request->parallelism.checkpoint_outside_unit && is_reentrant(schedule->request);
 }
 
 bool est_tail_has_norm(const struct est_schedule *schedule)
@@ -127,6 +149,10 @@ bool est_tail_has_norm(const struct est_schedule *schedule)
 /* Leaves beyond the layers are built as the final norm's (L + 1) and the head's (L + 2). */
 static unsigned unit_of(const struct est_schedule *schedule, const struct est_leaf *leaf)
 {
+	if (schedule->unit_of_module && schedule->unit_of_module[leaf->module])
+		return schedule->unit_of_module[leaf->module];
+	if (leaf->unit > 0 && leaf->unit <= schedule->layers && schedule->layers_are_roots)
+		return schedule->layers + 2;
 	if (leaf->unit <= schedule->layers)
 		return leaf->unit;
 	if (leaf->unit == schedule->layers + 1 && schedule->norm_is_roots)
@@ -146,33 +172,37 @@ bool est_schedule_is_plain(const struct est_request *request)
 	return plain_step && plain_loss && !request->fuse_optimizer_in_backward;
 }
 
-static bool is_reentrant(const struct est_request *request)
-{
-	return request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
-}
-
-/* Units of whole layers. */
-static bool is_plain_fsdp(const struct est_request *request)
-{
-	return est_schedule_is_plain(request) && request->parallelism.wrap != EST_WRAP_PEFT && !is_reentrant(request);
-}
-
-/* Flat parameters that are trained whole, a unit for each layer and the model as the root (what accelerate makes of it too). */
-static bool is_replayed_fsdp1(const struct est_request *request)
-{
-	return is_plain_fsdp(request) && request->method == EST_FULL && request->precision == EST_BF16_MIXED
-	       && request->offload.parameters == EST_ON_GPU;
-}
-
-/* Full models, LoRA, and 4-bit QLoRA as it is quantised; gathered in 16 bits or in fp32, without masters. */
-static bool is_replayed_fsdp2(const struct est_request *request)
+/* LoRA, and 4-bit QLoRA as it is quantised. */
+static bool adapts_plainly(const struct est_request *request)
 {
 	const struct est_quantization *q = &request->quantization;
 	bool adapts = request->method == EST_LORA || (request->method == EST_QLORA && q->bits == 4 && !q->prepare_kbit);
-	bool whole = !request->lora.dora && request->lora.modules_to_save.count == 0;
-	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 
-	return is_plain_fsdp(request) && (request->method == EST_FULL || (adapts && whole)) && !master
+	return adapts && !request->lora.dora && request->lora.modules_to_save.count == 0;
+}
+
+/* Flat parameters, a unit for each layer and the model as the root (what accelerate makes of it too): full models; adapters, each of
+ * which PEFT's policy makes a unit, or, in the layers', where use_orig_params lets them be. Weights packed as bytes cannot be
+ * flattened. */
+static bool is_replayed_fsdp1(const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+	bool bytes = request->method == EST_QLORA && request->quantization.quant_storage == EST_STORE_UINT8;
+	bool together = request->method == EST_LORA && p->wrap != EST_WRAP_PEFT && p->use_orig_params;
+	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && p->param_dtype == EST_BF16;
+	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT;
+
+	return est_schedule_is_plain(request) && (whole || (adapts && request->loss == EST_LOSS_STANDARD))
+	       && request->precision == EST_BF16_MIXED && request->offload.parameters == EST_ON_GPU;
+}
+
+/* Full models and adapters; gathered in 16 bits or in fp32, without masters. */
+static bool is_replayed_fsdp2(const struct est_request *request)
+{
+	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
+	bool policy = request->parallelism.wrap == EST_WRAP_PEFT;
+
+	return est_schedule_is_plain(request) && (request->method == EST_FULL ? !policy : adapts_plainly(request)) && !master
 	       && request->precision != EST_BF16_AUTOCAST;
 }
 
@@ -224,49 +254,22 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 		schedule->shard_element = leaf->shard_element;
 }
 
-/* A flat parameter is cut as it lies: the first rank, which is replayed, has the unit's first parameters whole, a part of one
- * and nothing of the rest. */
-static void shard_flat(struct est_schedule *schedule, unsigned number)
+/* Whether an adapter's leaf, which is made last, comes before another in the order of the modules: behind what it adapts. */
+static bool comes_before(const struct est_leaf *adapter, const struct est_leaf *leaf)
 {
-	struct est_tape *tape = schedule->tape;
-	struct est_unit *unit = &schedule->units[number];
-	uint64_t numel = 0, share, left;
-	uint8_t element = tape->leaves[0].shard_element;
-
-	for (const struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
-		numel += leaf->value.numel;
-	left = share = (numel + schedule->ranks - 1) / schedule->ranks;
-	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
-		leaf->shard = leaf->value.numel < left ? leaf->value.numel : left;
-		left -= leaf->shard;
-	}
-	est_persistent(tape, share, element, EST_WEIGHTS);
-	unit->numel = unit->trained = share * schedule->ranks;
-	unit->cast = element != tape->leaves[0].value.element ? share : 0;
-}
-
-static void shard_all_flat(struct est_schedule *schedule)
-{
-	struct est_tape *tape = schedule->tape;
-
-	for (uint32_t i = 0; i < tape->leaf_count; i++) {
-		struct est_leaf *leaf = &tape->leaves[i];
-
-		leaf->shard_element = schedule->shard_element = leaf->value.element;
-		leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
-	}
-	for (unsigned number = 0; number < schedule->unit_count; number++)
-		shard_flat(schedule, number);
+	return adapter->adapts && adapter->adapts < (leaf->adapts ? leaf->adapts : leaf->module);
 }
 
 static void join_unit(struct est_schedule *schedule, struct est_leaf *leaf)
 {
-	struct est_unit *unit;
+	struct est_leaf **link;
 
 	leaf->unit = unit_of(schedule, leaf);
-	unit = &schedule->units[leaf->unit];
-	*(unit->last ? &unit->last->next : &unit->first) = leaf;
-	unit->last = leaf;
+	link = &schedule->units[leaf->unit].first;
+	while (*link && !comes_before(leaf, *link))
+		link = &(*link)->next;
+	leaf->next = *link;
+	*link = leaf;
 }
 
 static void shard_all(struct est_schedule *schedule)
@@ -277,7 +280,7 @@ static void shard_all(struct est_schedule *schedule)
 		if (!tape->leaves[i].value.storage) /* else ignored: it is whole on every rank */
 			join_unit(schedule, &tape->leaves[i]);
 	if (schedule->row == &est_fsdp1) {
-		shard_all_flat(schedule);
+		est_fsdp1_shard(schedule);
 		return;
 	}
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
@@ -334,7 +337,11 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
 	schedule->norm_is_roots = schedule->has_tail && request->method != EST_FULL;
+	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
 	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;
+	schedule->last_run = EST_NO_UNIT;
+	if (schedule->row == &est_fsdp1)
+		schedule->unit_count += est_fsdp1_name_adapters(schedule);
 	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
 	if (!schedule->units) {
 		tape->exhausted = true;

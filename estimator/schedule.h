@@ -12,17 +12,22 @@
  * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head, unit L + 2, if any, what only the model itself has:
  * the final norm that accelerate does not find within an adapted model. */
 struct est_unit {
-	struct est_leaf *first, *last; /* its sharded parameters: a list by est_leaf.next */
+	struct est_leaf *first;        /* its sharded parameters, in the order of the modules: a list by est_leaf.next */
 	uint64_t numel;                /* gathered elements, with the padding of shards */
 	uint64_t trained;              /* those of them whose gradients are reduced */
 	uint64_t cast;                 /* elements of a rank's shards that are of another dtype than what is gathered */
 	uint32_t gathered;             /* storage of the all-gather's output; 0: none */
 	bool unsharded, reduced;
+	bool has_run, awaits_backward; /* in this micro-batch's forward; where its result has a gradient */
+	unsigned previous;             /* the unit whose forward ended before, or EST_NO_UNIT */
 	struct est_tensor gradient;    /* sharded, from its reduction to zero_grad() */
 	struct est_tensor all_reduced; /* HSDP: what the replicas sum, to the end of the backward */
 	uint32_t flat;                 /* FSDP1: storage of the gathered flat parameter; 0: it is not gathered */
+	struct est_tensor replaced;    /* FSDP1: the shard before it was cast, which parameters show until the first forward */
 	struct est_tensor unreduced;   /* FSDP1: gradient of the flat parameter until it is reduced */
 };
+
+enum { EST_NO_UNIT = UINT32_MAX };
 
 struct est_schedule;
 
@@ -47,12 +52,16 @@ struct est_schedule {
 	bool offloads;                 /* CPUOffloadPolicy: shards and their gradients lie on the host */
 	bool replicates;               /* HSDP: groups of ranks hold the same shards */
 	uint8_t gathered_element, reduced_element, shard_element;
+	bool rehearses;                /* the first micro-batch of all runs otherwise than the others */
 	bool syncs;                    /* this micro-batch's backward reduces (no_sync() otherwise) */
 	struct est_unit *units;
 	unsigned unit_count, layers;
 	bool has_tail;                 /* final norm and head are a unit of their own */
 	bool norm_is_roots;            /* but for the norm, which is the root's */
+	bool layers_are_roots;         /* and so are the layers': PEFT's policy, which FSDP2 does not know */
 	bool root_leaves_at_loss;      /* unit 0 is the model itself: its backward begins at the loss, not at the logits */
+	uint32_t *unit_of_module;      /* FSDP1: modules within a layer that are units of their own; 0: none */
+	unsigned last_run;             /* the unit whose forward ended last, or EST_NO_UNIT */
 	struct est_zero3 *zero3;       /* ZeRO-3, whose units are modules; or NULL */
 	uint32_t held_gather;          /* all-gather output of the last unit, kept until the next has been copied out */
 	uint32_t held_reduction;       /* input of the last reduce-scatter, kept until the next */
@@ -81,6 +90,9 @@ void est_schedule_forward_end(struct est_schedule *schedule);
 void est_schedule_backward_end(struct est_schedule *schedule);
 void est_schedule_zero_grad(struct est_schedule *schedule);
 
+/* Whether reentrant checkpoints lie around the layers' units, not inside of them. (Others do the same in both places.) */
+bool est_unit_is_checkpointed(const struct est_schedule *schedule);
+
 /* Units by what they hold; those of the final norm and of the head are 0 where they are no units of their own. */
 static inline unsigned est_unit_of_layer(int64_t layer)
 {
@@ -88,6 +100,10 @@ static inline unsigned est_unit_of_layer(int64_t layer)
 }
 unsigned est_unit_of_tail(const struct est_schedule *schedule);
 bool est_tail_has_norm(const struct est_schedule *schedule);
+
+/* fsdp1.c: makes units of adapters, where PEFT's policy does; how many. Cuts all units, whose leaves are joined, as flat parameters. */
+unsigned est_fsdp1_name_adapters(struct est_schedule *schedule);
+void est_fsdp1_shard(struct est_schedule *schedule);
 
 /* fsdp2.c, fsdp1.c, zero3.c */
 extern const struct est_strategy_row est_fsdp2, est_fsdp1, est_zero3_row;

@@ -112,5 +112,7 @@ uint64_t est_sharding_unpooled(const struct est_request *request, const struct e
 
 	if (request->parallelism.strategy != EST_FSDP1 || !est_schedule_wanted(request))
 		return 0;
-	return 2 * sizes.element * (sizes.vocabulary + sizes.layer);
+	if (request->method == EST_FULL)
+		return 2 * sizes.element * (sizes.vocabulary + sizes.layer);
+	return request->parallelism.wrap == EST_WRAP_PEFT ? 0 : 2 * sizes.element * sizes.layer;
 }

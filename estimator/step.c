@@ -90,18 +90,30 @@ static void trace_micro(struct est_pass *pass, bool last)
 }
 
 /* ZeRO-3 has to see one micro-batch before it knows how all others run, and what it never lets go is there from the first step
- * on. True when these are all the micro-batches of that step. */
-static bool rehearse(struct est_pass *pass)
+ * on: true when these are all the micro-batches of that step. */
+static bool rehearse_zero3(struct est_pass *pass)
 {
 	int64_t steps = pass->request->gradient_accumulation_steps;
 
-	if (!pass->schedule || !pass->schedule->zero3)
-		return false;
 	trace_micro(pass, steps == 1);
 	if (steps > 1)
 		trace_micro(pass, steps == 2);
 	est_zero3_rehearsed(pass->schedule->zero3);
 	return steps <= 2;
+}
+
+static void rehearse(struct est_program *program, struct est_pass *pass)
+{
+	if (!pass->schedule || !pass->schedule->rehearses)
+		return;
+	program->rehearses_first = pass->schedule->zero3 != NULL;
+	if (program->rehearses_first) {
+		program->rehearses_all = rehearse_zero3(pass);
+	} else {
+		trace_micro(pass, true);
+		est_schedule_zero_grad(pass->schedule);
+	}
+	pass->schedule->rehearses = false;
 }
 
 /* The first micro-batch. Where only the last one is reduced, whatever lies between is not the part that repeats: one of them is
@@ -133,7 +145,7 @@ static int64_t count_trainable(const struct est_tape *tape)
 	int64_t count = 0;
 
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		if (tape->leaves[i].value.requires_grad)
+		if (tape->leaves[i].value.requires_grad && !tape->leaves[i].dragged)
 			count += (int64_t)tape->leaves[i].value.numel;
 	return count;
 }
@@ -167,7 +179,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		est_optimizer_fuse(tape, request);
 	end(program, tape, EST_PART_LOAD);
 	begin(program, tape, EST_PART_REHEARSAL);
-	program->rehearses_all = rehearse(&pass);
+	rehearse(program, &pass);
 	end(program, tape, EST_PART_REHEARSAL);
 	begin(program, tape, EST_PART_MICRO_FIRST);
 	program->accumulation_steps = trace_first(&pass);

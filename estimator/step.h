@@ -28,7 +28,8 @@ struct est_program {
 	uint64_t host_states;       /* host bytes of the optimizer's states */
 	uint64_t managed;           /* bytes in managed memory: paged optimizer states, outside the allocator */
 	uint64_t accumulation_steps;
-	bool rehearses_all;         /* the rehearsal stands for all micro-batches of the first step, not just for EST_PART_MICRO_FIRST */
+	bool rehearses_first;       /* the rehearsal stands for EST_PART_MICRO_FIRST in the first step, else it comes before */
+	bool rehearses_all;         /* and for EST_PART_MICRO_NEXT */
 	uint64_t surplus;           /* bytes that another rank may hold beyond the one that is traced, at most */
 	uint64_t leftover;          /* bytes that are alive of the batch before, and would not be if that were short */
 	int64_t trainable_parameters;

@@ -369,6 +369,9 @@ void est_support_check(const struct est_request *request, const struct est_model
 	if (!est_schedule_wanted(request)) {
 		check_named(fsdp_schedules, sizeof(fsdp_schedules) / sizeof(fsdp_schedules[0]), true, request, faults);
 		check_named(fsdp_types, sizeof(fsdp_types) / sizeof(fsdp_types[0]), false, request, faults);
+	} else if (request->parallelism.wrap == EST_WRAP_PEFT && request->parallelism.strategy != EST_FSDP1
+		   && request->parallelism.strategy != EST_ZERO3 && model->tie_word_embeddings) {
+		refuse_for("parallelism.wrap", request, "a tied head", faults);
 	} else if (request->method != EST_FULL && model->num_experts > 0) {
 		refuse(est_field_find("method"), request, faults);
 	}

@@ -84,15 +84,18 @@ struct est_leaf {
 	bool inner;                 /* a matrix within a decoder layer: no embedding, no head */
 	bool linear;                /* and of an nn.Linear: no router */
 	uint32_t module;            /* whose parameter it is: numbers are given in the order of construction, see est_module_hooks */
+	uint32_t adapts;            /* of an adapter: the module that it adapts; else 0 */
 	uint32_t shared_with;       /* another module that reads it: the head where it is tied; 0: none */
 	/* of a sharded model (schedule.h) */
 	uint32_t unit;              /* what it is gathered with */
 	struct est_leaf *next;      /* of the same unit, or NULL */
 	uint64_t shard;             /* elements of this rank's part */
 	uint8_t shard_element;      /* bytes of one; 0: the parameter is whole */
+	uint8_t ungathered_element; /* of a parameter that shows its shard until it is first gathered (FSDP1); 0: it does not any more */
 	bool on_host;               /* the shard, its gradient and the optimizer are */
 	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
 	uint64_t ours;              /* of a flat parameter: elements in this rank's part (zero.h) */
+	bool dragged;               /* frozen, but part of a flat parameter that is trained (FSDP1): gradients come, and are not stepped */
 	bool folded;                /* stepped with that flat parameter, whose first leaf has the rank's part as its shard */
 	bool deferred;              /* stepped after all others: a later sub-group (zero3.h) */
 	struct est_tensor accumulated; /* gradient of micro-batches that were not reduced, in the dtype of the reduction */
@@ -170,6 +173,7 @@ struct est_tape {
 	bool zero3;                 /* F.linear is DeepSpeed's autograd function, and a parameter that is freed gets other memory: what was
 				     * detached of it before stays */
 	unsigned backwards;         /* how many run, one in the other */
+	bool keeps_boundaries;      /* inputs of reentrant checkpoints, and their gradients, stay to the end of the backward (FSDP1's hooks) */
 	enum est_policy policy;     /* of the checkpoints to come */
 	bool offloads;              /* their inputs wait on the host (save_on_cpu) and come back for the recomputation */
 	uint64_t pinned;            /* bytes of host memory that they take */

@@ -410,7 +410,7 @@ bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, cons
 	zero3->prefetch_bucket = prefetch_of(model, p->buckets.prefetch_bucket_size);
 	zero3->max_live = p->max_live_parameters;
 	zero3->max_reuse = p->max_reuse_distance;
-	zero3->tape->zero3 = true;
+	zero3->tape->zero3 = schedule->rehearses = true;
 	if (!make_tables(zero3))
 		return false;
 	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++)

@@ -41,9 +41,11 @@ static void plain_play(struct plain *plain, enum est_part part)
 static void plain_play_micros(struct plain *plain, bool first)
 {
 	const struct est_program *program = plain->program;
-	bool rehearsed = first && program->end[EST_PART_REHEARSAL] > program->begin[EST_PART_REHEARSAL];
 
-	plain_play(plain, rehearsed ? EST_PART_REHEARSAL : EST_PART_MICRO_FIRST);
+	if (first)
+		plain_play(plain, EST_PART_REHEARSAL);
+	if (!(first && program->rehearses_first))
+		plain_play(plain, EST_PART_MICRO_FIRST);
 	for (unsigned i = 0; i < PLAIN_ACCUMULATIONS && i + 1 < program->accumulation_steps; i++)
 		if (!(first && program->rehearses_all))
 			plain_play(plain, EST_PART_MICRO_NEXT);
