@@ -74,6 +74,7 @@ const char *est_litgpt_refuses(const struct est_request *request, const struct e
 		{ "quantization.quant_storage",
 		  request->method == EST_QLORA && request->quantization.quant_storage != EST_STORE_UINT8 },
 		{ "sequence_length", request->sequence_length > CHUNKS_MAX * CHUNK },
+		{ "micro_batch_size", !adapts && request->micro_batch_size > CHUNKS_MAX * CHUNK / request->sequence_length },
 		{ "task", request->task != EST_CAUSAL_LM },
 	};
 
