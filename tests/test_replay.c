@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include "estimator/recurrence.h"
 #include "tests/plain.h"
 
 enum { WEIGHTS = 12, GRADIENTS = 12, STATES = 24, TEMPORARIES = 40,
@@ -193,6 +194,44 @@ START_TEST(the_arena_size_is_enough_and_less_is_told)
 }
 END_TEST
 
+/* A request of units was served from a block; then a segment is reserved. Pools 1 and 3: large ones of two streams. */
+static const struct {
+	const char *name;
+	uint32_t units, block, segment;
+	unsigned pool;
+	bool broken;
+} recurrences[] = {
+	{ "the segment would have fitted better", 30000, 90000, 50000, 1, true },
+	{ "it is as large as the block: the older one is taken", 30000, 90000, 90000, 1, false },
+	{ "it is larger than the block", 30000, 90000, 100000, 1, false },
+	{ "it is too small for the request", 60000, 90000, 30000, 1, false },
+	{ "it is of another pool", 30000, 90000, 50000, 3, false },
+	{ "the block fitted exactly", 30000, 30000, 40960, 1, false },
+	{ "the request is as large as the segment", 40960, 90000, 40960, 1, true },
+};
+
+START_TEST(a_step_recurs_unless_a_new_segment_is_in_its_way)
+{
+	struct est_recurrence recurrence = { .broken = false };
+
+	est_recurrence_note(&recurrence, 1, recurrences[_i].units, recurrences[_i].block);
+	est_recurrence_grow(&recurrence, recurrences[_i].pool, recurrences[_i].segment);
+	ck_assert_msg(recurrence.broken == recurrences[_i].broken, "%s", recurrences[_i].name);
+}
+END_TEST
+
+START_TEST(classes_are_in_the_order_of_what_they_hold)
+{
+	unsigned before = est_class_of(0);
+
+	for (uint64_t units = 1; units <= UINT32_MAX; units += units / 64 + 1) {
+		ck_assert_uint_ge(est_class_of((uint32_t)units), before);
+		before = est_class_of((uint32_t)units);
+	}
+	ck_assert_uint_lt(est_class_of(UINT32_MAX), EST_CLASSES);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("replay");
@@ -204,6 +243,9 @@ int main(void)
 	tcase_add_loop_test(test, what_is_not_played_again_would_have_been_the_same, 0, PROGRAMS);
 	tcase_add_test(test, the_least_limit_lies_below_the_peak_where_the_cache_can_be_given_back);
 	tcase_add_test(test, the_arena_size_is_enough_and_less_is_told);
+	tcase_add_loop_test(test, a_step_recurs_unless_a_new_segment_is_in_its_way, 0,
+			    (int)(sizeof(recurrences) / sizeof(recurrences[0])));
+	tcase_add_test(test, classes_are_in_the_order_of_what_they_hold);
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
