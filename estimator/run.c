@@ -62,7 +62,6 @@ static bool replay(const struct est_program *program, bool judged, struct est_ar
 	return true;
 }
 
-/* judged: cards are, so that the least limit is wanted. */
 /* torchtitan's experts weigh what they give in fp32, where Transformers', which are replayed, do it in 16 bits: up to three tensors of
  * all pairs of tokens and experts at once, unless they are fused. */
 static uint64_t weighed_in_fp32(const struct est_request *request, const struct est_model *model)
@@ -72,6 +71,7 @@ static uint64_t weighed_in_fp32(const struct est_request *request, const struct 
 	return request->framework == EST_TORCHTITAN && model->num_experts > 0 ? 12 * pairs * (uint64_t)model->hidden_size : 0;
 }
 
+/* judged: cards are, so that the least limit is wanted. */
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, bool judged,
 		     struct outcome *outcome)
 {
