@@ -36,6 +36,12 @@
 	.architecture = EST_ARCH_LFM2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 128000, \
 	.qk_norm = EST_QK_NORM_HEAD, .tie_word_embeddings = true, .conv_kernel = 3
 
+#define QWEN3_5 DELTA_NET, .architecture = EST_ARCH_QWEN3_5, .mrope = EST_MROPE_INTERLEAVED
+#define DELTA_NET \
+	GATED_PARTLY(EST_RMSNORM, 2, EST_SILU, 0.25), .max_position_embeddings = 32768, \
+	.head_dim = 256, .qk_norm = EST_QK_NORM_HEAD, .gated_attention = true, .conv_kernel = 4, .linear_num_key_heads = 16, \
+	.linear_num_value_heads = 32, .linear_key_head_dim = 128, .linear_value_head_dim = 128
+
 #define ENCODER_LAYERS \
 	LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
 	.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1, .classifier_dropout = 0.1
@@ -192,6 +198,18 @@ const struct cfg_family cfg_families[] = {
 		.ssm_num_groups = 8, .ssm_state_size = 128, .ssm_chunk_size = 128, .conv_kernel = 4, .conv_bias = true,
 		.num_experts = 8, .num_experts_per_tok = 2, .moe_intermediate_size = 7688, .shared_expert_intermediate_size = 7688,
 		.n_group = 1, .topk_group = 1, .norm_topk_prob = true, .router_correction_bias = true } },
+	{ "qwen3_next", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_LAYER_KINDS | CFG_READS_DELTA | CFG_READS_PARTIAL_ROTARY
+		| CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_SHARED_WIDTH | CFG_READS_NORM_TOPK | CFG_READS_SPARSE_STEP,
+		.shape = { DELTA_NET, .architecture = EST_ARCH_QWEN3_NEXT, .num_key_value_heads = 2, .intermediate_size = 5632,
+		.num_experts = 512, .num_experts_per_tok = 10, .moe_intermediate_size = 512, .shared_expert_intermediate_size = 512,
+		.shared_expert_gate = true, .norm_topk_prob = true } },
+	{ "qwen3_5_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_LAYER_KINDS | CFG_READS_DELTA | CFG_READS_PARTIAL_ROTARY,
+		.shape = { QWEN3_5, .num_key_value_heads = 4 } },
+	{ "qwen3_5_moe_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_LAYER_KINDS | CFG_READS_DELTA
+		| CFG_READS_PARTIAL_ROTARY | CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_SHARED_WIDTH, .shape = {
+		QWEN3_5, .num_key_value_heads = 2, .num_experts = 256, .num_experts_per_tok = 8,
+		.moe_intermediate_size = 512, .shared_expert_intermediate_size = 512, .shared_expert_gate = true,
+		.norm_topk_prob = true } },
 	{ "lfm2", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV, .shape = {
 		LFM2, .num_key_value_heads = 8 } },
 	{ "lfm2_moe", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV | CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH
@@ -324,9 +342,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "modernbert", ENCODER },
 	{ "muse_glimmer", OTHER },
 	{ "phimoe", MIXTURE },
-	{ "qwen3_5", HYBRID },
-	{ "qwen3_5_moe", MIXTURE },
-	{ "qwen3_next", MIXTURE },
 };
 /* clang-format on */
 

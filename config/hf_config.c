@@ -259,6 +259,8 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 	cfg_hf_read_keys(reading, family->reads);
 	if (family->wide_mlp_by_default && !model->intermediate_size)
 		model->intermediate_size = 4 * model->hidden_size;
+	if ((family->reads & CFG_READS_DELTA) && !model->intermediate_size) /* of no layer, where all have experts */
+		model->intermediate_size = model->shared_expert_intermediate_size;
 	if (reading->faults->count == before)
 		require_sizes(reading);
 	if (reading->faults->count > before)

@@ -75,7 +75,17 @@ static void read_indices(const struct cfg_hf_reading *reading, const json_t *ind
 	}
 }
 
-static void read_kinds(const struct cfg_hf_reading *reading)
+/* Qwen3-Next, Qwen3.5: each fourth layer attends, or as the file says. */
+static void read_interval(const struct cfg_hf_reading *reading)
+{
+	json_int_t every = json_integer_value(json_object_get(reading->object, "full_attention_interval"));
+	struct est_model *model = reading->model;
+
+	for (int64_t layer = 0; layer < model->num_hidden_layers; layer++)
+		model->layer_kinds[layer] = (layer + 1) % (every > 0 ? every : 4) ? EST_LAYER_MIXES : EST_LAYER_ATTENDS;
+}
+
+static void read_kinds(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	static const char *const lists[] = { "layer_types", "layers_block_type" };
 	const json_t *pattern = json_object_get(reading->object, "hybrid_override_pattern");
@@ -93,6 +103,8 @@ static void read_kinds(const struct cfg_hf_reading *reading)
 		read_pattern(reading, json_string_value(pattern));
 	else if (json_is_array(indices))
 		read_indices(reading, indices);
+	else if (reads & CFG_READS_DELTA)
+		read_interval(reading);
 	else
 		cfg_hf_refuse(reading->model, no_kinds);
 }
@@ -131,7 +143,9 @@ void cfg_settle_hybrid(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const json_t *positions = json_object_get(reading->object, "position_embedding_type");
 
-	read_kinds(reading);
+	read_kinds(reading, reads);
+	if ((reads & CFG_READS_DELTA) && reading->model->linear_num_value_heads % reading->model->linear_num_key_heads)
+		cfg_hf_complain(reading, "linear_num_key_heads", EST_CONTRADICTION, "must divide linear_num_value_heads");
 	if (reads & CFG_READS_SSM)
 		settle_ssm(reading);
 	if (reading->model->single_blocks)

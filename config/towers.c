@@ -28,6 +28,12 @@ const struct cfg_composite cfg_composites[] = {
 	{ "qwen2_5_vl", "qwen2_5_vl_text", .caches_in_training = true, .shape = {
 		EST_TOWER_QWEN2_5_VL, .hidden_size = 3584, .intermediate_size = 3420, .num_hidden_layers = 32, .num_attention_heads = 16,
 		.patch_size = 14, .temporal_patch_size = 2, .spatial_merge_size = 2 } },
+	{ "qwen3_5", "qwen3_5_text", .shape = {
+		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27, .num_attention_heads = 16,
+		.patch_size = 16, .temporal_patch_size = 2, .spatial_merge_size = 2, .num_position_embeddings = 2304 } },
+	{ "qwen3_5_moe", "qwen3_5_moe_text", .shape = {
+		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27, .num_attention_heads = 16,
+		.patch_size = 16, .temporal_patch_size = 2, .spatial_merge_size = 2, .num_position_embeddings = 2304 } },
 	{ "qwen3_vl", "qwen3_vl_text", .caches_in_training = true, .shape = {
 		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27, .num_attention_heads = 16,
 		.patch_size = 16, .temporal_patch_size = 2, .spatial_merge_size = 2, .num_position_embeddings = 2304,

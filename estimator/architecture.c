@@ -131,6 +131,24 @@ static const struct est_module nemotron_moe[] = {
 	NORM(input_layernorm, HIDDEN), EXPERTS, ROUTER, LINEAR(up_proj, HIDDEN, SHARED, MLP), LINEAR(down_proj, SHARED, HIDDEN, MLP),
 	LINEAR(fc1_latent_proj, HIDDEN, EXPERT_LATENT, MLP), LINEAR(fc2_latent_proj, EXPERT_LATENT, HIDDEN, MLP), END
 };
+/* conv1d, dt_bias, A_log, norm, out_proj, in_proj_qkv, in_proj_z, in_proj_b, in_proj_a */
+#define DELTA_NET WIDE(mixer.conv_weight, CONV, SSM_CONV), WIDE(mixer.dt_bias, VECTOR, DELTA_HEADS), \
+	WIDE(mixer.a_log, VECTOR, DELTA_HEADS), NORM(mixer.norm, DELTA_HEAD), NAMED(mixer.out_proj, "out_proj", DELTA, HIDDEN, NONE), \
+	NAMED(mixer.in_proj, "in_proj_qkv", HIDDEN, SSM_CONV, NONE), NAMED(mixer.z_proj, "in_proj_z", HIDDEN, DELTA, NONE), \
+	NAMED(mixer.b_proj, "in_proj_b", HIDDEN, DELTA_HEADS, NONE), NAMED(mixer.a_proj, "in_proj_a", HIDDEN, DELTA_HEADS, NONE)
+#define GATED_ATTENTION LINEAR(q_proj, HIDDEN, GATED_QUERY, QKV), LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV), \
+	LINEAR(o_proj, QUERY, HIDDEN, O), NORM(q_norm, HEAD), NORM(k_norm, HEAD)
+#define GATED_MIXTURE ROUTER, EXPERTS, SHARED_EXPERTS, LINEAR(shared_expert_gate, HIDDEN, SHARED_GATE, NONE)
+/* conv1d, in_proj_qkvz, in_proj_ba, dt_bias, A_log, norm, out_proj */
+#define DELTA_NET_BY_HEAD WIDE(mixer.conv_weight, CONV, SSM_CONV), NAMED(mixer.in_proj, "in_proj_qkvz", HIDDEN, DELTA_QKVZ, NONE), \
+	NAMED(mixer.b_proj, "in_proj_ba", HIDDEN, DELTA_BA, NONE), WIDE(mixer.dt_bias, VECTOR, DELTA_HEADS), \
+	WIDE(mixer.a_log, VECTOR, DELTA_HEADS), NORM(mixer.norm, DELTA_HEAD), NAMED(mixer.out_proj, "out_proj", DELTA, HIDDEN, NONE)
+static const struct est_module qwen3_next_delta[] = { DELTA_NET_BY_HEAD, DENSE_MLP, NORMS, END };
+static const struct est_module qwen3_next_delta_moe[] = { DELTA_NET_BY_HEAD, GATED_MIXTURE, NORMS, END };
+static const struct est_module qwen3_5[] = { GATED_ATTENTION, DENSE_MLP, NORMS, END };
+static const struct est_module qwen3_5_moe[] = { GATED_ATTENTION, GATED_MIXTURE, NORMS, END };
+static const struct est_module qwen3_5_delta[] = { DELTA_NET, DENSE_MLP, NORMS, END };
+static const struct est_module qwen3_5_delta_moe[] = { DELTA_NET, GATED_MIXTURE, NORMS, END };
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
 /* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and LayerNorm */
@@ -265,6 +283,11 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_NEMOTRON_H]  = { nemotron_attention, est_nemotron_h_layer, est_olmo2_norm, .rotary = false, .sparse = nemotron_moe,
 				   .mixer = nemotron_mamba, .feeds = nemotron_mlp, .experts_by_their_own_names = true,
 				   .peft_refuses_out_proj = true, .fp32_logits = true },
+	[EST_ARCH_QWEN3_5]     = { qwen3_5, est_qwen3_5_layer, est_gemma_norm, .rotary = true, .sparse = qwen3_5_moe,
+				   .mixer = qwen3_5_delta, .mixer_sparse = qwen3_5_delta_moe, .flat_shared_experts = true,
+				   .experts_by_their_own_names = true },
+	[EST_ARCH_QWEN3_NEXT]  = { qwen3_5, est_qwen3_5_layer, est_gemma_norm, .rotary = true, .sparse = qwen3_5_moe,
+				   .mixer = qwen3_next_delta, .mixer_sparse = qwen3_next_delta_moe, .flat_shared_experts = true },
 	[EST_ARCH_LFM2]        = { lfm2, est_lfm2_layer, est_llama_norm, .rotary = true, .sparse = lfm2_moe, .mixer = lfm2_conv,
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
@@ -319,6 +342,16 @@ static uint64_t mixer_width(const struct est_model *model, enum est_width width)
 		return (uint64_t)(est_model_ssm_width(model) + est_model_conv_width(model) + model->ssm_num_heads);
 	case EST_WIDTH_SSM_CONV:
 		return (uint64_t)est_model_conv_width(model);
+	case EST_WIDTH_DELTA:
+		return (uint64_t)(model->linear_num_value_heads * model->linear_value_head_dim);
+	case EST_WIDTH_DELTA_QKVZ:
+		return (uint64_t)(est_model_conv_width(model) + model->linear_num_value_heads * model->linear_value_head_dim);
+	case EST_WIDTH_DELTA_BA:
+		return 2 * (uint64_t)model->linear_num_value_heads;
+	case EST_WIDTH_DELTA_HEADS:
+		return (uint64_t)model->linear_num_value_heads;
+	case EST_WIDTH_DELTA_HEAD:
+		return (uint64_t)model->linear_value_head_dim;
 	case EST_WIDTH_SSM_HEADS:
 		return (uint64_t)model->ssm_num_heads;
 	default:
@@ -359,6 +392,8 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 	switch (width) {
 	case EST_WIDTH_QUERY:
 		return query;
+	case EST_WIDTH_GATED_QUERY:
+		return 2 * query;
 	case EST_WIDTH_KEY:
 		return key;
 	case EST_WIDTH_QKV:

@@ -208,7 +208,8 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	pass->quantizes = quantizes;
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = true;
-	linear->permuted = module->out == EST_WIDTH_GATES;
+	linear->permuted = module->out == EST_WIDTH_GATES || module->out == EST_WIDTH_DELTA_HEADS
+			   || module->out == EST_WIDTH_DELTA_BA || module->out == EST_WIDTH_SSM_CONV;
 	linear->flat = module->in == EST_WIDTH_EXPERT_LATENT || module->out == EST_WIDTH_EXPERT_LATENT;
 	if (est_architecture_row(pass->model->architecture)->flat_shared_experts)
 		linear->flat = module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE;

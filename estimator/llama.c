@@ -1,8 +1,17 @@
 /* LlamaDecoderLayer and those that read alike: Mistral, Qwen2, Qwen3, Granite, Gemma (1). */
 #include "estimator/pass.h"
 
-struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
-			     struct est_tensor v)
+/* x *= sigmoid(gate); both, held, move in, the result is held */
+static struct est_tensor gated(struct est_tape *tape, struct est_tensor x, struct est_tensor gate)
+{
+	struct est_tensor out = est_hold(est_mul(tape, x, est_tanh(tape, gate)));
+
+	est_drop(tape, x);
+	return out;
+}
+
+struct est_tensor est_attend_gated(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+				   struct est_tensor v, struct est_tensor gate)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor embed[2] = { q, k }, out;
@@ -15,14 +24,23 @@ struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *laye
 	}
 	est_cache_update(pass, &embed[1], &v);
 	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
+	if (gate.numel)
+		out = gated(tape, out, gate);
 	q = est_hold(est_linear(tape, &layer->o_proj, out));
 	est_drop(tape, out);
+	est_drop(tape, gate);
 	out = est_dropout(tape, q, pass->model->residual_dropout);
 	est_drop(tape, q);
 	est_drop(tape, embed[0]);
 	est_drop(tape, embed[1]);
 	est_drop(tape, v);
 	return out;
+}
+
+struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+			     struct est_tensor v)
+{
+	return est_attend_gated(pass, layer, q, k, v, est_none);
 }
 
 struct est_tensor est_llama_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

@@ -1,5 +1,4 @@
 /* Mamba-2 as Transformers' modelling code runs it where mamba-ssm is not installed: Mamba2Mixer.forward and mamba2_chunk_scan. */
-#include <assert.h>
 #include "estimator/recurrent.h"
 
 /* Elements of what the scan works on, padded to whole chunks. */
@@ -80,28 +79,12 @@ static struct est_tensor segment_sum(struct est_tape *tape, struct est_tensor x,
 	return out;
 }
 
-/* mamba2_chunk_scan, whose variables all live to its end. */
-enum { VARIABLES = 24 };
+/* mamba2_chunk_scan */
 struct scan {
 	struct sizes size;
+	struct est_variables frame;
 	struct est_tensor hidden_states, a, b, c, dt, d_residual, a_cumsum, y_diag;
-	struct est_tensor variables[VARIABLES];
-	unsigned count;
 };
-
-static struct est_tensor keep(struct scan *scan, struct est_tensor x)
-{
-	assert(scan->count < VARIABLES);
-	x = est_hold(x);
-	scan->variables[scan->count++] = x;
-	return x;
-}
-
-static void scan_finish(struct est_tape *tape, const struct scan *scan)
-{
-	for (unsigned i = 0; i < scan->count; i++)
-		est_drop(tape, scan->variables[i]);
-}
 
 /* x padded and cut into chunks. That of four dimensions is permuted by what follows: its gradient is copied back. */
 static struct est_tensor chunked(struct est_tape *tape, struct est_tensor x, uint64_t numel, bool permuted)
@@ -122,19 +105,19 @@ static void discretize(struct est_pass *pass, const struct est_mixer *mixer, con
 	dt = est_hold(est_add(tape, dt, bias));
 	positive = est_hold(est_softplus(tape, dt));
 	est_drop(tape, dt);
-	scan->dt = keep(scan, est_clamp(tape, positive, 2));
+	scan->dt = est_keep(&scan->frame, est_clamp(tape, positive, 2));
 	est_drop(tape, positive);
 	x32 = est_hold(est_to(tape, x_b_c[0], EST_32BIT));
 	b = est_hold(est_repeat_interleave(tape, est_to(tape, x_b_c[1], EST_32BIT), repeats));
 	c = est_hold(est_repeat_interleave(tape, est_to(tape, x_b_c[2], EST_32BIT), repeats));
-	scan->d_residual = keep(scan, est_mul(tape, est_leaf_tensor(tape, mixer->d), est_pad(tape, x32, scan->size.hidden)));
+	scan->d_residual = est_keep(&scan->frame, est_mul(tape, est_leaf_tensor(tape, mixer->d), est_pad(tape, x32, scan->size.hidden)));
 	x = est_hold(est_mul(tape, x32, est_to(tape, scan->dt, EST_32BIT)));
 	est_drop(tape, x32);
 	a = est_hold(est_mul(tape, a, est_to(tape, scan->dt, EST_32BIT)));
-	scan->hidden_states = keep(scan, chunked(tape, x, scan->size.hidden, true));
-	scan->a = keep(scan, chunked(tape, a, scan->size.padded * scan->size.heads, false));
-	scan->b = keep(scan, chunked(tape, b, scan->size.state, true));
-	scan->c = keep(scan, chunked(tape, c, scan->size.state, true));
+	scan->hidden_states = est_keep(&scan->frame, chunked(tape, x, scan->size.hidden, true));
+	scan->a = est_keep(&scan->frame, chunked(tape, a, scan->size.padded * scan->size.heads, false));
+	scan->b = est_keep(&scan->frame, chunked(tape, b, scan->size.state, true));
+	scan->c = est_keep(&scan->frame, chunked(tape, c, scan->size.state, true));
 	est_drop(tape, x);
 	est_drop(tape, a);
 	est_drop(tape, b);
@@ -146,11 +129,11 @@ static void scan_within_chunks(struct est_tape *tape, struct scan *scan, uint64_
 {
 	struct est_tensor l, g, m;
 
-	scan->a_cumsum = keep(scan, est_cumsum(tape, scan->a));
-	l = keep(scan, est_exp(tape, segment_sum(tape, est_alias(tape, scan->a), chunk)));
-	g = keep(scan, einsum(tape, (struct operand){ scan->c, true, false }, (struct operand){ scan->b, true, false }, scan->size.scores));
-	m = keep(scan, est_mul(tape, g, l));
-	scan->y_diag = keep(scan, einsum_permuted(tape, (struct operand){ m, false, false }, (struct operand){ scan->hidden_states, true, false },
+	scan->a_cumsum = est_keep(&scan->frame, est_cumsum(tape, scan->a));
+	l = est_keep(&scan->frame, est_exp(tape, segment_sum(tape, est_alias(tape, scan->a), chunk)));
+	g = est_keep(&scan->frame, einsum(tape, (struct operand){ scan->c, true, false }, (struct operand){ scan->b, true, false }, scan->size.scores));
+	m = est_keep(&scan->frame, est_mul(tape, g, l));
+	scan->y_diag = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ m, false, false }, (struct operand){ scan->hidden_states, true, false },
 						  scan->size.hidden));
 }
 
@@ -167,28 +150,28 @@ static struct est_tensor scan_between_chunks(struct est_pass *pass, struct scan 
 	uint64_t chunks = scan->size.chunks, one_state = scan->size.chunk_states / chunks;
 	struct est_tensor decay_states, b_decay, states, previous_states, last, decay_chunk, new_states;
 
-	decay_states = keep(scan, est_exp(tape, est_sub(tape, last_sums(pass, scan), scan->a_cumsum)));
-	b_decay = keep(scan, est_mul(tape, scan->b, decay_states));
+	decay_states = est_keep(&scan->frame, est_exp(tape, est_sub(tape, last_sums(pass, scan), scan->a_cumsum)));
+	b_decay = est_keep(&scan->frame, est_mul(tape, scan->b, decay_states));
 	states = einsum_permuted(tape, (struct operand){ b_decay, true, true }, (struct operand){ scan->hidden_states, true, false },
 				 scan->size.chunk_states);
-	previous_states = keep(scan, est_empty(tape, one_state, states.element));
+	previous_states = est_keep(&scan->frame, est_empty(tape, one_state, states.element));
 	states = est_hold(est_cat(tape, previous_states, states));
 	last = last_sums(pass, scan);
 	last = est_pad(tape, last, last.numel / chunks * (chunks + 1));
-	decay_chunk = keep(scan, est_exp(tape, segment_sum(tape, last, chunks + 1)));
-	new_states = keep(scan, einsum_permuted(tape, (struct operand){ decay_chunk, false, false }, (struct operand){ states, true, false },
+	decay_chunk = est_keep(&scan->frame, est_exp(tape, segment_sum(tape, last, chunks + 1)));
+	new_states = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ decay_chunk, false, false }, (struct operand){ states, true, false },
 						scan->size.chunk_states + one_state));
 	est_drop(tape, states);
-	return keep(scan, est_slice(tape, est_alias(tape, new_states), scan->size.chunk_states));
+	return est_keep(&scan->frame, est_slice(tape, est_alias(tape, new_states), scan->size.chunk_states));
 }
 
 /* 4. what the states add to each chunk's output */
 static struct est_tensor add_states(struct est_tape *tape, struct scan *scan, struct est_tensor states)
 {
-	struct est_tensor decay = keep(scan, est_exp(tape, scan->a_cumsum)), y_off;
+	struct est_tensor decay = est_keep(&scan->frame, est_exp(tape, scan->a_cumsum)), y_off;
 
-	y_off = keep(scan, einsum_permuted(tape, (struct operand){ scan->c, true, false }, (struct operand){ states, true, false }, scan->size.hidden));
-	y_off = keep(scan, est_mul(tape, y_off, decay));
+	y_off = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ scan->c, true, false }, (struct operand){ states, true, false }, scan->size.hidden));
+	y_off = est_keep(&scan->frame, est_mul(tape, y_off, decay));
 	return est_add(tape, est_contiguous(tape, est_add(tape, scan->y_diag, y_off)), scan->d_residual);
 }
 
@@ -204,7 +187,7 @@ static struct est_tensor chunk_scan(struct est_pass *pass, const struct est_mixe
 	out = add_states(tape, &scan, scan_between_chunks(pass, &scan));
 	if (scan.size.padded > pass->tokens)
 		out = est_slice(tape, out, x_b_c[0].numel);
-	scan_finish(tape, &scan);
+	est_variables_drop(tape, &scan.frame);
 	return out;
 }
 

@@ -42,7 +42,7 @@ static struct est_tensor mixtral_mixture(struct est_pass *pass, const struct est
 }
 
 /* Qwen2-MoE: the shared expert first, its output weighted by a gate last */
-static struct est_tensor qwen2_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_qwen2_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor tokens, shared, weighted, out;
@@ -264,7 +264,7 @@ static struct est_tensor granite_mixer(struct est_pass *pass, const struct est_l
 	}
 
 LAYER(est_mixtral_layer, est_llama_norm, est_llama_attention, mixtral_mixture)
-LAYER(est_qwen2_moe_layer, est_llama_norm, est_llama_attention, qwen2_mixture)
+LAYER(est_qwen2_moe_layer, est_llama_norm, est_llama_attention, est_qwen2_mixture)
 LAYER(est_qwen3_moe_layer, est_llama_norm, est_qwen3_attention, softmax_mixture)
 LAYER(est_olmoe_layer, est_llama_norm, olmoe_attention, softmax_mixture)
 LAYER(est_deepseek_v2_layer, est_llama_norm, est_latent_attention, deepseek_v2_mixture)

@@ -53,7 +53,7 @@ static int64_t attention_parameters(const struct est_model *model)
 
 	if (model->kv_lora_rank)
 		return latent_attention_parameters(model);
-	return (model->attention_sinks ? model->num_attention_heads : 0) + linear_parameters(h, q, model->qkv_bias) + 2 * linear_parameters(h, kv, model->qkv_bias)
+	return (model->attention_sinks ? model->num_attention_heads : 0) + linear_parameters(h, model->gated_attention ? 2 * q : q, model->qkv_bias) + 2 * linear_parameters(h, kv, model->qkv_bias)
 		+ linear_parameters(q, h, model->o_bias) + qk_norm_parameters(model);
 }
 
@@ -131,8 +131,19 @@ static int64_t mamba2_parameters(const struct est_model *model)
 		+ (model->conv_bias ? conv : 0) + 3 * model->ssm_num_heads + inner + linear_parameters(inner, h, model->mixer_bias);
 }
 
+/* Projections of q, k and v, of a gate as wide as v, and two of the heads; a convolution; two vectors of heads; a norm of a head */
+static int64_t delta_net_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, heads = model->linear_num_value_heads, value = heads * model->linear_value_head_dim;
+	int64_t conv = est_model_conv_width(model);
+
+	return h * (conv + value + 2 * heads) + conv * model->conv_kernel + 2 * heads + model->linear_value_head_dim + value * h;
+}
+
 static int64_t mixer_parameters(const struct est_model *model)
 {
+	if (model->linear_num_value_heads)
+		return delta_net_parameters(model);
 	return model->architecture == EST_ARCH_LFM2 ? short_conv_parameters(model) : mamba2_parameters(model);
 }
 
@@ -174,6 +185,9 @@ int64_t est_model_ssm_width(const struct est_model *model)
 
 int64_t est_model_conv_width(const struct est_model *model)
 {
+	if (model->linear_num_value_heads)
+		return 2 * model->linear_num_key_heads * model->linear_key_head_dim
+		       + model->linear_num_value_heads * model->linear_value_head_dim;
 	return est_model_ssm_width(model) + 2 * model->ssm_num_groups * model->ssm_state_size;
 }
 

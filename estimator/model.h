@@ -51,6 +51,8 @@ enum est_architecture {
 	EST_ARCH_ERNIE4_5_MOE, /* shared experts first, a router in fp32 */
 	EST_ARCH_LFM2,        /* short convolutions beside attention */
 	EST_ARCH_NEMOTRON_H,  /* layers of one block each: Mamba-2, attention, an MLP or experts without gates */
+	EST_ARCH_QWEN3_5,     /* the gated delta rule beside attention with an output gate */
+	EST_ARCH_QWEN3_NEXT,  /* the same, its projections interleaved by head */
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
 	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
@@ -135,6 +137,8 @@ struct est_model {
 	int64_t conv_kernel;          /* width of the causal convolution of a mixer */
 	bool conv_bias, mixer_bias;   /* of the convolution, of the mixer's projections */
 	int64_t ssm_num_heads, ssm_head_dim, ssm_state_size, ssm_num_groups, ssm_chunk_size; /* Mamba-2 */
+	int64_t linear_num_key_heads, linear_num_value_heads, linear_key_head_dim, linear_value_head_dim; /* gated delta rule */
+	bool gated_attention;         /* q_proj gives a gate for attention's output too */
 
 	int64_t type_vocab_size;      /* token types with an embedding; 0: none */
 	bool pooler;                  /* a dense layer on the first token */
@@ -169,7 +173,7 @@ int64_t est_model_expert_width(const struct est_model *model);
 
 /* Whether a layer has another mixer than attention. */
 bool est_model_mixes(const struct est_model *model);
-/* Features that Mamba-2 mixes, and those that its convolution reads: with B and C of all groups. */
+/* Features that Mamba-2 mixes; those that a mixer's convolution reads: of Mamba-2 with B and C of all groups, or q, k and v. */
 int64_t est_model_ssm_width(const struct est_model *model);
 int64_t est_model_conv_width(const struct est_model *model);
 

@@ -31,7 +31,7 @@ struct est_experts {
 /* The modules of a mixer that is no attention: the projections, a causal convolution, vectors of one element a head, the norm of
  * what comes out. */
 struct est_mixer {
-	struct est_linear in_proj, out_proj;
+	struct est_linear in_proj, out_proj, z_proj, b_proj, a_proj;
 	uint32_t conv_weight, conv_bias;            /* conv_bias: EST_NO_LEAF where there is none */
 	uint32_t dt_bias, a_log, d;
 	struct est_norm_weights norm;
@@ -236,6 +236,9 @@ est_layer_function est_llama_attention, est_qwen3_attention, est_head_norm_atten
 /* o_proj(attention(rope(q), rope(k), v)); q, k and v, as heads, move in */
 struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 			     struct est_tensor v);
+/* The same with attention's output multiplied by sigmoid(gate), which moves in. */
+struct est_tensor est_attend_gated(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+				   struct est_tensor v, struct est_tensor gate);
 
 /* ---- moe.c, mla.c */
 
@@ -251,6 +254,8 @@ struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_la
 /* The loop over experts of Transformers 4 (experts.c); x [tokens, hidden] and routing are borrowed. */
 struct est_tensor est_looped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 				     const struct est_routing *routing);
+/* Qwen2-MoE's block in the place of the MLP: a gated shared expert beside the others; a layer without experts has an MLP. */
+est_layer_function est_qwen2_mixture;
 /* DeepSeek's self_attn; x is borrowed. */
 est_layer_function est_latent_attention;
 /* gpt-oss: its self_attn, and its experts' gate, gate_up borrowed. */
@@ -263,10 +268,10 @@ struct est_tensor est_clamped_gate(struct est_pass *pass, struct est_tensor gate
 void est_apply_paired_rope(struct est_pass *pass, const struct est_rope *rope, bool interleaved, struct est_tensor q,
 			   struct est_tensor k, struct est_tensor ret[2]);
 
-/* ---- mamba2.c, lfm2.c */
+/* ---- mamba2.c, lfm2.c, delta_net.c */
 
 /* The mixers' forward without packages of kernels, as Transformers' modelling code has it; x is borrowed. */
-est_layer_function est_mamba2_mixer, est_short_conv;
+est_layer_function est_mamba2_mixer, est_short_conv, est_delta_net;
 
 /* ---- rotary.c */
 
@@ -312,7 +317,7 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer, est_lfm2_layer, est_nemotron_h_layer;
+	est_granite_moe_layer, est_lfm2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
 est_norm_function est_cohere_norm;
 
 #endif

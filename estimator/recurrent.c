@@ -1,5 +1,20 @@
 #include "estimator/recurrent.h"
 
+#include <assert.h>
+
+struct est_tensor est_keep(struct est_variables *variables, struct est_tensor x)
+{
+	assert(variables->count < EST_VARIABLES);
+	variables->tensor[variables->count++] = est_hold(x);
+	return est_hold(x);
+}
+
+void est_variables_drop(struct est_tape *tape, const struct est_variables *variables)
+{
+	for (unsigned i = 0; i < variables->count; i++)
+		est_drop(tape, variables->tensor[i]);
+}
+
 /* ---- functions of one operand */
 
 static void backward_one(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -84,6 +99,35 @@ struct est_tensor est_clamp(struct est_tape *tape, struct est_tensor x, unsigned
 	out = est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
 	est_finish(tape, x);
 	return out;
+}
+
+static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	(void)tape;
+	ret[0] = est_take_grad(node, 0);
+	ret[0].numel = node->edge_numel[0];
+	ret[0].view = true;
+}
+static const struct est_op sum_op = { "Sum", backward_sum };
+
+struct est_tensor est_sum_last(struct est_tape *tape, struct est_tensor x, uint64_t rows)
+{
+	return est_unary(tape, &sum_op, x, false, false, rows);
+}
+
+/* the subtrahend's gradient is negated first; the engine sums both */
+static void backward_sub_outer(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[1] = est_empty(tape, node->grad[0].numel, node->grad[0].element);
+	ret[0] = est_hold(est_alias(tape, node->grad[0]));
+}
+static const struct est_op sub_outer_op = { "Sub", backward_sub_outer };
+
+struct est_tensor est_sub_outer(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
+{
+	struct est_node *node = est_node_new(tape, &sub_outer_op, 2, (struct est_tensor[]){ a, b });
+
+	return est_output(tape, node, 0, est_empty(tape, numel, a.element));
 }
 
 /* grad.flip().cumsum().flip() */

@@ -5,6 +5,17 @@
 
 #include "estimator/pass.h"
 
+/* The variables of a function's frame that live to its end. */
+enum { EST_VARIABLES = 24 };
+struct est_variables {
+	struct est_tensor tensor[EST_VARIABLES];
+	unsigned count;
+};
+
+/* x as a variable: held. */
+struct est_tensor est_keep(struct est_variables *variables, struct est_tensor x);
+void est_variables_drop(struct est_tape *tape, const struct est_variables *variables);
+
 /* torch.exp, which keeps its result; F.softplus, which keeps its input. Autocast runs both in fp32. */
 struct est_tensor est_exp(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_softplus(struct est_tape *tape, struct est_tensor x);
@@ -12,6 +23,10 @@ struct est_tensor est_softplus(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_neg(struct est_tape *tape, struct est_tensor x);
 /* torch.clamp with one bound or two: its backward makes a mask for each. */
 struct est_tensor est_clamp(struct est_tape *tape, struct est_tensor x, unsigned bounds);
+/* x.sum(-1): rows results, in the operand's dtype; the gradient is expanded. */
+struct est_tensor est_sum_last(struct est_tape *tape, struct est_tensor x, uint64_t rows);
+/* Each of a less each of b, numel differences: both gradients are sums. a and b are borrowed. */
+struct est_tensor est_sub_outer(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel);
 /* x.cumsum(): the gradient is summed up backwards, in two flipped copies. Autocast runs it in fp32. */
 struct est_tensor est_cumsum(struct est_tape *tape, struct est_tensor x);
 /* x.masked_fill(mask, number): keeps the mask, which is released when temporary. */

@@ -17,8 +17,8 @@
  * storages; OPT with DoRA 38 leaves. (Full fine-tuning: 1,669, 113, 63, 147, 20.) What is not used of a table is not touched: a
  * run of 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
 enum {
-	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 256, STORAGES_PER_LAYER = 400, LEAVES_PER_LAYER = 48, ATTRIBUTES_PER_LAYER = 32,
-	SAVES_PER_LAYER = 256, BASE = 2048, ZERO3_BYTES_PER_LAYER = 16384
+	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 448, STORAGES_PER_LAYER = 600, LEAVES_PER_LAYER = 48, ATTRIBUTES_PER_LAYER = 32,
+	SAVES_PER_LAYER = 384, BASE = 2048, ZERO3_BYTES_PER_LAYER = 16384
 };
 
 static struct est_tape_limits limits_for(int64_t layers)
