@@ -66,6 +66,8 @@ const char *est_compile_refuses(const struct est_request *request, const struct 
 	bool plain = request->method == EST_FULL && request->loss == EST_LOSS_STANDARD && !request->liger_kernel
 		     && (request->objective == EST_SFT || request->objective == EST_PRETRAIN);
 
+	if (est_compile_falls_back(request) && est_model_mixes(model))
+		return "is not modelled of layers that are no attention, which no package's call keeps from being compiled";
 	if (!est_compiles_layers(request))
 		return NULL;
 	if (request->framework != EST_TORCHTITAN)
