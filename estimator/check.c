@@ -75,6 +75,17 @@ static void check_ranks(const struct est_request *request, const struct est_mode
 			      "must divide the %lld data-parallel ranks", (long long)ranks);
 }
 
+/* A stage accumulates whole gradients in its own weights, micro-batch after micro-batch: DeepSpeed refuses to share them. */
+static void check_stages(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	enum est_strategy strategy = request->parallelism.strategy;
+
+	(void)model;
+	if (request->parallelism.pipeline > 1 && (strategy == EST_ZERO2 || strategy == EST_ZERO3))
+		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
+			      "must not be zero2 or zero3 with pipeline above 1: DeepSpeed's stages keep weights and gradients whole");
+}
+
 static void check_model_parallel(const struct est_request *request, const struct est_model *model,
 				 struct est_faults *faults)
 {
@@ -274,7 +285,7 @@ static void check_size(const struct est_request *request, const struct est_model
 }
 
 static rule *const rules[] = {
-	check_companions, check_freeze, check_checkpointing, check_ranks, check_model_parallel, check_attention,
+	check_companions, check_freeze, check_checkpointing, check_ranks, check_stages, check_model_parallel, check_attention,
 	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_size,
 };
 

@@ -178,6 +178,7 @@ static void choose_elements(struct est_schedule *schedule, const struct est_unit
  * and nothing of the rest. */
 static void shard(struct est_schedule *schedule, struct est_unit *unit)
 {
+	const struct est_request *request = schedule->request;
 	bool trained = drag(unit);
 	uint64_t numel = 0, share, left;
 	uint8_t loaded = unit->first ? unit->first->value.element : 0;
@@ -192,7 +193,7 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 	}
 	if (!unit->first)
 		return;
-	if (unit->first->shard_element != loaded && schedule->request->method != EST_FULL && schedule->request->parallelism.use_orig_params)
+	if (unit->first->shard_element != loaded && request->method != EST_FULL && request->parallelism.use_orig_params)
 		unit->replaced = est_persistent(schedule->tape, share, loaded, EST_WEIGHTS);
 	est_persistent(schedule->tape, share, unit->first->shard_element, EST_WEIGHTS);
 	unit->numel = share * schedule->ranks;
