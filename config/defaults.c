@@ -94,6 +94,12 @@ static const char *kbit_of_old_trl(const struct rule_input *input, double *ret)
 		? "before 1.0 TRL prepared quantised models itself" : NULL;
 }
 
+static const char *kbit_of_type(const struct rule_input *input, double *ret)
+{
+	*ret = false;
+	return input->request->quantization.type == EST_MXFP4 ? "what was MXFP4 is trained over in bf16" : NULL;
+}
+
 static const char *adapters_of_old_peft(const struct rule_input *input, double *ret)
 {
 	*ret = input->request->base_dtype;
@@ -257,6 +263,7 @@ static const struct {
 	{ "quantization.bits", bits_of_type, false },
 	{ "quantization.group_size", group_of_type, false },
 	{ "quantization.prepare_kbit", kbit_of_old_trl, true },
+	{ "quantization.prepare_kbit", kbit_of_type, true },
 	{ "reference_model", reference_of_objective, false },
 	{ "task", task_of_model, false },
 	{ "sequence_length", sequence_of_model, false },

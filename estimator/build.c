@@ -105,7 +105,15 @@ static void build_router(struct est_pass *pass, struct est_linear *router)
 /* a 3-D parameter */
 static uint32_t stack(struct est_pass *pass, uint64_t count, uint64_t rows, uint64_t columns)
 {
-	uint32_t leaf = matrix(pass, count * rows, columns);
+	uint64_t numel = count * rows * columns;
+	uint32_t leaf;
+
+	if (est_is_mxfp4(pass->request)) {
+		leaf = est_leaf_new(pass->tape, est_mxfp4_dequantize(pass, numel), false, true);
+		pass->tape->leaves[leaf].rows = count * rows;
+	} else {
+		leaf = matrix(pass, count * rows, columns);
+	}
 
 	pass->tape->leaves[leaf].stack = count;
 	return leaf;
@@ -260,7 +268,7 @@ static void name_blocks(struct est_tape *tape, struct est_layer *layer)
 
 static void build_layers(struct est_pass *pass)
 {
-	pass->quantizes = pass->request->method == EST_QLORA;
+	pass->quantizes = pass->request->method == EST_QLORA && !est_is_mxfp4(pass->request);
 	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++) {
 		pass->frozen = freezes(pass) && i < pass->model->num_hidden_layers - pass->request->trainable_layers;
 		pass->tape->unit = est_unit_of_layer(i);
@@ -291,7 +299,7 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 		pass->embed_positions = matrix(pass, (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
 	if (embed_dim == hidden)
 		return;
-	pass->quantizes = pass->request->method == EST_QLORA;
+	pass->quantizes = pass->request->method == EST_QLORA && !est_is_mxfp4(pass->request);
 	build_linear(pass, &pass->project_out, hidden, embed_dim, false);
 	build_linear(pass, &pass->project_in, embed_dim, hidden, false);
 	pass->quantizes = false;

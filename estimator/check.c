@@ -227,12 +227,13 @@ static void check_quantization(const struct est_request *request, const struct e
 	const struct est_quantization *quantization = &request->quantization;
 	int64_t bits = only_bits[quantization->type];
 
-	(void)model;
 	if (request->method != EST_QLORA)
 		return;
 	if (bits && bits != quantization->bits)
 		est_fault_add(faults, "/quantization/bits", EST_CONTRADICTION, "must be %lld with type %s",
 			      (long long)bits, est_word_name(est_quantization_words, (int)quantization->type));
+	if (quantization->type == EST_MXFP4 && request->accounting == EST_REPLAY && model->architecture != EST_ARCH_GPT_OSS)
+		est_fault_add(faults, "/quantization/type", EST_CONTRADICTION, "must not be mxfp4: gpt-oss alone has checkpoints in it");
 	if (quantization->group_size == 0)
 		est_fault_add(faults, "/quantization/group_size", EST_OUT_OF_RANGE, "must be -1 or at least 1");
 }

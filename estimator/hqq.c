@@ -59,13 +59,12 @@ static struct est_tensor dequantize(struct est_tape *tape, uint64_t n, bool halv
 	return out;
 }
 
-/* extra: 0 elements of the weight, 1 two of them a byte, 2 of a matrix: the product is no view */
+/* extra: 0 elements of the weight, 1 two of them a byte */
 static void backward_hqq(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	struct est_tensor weight = dequantize(tape, node->extra[0], node->extra[1]);
 
 	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-	ret[0].view = !node->extra[2];
 	est_drop(tape, weight);
 }
 static const struct est_op hqq_op = { "HQQMatmulNoCacheMul", backward_hqq };
@@ -86,7 +85,6 @@ struct est_tensor est_hqq_linear(struct est_tape *tape, const struct est_linear 
 	if (node) {
 		node->extra[0] = n;
 		node->extra[1] = linear->nested;
-		node->extra[2] = linear->flat;
 	}
 	out = est_output(tape, node, 0, out);
 	est_finish(tape, x);

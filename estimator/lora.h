@@ -46,6 +46,9 @@ struct est_tensor est_gptq_add(struct est_tape *tape, const struct est_linear *l
 /* The same of HQQ (hqq.c): packed values, scales and zeros; HQQLinear.forward. */
 uint32_t est_hqq_quantize(struct est_pass *pass, struct est_linear *linear);
 struct est_tensor est_hqq_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+/* Whether the experts' checkpoint is in MXFP4; such a parameter of numel elements, dequantised while it is loaded (mxfp4.c). */
+bool est_is_mxfp4(const struct est_request *request);
+struct est_tensor est_mxfp4_dequantize(struct est_pass *pass, uint64_t numel);
 /* Bytes that a kernel would take beyond the modelled one, where the request leaves open which runs. */
 uint64_t est_gptq_surplus(const struct est_pass *pass);
 

@@ -301,6 +301,9 @@ static void note_kernel(const struct est_request *request, struct est_report *re
 		est_note_add(&report->assumptions, "/quantization/type", "hqq",
 			     "hqq's default backend, which dequantises by PyTorch's operators and keeps each layer's input; scales and zeros in 16 "
 			     "bits; prepare_kbit casts nothing over HQQ");
+	if (request->quantization.type == EST_MXFP4)
+		est_note_add(&report->assumptions, "/quantization/type", "mxfp4",
+			     "Transformers does not train over MXFP4: dequantised to base_dtype while loaded (Mxfp4Config(dequantize=True))");
 	if (request->quantization.type != EST_GPTQ)
 		return;
 	est_note_add(&report->assumptions, "/quantization/type", "gptq",

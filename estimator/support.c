@@ -9,6 +9,7 @@
 #include "estimator/generation.h"
 #include "estimator/task.h"
 #include "estimator/liger.h"
+#include "estimator/lora.h"
 #include "estimator/schedule.h"
 #include "estimator/zero3.h"
 #include "estimator/zero.h"
@@ -48,7 +49,8 @@ static const struct modelled {
 	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
-	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ) | BIT(EST_HQQ), BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
+	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ) | BIT(EST_HQQ) | BIT(EST_MXFP4),
+	  BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16), BIT(EST_STORE_UINT8) },
 	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
@@ -329,6 +331,8 @@ static void check_packed(const struct est_request *request, const struct est_mod
 
 	if (request->method != EST_QLORA)
 		return;
+	if (est_is_mxfp4(request) && !whole)
+		refuse_for("quantization.type", request, "sharded weights", faults);
 	if (!packs_buffers(request)) {
 		static const char *const groups[] = { "quantization.group_size" };
 

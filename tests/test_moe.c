@@ -47,6 +47,7 @@ static void build(enum est_architecture architecture, enum est_method method, co
 
 	model = model_of(architecture);
 	request = (struct est_request){ .method = method,
+					.quantization = { .type = EST_MXFP4, .bits = 4 },
 					.precision = EST_PURE_BF16,
 					.base_dtype = EST_BF16,
 					.micro_batch_size = 1,
@@ -214,6 +215,37 @@ START_TEST(adapts_what_peft_adapts)
 }
 END_TEST
 
+static uint64_t loading_peak(void)
+{
+	uint64_t bytes = 0, peak = 0;
+
+	for (size_t i = 0; i < tape.event_count; i++) {
+		bytes += tape.events[i].kind == EST_EVENT_ALLOC ? tape.events[i].bytes : 0;
+		bytes -= tape.events[i].kind == EST_EVENT_FREE ? tape.events[i].bytes : 0;
+		peak = bytes > peak ? bytes : peak;
+	}
+	return peak;
+}
+
+/* down_proj comes last but for biases: beside what is loaded there are its packed bytes with their scales, 4 bytes for each scale, the
+ * 16-bit values, and while half of them are looked up 4 bytes for an index and 2 for what is found. */
+START_TEST(an_mxfp4_checkpoint_is_trained_over_in_16_bits)
+{
+	const uint64_t gate_up = (uint64_t)E * 2 * F * H;
+	uint64_t in_16_bits, peak;
+
+	build(EST_ARCH_GPT_OSS, EST_LORA, "q_proj");
+	in_16_bits = alive();
+	tear_down();
+	build(EST_ARCH_GPT_OSS, EST_QLORA, "q_proj");
+	ck_assert_uint_eq(alive(), in_16_bits);
+	peak = loading_peak();
+	ck_assert_uint_ge(peak, gate_up / 2 + gate_up / 32 + gate_up / 32 * 4 + gate_up * 2 + gate_up / 2 * 6);
+	ck_assert_uint_le(peak, in_16_bits + gate_up / 2 + gate_up / 32 + gate_up / 32 * 4 + gate_up * 2 + gate_up / 2 * 6);
+	tear_down();
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("moe");
@@ -224,6 +256,7 @@ int main(void)
 	tcase_add_loop_test(test, keeps_what_a_hand_counts, 0, COUNT(mixtures));
 	tcase_add_loop_test(test, backward_leaves_gradients_alone, 0, COUNT(mixtures));
 	tcase_add_test(test, latent_attention_keeps_low_ranks_and_heads);
+	tcase_add_test(test, an_mxfp4_checkpoint_is_trained_over_in_16_bits);
 	tcase_add_loop_test(test, adapts_what_peft_adapts, 0, COUNT(adapters));
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
