@@ -43,7 +43,10 @@ const struct cfg_framework cfg_frameworks[] = {
 		{ "precision", EST_BF16_AUTOCAST, WHOLE, "Unsloth loads the model in bf16 and trains with autocast" },
 		{ "gradient_checkpointing", EST_CHECKPOINT_OFFLOAD, EVERY_METHOD,
 		  "use_gradient_checkpointing = \"unsloth\" keeps checkpoints on the host" },
+		{ "use_reentrant", true, EVERY_METHOD, "Unsloth's checkpoints are reentrant" },
 		{ "loss", EST_LOSS_CHUNKED, EVERY_METHOD, "Unsloth's fused cross entropy (unsloth_zoo)" },
+		{ "optimizer", EST_ADAMW_8BIT, EVERY_METHOD, "UnslothTrainingArguments' optim is adamw_8bit" },
+		{ "quantization.prepare_kbit", false, BIT(EST_QLORA), "Unsloth leaves what is not quantised in 16 bits" },
 	}},
 	[EST_DEEPSPEED] = {{
 		{ "precision", EST_BF16_MASTER, WHOLE, "DeepSpeed holds fp32 master copies" },

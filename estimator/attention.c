@@ -3,6 +3,7 @@
 #include "estimator/architecture.h"
 #include "estimator/attention.h"
 #include "estimator/generation.h"
+#include "estimator/unsloth.h"
 
 /* ---- choice */
 
@@ -71,6 +72,8 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 		return pass->request->attention_mask;
 	if (est_architecture_row(pass->model->architecture)->expands_heads) /* makes its masks itself */
 		return false;
+	if (est_unsloth_wanted(pass->request))
+		return false; /* it trains without: padding is at the end */
 	if (pass->request->attention == EST_EAGER || pass->request->attention == EST_FLEX_ATTENTION
 	    || pass->request->attention_mask)
 		return true;

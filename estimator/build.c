@@ -8,6 +8,7 @@
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/generation.h"
+#include "estimator/unsloth.h"
 
 static bool is_adapted(const struct est_request *request)
 {
@@ -475,6 +476,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		cast_vocabulary_back(pass);
 	if (is_adapted(request) && est_objective_scores(request) && !est_model_is_encoder(model))
 		save_score(pass);
+	est_unsloth_load(pass);
 	if (pass->schedule)
 		pass->parameter_element = est_schedule_init(pass->schedule, pass->tape, model, request);
 	return !tape->exhausted;

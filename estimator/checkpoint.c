@@ -27,6 +27,8 @@ static struct est_tensor fetch_input(struct est_tape *tape, struct est_tensor ke
 
 	if (kept.storage)
 		return est_hold(est_alias(tape, kept));
+	if (tape->staging.storage)
+		return est_hold(est_alias(tape, tape->staging));
 	input.storage = est_empty(tape, kept.numel, kept.element).storage;
 	return input;
 }

@@ -57,6 +57,12 @@ void est_deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
 	}
 }
 
+void est_expect(struct est_tape *tape, const struct est_node *node, uint32_t leaf)
+{
+	if (node != &tape->scratch)
+		tape->leaves[leaf].uses++;
+}
+
 /* The engine's validate_outputs(): a gradient takes the shape (a broadcast one is summed) and the dtype of its tensor. */
 static struct est_tensor validate_output(struct est_tape *tape, const struct est_node *node, unsigned i, struct est_tensor grad)
 {

@@ -3,6 +3,7 @@
 #include "estimator/compile.h"
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
+#include "estimator/unsloth.h"
 
 /* The head's input: its gradient is the end of the loss's backward. */
 static void backward_mark(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -206,6 +207,8 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)
 		[EST_LOSS_CUT_CROSS_ENTROPY] = est_cut_loss,
 	};
 
+	if (est_unsloth_wanted(pass->request))
+		return est_unsloth_loss(pass, hidden);
 	if (pass->request->loss == EST_LOSS_CHUNKED && pass->request->framework == EST_TORCHTITAN)
 		return est_vocabulary_loss(pass, hidden);
 	if (pass->model->architecture == EST_ARCH_LITGPT)

@@ -3,6 +3,7 @@
 #include "estimator/compile.h"
 #include "estimator/attention.h"
 #include "estimator/encoder.h"
+#include "estimator/unsloth.h"
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
 
@@ -73,6 +74,11 @@ static void make_ropes(struct est_pass *pass)
 {
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
 
+	if (est_unsloth_wanted(pass->request)) {
+		pass->ropes[0].cos = est_hold(est_alias(pass->tape, pass->angles.cos));
+		pass->ropes[0].sin = est_hold(est_alias(pass->tape, pass->angles.sin));
+		return;
+	}
 	for (unsigned i = 0; i < est_rope_count(pass); i++) {
 		struct est_rope *rope = &pass->ropes[i];
 
@@ -157,13 +163,18 @@ const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct 
 
 /* ---- forward */
 
+static est_layer_function *layer_of(const struct est_pass *pass)
+{
+	return est_unsloth_wanted(pass->request) ? est_unsloth_layer : est_architecture_row(pass->model->architecture)->layer;
+}
+
 static struct est_tensor layer_function(void *context, struct est_tensor x, const void *layer)
 {
 	struct est_pass *pass = context;
 	struct est_tensor y;
 
 	pass->layer = layer;
-	y = est_architecture_row(pass->model->architecture)->layer(pass, layer, x);
+	y = layer_of(pass)(pass, layer, x);
 	est_drop(pass->tape, pass->frame);
 	pass->frame = est_none;
 	if (pass->runs_layers && est_architecture_row(pass->model->architecture)->returns_weights)
@@ -226,6 +237,8 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 
 		pass->attn_weights = est_none;
 		x = est_hold(est_schedule_enter(schedule, est_unit_of_layer(i), x));
+		if (est_unsloth_wanted(pass->request))
+			pass->tape->offloads = est_unsloth_offloads(pass, i);
 		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
 		est_drop(pass->tape, weights);
 		est_drop(pass->tape, x);
@@ -265,7 +278,9 @@ static struct est_tensor leaf_of_forward(struct est_pass *pass, struct est_tenso
  * gradient as long as the graph lives. x moves in. */
 struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tensor x)
 {
-	if (pass->request->method == EST_FULL || pass->request->checkpointing == EST_CHECKPOINT_NONE || x.requires_grad || pass->tape->no_grad)
+	bool checkpoints = pass->request->checkpointing != EST_CHECKPOINT_NONE || est_unsloth_wanted(pass->request);
+
+	if (pass->request->method == EST_FULL || !checkpoints || x.requires_grad || pass->tape->no_grad)
 		return x;
 	return leaf_of_forward(pass, x);
 }
@@ -347,6 +362,11 @@ static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_
 	return x;
 }
 
+static est_norm_function *final_norm_of(const struct est_pass *pass)
+{
+	return est_unsloth_wanted(pass->request) ? est_unsloth_norm : est_architecture_row(pass->model->architecture)->final_norm;
+}
+
 /* hidden_states = norm(hidden_states), then project_out where the embedding is narrower; x moves in */
 static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_tensor x)
 {
@@ -355,7 +375,7 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 	if (est_tail_has_norm(pass->schedule))
 		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_tail(pass->schedule), x));
 	if (pass->model->final_norm) {
-		y = est_hold(est_architecture_row(pass->model->architecture)->final_norm(pass, &pass->norm, x));
+		y = est_hold(final_norm_of(pass)(pass, &pass->norm, x));
 		est_drop(pass->tape, x);
 		x = y;
 	}

@@ -110,6 +110,7 @@ struct est_pass {
 	uint32_t forward_leaves;                    /* leaves from here on are the forward's own: embeddings made to require a gradient */
 	struct est_tensor input_ids;
 	const struct est_layer *layer;              /* the one that runs */
+	struct est_rope angles;                     /* Unsloth's, of all positions and for the whole run */
 	struct est_rope ropes[2];                   /* shared by all layers; the second for sliding ones where they have their own */
 	bool runs_layers;                           /* in the model's loop, not in a recomputation */
 	struct est_tensor position_bias;            /* ALiBi's */

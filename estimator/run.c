@@ -313,6 +313,15 @@ static void note_kernel(const struct est_request *request, struct est_report *re
 			   "nothing over GPTQ");
 }
 
+static void note_unsloth(const struct est_request *request, struct est_report *report)
+{
+	if (request->framework == EST_UNSLOTH)
+		est_note_add(&report->assumptions, "/framework", "unsloth",
+			     "Unsloth of August 2026 over Llama's forward: padding and packing change nothing, attention takes grouped heads as "
+			     "they are, two buffers bring checkpoints back from the host, and the loss is compiled, in chunks of 4 GiB of "
+			     "fp32 logits at most; the upper figures have room for one such chunk more");
+}
+
 static void note_mixers(const struct est_model *model, struct est_report *report)
 {
 	if (est_model_mixes(model))
@@ -392,7 +401,8 @@ static void note_objective(const struct est_request *request, const struct est_m
 			     "4 bytes more for each of the head's elements");
 	if (request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN)
 		est_note_add(&report->assumptions, "/loss", loss, "prime-rl's fused head: all positions by 2,048 words at a time");
-	else if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->objective <= EST_PRETRAIN)
+	else if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->framework != EST_UNSLOTH
+		 && request->objective <= EST_PRETRAIN)
 		est_note_add(&report->assumptions, "/loss", loss, "tiles as TRL 1.16 cuts them: 4,096 positions by 32,768 words");
 	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0 && request->framework != EST_TORCHTITAN)
 		est_note_add(&report->warnings, "/loss", loss,
@@ -441,6 +451,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_limits(request, &own, ret_report);
 		note_mixers(&own, ret_report);
 		note_kernel(request, ret_report);
+		note_unsloth(request, ret_report);
 		note_objective(request, &own, ret_report);
 		note_torchtitan(request, model, ret_report);
 		note_framework(request, ret_report);

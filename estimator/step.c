@@ -8,6 +8,7 @@
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
+#include "estimator/unsloth.h"
 #include "estimator/zero3.h"
 
 /* ---- how large the tables may grow: counts per layer, checked by the tape */
@@ -213,7 +214,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;
 	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass) + est_optimizer_idle(tape, request)
-			   + est_generation_surplus(request, model);
+			   + est_generation_surplus(request, model) + est_unsloth_surplus(&pass);
 	if (own.architecture == EST_ARCH_LITGPT)
 		program->leftover = est_litgpt_leftover(request, &own);
 	program->trainable_parameters = count_trainable(tape);

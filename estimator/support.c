@@ -12,6 +12,7 @@
 #include "estimator/lora.h"
 #include "estimator/schedule.h"
 #include "estimator/zero3.h"
+#include "estimator/unsloth.h"
 #include "estimator/zero.h"
 
 #define BIT(value) (UINT64_C(1) << (value))
@@ -25,7 +26,7 @@ static const struct modelled {
 } modelled[] = {
 	{ "framework",
 	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED)
-	  | BIT(EST_TORCHTITAN) | BIT(EST_LITGPT), ANY },
+	  | BIT(EST_TORCHTITAN) | BIT(EST_LITGPT) | BIT(EST_UNSLOTH), ANY },
 	{ "method", ANY, BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
 	  ANY,
@@ -347,6 +348,14 @@ static void check_packed(const struct est_request *request, const struct est_mod
 		refuse_for("quantization.type", request, "DoRA", faults);
 }
 
+static void check_unsloth(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const char *what = est_unsloth_wanted(request) ? est_unsloth_refuses(request, model) : NULL;
+
+	if (what)
+		est_fault_add(faults, "/framework", EST_NOT_SUPPORTED_YET, "unsloth is modelled %s", what);
+}
+
 static void check_compile(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const struct est_field *field = est_field_find("torch_compile");
@@ -400,4 +409,5 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_compile(request, model, faults);
 	if (model->architecture != EST_ARCH_UNSUPPORTED)
 		est_framework_check(request, model, faults);
+	check_unsloth(request, model, faults);
 }

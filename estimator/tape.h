@@ -176,6 +176,7 @@ struct est_tape {
 	bool keeps_boundaries;      /* inputs of reentrant checkpoints, and their gradients, stay to the end of the backward (FSDP1's hooks) */
 	enum est_policy policy;     /* of the checkpoints to come */
 	bool offloads;              /* their inputs wait on the host (save_on_cpu) and come back for the recomputation */
+	struct est_tensor staging;  /* where they come back to, when that is always the same */
 	uint64_t pinned;            /* bytes of host memory that they take */
 	bool no_grad;               /* torch.no_grad() */
 	bool autocast;              /* inside an autocast region */
@@ -306,6 +307,8 @@ static inline struct est_tensor est_take_grad(struct est_node *node, unsigned i)
 	return grad;
 }
 
+/* A parameter whose gradient node's backward makes and delivers itself, beside those of its inputs: there are more than fit. */
+void est_expect(struct est_tape *tape, const struct est_node *node, uint32_t leaf);
 /* Whether anything waits for the gradient of input i. */
 static inline bool est_needs(const struct est_node *node, unsigned i)
 {

@@ -36,6 +36,7 @@ static void set_fields(struct est_request *request, const char *assignments)
 #define THUMB "accounting=1 "   /* rule_of_thumb */
 #define LORA THUMB "method=1 "
 #define QLORA THUMB "method=2 "
+#define UNSLOTH "framework=4 method=1 precision=2 loss=1 "
 
 static const struct {
 	const char *name, *fields, *pointer; /* NULL: accepted */
@@ -120,6 +121,16 @@ static const struct {
 	{ "another loss by replay", "loss=2", NULL, 0 },
 	{ "a loss that is sharded", "loss=4", "/loss", EST_NOT_SUPPORTED_YET },
 	{ "another loss by the rule, which knows none", THUMB "loss=2", NULL, 0 },
+	{ "Unsloth", UNSLOTH, NULL, 0 },
+	{ "Unsloth in 4 bits", UNSLOTH " method=2 quantization.prepare_kbit=0", NULL, 0 },
+	{ "Unsloth over fp4", UNSLOTH " method=2 quantization.type=1 quantization.prepare_kbit=0", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "Unsloth of full fine-tuning", UNSLOTH " method=0", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "Unsloth in pure bf16", UNSLOTH " precision=4", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "Unsloth with dropout", UNSLOTH " lora.dropout=0.1", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "Unsloth with the model's loss", UNSLOTH " loss=0", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "Unsloth's checkpoints", UNSLOTH " gradient_checkpointing=3 use_reentrant=1", NULL, 0 },
+	{ "Unsloth's checkpoints, not reentrant", UNSLOTH " gradient_checkpointing=3", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "Unsloth on two GPUs", UNSLOTH " parallelism.gpus=2 parallelism.strategy=1", "/framework", EST_NOT_SUPPORTED_YET },
 	{ "liger", "liger_kernel=1", NULL, 0 },
 	{ "liger by the rule", THUMB "liger_kernel=1", "/liger_kernel", EST_NOT_SUPPORTED_YET },
 	{ "compile", THUMB "torch_compile=1", "/torch_compile", EST_NOT_SUPPORTED_YET },
