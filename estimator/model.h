@@ -58,6 +58,7 @@ enum est_architecture {
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
 	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */
 	EST_ARCH_DISTILBERT,
+	EST_ARCH_QWEN,        /* the first Qwen, by the code of its checkpoints (qwen.c) */
 	EST_ARCH_LITGPT,      /* LitGPT's GPT, whatever the family (litgpt.h) */
 	EST_ARCH_T5,          /* an encoder and a decoder with relative position biases */
 	EST_ARCH_T5_GATED
