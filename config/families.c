@@ -243,6 +243,10 @@ const struct cfg_family cfg_families[] = {
 	{ "xlm-roberta", CFG_READS_BERT, .shape = {
 		.architecture = EST_ARCH_ROBERTA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
 		.pooler = true } },
+	{ "modernbert", CFG_READS_MODERNBERT | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
+		.architecture = EST_ARCH_MODERNBERT, GATED(EST_LAYERNORM_NOBIAS, 2, EST_GELU), .max_position_embeddings = 8192,
+		.tie_word_embeddings = true, .embedding_norm = true, .lm_head_bias = true, .num_labels = 2, .sliding_window = 128,
+		.full_attention_every = 3, .full_attention_first = true } },
 	{ "distilbert", CFG_READS_DISTILBERT, .shape = {
 		.architecture = EST_ARCH_DISTILBERT, ENCODER_LAYERS, .max_position_embeddings = 512 } },
 	{ "t5", CFG_READS_T5, .shape = { .architecture = EST_ARCH_T5, ENCODER_AND_DECODER, .activation = EST_RELU,
@@ -339,7 +343,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "minicpm3", LATENT },
 	{ "minimax_m3", MIXTURE },
 	{ "mistral4", MIXTURE },
-	{ "modernbert", ENCODER },
 	{ "muse_glimmer", OTHER },
 	{ "phimoe", MIXTURE },
 };

@@ -54,6 +54,7 @@ enum {
 #define CFG_READS_SHORT_CONV (UINT64_C(1) << 47) /* conv_L_cache, conv_bias: LFM-2 */
 #define CFG_READS_NEMOTRON (UINT64_C(1) << 48)  /* moe_shared_expert_intermediate_size, moe_latent_size, ... */
 #define CFG_READS_DELTA (UINT64_C(1) << 49)     /* linear_num_key_heads, ...: the gated delta rule */
+#define CFG_READS_MODERNBERT (UINT64_C(1) << 52) /* local_attention, global_attn_every_n_layers, ... */
 #define CFG_READS_BLOOM (UINT64_C(1) << 40)     /* apply_residual_connection_post_layernorm, slow_but_exact */
 
 struct cfg_family {

@@ -9,6 +9,7 @@
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
 static const char irregular_rotation[] = "rotary embedding in an irregular pattern of layers, not modelled yet";
+static const char other_modernbert[] = "dropout, biases or sparse prediction of a ModernBERT, not modelled yet";
 static const char other_stablelm[] = "qk_layernorm or use_parallel_residual, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
@@ -180,6 +181,25 @@ static void settle_latent(const struct cfg_hf_reading *reading)
 }
 
 /* Dropout by other names, and as many labels as the file names: two when it names none. */
+/* local_attention counts both sides of a token. */
+static void settle_modernbert(const struct cfg_hf_reading *reading)
+{
+	static const char *const absent[] = { "attention_dropout", "mlp_dropout" };
+	const json_t *layer_types = json_object_get(reading->object, "layer_types"), *type;
+	struct est_model *model = reading->model;
+	size_t layer;
+
+	model->sliding_window /= 2;
+	for (size_t i = 0; i < sizeof(absent) / sizeof(absent[0]); i++)
+		if (json_number_value(json_object_get(reading->object, absent[i])) != 0)
+			cfg_hf_refuse(model, other_modernbert);
+	if (is_true(reading, "norm_bias") || is_true(reading, "classifier_bias") || is_true(reading, "sparse_prediction"))
+		cfg_hf_refuse(model, other_modernbert);
+	json_array_foreach(layer_types, layer, type)
+		if (is_sliding(layer_types, layer) != est_model_layer_is_sliding(model, (int64_t)layer))
+			cfg_hf_refuse(model, irregular_window);
+}
+
 static void settle_encoder(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const char *key = (reads & CFG_READS_BERT) ? "classifier_dropout" : "seq_classif_dropout";
@@ -267,6 +287,8 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 		return;
 	if (family->reads & CFG_READS_LATENT)
 		settle_latent(reading);
+	if (family->reads & CFG_READS_MODERNBERT)
+		settle_modernbert(reading);
 	if (family->reads & (CFG_READS_BERT | CFG_READS_DISTILBERT))
 		settle_encoder(reading, family->reads);
 	if (family->reads & CFG_READS_T5)

@@ -86,10 +86,6 @@ static const struct est_module opt[] = {
 	NORM(q_a_layernorm, Q_RANK), LINEAR(q_b_proj, Q_RANK, Q_HEADS, NONE), \
 	LINEAR(kv_a_proj_with_mqa, HIDDEN, KV_COMPRESSED, QKV), NORM(kv_a_layernorm, KV_RANK), \
 	LINEAR(kv_b_proj, KV_RANK, KV_HEADS, NONE), LINEAR(o_proj, V_HEADS, HIDDEN, O)
-static const struct est_module qwen[] = {
-	NAMED(qkv_proj, "c_attn", HIDDEN, QKV, QKV), NAMED(o_proj, "c_proj", QUERY, HIDDEN, O), NAMED(up_proj, "w1", HIDDEN, MLP, MLP),
-	NAMED(gate_proj, "w2", HIDDEN, MLP, MLP), NAMED(down_proj, "c_proj", MLP, HIDDEN, MLP), NORMS, END
-};
 static const struct est_module mixtral[] = { ATTENTION, ROUTER, EXPERTS, NORMS, END };
 static const struct est_module qwen2_moe[] = {
 	ATTENTION, ROUTER, EXPERTS, SHARED_EXPERTS, LINEAR(shared_expert_gate, HIDDEN, SHARED_GATE, NONE), NORMS, END
@@ -166,6 +162,10 @@ static const struct est_module distilbert[] = {
 	NAMED(o_proj, "out_lin", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
 	NAMED(up_proj, "lin1", HIDDEN, MLP, MLP), NAMED(down_proj, "lin2", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
 };
+#define MODERNBERT_BLOCKS NAMED(qkv_proj, "Wqkv", HIDDEN, QKV, QKV), NAMED(o_proj, "Wo", QUERY, HIDDEN, O), \
+	NORM(post_attention_layernorm, HIDDEN), NAMED(gate_up_proj, "Wi", HIDDEN, GATE_UP, MLP), NAMED(down_proj, "Wo", MLP, HIDDEN, MLP)
+static const struct est_module modernbert[] = { NORM(input_layernorm, HIDDEN), MODERNBERT_BLOCKS, END };
+static const struct est_module modernbert_first[] = { MODERNBERT_BLOCKS, END };
 #define T5_ATTENTION NAMED(q_proj, "q", HIDDEN, QUERY, NONE), NAMED(k_proj, "k", HIDDEN, KEY, NONE), \
 	NAMED(v_proj, "v", HIDDEN, KEY, NONE), NAMED(o_proj, "o", QUERY, HIDDEN, NONE), NORM(input_layernorm, HIDDEN)
 #define T5_CROSS_ATTENTION NAMED(cross_q_proj, "q", HIDDEN, QUERY, NONE), NAMED(cross_k_proj, "k", HIDDEN, KEY, NONE), \
@@ -296,11 +296,12 @@ static const struct est_architecture_row architectures[] = {
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
 				   .experts_by_their_own_names = true },
-	[EST_ARCH_QWEN]        = { qwen, est_qwen_layer, est_qwen_norm, .rotary = false },
 	[EST_ARCH_LITGPT]      = { .modules = litgpt, .layer = est_litgpt_layer, .final_norm = est_litgpt_norm, .rebinds_embedding = true,
 				   .expands_heads = true },
 	[EST_ARCH_BERT]        = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_ROBERTA]     = { .modules = bert, .layer = est_bert_layer },
+	[EST_ARCH_MODERNBERT]  = { .modules = modernbert, .layer = est_modernbert_layer, .rotary = true, .rope_per_layer_type = true,
+				   .rotate = est_apply_modernbert_rope },
 	[EST_ARCH_DISTILBERT]  = { .modules = distilbert, .layer = est_distilbert_layer },
 	[EST_ARCH_T5]          = { .modules = t5 },
 	[EST_ARCH_T5_GATED]    = { .modules = t5_gated },
@@ -319,6 +320,8 @@ const struct est_module *est_layer_modules(const struct est_model *model, int64_
 
 	if (layer >= model->num_hidden_layers)
 		return model->gated_mlp ? t5_gated_decoder : t5_decoder;
+	if (model->architecture == EST_ARCH_MODERNBERT && layer == 0)
+		return modernbert_first;
 	if (model->layer_kinds[layer] == EST_LAYER_MIXES)
 		return est_model_layer_is_sparse(model, layer) ? row->mixer_sparse : row->mixer;
 	if (est_model_layer_is_sparse(model, layer))

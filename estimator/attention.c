@@ -69,7 +69,8 @@ static bool uses_flash_attention_package(const struct est_request *request)
 bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *layer)
 {
 	if (est_model_is_bidirectional(pass->model))
-		return pass->request->attention_mask;
+		return pass->request->attention_mask
+		       || (layer->sliding && (uint64_t)pass->model->sliding_window <= pass->sequence);
 	if (est_architecture_row(pass->model->architecture)->expands_heads) /* makes its masks itself */
 		return false;
 	if (est_unsloth_wanted(pass->request))

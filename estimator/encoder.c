@@ -30,6 +30,16 @@ static void build_bert(struct est_pass *pass)
 	est_build_layers(pass);
 }
 
+static void build_modernbert(struct est_pass *pass)
+{
+	pass->embed_tokens = est_build_matrix(pass, (uint64_t)pass->model->vocab_size, hidden_size(pass));
+	est_build_norm(pass, &pass->embedding_norm, hidden_size(pass));
+	est_build_layers(pass);
+	est_build_norm(pass, &pass->norm, hidden_size(pass));
+	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++) /* inv_freq and its original */
+		est_empty_as(pass->tape, (uint64_t)pass->model->head_dim / 2, EST_32BIT, EST_BUFFERS);
+}
+
 static uint32_t build_position_bias(struct est_pass *pass)
 {
 	return est_build_matrix(pass, (uint64_t)pass->model->relative_attention_num_buckets,
@@ -64,19 +74,23 @@ static void build_vocabulary_head(struct est_pass *pass, bool bias)
 void est_encoder_build(struct est_pass *pass)
 {
 	const struct est_model *model = pass->model;
+	bool modern = model->architecture == EST_ARCH_MODERNBERT;
 
 	if (model->num_decoder_layers) {
 		build_t5(pass);
 		build_vocabulary_head(pass, false);
 		return;
 	}
-	build_bert(pass);
+	if (modern)
+		build_modernbert(pass);
+	else
+		build_bert(pass);
 	pass->quantizes = pass->request->method == EST_QLORA;
-	est_build_linear(pass, &pass->head_dense, hidden_size(pass), hidden_size(pass), true);
+	est_build_linear(pass, &pass->head_dense, hidden_size(pass), hidden_size(pass), !modern);
 	pass->quantizes = false;
 	if (pass->request->task == EST_MASKED_LM) {
 		est_build_norm(pass, &pass->head_norm, hidden_size(pass));
-		build_vocabulary_head(pass, true);
+		build_vocabulary_head(pass, !modern || model->lm_head_bias);
 	} else {
 		est_build_linear(pass, &pass->lm_head, hidden_size(pass), (uint64_t)model->num_labels, true);
 	}
@@ -86,5 +100,7 @@ void est_encoder_build(struct est_pass *pass)
 
 struct est_tensor est_encoder_forward(struct est_pass *pass)
 {
+	if (pass->model->architecture == EST_ARCH_MODERNBERT)
+		return est_modernbert_forward(pass);
 	return pass->model->num_decoder_layers ? est_t5_forward(pass) : est_bert_forward(pass);
 }

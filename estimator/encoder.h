@@ -13,6 +13,7 @@ struct est_tensor est_encoder_forward(struct est_pass *pass);
 /* ---- bert.c, t5.c */
 
 struct est_tensor est_bert_forward(struct est_pass *pass);
+struct est_tensor est_modernbert_forward(struct est_pass *pass);
 struct est_tensor est_t5_forward(struct est_pass *pass);
 
 /* ---- t5_bias.c */

@@ -1,7 +1,6 @@
 #include "estimator/framework.h"
 
 #include "estimator/fields.h"
-#include "estimator/generation.h"
 #include "estimator/litgpt.h"
 
 /* A trainer's model code: the model it makes, and why it does not. NULL where it runs that of Transformers. */
@@ -15,8 +14,6 @@ static const struct {
 
 struct est_model est_framework_model(const struct est_request *request, const struct est_model *model)
 {
-	if (est_is_first_qwen(&request->versions, model))
-		return est_qwen_model(model);
 	return frameworks[request->framework].model ? frameworks[request->framework].model(model) : *model;
 }
 

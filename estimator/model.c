@@ -203,6 +203,9 @@ static int64_t encoder_parameters(const struct est_model *model)
 	int64_t decoder = n ? n * (est_model_layer_parameters(model) + attention_parameters(model) + norm) + norm : 0;
 	int64_t bias = model->relative_attention_num_buckets * model->num_attention_heads;
 
+	if (model->architecture == EST_ARCH_MODERNBERT) /* the head's dense layer and norm, less the norm that the first layer lacks */
+		return linear_parameters(h, h, false) + norm - norm;
+
 	return model->type_vocab_size * h + (model->pooler ? linear_parameters(h, h, true) : 0) + (n ? 2 : 1) * bias + decoder;
 }
 
@@ -232,7 +235,7 @@ int64_t est_model_all_layers(const struct est_model *model)
 bool est_model_is_bidirectional(const struct est_model *model)
 {
 	return model->architecture == EST_ARCH_BERT || model->architecture == EST_ARCH_ROBERTA
-	       || model->architecture == EST_ARCH_DISTILBERT;
+	       || model->architecture == EST_ARCH_DISTILBERT || model->architecture == EST_ARCH_MODERNBERT;
 }
 
 bool est_model_is_encoder(const struct est_model *model)
@@ -244,7 +247,7 @@ bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer)
 {
 	if (!model->sliding_window || model->architecture == EST_ARCH_GPT_NEO) /* which masks by buffers of its layers */
 		return false;
-	return !model->full_attention_every || (layer + 1) % model->full_attention_every != 0;
+	return !model->full_attention_every || (layer + !model->full_attention_first) % model->full_attention_every != 0;
 }
 
 bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer)

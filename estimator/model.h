@@ -58,7 +58,7 @@ enum est_architecture {
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
 	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */
 	EST_ARCH_DISTILBERT,
-	EST_ARCH_QWEN,        /* the first Qwen, by the code of its checkpoints (qwen.c) */
+	EST_ARCH_MODERNBERT,  /* pre-norm, rotary, with windows */
 	EST_ARCH_LITGPT,      /* LitGPT's GPT, whatever the family (litgpt.h) */
 	EST_ARCH_T5,          /* an encoder and a decoder with relative position biases */
 	EST_ARCH_T5_GATED
@@ -102,6 +102,7 @@ struct est_model {
 	int64_t embed_dim;            /* OPT-350m: width of the embedding when not hidden_size, with projections; else 0 */
 	double partial_rotary_factor; /* 1: the whole head is rotated */
 	int64_t sliding_window;       /* 0: none */
+	bool full_attention_first;    /* ModernBERT: layers 0, n, 2n, ... attend in full, not the ones before them */
 	int64_t full_attention_every; /* with a window: layers n, 2n, ... attend in full (Gemma-2: 2, Gemma-3: 6); 0: none does */
 	int64_t no_rope_layer_interval; /* SmolLM3: layers n, 2n, ... have no rotary embedding; 0: all have one */
 	bool rotates_windows_only;    /* Cohere-2, EXAONE-4: with a window, the layers that attend in full have none */

@@ -28,12 +28,12 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 
 /* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream. gpt-oss has each
  * angle once. */
-static void make_rope(struct est_pass *pass, struct est_rope *rope, bool fp32)
+static void make_rope(struct est_pass *pass, struct est_rope *rope, uint8_t element)
 {
 	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
 	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS, last = est_scales_rope_last(&pass->request->versions);
 	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb, cos, sin, raw[2];
-	bool cast = !fp32 && pass->parameter_element == EST_16BIT;
+	bool cast = element == EST_16BIT;
 
 	emb = twice ? buffer(pass, pairs, EST_32BIT) : est_none;
 	pairs /= twice ? 1 : 2;
@@ -70,7 +70,7 @@ static void make_complex_rope(struct est_pass *pass, struct est_rope *rope)
 	est_drop(pass->tape, freqs);
 }
 
-static void make_ropes(struct est_pass *pass)
+void est_make_ropes(struct est_pass *pass, uint8_t element)
 {
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
 
@@ -87,7 +87,7 @@ static void make_ropes(struct est_pass *pass)
 		else if (row->complex_rope)
 			make_complex_rope(pass, rope);
 		else
-			make_rope(pass, rope, row->fp32_rope);
+			make_rope(pass, rope, row->fp32_rope ? EST_32BIT : element);
 	}
 }
 
@@ -412,7 +412,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
 	if (row->rotary)
 		est_module_begin(tape, pass->rotary_emb);
-	make_ropes(pass);
+	est_make_ropes(pass, pass->parameter_element);
 	if (!row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
 	x = est_run_layers(pass, est_hold(x));

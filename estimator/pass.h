@@ -279,6 +279,10 @@ est_layer_function est_mamba2_mixer, est_short_conv, est_delta_net;
 /* The rotary embedding of the architecture, applied in a layer. q and k are borrowed, ret[] held. */
 void est_rotate(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 		struct est_tensor ret[2]);
+/* ModernBERT's: of halves, in fp32. */
+est_rope_function est_apply_modernbert_rope;
+/* Cos and sin of all layers, as the forward makes them (pass.c), in element bytes unless the architecture has them in fp32. */
+void est_make_ropes(struct est_pass *pass, uint8_t element);
 /* Of neighbouring features: in fp32 (ERNIE 4.5, Cohere), or of a part of each head (GLM). */
 est_rope_function est_apply_ernie_rope, est_apply_cohere_rope, est_apply_glm_rope;
 /* Qwen's VisionRotaryEmbedding.forward of the language model: cos and sin of three positions a token, for each sequence. */
@@ -314,13 +318,11 @@ void est_pass_end(struct est_pass *pass);
 est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
 	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
 	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
-	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer,
+	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer, est_modernbert_layer,
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
-	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
+	est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
 	est_granite_moe_layer, est_lfm2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
-est_norm_function est_cohere_norm, est_qwen_norm;
-/* The first Qwen's tables (qwen.c). */
-void est_qwen_build_tables(struct est_pass *pass);
+est_norm_function est_cohere_norm;
 
 #endif

@@ -239,6 +239,7 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 {
 	bool t5 = model->num_decoder_layers > 0, adapts = request->method == EST_LORA || request->method == EST_QLORA;
 	bool biased = request->attention == EST_SDPA || request->attention == EST_EAGER || request->attention == EST_SDPA_EFFICIENT;
+	bool modern = model->architecture == EST_ARCH_MODERNBERT;
 	bool saves_pre_classifier = model->architecture == EST_ARCH_DISTILBERT && request->task == EST_SEQUENCE_CLASSIFICATION;
 	bool plain = request->checkpointing == EST_CHECKPOINT_NONE || request->checkpointing == EST_CHECKPOINT_FULL
 		     || request->checkpointing == EST_CHECKPOINT_EVERY_N;
@@ -247,6 +248,8 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 		{ "quantization.type", packs_buffers(request) },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
 		{ "loss", request->loss != EST_LOSS_STANDARD },
+		{ "task", modern && request->task != EST_MASKED_LM },
+		{ "attention", modern && request->attention != EST_SDPA },
 		{ "liger_kernel", request->liger_kernel },
 		{ "lora.dora", adapts && request->lora.dora },
 		{ "lora.modules_to_save", adapts && request->lora.modules_to_save.count > 0 },

@@ -84,6 +84,19 @@ static void drop_outputs(struct est_pass *pass, struct est_tensor logits, bool c
 	pass->encoder_last_hidden_state = est_none;
 }
 
+/* ModernBERT's ForMaskedLMLoss casts the logits to fp32 */
+static struct est_tensor labels_loss(struct est_pass *pass, struct est_tensor logits)
+{
+	struct est_tensor logits32, loss;
+
+	if (pass->model->architecture != EST_ARCH_MODERNBERT)
+		return cross_entropy(pass->tape, logits, pass->labels);
+	logits32 = est_hold(est_to(pass->tape, logits, EST_32BIT));
+	loss = cross_entropy(pass->tape, logits32, pass->labels);
+	est_drop(pass->tape, logits32);
+	return loss;
+}
+
 /* logits = lm_head(x), then the loss, then the end of the model's frame: x and what else it holds go. Both move in. */
 static struct est_tensor loss_of(struct est_pass *pass, struct est_tensor x, struct est_tensor frame)
 {
@@ -97,7 +110,7 @@ static struct est_tensor loss_of(struct est_pass *pass, struct est_tensor x, str
 		est_drop(tape, x);
 		x = est_none;
 	}
-	loss = cross_entropy(tape, logits, pass->labels);
+	loss = labels_loss(pass, logits);
 	est_drop(tape, frame);
 	est_drop(tape, x);
 	est_autocast_exit(tape);
