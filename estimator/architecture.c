@@ -2,6 +2,7 @@
 #include <stddef.h>
 #include "estimator/architecture.h"
 #include "estimator/litgpt.h"
+#include "estimator/torchtune.h"
 
 /* A linear layer under Llama's name, and under another. */
 #define LINEAR(module, in, out, bias) NAMED(module, #module, in, out, bias)
@@ -234,6 +235,13 @@ static const struct est_module litgpt[] = {
 	LINEAR(down_proj, MLP, HIDDEN, MLP), NORM(post_feedforward_layernorm, SANDWICH_NORM), END
 };
 
+/* attn.q_proj, k_proj, v_proj, output_proj; mlp.w1, w2, w3; sa_norm, mlp_norm */
+static const struct est_module torchtune[] = {
+	LINEAR(q_proj, HIDDEN, QUERY, QKV), LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV),
+	LINEAR(o_proj, QUERY, HIDDEN, O), LINEAR(gate_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP),
+	LINEAR(up_proj, HIDDEN, MLP, MLP), NORM(input_layernorm, HIDDEN), NORM(post_attention_layernorm, HIDDEN), END
+};
+
 static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_LLAMA]    = { llama, est_llama_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_QWEN3]    = { qwen3, est_qwen3_layer, est_llama_norm, .rotary = true },
@@ -297,7 +305,9 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
 				   .experts_by_their_own_names = true },
 	[EST_ARCH_LITGPT]      = { .modules = litgpt, .layer = est_litgpt_layer, .final_norm = est_litgpt_norm, .rebinds_embedding = true,
-				   .expands_heads = true },
+				   .expands_heads = true, .joins_heads = true },
+	[EST_ARCH_TORCHTUNE]   = { .modules = torchtune, .layer = est_torchtune_layer, .final_norm = est_torchtune_norm,
+				   .rebinds_embedding = true, .expands_heads = true },
 	[EST_ARCH_BERT]        = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_ROBERTA]     = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_MODERNBERT]  = { .modules = modernbert, .layer = est_modernbert_layer, .rotary = true, .rope_per_layer_type = true,

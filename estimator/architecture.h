@@ -58,7 +58,8 @@ struct est_architecture_row {
 	bool fp32_logits;                  /* logits.float() in the place of the logits, before any loss */
 	bool fp32_router;                  /* its weight is fp32 whatever the model is */
 	bool rebinds_embedding;            /* x = wte(idx); x = block(x): nothing holds the embedding's output any longer */
-	bool expands_heads;                /* LitGPT: k and v come to SDPA with as many heads as q, out of concatenations */
+	bool expands_heads;                /* k and v come to SDPA with as many heads as q, and no mask does */
+	bool joins_heads;                  /* q and k are concatenations, contiguous as heads */
 	bool scales_queries;               /* Ministral 3: by their position */
 	est_rope_function *rotate;         /* NULL: Llama's, or GPT-NeoX's on a part of each head */
 };

@@ -143,7 +143,7 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 static bool joins_heads(const struct est_pass *pass)
 {
 	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank
-	       || est_architecture_row(pass->model->architecture)->expands_heads;
+	       || est_architecture_row(pass->model->architecture)->joins_heads;
 }
 
 /* query, key, value = query.contiguous(), key.contiguous(), value.contiguous(): frame[] holds what they were and are, in[]

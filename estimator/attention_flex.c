@@ -1,4 +1,5 @@
 /* transformers' flex_attention_forward: the compiled kernel under a BlockMask. */
+#include "estimator/architecture.h"
 #include "estimator/attention.h"
 
 enum { BLOCK = 128 }; /* _DEFAULT_SPARSE_BLOCK_SIZE */
@@ -15,7 +16,8 @@ bool est_flex_repeats(const struct est_model *model)
 {
 	int64_t heads = model->num_attention_heads;
 
-	return (heads & (heads - 1)) != 0 && heads != model->num_key_value_heads;
+	return (heads & (heads - 1)) != 0 && heads != model->num_key_value_heads
+	       && !est_architecture_row(model->architecture)->expands_heads;
 }
 
 /* In the dtype that autocast gives them, with all heads where they are repeated; held */
@@ -45,6 +47,10 @@ struct est_tensor est_flex_attention(struct est_pass *pass, const struct est_ten
 	out = est_fused_attention(pass, EST_FUSED_FLEX, &call);
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, call.in[i]);
+	if (est_architecture_row(pass->model->architecture)->expands_heads) { /* asks for the output alone */
+		est_drop(tape, lse);
+		return joined ? est_contiguous(tape, out) : out;
+	}
 	/* lse.to(value.dtype): what the layer gets for weights */
 	if (qkv[2].element == EST_16BIT)
 		pass->attn_weights = est_hold(est_empty(tape, lines, EST_16BIT));

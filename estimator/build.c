@@ -5,6 +5,7 @@
 #include "estimator/architecture.h"
 #include "estimator/encoder.h"
 #include "estimator/litgpt.h"
+#include "estimator/torchtune.h"
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/generation.h"
@@ -441,6 +442,8 @@ static bool build_model(struct est_pass *pass)
 		est_litgpt_build_rope(pass);
 	else
 		build_head(pass, embed_dim);
+	if (model->architecture == EST_ARCH_TORCHTUNE)
+		est_torchtune_build_rope(pass);
 	return !pass->tape->exhausted;
 }
 

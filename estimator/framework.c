@@ -2,12 +2,14 @@
 
 #include "estimator/fields.h"
 #include "estimator/litgpt.h"
+#include "estimator/torchtune.h"
 
 /* A trainer's model code: the model it makes, and why it does not. NULL where it runs that of Transformers. */
 static const struct {
 	struct est_model (*model)(const struct est_model *model);
 	const char *(*refuses)(const struct est_request *request, const struct est_model *model, const char **ret_field);
 } frameworks[] = {
+	[EST_TORCHTUNE] = { est_torchtune_model, est_torchtune_refuses },
 	[EST_LITGPT] = { est_litgpt_model, est_litgpt_refuses },
 	[EST_MLX] = { NULL, NULL },
 };

@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/adapters.h"
 #include "estimator/architecture.h"
+#include "estimator/lora.h"
 
 /* ---- which parts */
 
@@ -86,25 +87,6 @@ static struct est_adapter *adapter_new(struct est_pass *pass, uint64_t in, uint6
 	adapter->b = factor(pass, rank_of_b, out);
 	adapter->dropout = pass->request->lora.dropout;
 	return adapter;
-}
-
-/* ---- LoRALinear.forward: linear(x) + (dropout(x) @ lora_A.T @ lora_B.T) * scaling */
-
-static struct est_tensor lora_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
-{
-	const struct est_adapter *adapter = linear->adapter;
-	struct est_tensor input = est_hold(x), pretrained, lora, out;
-	struct est_linear base = *linear;
-
-	base.adapter = NULL;
-	pretrained = est_hold(est_linear(tape, &base, input));
-	lora = est_linear(tape, &adapter->a, est_dropout(tape, input, adapter->dropout));
-	lora = est_hold(est_mul_scalar(tape, est_linear(tape, &adapter->b, lora)));
-	out = est_add(tape, pretrained, lora);
-	est_drop(tape, pretrained);
-	est_drop(tape, lora);
-	est_finish(tape, x);
-	return out;
 }
 
 /* ---- LoRAQKVLinear.forward: lora_B is a convolution over the positions, a group for each part */
@@ -223,7 +205,7 @@ static bool adapt(struct est_pass *pass, struct est_linear *linear)
 
 	linear->adapter = adapter;
 	if (adapter)
-		adapter->forward = lora_linear;
+		adapter->forward = est_plain_lora_linear;
 	return adapter != NULL;
 }
 

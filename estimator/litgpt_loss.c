@@ -1,90 +1,9 @@
 /* The head and the losses of litgpt/finetune/lora.py and full.py, with Lightning's precision plugin around the model. */
 #include "estimator/litgpt.h"
 #include "estimator/loss.h"
+#include "estimator/split.h"
 
 enum { CHUNK = 128 };
-
-static uint64_t chunks_of(uint64_t n)
-{
-	return (n + CHUNK - 1) / CHUNK;
-}
-
-/* ---- x.split(): views of any number. Their gradients wait for each other, to be joined by one cat. */
-
-struct split {
-	struct est_tensor whole;  /* the split's output, which has no elements of its own */
-	struct est_tensor *grads; /* of the views */
-	uint64_t count;
-};
-
-/* extra: 0 elements, 1 bytes of one */
-static void backward_split(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	const struct split *split = node->context;
-
-	ret[0] = est_empty(tape, node->extra[0], (uint8_t)node->extra[1]);
-	for (uint64_t i = 0; i < split->count; i++)
-		est_drop(tape, split->grads[i]);
-}
-static const struct est_op split_op = { "Split", backward_split };
-
-/* Puts its gradient with the others: what goes on is empty. extra[0]: which one */
-static void backward_part(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	const struct split *split = node->context;
-
-	split->grads[node->extra[0]] = est_take_grad(node, 0);
-	ret[0] = est_empty(tape, 0, node->edge_element[0]);
-}
-static const struct est_op part_op = { "SplitPart", backward_part };
-
-/* NULL when the arena is too small. x is borrowed. */
-static struct split *split_new(struct est_tape *tape, struct est_tensor x, uint64_t count)
-{
-	struct est_node *node = est_node_new(tape, &split_op, 1, &x);
-	struct split *split = est_arena_take(tape->arena, 1, sizeof(*split));
-
-	if (!split || !(split->grads = est_arena_take(tape->arena, count, sizeof(*split->grads))))
-		return NULL;
-	if (node) {
-		node->context = split;
-		node->extra[0] = x.numel;
-		node->extra[1] = x.element;
-	}
-	split->count = count;
-	split->whole = est_hold(est_output(tape, node, 0, est_detach(tape, x)));
-	split->whole.numel = 0;
-	return split;
-}
-
-/* View i, of numel elements: held. */
-static struct est_tensor split_part(struct est_tape *tape, const struct split *split, uint64_t i, uint64_t numel)
-{
-	struct est_node *node = est_node_new(tape, &part_op, 1, &split->whole);
-	struct est_tensor out = est_detach(tape, split->whole);
-
-	if (node) {
-		node->context = split;
-		node->extra[0] = i;
-	}
-	out.numel = numel;
-	return est_hold(est_output(tape, node, 0, out));
-}
-
-/* All views, of rows of width elements each, CHUNK rows but for the last: held. NULL when the arena is too small. */
-static struct est_tensor *split_rows(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint64_t width)
-{
-	uint64_t count = chunks_of(rows);
-	struct est_tensor *parts = est_arena_take(tape->arena, count, sizeof(*parts));
-	struct split *split = parts ? split_new(tape, x, count) : NULL;
-
-	if (!split)
-		return NULL;
-	for (uint64_t i = 0; i < count; i++)
-		parts[i] = split_part(tape, split, i, (i + 1 < count ? CHUNK : rows - i * CHUNK) * width);
-	est_drop(tape, split->whole);
-	return parts;
-}
 
 static void drop_all(struct est_tape *tape, const struct est_tensor list[], uint64_t count)
 {
@@ -150,8 +69,8 @@ static struct est_tensor chunked_cross_entropy(struct est_pass *pass, const stru
 static struct est_tensor head_in_chunks(struct est_pass *pass, struct est_tensor hidden)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t count = chunks_of(pass->sequence);
-	struct est_tensor *x = split_rows(tape, hidden, pass->sequence, pass->batch * pass->lm_head.in), last, loss;
+	uint64_t count;
+	struct est_tensor *x = est_split_rows(tape, hidden, pass->sequence, CHUNK, pass->batch * pass->lm_head.in, &count), last, loss;
 	struct est_tensor *logits = est_arena_take(tape->arena, count, sizeof(*logits));
 
 	if (!x || !logits)
@@ -178,18 +97,18 @@ static struct est_tensor head_in_chunks(struct est_pass *pass, struct est_tensor
 static struct est_tensor whole_head(struct est_pass *pass, struct est_tensor hidden)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t rows = est_shifted_positions(pass);
+	uint64_t count;
 	struct est_tensor logits = est_hold(est_linear(tape, &pass->lm_head, hidden)), flat, *chunks, loss;
 
 	est_drop(tape, hidden);
 	convert_output(pass, &logits, 1);
 	est_litgpt_drop_previous(pass);
 	flat = without_last(pass, logits);
-	chunks = split_rows(tape, flat, rows, pass->lm_head.out);
+	chunks = est_split_rows(tape, flat, est_shifted_positions(pass), CHUNK, pass->lm_head.out, &count);
 	if (!chunks)
 		return flat;
-	loss = chunked_cross_entropy(pass, chunks, chunks_of(rows));
-	drop_all(tape, chunks, chunks_of(rows));
+	loss = chunked_cross_entropy(pass, chunks, count);
+	drop_all(tape, chunks, count);
 	est_drop(tape, flat);
 	keep_in_loop(tape, logits);
 	return loss;

@@ -31,6 +31,8 @@ static struct est_adapter *make_adapter(struct est_pass *pass, uint64_t in, uint
 
 	if (!adapter)
 		return NULL;
+	if (pass->model->architecture == EST_ARCH_TORCHTUNE)
+		adapter->forward = est_plain_lora_linear;
 	adapter->a = (struct est_linear){ .in = in, .out = rank };
 	adapter->b = (struct est_linear){ .in = rank, .out = out };
 	adapter->a.weight = adapter_parameter(pass, in * rank);
@@ -275,4 +277,21 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	est_drop(tape, cast);
 	est_finish(tape, x);
 	return est_module_leave(tape, linear->module + LAYER, sum);
+}
+
+struct est_tensor est_plain_lora_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	const struct est_adapter *adapter = linear->adapter;
+	struct est_tensor input = est_hold(x), pretrained, lora, out;
+	struct est_linear base = *linear;
+
+	base.adapter = NULL;
+	pretrained = est_hold(est_linear(tape, &base, input));
+	lora = est_linear(tape, &adapter->a, est_dropout(tape, input, adapter->dropout));
+	lora = est_hold(est_mul_scalar(tape, est_linear(tape, &adapter->b, lora)));
+	out = est_add(tape, pretrained, lora);
+	est_drop(tape, pretrained);
+	est_drop(tape, lora);
+	est_finish(tape, x);
+	return out;
 }

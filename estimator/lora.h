@@ -12,6 +12,9 @@ bool est_lora_build(struct est_pass *pass);
  * temporary. */
 struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 
+/* LoRALinear.forward of LitGPT and torchtune, of one dtype: linear(x) + lora_b(lora_a(dropout(x))) * scaling. As above. */
+struct est_tensor est_plain_lora_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+
 /* DoRA's part of the sum beside the base's result: (m / |W + BA| - 1) * result + m / |W + BA| * BA(x). x, in the dtype of the
  * adapters, and result are borrowed. */
 struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x, struct est_tensor result);

@@ -3,6 +3,7 @@
 #include "estimator/compile.h"
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
+#include "estimator/torchtune.h"
 #include "estimator/unsloth.h"
 
 /* The head's input: its gradient is the end of the loss's backward. */
@@ -213,5 +214,7 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)
 		return est_vocabulary_loss(pass, hidden);
 	if (pass->model->architecture == EST_ARCH_LITGPT)
 		return est_litgpt_loss(pass, hidden);
+	if (pass->model->architecture == EST_ARCH_TORCHTUNE)
+		return est_torchtune_loss(pass, hidden);
 	return losses[pass->request->loss](pass, hidden);
 }

@@ -60,6 +60,7 @@ enum est_architecture {
 	EST_ARCH_DISTILBERT,
 	EST_ARCH_MODERNBERT,  /* pre-norm, rotary, with windows */
 	EST_ARCH_LITGPT,      /* LitGPT's GPT, whatever the family (litgpt.h) */
+	EST_ARCH_TORCHTUNE,   /* torchtune's TransformerDecoder (torchtune.h) */
 	EST_ARCH_T5,          /* an encoder and a decoder with relative position biases */
 	EST_ARCH_T5_GATED
 };

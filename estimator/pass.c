@@ -280,7 +280,7 @@ struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tenso
 {
 	bool checkpoints = pass->request->checkpointing != EST_CHECKPOINT_NONE || est_unsloth_wanted(pass->request);
 
-	if (pass->request->method == EST_FULL || !checkpoints || x.requires_grad || pass->tape->no_grad)
+	if (pass->model->architecture == EST_ARCH_TORCHTUNE || pass->request->method == EST_FULL || !checkpoints || x.requires_grad || pass->tape->no_grad)
 		return x;
 	return leaf_of_forward(pass, x);
 }
@@ -376,6 +376,8 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_tail(pass->schedule), x));
 	if (pass->model->final_norm) {
 		y = est_hold(final_norm_of(pass)(pass, &pass->norm, x));
+		if (pass->model->architecture == EST_ARCH_TORCHTUNE)
+			pass->last_layer = est_hold(est_alias(pass->tape, x));
 		est_drop(pass->tape, x);
 		x = y;
 	}

@@ -115,6 +115,7 @@ struct est_pass {
 	bool runs_layers;                           /* in the model's loop, not in a recomputation */
 	struct est_tensor position_bias;            /* ALiBi's */
 	struct est_norm_weights embedding_norm;
+	struct est_tensor last_layer;               /* the output of torchtune's, which its frame holds until the head is through */
 	struct est_tensor previous[2];              /* what LitGPT's loop still holds of the batch before: logits, inputs */
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
 	struct est_tensor frame;                    /* another variable of the layer's frame, held to its end */

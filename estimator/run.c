@@ -381,9 +381,14 @@ static void note_torchtitan(const struct est_request *request, const struct est_
 
 static void note_framework(const struct est_request *request, struct est_report *report)
 {
+	const char *framework = est_word_name(est_framework_words, (int)request->framework);
+
+	if (request->framework == EST_TORCHTUNE)
+		est_note_add(&report->assumptions, "/framework", framework,
+			     "torchtune's own modules as of 0.4 and after 0.6; 0.5 to 0.6.1 keep 2 bytes a feature more of each trained norm");
 	if (request->framework != EST_LITGPT)
 		return;
-	est_note_add(&report->assumptions, "/framework", est_word_name(est_framework_words, (int)request->framework),
+	est_note_add(&report->assumptions, "/framework", framework,
 		     "LitGPT's model code and fine-tuning loops of 2024, with Lightning's precision plugins and bitsandbytes 0.42");
 	est_note_add(&report->assumptions, "/sequence_length", "",
 		     "the logits of a batch (with QLoRA its layers' inputs too) live until those of the next are there: the batch before is taken "

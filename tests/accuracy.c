@@ -125,6 +125,7 @@ static const struct gate compiled[] = {
 /* Measured on real GPUs: with Transformers 4.48, by LitGPT, and by prime-rl and torchtitan */
 static const struct gate published[] = {
 	{ "mistral-7b-v0.1|fms",              10, 0.01, 0.01, 0.00, 0.00 },
+	{ "llama-3.2-3b|torchtune",            1, 0.10, 0.20, 0.00, 0.00 },
 	{ "phi-1.5|litgpt",                    5, 0.30, 0.60, 0.00, 0.00 },
 	{ "stablelm-base-alpha-3b|litgpt",     7, 0.30, 0.50, 0.00, 0.00 },
 	{ "llama-2-7b|litgpt",                12, 0.40, 1.10, 0.00, 0.00 },
