@@ -103,8 +103,8 @@ static const char *kbit_of_type(const struct rule_input *input, double *ret)
 static const char *adapters_of_old_peft(const struct rule_input *input, double *ret)
 {
 	*ret = input->request->base_dtype;
-	return is_older(input->request->versions.peft, 12)
-		? "before 0.12 PEFT kept adapters in the base's dtype" : NULL;
+	return is_older(input->request->versions.peft, 12) && !is_older(input->request->versions.peft, 6)
+		? "PEFT 0.6 to 0.11 keeps adapters in the base's dtype" : NULL;
 }
 
 static const char *clip_of_fused_step(const struct rule_input *input, double *ret)

@@ -87,6 +87,10 @@ static const struct est_module opt[] = {
 	NORM(q_a_layernorm, Q_RANK), LINEAR(q_b_proj, Q_RANK, Q_HEADS, NONE), \
 	LINEAR(kv_a_proj_with_mqa, HIDDEN, KV_COMPRESSED, QKV), NORM(kv_a_layernorm, KV_RANK), \
 	LINEAR(kv_b_proj, KV_RANK, KV_HEADS, NONE), LINEAR(o_proj, V_HEADS, HIDDEN, O)
+static const struct est_module qwen[] = {
+	NAMED(qkv_proj, "c_attn", HIDDEN, QKV, QKV), NAMED(o_proj, "c_proj", QUERY, HIDDEN, O), NAMED(up_proj, "w1", HIDDEN, MLP, MLP),
+	NAMED(gate_proj, "w2", HIDDEN, MLP, MLP), NAMED(down_proj, "c_proj", MLP, HIDDEN, MLP), NORMS, END
+};
 static const struct est_module mixtral[] = { ATTENTION, ROUTER, EXPERTS, NORMS, END };
 static const struct est_module qwen2_moe[] = {
 	ATTENTION, ROUTER, EXPERTS, SHARED_EXPERTS, LINEAR(shared_expert_gate, HIDDEN, SHARED_GATE, NONE), NORMS, END
@@ -304,6 +308,7 @@ static const struct est_architecture_row architectures[] = {
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
 				   .experts_by_their_own_names = true },
+	[EST_ARCH_QWEN]        = { qwen, est_qwen_layer, est_qwen_norm, .rotary = false },
 	[EST_ARCH_LITGPT]      = { .modules = litgpt, .layer = est_litgpt_layer, .final_norm = est_litgpt_norm, .rebinds_embedding = true,
 				   .expands_heads = true, .joins_heads = true },
 	[EST_ARCH_TORCHTUNE]   = { .modules = torchtune, .layer = est_torchtune_layer, .final_norm = est_torchtune_norm,

@@ -435,6 +435,8 @@ static bool build_model(struct est_pass *pass)
 		build_norm(pass, &pass->norm, (uint64_t)model->hidden_size);
 	if (model->architecture == EST_ARCH_GPT_BIGCODE)
 		build_buffer(pass, EST_MODULE_TRIANGLE);
+	if (model->architecture == EST_ARCH_QWEN)
+		est_qwen_build_tables(pass);
 	/* rotary_emb.inv_freq and its original */
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
 		est_empty_as(pass->tape, est_rotary_width(model) / 2, EST_32BIT, EST_BUFFERS);

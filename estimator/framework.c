@@ -1,6 +1,7 @@
 #include "estimator/framework.h"
 
 #include "estimator/fields.h"
+#include "estimator/generation.h"
 #include "estimator/litgpt.h"
 #include "estimator/torchtune.h"
 
@@ -16,6 +17,8 @@ static const struct {
 
 struct est_model est_framework_model(const struct est_request *request, const struct est_model *model)
 {
+	if (est_is_first_qwen(&request->versions, model))
+		return est_qwen_model(model);
 	return frameworks[request->framework].model ? frameworks[request->framework].model(model) : *model;
 }
 

@@ -4,13 +4,19 @@
 #include <string.h>
 #include "estimator/adapters.h"
 
-enum { OLDEST = 4048, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
+enum { OLDEST = 4048, OLDEST_QWEN = 4032, HAS_QWEN = 4037, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
        GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8,
        LOSS_IN_FP32 = 6 /* bytes a logit more than in 16 bits */ };
 
 static bool is_older(int64_t version, int64_t than)
 {
 	return version != 0 && version < than;
+}
+
+bool est_is_first_qwen(const struct est_versions *versions, const struct est_model *model)
+{
+	return is_older(versions->transformers, HAS_QWEN) && !strcmp(model->model_type, "qwen2")
+	       && (model->architecture == EST_ARCH_LLAMA || model->architecture == EST_ARCH_QWEN);
 }
 
 bool est_is_old_transformers(const struct est_versions *versions)
@@ -25,14 +31,15 @@ bool est_shifts_logits(const struct est_versions *versions)
 
 bool est_shifts_uncast(const struct est_versions *versions, const struct est_model *model)
 {
-	return est_shifts_logits(versions) && model->architecture == EST_ARCH_GPT_BIGCODE;
+	return est_shifts_logits(versions)
+	       && (model->architecture == EST_ARCH_GPT_BIGCODE || est_is_first_qwen(versions, model));
 }
 
 uint64_t est_generation_surplus(const struct est_request *request, const struct est_model *model)
 {
 	uint64_t logits = (uint64_t)(request->micro_batch_size * request->sequence_length * model->vocab_size);
 
-	return est_shifts_uncast(&request->versions, model) ? LOSS_IN_FP32 * logits : 0;
+	return model->architecture == EST_ARCH_GPT_BIGCODE && est_shifts_uncast(&request->versions, model) ? LOSS_IN_FP32 * logits : 0;
 }
 
 bool est_scales_rope_last(const struct est_versions *versions)
@@ -108,15 +115,28 @@ static bool makes_masks(const struct est_request *request, const struct est_mode
 	return request->attention_mask || (request->attention == EST_SDPA && window > 0 && request->sequence_length >= window);
 }
 
+static bool is_plain_qwen(const struct est_request *request)
+{
+	bool adapts = request->method == EST_LORA && request->lora.target_modules.all && !request->lora.dora;
+	bool half = request->precision == EST_PURE_BF16 || request->precision == EST_BF16_AUTOCAST;
+
+	return (request->method == EST_FULL || adapts) && half && request->micro_batch_size == 1
+	       && request->attention == EST_FLASH_ATTENTION_2;
+}
+
 const char *est_generation_refuses(const struct est_request *request, const struct est_model *model)
 {
+	const bool first_qwen = est_is_first_qwen(&request->versions, model);
 	const bool plain = request->objective == EST_SFT || request->objective == EST_PRETRAIN;
 	const struct {
 		bool refused;
 		const char *why;
 	} rows[] = {
-		{ request->versions.transformers < OLDEST, "is older than 4.48, the oldest that is modelled" },
-		{ !knows(model, request->versions.transformers), 
+		{ request->versions.transformers < (first_qwen ? OLDEST_QWEN : OLDEST), "is older than 4.48, the oldest that is modelled" },
+		{ first_qwen && !is_plain_qwen(request),
+		  "is modelled with Qwen's own code as finetune.py runs it only: full or lora (all-linear), in 16 bits, one sequence, "
+		  "flash_attention_2" },
+		{ !first_qwen && !knows(model, request->versions.transformers),
 		  "is modelled with Llama, Mistral, Mixtral, Qwen2, Qwen3 (from 4.51) and GPTBigCode (to 4.53) only" },
 		{ model->num_experts > EXPERTS_MAX, "is modelled with at most 8 experts only" },
 		{ model->num_experts > 0 && adapts_experts(request, model), "is modelled with adapters on a mixture's attention only" },

@@ -6,13 +6,18 @@
 #include "estimator/model.h"
 #include "estimator/request.h"
 
+/* Qwen before Transformers had it (4.37): its checkpoints brought their own code (qwen.c). */
+bool est_is_first_qwen(const struct est_versions *versions, const struct est_model *model);
+struct est_model est_qwen_model(const struct est_model *model);
+
 /* A release before 5 is named. */
 bool est_is_old_transformers(const struct est_versions *versions);
 
 /* ForCausalLMLoss takes logits[..., :-1, :].contiguous() (to 4.48) rather than padding the labels (from 4.49). */
 bool est_shifts_logits(const struct est_versions *versions);
 
-/* The model's class has a loss of its own, which shifts logits and casts none: GPTBigCode to 4.48.2. */
+/* The model's class has a loss of its own, which shifts logits and casts none: GPTBigCode to 4.48.2, the first
+ * Qwen. */
 bool est_shifts_uncast(const struct est_versions *versions, const struct est_model *model);
 
 /* Bytes that 4.48.3 takes beyond 4.48.0 to 4.48.2, which the version does not tell apart: the common loss for that one. */

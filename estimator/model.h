@@ -58,6 +58,7 @@ enum est_architecture {
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
 	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */
 	EST_ARCH_DISTILBERT,
+	EST_ARCH_QWEN,        /* the first Qwen, by the code of its checkpoints (qwen.c) */
 	EST_ARCH_MODERNBERT,  /* pre-norm, rotary, with windows */
 	EST_ARCH_LITGPT,      /* LitGPT's GPT, whatever the family (litgpt.h) */
 	EST_ARCH_TORCHTUNE,   /* torchtune's TransformerDecoder (torchtune.h) */

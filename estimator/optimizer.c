@@ -198,6 +198,20 @@ static void end(struct est_stepping *stepping)
 		est_bind(stepping, i, est_none);
 }
 
+enum { ADDS_IN_PLACE = 2001 }; /* PyTorch 2.1 */
+
+/* torch._foreach_sqrt() of the second moments, to which eps was added into other tensors before 2.1 */
+static void foreach_denominators(struct est_tape *tape, const struct est_request *request)
+{
+	uint8_t element = est_has_master(request) ? EST_32BIT : 0;
+	bool apart = request->versions.torch != 0 && request->versions.torch < ADDS_IN_PLACE;
+	struct est_tensor *roots = list_like_parameters(tape, element, false, EST_OPTIMIZER);
+
+	if (apart)
+		drop_list(tape, list_like_parameters(tape, element, false, EST_OPTIMIZER));
+	drop_list(tape, roots);
+}
+
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update)
 {
 	struct est_stepping stepping = begin(tape, request);
@@ -205,7 +219,7 @@ void est_optimizer_update(struct est_tape *tape, const struct est_request *reque
 	if (request->fuse_optimizer_in_backward)
 		return;
 	if (stepping.row->foreach_sqrt)
-		drop_list(tape, list_like_parameters(tape, est_has_master(request) ? EST_32BIT : 0, false, EST_OPTIMIZER));
+		foreach_denominators(tape, request);
 	if (stepping.row->update)
 		for_each(&stepping, stepping.row->update);
 	end(&stepping);

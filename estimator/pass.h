@@ -322,8 +322,10 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer, est_modernbert_layer,
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
-	est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
+	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
 	est_granite_moe_layer, est_lfm2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
-est_norm_function est_cohere_norm;
+est_norm_function est_cohere_norm, est_qwen_norm;
+/* The first Qwen's tables (qwen.c). */
+void est_qwen_build_tables(struct est_pass *pass);
 
 #endif

@@ -292,6 +292,11 @@ static void name_mixtral(struct est_model *model)
 	snprintf(model->model_type, sizeof(model->model_type), "mixtral");
 }
 
+static void name_qwen(struct est_model *model)
+{
+	snprintf(model->model_type, sizeof(model->model_type), "qwen2");
+}
+
 static void name_bigcode(struct est_model *model)
 {
 	model->architecture = EST_ARCH_GPT_BIGCODE;
@@ -386,6 +391,12 @@ static const struct {
 	{ "4.48's GPTBigCode and its masks", name_bigcode, "versions.transformers=4048 gradient_checkpointing=1",
 	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
 	{ "4.54's GPTBigCode", name_bigcode, "versions.transformers=4054 gradient_checkpointing=1 attention=1",
+	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
+	{ "the first Qwen", name_qwen, "versions.transformers=4032 gradient_checkpointing=1 attention=1 precision=4", NULL, 0 },
+	{ "the first Qwen in batches", name_qwen,
+	  "versions.transformers=4032 gradient_checkpointing=1 attention=1 precision=4 micro_batch_size=2", "/versions/transformers",
+	  EST_NOT_SUPPORTED_YET },
+	{ "Qwen2 before 4.48", name_qwen, "versions.transformers=4037 gradient_checkpointing=1 attention=1 precision=4",
 	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
 	{ "16 of 4.48's experts", name_larger_mixtral, "versions.transformers=4048 gradient_checkpointing=1",
 	  "/versions/transformers", EST_NOT_SUPPORTED_YET },

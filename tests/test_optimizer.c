@@ -182,22 +182,25 @@ static const struct {
 	enum est_optimizer optimizer;
 	uint8_t element;
 	int64_t peak;
+	int64_t torch; /* 0: the newest */
 } updates[] = {
-	{ "fused AdamW allocates nothing", EST_ADAMW_TORCH_FUSED, 2, 0 },
-	{ "SGD allocates nothing", EST_SGD_MOMENTUM, 2, 0 },
-	{ "bitsandbytes allocates nothing", EST_ADAMW_8BIT, 2, 0 },
-	{ "torchao's compiled step allocates nothing", EST_ADAMW_4BIT, 2, 0 },
-	{ "foreach AdamW has a square root of everything", EST_ADAMW_TORCH, 2, 2 * (E + M + N) },
+	{ "fused AdamW allocates nothing", EST_ADAMW_TORCH_FUSED, 2, 0, 0 },
+	{ "SGD allocates nothing", EST_SGD_MOMENTUM, 2, 0, 0 },
+	{ "bitsandbytes allocates nothing", EST_ADAMW_8BIT, 2, 0, 0 },
+	{ "torchao's compiled step allocates nothing", EST_ADAMW_4BIT, 2, 0, 0 },
+	{ "foreach AdamW has a square root of everything", EST_ADAMW_TORCH, 2, 2 * (E + M + N), 0 },
+	{ "that of PyTorch 2.1 too", EST_ADAMW_TORCH, 2, 2 * (E + M + N), 2001 },
+	{ "that of 2.0 a sum with eps beside it", EST_ADAMW_TORCH, 2, 2 * 2 * (E + M + N), 2000 },
 	/* fp32: gradient, parameter, the update and the last one to be made of it, its factors */
-	{ "Adafactor upcasts gradient and parameter", EST_ADAFACTOR, 2, 4 * 4 * E + 4 * (VOCABULARY + HIDDEN) },
-	{ "Adafactor has two copies in fp32", EST_ADAFACTOR, 4, 2 * 4 * E + 4 * (VOCABULARY + HIDDEN) },
+	{ "Adafactor upcasts gradient and parameter", EST_ADAFACTOR, 2, 4 * 4 * E + 4 * (VOCABULARY + HIDDEN), 0 },
+	{ "Adafactor has two copies in fp32", EST_ADAFACTOR, 4, 2 * 4 * E + 4 * (VOCABULARY + HIDDEN), 0 },
 	/* lerp and two orthogonalised ones; two gram matrices and their updates, of which three at once beside all that */
-	{ "Muon orthogonalises in bf16", EST_MUON, 2, 3 * 2 * M + 2 * 2 * HIDDEN * HIDDEN },
-	{ "Muon casts fp32", EST_MUON, 4, 4 * M + 2 * 2 * M + 2 * 2 * HIDDEN * HIDDEN },
+	{ "Muon orthogonalises in bf16", EST_MUON, 2, 3 * 2 * M + 2 * 2 * HIDDEN * HIDDEN, 0 },
+	{ "Muon casts fp32", EST_MUON, 4, 4 * M + 2 * 2 * M + 2 * 2 * HIDDEN * HIDDEN, 0 },
 	/* denom and norm_grad of the embedding, and the norm's denom before the old one goes */
-	{ "GaLore's AdamW is not fused", EST_GALORE_ADAMW, 2, 2 * 2 * E + 2 * N },
-	{ "nor is APOLLO's", EST_APOLLO_ADAMW, 2, 2 * 2 * E + 2 * N },
-	{ "nor APOLLO-Mini's", EST_APOLLO_ADAMW_MINI, 4, 2 * 4 * E + 4 * N },
+	{ "GaLore's AdamW is not fused", EST_GALORE_ADAMW, 2, 2 * 2 * E + 2 * N, 0 },
+	{ "nor is APOLLO's", EST_APOLLO_ADAMW, 2, 2 * 2 * E + 2 * N, 0 },
+	{ "nor APOLLO-Mini's", EST_APOLLO_ADAMW_MINI, 4, 2 * 4 * E + 4 * N, 0 },
 };
 
 static void give_gradients(void)
@@ -215,6 +218,7 @@ START_TEST(a_step_gives_back_what_it_takes)
 	struct rise rise;
 	size_t first;
 
+	request.versions.torch = updates[_i].torch;
 	build(updates[_i].element);
 	give_gradients();
 	est_optimizer_clip(&tape, &request, &update);
