@@ -16,42 +16,19 @@ enum { S = 512, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LA
 static const uint64_t layer = (uint64_t)H * DIM * (2 * HEADS + 2 * KV) + 3 * (uint64_t)H * F + 2 * H;
 static const uint64_t embedding = (uint64_t)V * H;
 
-static struct est_arena arena;
-static struct est_program program;
+#include "tests/llama.h"
 
 static void set_up(void)
 {
-	size_t size = est_program_arena_size(LAYERS);
-
-	est_arena_init(&arena, malloc(size), size);
-	memset(arena.base, 0xa5, size);
-}
-
-static void tear_down(void)
-{
-	free(arena.base);
+	take_arena(LAYERS);
 }
 
 static struct est_model llama(bool tied)
 {
-	return (struct est_model){
-		.architecture = EST_ARCH_LLAMA,
-		.vocab_size = V,
-		.hidden_size = H,
-		.num_hidden_layers = LAYERS,
-		.num_attention_heads = HEADS,
-		.num_key_value_heads = KV,
-		.head_dim = DIM,
-		.intermediate_size = F,
-		.max_position_embeddings = 4096,
-		.tie_word_embeddings = tied,
-		.gated_mlp = true,
-		.norm = EST_RMSNORM,
-		.norms_per_layer = 2,
-		.final_norm = true,
-		.activation = EST_SILU,
-		.partial_rotary_factor = 1,
-	};
+	struct est_model model = LLAMA(LAYERS);
+
+	model.tie_word_embeddings = tied;
+	return model;
 }
 
 static struct est_request sharded(enum est_strategy strategy)
@@ -484,7 +461,7 @@ int main(void)
 	SRunner *runner;
 	int failed;
 
-	tcase_add_checked_fixture(test, set_up, tear_down);
+	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, a_rank_holds_its_share_between_steps, 0, COUNT(strategies));
 	tcase_add_test(test, a_forward_gathers_unit_by_unit);
 	tcase_add_loop_test(test, the_root_stays_gathered, 0, 2);

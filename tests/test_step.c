@@ -9,41 +9,19 @@
 /* A micro-batch of N token slots and a model whose sizes are multiples of 256 elements: nothing is rounded. */
 enum { B = 2, S = 512, N = B * S, H = 1024, F = 2560, HEADS = 8, KV = 2, DIM = 128, V = 32768, MIB = 1 << 20 };
 
-static struct est_arena arena;
-static struct est_program program;
+#include "tests/llama.h"
 
 static void set_up(void)
 {
-	size_t size = est_program_arena_size(3);
-
-	est_arena_init(&arena, malloc(size), size);
-	memset(arena.base, 0xa5, size); /* nothing may depend on what was there */
-}
-
-static void tear_down(void)
-{
-	free(arena.base);
+	take_arena(3);
 }
 
 static struct est_model model_of(enum est_architecture architecture, int64_t layers)
 {
-	return (struct est_model){
-		.architecture = architecture,
-		.vocab_size = V,
-		.hidden_size = H,
-		.num_hidden_layers = layers,
-		.num_attention_heads = HEADS,
-		.num_key_value_heads = KV,
-		.head_dim = DIM,
-		.intermediate_size = F,
-		.max_position_embeddings = 4096,
-		.gated_mlp = true,
-		.norm = EST_RMSNORM,
-		.norms_per_layer = 2,
-		.final_norm = true,
-		.activation = EST_SILU,
-		.partial_rotary_factor = 1,
-	};
+	struct est_model model = LLAMA(layers);
+
+	model.architecture = architecture;
+	return model;
 }
 
 static struct est_request request_of(enum est_precision precision, enum est_optimizer optimizer)
@@ -596,7 +574,7 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(test, 60);
-	tcase_add_checked_fixture(test, set_up, tear_down);
+	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, a_layer_keeps_what_the_closed_form_says, 0, COUNT(layers));
 	tcase_add_test(test, flash_attention_3_accumulates_for_its_own_heads);
 	tcase_add_loop_test(test, a_compiled_layer_keeps_what_the_partitioner_saves, 0, COUNT(compiled_layers));

@@ -13,58 +13,18 @@
 
 enum { S = 512, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LAYERS = 4, PARAMETERS = 9 * LAYERS + 3 };
 
-static struct est_arena arena;
-static struct est_program program;
+#include "tests/llama.h"
+
 /* Elements of the parameters, in the order of the module. */
 static int64_t sizes[PARAMETERS], whole;
 
-static void list_parameters(void)
-{
-	static const int64_t layer[] = { H * HEADS * DIM, H * KV * DIM, H * KV * DIM, H * HEADS * DIM, H * F, H * F, H * F, H, H };
-	int count = 0;
-
-	sizes[count++] = (int64_t)V * H;
-	for (int i = 0; i < LAYERS; i++)
-		for (int k = 0; k < COUNT(layer); k++)
-			sizes[count++] = layer[k];
-	sizes[count++] = H;
-	sizes[count++] = (int64_t)V * H;
-	whole = 0;
-	for (int i = 0; i < count; i++)
-		whole += sizes[i];
-}
-
 static void set_up(void)
 {
-	size_t size = est_program_arena_size(LAYERS);
-
-	est_arena_init(&arena, malloc(size), size);
-	memset(arena.base, 0xa5, size);
-	list_parameters();
+	take_arena(LAYERS);
+	whole = list_parameters(LAYERS, sizes);
 }
 
-static void tear_down(void)
-{
-	free(arena.base);
-}
-
-static const struct est_model model = {
-	.architecture = EST_ARCH_LLAMA,
-	.vocab_size = V,
-	.hidden_size = H,
-	.num_hidden_layers = LAYERS,
-	.num_attention_heads = HEADS,
-	.num_key_value_heads = KV,
-	.head_dim = DIM,
-	.intermediate_size = F,
-	.max_position_embeddings = 4096,
-	.gated_mlp = true,
-	.norm = EST_RMSNORM,
-	.norms_per_layer = 2,
-	.final_norm = true,
-	.activation = EST_SILU,
-	.partial_rotary_factor = 1,
-};
+static const struct est_model model = LLAMA(LAYERS);
 
 static struct est_request sharded(enum est_strategy strategy, int64_t ranks, int64_t steps)
 {
@@ -324,7 +284,7 @@ int main(void)
 	SRunner *runner;
 	int failed;
 
-	tcase_add_checked_fixture(test, set_up, tear_down);
+	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, the_optimizer_steps_one_flat_part, 0, COUNT(all_ranks));
 	tcase_add_loop_test(test, of_the_gradients_the_partition_is_left_until_it_is_flattened, 0, COUNT(all_ranks));
 	tcase_add_loop_test(test, zero_1_has_all_gradients_beside_the_partition, 0, COUNT(all_ranks));

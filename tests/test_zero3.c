@@ -13,57 +13,17 @@ enum { S = 256, H = 1024, F = 2816, HEADS = 16, KV = 4, DIM = 64, V = 16384, LAY
 /* what is kept of a parameter's size: 10 * H elements stay gathered for good with "auto" */
 enum { MIB = 1 << 20, LARGEST = V * H };
 
-static struct est_arena arena;
-static struct est_program program;
+#include "tests/llama.h"
+
 static int64_t sizes[PARAMETERS], whole;
-
-static void list_parameters(void)
-{
-	static const int64_t layer[] = { H * HEADS * DIM, H * KV * DIM, H * KV * DIM, H * HEADS * DIM, H * F, H * F, H * F, H, H };
-	int count = 0;
-
-	sizes[count++] = (int64_t)V * H;
-	for (int i = 0; i < LAYERS; i++)
-		for (int k = 0; k < COUNT(layer); k++)
-			sizes[count++] = layer[k];
-	sizes[count++] = H;
-	sizes[count++] = (int64_t)V * H;
-	whole = 0;
-	for (int i = 0; i < count; i++)
-		whole += sizes[i];
-}
 
 static void set_up(void)
 {
-	size_t size = est_program_arena_size(LAYERS);
-
-	est_arena_init(&arena, malloc(size), size);
-	memset(arena.base, 0xa5, size);
-	list_parameters();
+	take_arena(LAYERS);
+	whole = list_parameters(LAYERS, sizes);
 }
 
-static void tear_down(void)
-{
-	free(arena.base);
-}
-
-static const struct est_model model = {
-	.architecture = EST_ARCH_LLAMA,
-	.vocab_size = V,
-	.hidden_size = H,
-	.num_hidden_layers = LAYERS,
-	.num_attention_heads = HEADS,
-	.num_key_value_heads = KV,
-	.head_dim = DIM,
-	.intermediate_size = F,
-	.max_position_embeddings = 4096,
-	.gated_mlp = true,
-	.norm = EST_RMSNORM,
-	.norms_per_layer = 2,
-	.final_norm = true,
-	.activation = EST_SILU,
-	.partial_rotary_factor = 1,
-};
+static const struct est_model model = LLAMA(LAYERS);
 
 static struct est_request sharded(int64_t ranks)
 {
@@ -295,7 +255,7 @@ int main(void)
 	SRunner *runner;
 	int failed;
 
-	tcase_add_checked_fixture(test, set_up, tear_down);
+	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, a_rank_holds_its_part_of_everything, 0, COUNT(all_ranks));
 	tcase_add_loop_test(test, a_micro_batch_leaves_nothing_behind, 0, COUNT(all_ranks));
 	tcase_add_loop_test(test, as_much_is_gathered_as_may_live, 0, 4);
