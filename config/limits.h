@@ -4,8 +4,8 @@
 
 #include "config/config.h"
 
-/* The most GPUs that min_gpus looks at. */
-enum { CFG_LIMIT_GPUS = 1024 };
+/* The most GPUs that min_gpus looks at; the most cards that limits are looked for, as each takes dozens of replays. */
+enum { CFG_LIMIT_GPUS = 1024, CFG_LIMIT_CARDS = 16 };
 
 /* Room for the requests that are tried. */
 struct cfg_trial {

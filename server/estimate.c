@@ -50,12 +50,25 @@ static void run(struct srv_call *call)
 	call->reply->content_type = srv_format_media_type(call->format);
 }
 
+bool srv_check_work(const struct cfg_request *request, const char *base, struct est_faults *faults)
+{
+	char pointer[EST_POINTER_MAX];
+
+	if (!wants(request, EST_INCLUDE_LIMITS) || request->card_count <= CFG_LIMIT_CARDS)
+		return true;
+	snprintf(pointer, sizeof pointer, "%s/include", base);
+	est_fault_add(faults, pointer, EST_OUT_OF_RANGE, "limits are looked for on %d cards at most: name them in gpus",
+		      CFG_LIMIT_CARDS);
+	return false;
+}
+
 /* body -> context->request. Answers the faults when there are some. */
 static bool read_request(struct srv_call *call, const json_t *body)
 {
 	struct srv_context *context = call->context;
 
-	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults))
+	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults)
+	    && srv_check_work(&context->request, "", &context->faults))
 		return true;
 	if (cfg_json_out_of_memory())
 		srv_reply_no_memory(call->reply);

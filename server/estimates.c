@@ -72,7 +72,8 @@ static bool run(struct srv_context *context, const json_t *body, const char *bas
 	struct cfg_request *request = &context->request;
 
 	context->faults.count = 0;
-	if (!cfg_read_request(body, base, context->service->catalog, request, &context->faults))
+	if (!cfg_read_request(body, base, context->service->catalog, request, &context->faults)
+	    || !srv_check_work(request, base, &context->faults))
 		return false;
 	if (!est_request_names(&request->request, "include"))
 		request->request.include = 0; /* of many, the verdicts alone */

@@ -19,6 +19,8 @@ void srv_post_estimate(struct srv_call *call);
 void srv_get_estimate(struct srv_call *call);
 /* The body of the call as JSON, after its query was found right; new reference. NULL: the reply says why. */
 json_t *srv_read_body(struct srv_call *call);
+/* Whether what the request includes is little enough to do for one request; else a fault at base + "/include". */
+bool srv_check_work(const struct cfg_request *request, const char *base, struct est_faults *faults);
 /* context->request -> context->report and advice; false when memory is short. */
 bool srv_run(struct srv_context *context);
 /* These -> buffer; false when memory is short. */

@@ -138,6 +138,9 @@ START_TEST(limits_are_answered_when_they_are_asked_for)
 	ck_assert_int_eq(json_integer_value(json_object_get(fit, "min_gpus")), 1);
 	ck_assert_int_gt(json_integer_value(json_object_get(fit, "max_sequence_length")), 2048);
 	json_decref(read);
+	post("/estimate", "{\"model\":\"llama-3.2-1b\",\"include\":[\"limits\"]}");
+	check_problem("limits of all cards", 422);
+	ck_assert_ptr_nonnull(strstr(text(), "\"/include\""));
 	post("/estimate", MODEL);
 	read = document();
 	ck_assert_ptr_null(json_object_get(json_array_get(json_object_get(read, "fits"), 0), "min_gpus"));
