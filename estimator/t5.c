@@ -142,15 +142,33 @@ static struct est_tensor bias_mask(struct stack *stack, struct est_tensor bias, 
 
 /* ---- attention */
 
+/* The zeros of cross attention move in, the result is held. They are a leaf, whose cast autocast caches: in a recomputation, where
+ * the tape knows no leaf of them, until that is over. */
+static struct est_tensor cache_cast(struct est_tape *tape, struct est_tensor zeros)
+{
+	struct est_tensor cast;
+
+	if (!tape->recomputing || !zeros.requires_grad || !tape->autocast || zeros.element != EST_32BIT)
+		return zeros;
+	cast = est_hold(est_to(tape, zeros, EST_16BIT));
+	est_attach(tape, &tape->scratch, cast);
+	est_drop(tape, zeros);
+	return cast;
+}
+
 static struct est_tensor attend(struct stack *stack, const struct est_tensor qkv[3], bool is_cross, struct est_tensor bias)
 {
 	struct est_pass *pass = &stack->pass;
 	uint64_t keys = is_cross ? stack->source_length : pass->sequence;
 	struct est_tensor mask = is_cross ? stack->cross_mask : stack->mask, out;
+	bool is_leaf;
 
 	if (pass->request->attention == EST_EAGER)
 		return est_eager_scores(pass, qkv, keys, stack->use_cache, bias, mask);
+	is_leaf = is_cross && !mask.numel;
 	mask = bias_mask(stack, bias, mask, stack->is_decoder && !is_cross, !is_cross);
+	if (is_leaf)
+		mask = cache_cast(pass->tape, mask);
 	out = est_biased_attention(pass, qkv, keys, mask);
 	est_drop(pass->tape, mask);
 	return out;
