@@ -71,8 +71,9 @@ static int64_t layers_that_fit(const struct est_model *model, double parameters)
 
 	if (!trial.intermediate_size)
 		trial.intermediate_size = clamp(mlp_ratio * (double)trial.hidden_size, 1, WIDEST_MLP);
-	trial.num_hidden_layers = 0;
+	trial.num_hidden_layers = 1;
 	layer = (double)est_model_layer_parameters(&trial);
+	trial.num_hidden_layers = 0;
 	rest = parameters - (double)est_model_count_parameters(&trial);
 	return clamp(rest / layer, 1, DEEPEST);
 }

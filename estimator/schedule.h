@@ -27,7 +27,7 @@ struct est_unit {
 	struct est_tensor unreduced;   /* FSDP1: gradient of the flat parameter until it is reduced */
 };
 
-enum { EST_NO_UNIT = UINT32_MAX };
+enum { EST_NO_UNIT = INT32_MAX };
 
 struct est_schedule;
 
