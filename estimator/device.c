@@ -211,6 +211,13 @@ static bool collectives(const struct est_gpu *gpu, const struct est_request *req
 	return gpu->vendor == EST_APPLE && request->framework != EST_MLX && request->parallelism.gpus > 1;
 }
 
+/* MPSAllocator packs buffers into heaps of 8 MiB to 1 GiB, and scaled_dot_product_attention is a kernel of its own: CUDA's
+ * figures say nothing of them. The rule of thumb knows neither. */
+static bool mps(const struct est_gpu *gpu, const struct est_request *request)
+{
+	return gpu->vendor == EST_APPLE && request->framework != EST_MLX && request->accounting == EST_REPLAY;
+}
+
 static const struct {
 	bool (*cannot)(const struct est_gpu *gpu, const struct est_request *request);
 	const char *reason;
@@ -227,6 +234,7 @@ static const struct {
 	{ int8_weights, "LLM.int8() needs compute capability 7.5" },
 	{ torchao_optimizer, "torchao's low-bit optimizers need compute capability 8.0, ROCm or XPU" },
 	{ collectives, "PyTorch has no collective communication between Apple's GPUs" },
+	{ mps, "PyTorch's allocator and attention on Apple's GPUs (MPS) are not modelled: the replay is of CUDA's" },
 };
 
 const char *est_device_refuses(const struct est_gpu *gpu, const struct est_request *request)

@@ -395,6 +395,21 @@ static void note_framework(const struct est_request *request, struct est_report 
 		     "to be as long; where it was short the lower figures hold. The scripts of 2023 (torch 2.1) began with the longest");
 }
 
+/* The rule of thumb is CUDA's too, and the only figure there is for a Mac. */
+static void note_macs(const struct est_request *request, const struct est_gpu *const *gpus, size_t count,
+		      struct est_report *report)
+{
+	size_t i = 0;
+
+	while (i < count && gpus[i]->vendor != EST_APPLE)
+		i++;
+	if (i == count && request->framework != EST_MLX)
+		return;
+	est_note_add(&report->warnings, "/accounting", "rule_of_thumb",
+		     "the rule of thumb knows nothing of Apple's GPUs: MLX writes out attention scores in training, 2 bytes and more a head and pair "
+		     "of tokens of each layer without checkpoints, and MLX and PyTorch's MPS both keep freed buffers; leave room for them");
+}
+
 static void note_objective(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *loss = est_word_name(est_loss_words, (int)request->loss);
@@ -452,6 +467,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 	if (by_thumb) {
 		ret_report->single_gpu = ret_report->thumb;
 		ret_report->per_gpu = ret_report->thumb_per_gpu;
+		note_macs(request, gpus, gpu_count, ret_report);
 	} else {
 		note_limits(request, &own, ret_report);
 		note_mixers(&own, ret_report);

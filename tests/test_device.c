@@ -1,5 +1,6 @@
 #include <check.h>
 #include <stdlib.h>
+#include <string.h>
 #include "estimator/device.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
@@ -120,6 +121,7 @@ END_TEST
 static const struct est_request plain = { .precision = EST_PURE_FP32, .parallelism = { .gpus = 1 } };
 
 #define FP32 .precision = EST_PURE_FP32
+#define THUMB .accounting = EST_RULE_OF_THUMB
 #define BITS4 .method = EST_QLORA, .quantization = { .bits = 4, .type = EST_NF4 }
 #define BITS8 .method = EST_QLORA, .quantization = { .bits = 8, .type = EST_INT8 }
 static const struct {
@@ -127,9 +129,12 @@ static const struct {
 	struct est_request request;
 	const struct est_gpu *runs[8], *refuses[12];
 } recipes[] = {
-	{ "fp32", { FP32, .micro_batch_size = 1 }, { &p100, &v100, &m1, &tpu, &trainium, &mi300x, &arc }, { 0 } },
-	{ "bf16", { .precision = EST_PURE_BF16 }, { &a100, &h100, &mi300x, &m4, &tpu, &bare_size, &arc },
-	  { &p100, &v100, &t4, &m1 } },
+	{ "fp32", { FP32, .micro_batch_size = 1 }, { &p100, &v100, &tpu, &trainium, &mi300x, &arc }, { &m1, &m4 } },
+	{ "fp32 by the rule of thumb", { FP32, THUMB }, { &p100, &m1, &m4 }, { 0 } },
+	{ "fp32 with MLX", { FP32, .framework = EST_MLX }, { &m1, &m4 }, { 0 } },
+	{ "bf16", { .precision = EST_PURE_BF16 }, { &a100, &h100, &mi300x, &tpu, &bare_size, &arc },
+	  { &p100, &v100, &t4, &m1, &m4 } },
+	{ "bf16 by the rule of thumb", { .precision = EST_PURE_BF16, THUMB }, { &a100, &m4 }, { &v100, &m1 } },
 	{ "bf16 with a master copy", { .precision = EST_BF16_MASTER }, { &a10 }, { &v100 } },
 	{ "bf16 autocast", { .precision = EST_BF16_AUTOCAST }, { &a10 }, { &t4 } },
 	{ "bf16 mixed", { .precision = EST_BF16_MIXED }, { &a10 }, { &t4 } },
@@ -149,7 +154,7 @@ static const struct {
 	  { &m4, &tpu, &trainium } },
 	{ "paged AdamW", { FP32, .optimizer = EST_PAGED_ADAMW_32BIT }, { &t4, &h100 }, { &m4, &tpu } },
 	{ "4-bit AdamW", { FP32, .optimizer = EST_ADAMW_4BIT }, { &a100, &mi300x }, { &t4, &m4, &tpu } },
-	{ "4-bit base weights", { FP32, BITS4 }, { &p100, &t4, &a10, &mi300x, &m4, &arc }, { &tpu, &trainium } },
+	{ "4-bit base weights", { FP32, BITS4 }, { &p100, &t4, &a10, &mi300x, &arc }, { &tpu, &trainium, &m4 } },
 	{ "8-bit base weights", { FP32, BITS8 }, { &t4, &a10, &h100 }, { &p100, &v100, &tpu } },
 	{ "several GPUs", { FP32, .parallelism = { .gpus = 8, .strategy = EST_ZERO3 } }, { &v100, &h100, &mi300x }, { &m4 } },
 	{ "several Macs with MLX", { FP32, .parallelism = { .gpus = 8 }, .framework = EST_MLX }, { &m4 }, { 0 } },
@@ -166,10 +171,33 @@ START_TEST(a_recipe_is_refused_by_the_cards_that_cannot_run_it)
 }
 END_TEST
 
-START_TEST(every_card_runs_the_plain_recipe)
+START_TEST(every_card_but_apples_runs_the_plain_recipe)
 {
 	for (int i = 0; i < COUNT(cards); i++)
-		ck_assert_ptr_null(est_device_refuses(cards[i].gpu, &plain));
+		ck_assert_int_eq(est_device_refuses(cards[i].gpu, &plain) != NULL, cards[i].gpu->vendor == EST_APPLE);
+}
+END_TEST
+
+/* What a Mac cannot run is said before what is not modelled of it. */
+static const struct {
+	struct est_request request;
+	const char *says;
+} on_a_mac[] = {
+	{ { FP32 }, "(MPS)" },
+	{ { FP32, BITS4 }, "(MPS)" },
+	{ { FP32, .framework = EST_LITGPT }, "(MPS)" },
+	{ { .precision = EST_PURE_BF16 }, "no bf16 arithmetic" },
+	{ { FP32, .torch_compile = true }, "Triton" },
+	{ { FP32, .optimizer = EST_ADAMW_8BIT }, "bitsandbytes" },
+	{ { FP32, .parallelism = { .gpus = 2 } }, "collective" },
+};
+
+START_TEST(a_mac_says_why)
+{
+	const char *reason = est_device_refuses(&m1, &on_a_mac[_i].request);
+
+	ck_assert_ptr_nonnull(reason);
+	ck_assert_msg(strstr(reason, on_a_mac[_i].says) != NULL, "%s: %s", on_a_mac[_i].says, reason);
 }
 END_TEST
 
@@ -185,7 +213,8 @@ int main(void)
 	tcase_add_loop_test(test, communicators_cost_by_link_and_group, 0, COUNT(groups));
 	tcase_add_loop_test(test, sdpa_chooses_by_card_and_release, 0, COUNT(choices));
 	tcase_add_loop_test(test, a_recipe_is_refused_by_the_cards_that_cannot_run_it, 0, COUNT(recipes));
-	tcase_add_test(test, every_card_runs_the_plain_recipe);
+	tcase_add_test(test, every_card_but_apples_runs_the_plain_recipe);
+	tcase_add_loop_test(test, a_mac_says_why, 0, COUNT(on_a_mac));
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);

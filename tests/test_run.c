@@ -951,6 +951,39 @@ START_TEST(the_rule_of_thumb_has_no_peak)
 }
 END_TEST
 
+static bool says_of_macs(enum est_framework framework, const char *card)
+{
+	struct est_model model = llama(4);
+	struct est_request request = plain();
+	const struct est_gpu *judged = NULL;
+
+	for (int i = 0; i < CARDS; i++)
+		if (strcmp(cards[i].id, card) == 0)
+			judged = &cards[i];
+	ck_assert_ptr_nonnull(judged);
+	request.accounting = EST_RULE_OF_THUMB;
+	request.framework = framework;
+	arena.used = 0;
+	ck_assert(est_run(&request, &model, &judged, 1, &arena, &report));
+	ck_assert_int_eq(report.fits[0].verdict == EST_UNSUPPORTED, false);
+	for (size_t i = 0; i < report.warnings.count; i++)
+		if (strcmp(report.warnings.item[i].pointer, "/accounting") == 0) {
+			/* the end of it: not cut off */
+			ck_assert_ptr_nonnull(strstr(report.warnings.item[i].detail, "leave room for them"));
+			return true;
+		}
+	return false;
+}
+
+START_TEST(the_rule_of_thumb_warns_of_macs)
+{
+	ck_assert(says_of_macs(EST_TRANSFORMERS, "m4"));
+	ck_assert(says_of_macs(EST_MLX, "m4"));
+	ck_assert(says_of_macs(EST_MLX, "a100"));
+	ck_assert(!says_of_macs(EST_TRANSFORMERS, "a100"));
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("run");
@@ -985,6 +1018,7 @@ int main(void)
 	tcase_add_loop_test(test, the_largest_accepted_request_is_finite, 0, COUNT(families));
 	tcase_add_loop_test(test, an_arena_that_is_too_small_is_told_and_nothing_breaks, 0, 2);
 	tcase_add_test(test, the_rule_of_thumb_has_no_peak);
+	tcase_add_test(test, the_rule_of_thumb_warns_of_macs);
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
 	srunner_run_all(runner, CK_ENV);
