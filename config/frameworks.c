@@ -105,7 +105,8 @@ const struct cfg_framework cfg_frameworks[] = {
 	}},
 	[EST_MLX] = {{
 		{ "precision", EST_PURE_BF16, EVERY_METHOD, "mlx-lm trains in the type of the checkpoint", NULL },
-		{ "lora.adapter_dtype", EST_BF16, ADAPTERS, "mlx-lm trains in the type of the checkpoint", NULL },
+		{ "lora.rank", 8, ADAPTERS, "mlx-lm's lora_parameters: rank 8 (lora.py)", NULL },
+		{ "lora.adapter_dtype", EST_FP32, ADAPTERS, "mlx-lm makes lora_a and lora_b in float32 (tuner/lora.py)", NULL },
 		{ "max_grad_norm", 0, EVERY_METHOD, "mlx-lm does not clip", NULL },
 	}},
 };

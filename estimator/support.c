@@ -24,9 +24,6 @@ static const struct modelled {
 	const char *field;
 	uint64_t replay, rule_of_thumb;
 } modelled[] = {
-	{ "framework",
-	  BIT(EST_TRANSFORMERS) | BIT(EST_TRL) | BIT(EST_AXOLOTL) | BIT(EST_LLAMA_FACTORY) | BIT(EST_DEEPSPEED)
-	  | BIT(EST_TORCHTITAN) | BIT(EST_LITGPT) | BIT(EST_TORCHTUNE) | BIT(EST_UNSLOTH), ANY },
 	{ "method", ANY, BIT(EST_FULL) | BIT(EST_LORA) | BIT(EST_QLORA) },
 	{ "optimizer",
 	  ANY,

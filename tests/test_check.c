@@ -172,6 +172,10 @@ static const struct {
 	{ "grpo by the rule", THUMB "objective=6", "/objective", EST_NOT_SUPPORTED_YET },
 	{ "scored sequences", "task=2", NULL, 0 },
 	{ "another trainer's model code", "framework=9", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "Megatron", "framework=9 loss=0", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "MLX", "framework=10 precision=4", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "MLX's LoRA", "framework=10 precision=4 method=1", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "MLX by the rule of thumb", THUMB "framework=10 precision=4", NULL, 0 },
 	{ "torchtune's modules", "framework=7 precision=4 loss=1 gradient_checkpointing=1", NULL, 0 },
 	{ "torchtune in masters", "framework=7 loss=1", "/precision", EST_NOT_SUPPORTED_YET },
 	{ "torchtune's offloading", "framework=7 precision=4 loss=1 gradient_checkpointing=3", "/gradient_checkpointing",
@@ -446,6 +450,21 @@ START_TEST(looks_at_the_model)
 }
 END_TEST
 
+START_TEST(says_why_mlx_is_refused)
+{
+	struct est_model model = llama();
+	struct est_request request;
+	struct est_faults faults = { 0 };
+
+	set_fields(&request, "framework=10 precision=4");
+	ck_assert(!est_check(&request, &model, &faults));
+	ck_assert_uint_eq(faults.count, 1);
+	ck_assert_str_eq(faults.item[0].pointer, "/framework");
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "mlx is not replayed: "));
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "accounting rule_of_thumb answers")); /* the end: not cut off */
+}
+END_TEST
+
 START_TEST(tells_a_refused_default_from_a_named_value)
 {
 	struct est_model model = llama();
@@ -514,6 +533,7 @@ int main(void)
 
 	tcase_add_loop_test(rules, accepts_or_points_at_the_fault, 0, sizeof(cases) / sizeof(cases[0]));
 	tcase_add_loop_test(rules, looks_at_the_model, 0, sizeof(models) / sizeof(models[0]));
+	tcase_add_test(rules, says_why_mlx_is_refused);
 	tcase_add_test(rules, tells_a_refused_default_from_a_named_value);
 	tcase_add_test(rules, tells_every_contradiction_at_once);
 	tcase_add_loop_test(rules, survives_the_ends_of_every_range, 0, 2 * (int)est_request_field_count);

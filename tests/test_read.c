@@ -331,6 +331,8 @@ static const struct {
 	{ "{" LLAMA ",'framework':'litgpt','method':'lora'}", "lora.target_modules", "q_proj,v_proj" },
 	{ "{" LLAMA ",'framework':'litgpt','method':'qlora'}", "optimizer", "paged_adamw_32bit" },
 	{ "{" THUMB ",'framework':'megatron'}", "loss", "vocab_parallel" },
+	{ "{" THUMB ",'framework':'mlx','method':'lora'}", "lora.rank", "8" },
+	{ "{" THUMB ",'framework':'mlx','method':'lora'}", "lora.adapter_dtype", "fp32" },
 	{ "{'model':'t5-base','accounting':'rule_of_thumb'}", "task", "sequence_to_sequence" },
 	{ "{" THUMB ",'sequence_length':512}", "target_length", "512" },
 	{ "{'model':'gpt2'}", "sequence_length", "1024" },
