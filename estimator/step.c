@@ -72,6 +72,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	tape->pinned = 0;
 	if (pass->schedule)
 		pass->schedule->syncs = last || pass->request->parallelism.sync_each_microbatch;
+	est_zero_micro_begin(pass->zero, last);
 	est_mark(tape, EST_PHASE_FORWARD);
 	est_schedule_micro_begin(pass->schedule);
 	loss = est_objective_loss(pass);
@@ -82,7 +83,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
 	est_schedule_backward_end(pass->schedule);
-	est_zero_backward_end(pass->zero, tape, last);
+	est_zero_backward_end(pass->zero, tape);
 	est_drop(tape, loss);
 	est_release_attributes(tape, 0);
 	est_pass_end(pass);
@@ -122,7 +123,7 @@ static void rehearse(struct est_program *program, struct est_pass *pass)
 static uint64_t trace_first(struct est_pass *pass)
 {
 	uint64_t steps = (uint64_t)pass->request->gradient_accumulation_steps;
-	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch) || (pass->zero && pass->zero->keeps);
+	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch) || est_zero_last_differs(pass->zero);
 
 	trace_micro(pass, steps == 1);
 	if (!last_differs || steps <= 2)

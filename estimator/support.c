@@ -132,7 +132,7 @@ static void check_offload(const struct est_request *request, struct est_faults *
 		return;
 	if (parameters != EST_ON_GPU && (!est_schedule_wanted(request) || optimizer != parameters))
 		refuse(est_field_find("offload.parameters"), request, faults);
-	else if (optimizer != parameters)
+	else if (optimizer != parameters && !est_zero_offloads(request))
 		refuse(est_field_find("offload.optimizer"), request, faults);
 	/* saved activations are checkpoints: what is kept within a layer is never moved */
 	if (request->offload.activations == EST_ON_CPU && request->checkpointing != EST_CHECKPOINT_OFFLOAD)

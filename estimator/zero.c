@@ -20,6 +20,11 @@ bool est_zero_wanted(const struct est_request *request)
 	       && steps_elements(request->optimizer) && !request->fuse_optimizer_in_backward;
 }
 
+bool est_zero_offloads(const struct est_request *request)
+{
+	return est_zero_wanted(request) && request->parallelism.strategy == EST_ZERO2;
+}
+
 static bool is_trained(const struct est_leaf *leaf)
 {
 	return leaf->parameter && leaf->value.requires_grad;
@@ -40,16 +45,61 @@ static void make_buffers(struct est_zero *zero, struct est_tape *tape)
 			zero->buffer[i] = est_hold(est_empty_as(tape, zero->bucket, EST_16BIT, EST_BUFFERS));
 }
 
+/* async_inplace_copy_grad_to_fp32_buffer_from_gpu(), after its norm in fp64 */
+static void copy_to_host(struct est_tape *tape, uint64_t numel)
+{
+	est_drop(tape, est_empty_as(tape, numel, sizeof(double), EST_BUFFERS));
+	est_drop(tape, est_empty_as(tape, numel, EST_32BIT, EST_BUFFERS));
+}
+
+static void empty_to_host(struct est_zero *zero, struct est_tape *tape)
+{
+	for (struct est_leaf *leaf = zero->first; leaf && zero->last; leaf = leaf->next)
+		copy_to_host(tape, leaf->ours);
+	zero->first = NULL;
+	zero->end = &zero->first;
+}
+
+/* Otherwise it stays to the end of the backward. */
+static bool lets_go(const struct est_zero *zero, const struct est_leaf *large)
+{
+	if (zero->offloads)
+		return zero->last || large->ours == 0;
+	return !zero->keeps || large->ours > 0;
+}
+
 /* reduce_ipg_grads(): what is of this rank goes into its partition, which the first such bucket makes. */
 static void flush(struct est_zero *zero, struct est_tape *tape)
 {
-	if (zero->reaches && !zero->partition.storage)
+	if (zero->reaches && !zero->partition.storage && !zero->offloads)
 		zero->partition = est_hold(est_empty_as(tape, zero->touched, EST_16BIT, EST_GRADIENTS));
-	if (zero->large && (!zero->keeps || zero->large->ours > 0))
+	if (zero->offloads)
+		empty_to_host(zero, tape);
+	if (zero->large && lets_go(zero, zero->large))
 		drop_grad(tape, zero->large);
 	zero->filled = 0;
 	zero->reaches = false;
 	zero->large = NULL;
+}
+
+/* A gradient larger than the bucket waits in its own memory, where it is to go to the host in that of a clone. */
+static void set_aside(struct est_zero *zero, struct est_tape *tape, struct est_leaf *leaf)
+{
+	struct est_tensor clone;
+
+	zero->large = leaf;
+	if (!zero->offloads)
+		return;
+	clone = est_hold(est_empty_as(tape, leaf->grad.numel, leaf->grad.element, EST_GRADIENTS));
+	drop_grad(tape, leaf);
+	leaf->grad = clone;
+}
+
+static void append(struct est_zero *zero, struct est_leaf *leaf)
+{
+	leaf->next = NULL;
+	*zero->end = leaf;
+	zero->end = &leaf->next;
 }
 
 /* A gradient is copied into the bucket and becomes a view of it, unless it is larger. */
@@ -60,9 +110,11 @@ static void reduce(struct est_zero *zero, struct est_tape *tape, struct est_leaf
 	if (zero->filled + numel > zero->bucket)
 		flush(zero, tape);
 	if (numel > zero->bucket)
-		zero->large = leaf;
+		set_aside(zero, tape, leaf);
 	else
 		drop_grad(tape, leaf);
+	if (zero->offloads && leaf->ours > 0)
+		append(zero, leaf);
 	zero->filled += numel;
 	zero->reaches = zero->reaches || leaf->ours > 0;
 }
@@ -102,8 +154,22 @@ static void divide(struct est_zero *zero, struct est_tape *tape, uint64_t ranks)
 		zero->touched += leaf->ours ? leaf->value.numel : 0;
 		leaf->shard = leaf->folded ? 0 : zero->share;
 		leaf->shard_element = EST_16BIT;
+		leaf->on_host = zero->offloads;
 		offset += leaf->value.numel;
 	}
+}
+
+/* On the card a buffer for the largest gradient, and on the host its twin; there too fp32 gradients beside the masters, weights in
+ * 16 bits, and what micro-batches accumulate. */
+static void rest_on_host(const struct est_zero *zero, struct est_tape *tape, bool accumulates)
+{
+	uint64_t largest = 0, accumulated = accumulates ? zero->touched : 0;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (is_trained(&tape->leaves[i]) && tape->leaves[i].value.numel > largest)
+			largest = tape->leaves[i].value.numel;
+	est_persistent(tape, largest, EST_16BIT, EST_BUFFERS);
+	tape->host_states += zero->share * (EST_32BIT + EST_16BIT) + (largest + accumulated) * EST_16BIT;
 }
 
 /* "auto": as Transformers fills it in */
@@ -122,7 +188,11 @@ struct est_zero *est_zero_wrap(struct est_tape *tape, const struct est_model *mo
 	zero->keeps = p->strategy == EST_ZERO1;
 	zero->buffers = p->overlap_comm ? 2 : 1;
 	zero->bucket = bucket_of(model, p->buckets.reduce_bucket_size);
+	zero->offloads = request->offload.optimizer != EST_ON_GPU;
+	zero->end = &zero->first;
 	divide(zero, tape, est_shard_ranks(p));
+	if (zero->offloads)
+		rest_on_host(zero, tape, request->gradient_accumulation_steps > 1);
 	tape->accumulated = arrived;
 	tape->accumulated_context = zero;
 	return zero;
@@ -149,10 +219,28 @@ static uint64_t most_touched(const struct est_zero *zero, const struct est_tape 
 	return most;
 }
 
+/* What another rank's norm may take beyond this rank's, of a larger part of one parameter. */
+static uint64_t norm_surplus(const struct est_zero *zero, const struct est_tape *tape)
+{
+	uint64_t own = 0, largest = 0;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		const struct est_leaf *leaf = &tape->leaves[i];
+
+		own = leaf->ours > own ? leaf->ours : own;
+		if (is_trained(leaf) && leaf->value.numel > largest)
+			largest = leaf->value.numel;
+	}
+	return (within(0, largest, zero->share) - own) * sizeof(double);
+}
+
 uint64_t est_zero_surplus(const struct est_zero *zero, const struct est_tape *tape, const struct est_request *request)
 {
 	uint64_t partitions = request->gradient_accumulation_steps > 1 ? 2 : 1;
 
+	/* gradients larger than the bucket, which wait for the end of a micro-batch that is not the last */
+	if (zero && zero->offloads)
+		return norm_surplus(zero, tape) + (partitions > 1 ? most_touched(zero, tape) * EST_16BIT : 0);
 	return zero ? (most_touched(zero, tape) - zero->touched) * EST_16BIT * partitions : 0;
 }
 
@@ -175,9 +263,20 @@ static void average(struct est_zero *zero, struct est_tape *tape)
 	zero->partition = est_none;
 }
 
-void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape, bool last)
+void est_zero_micro_begin(struct est_zero *zero, bool last)
 {
-	if (!zero || (zero->keeps && !last))
+	if (zero)
+		zero->last = last;
+}
+
+bool est_zero_last_differs(const struct est_zero *zero)
+{
+	return zero && (zero->keeps || zero->offloads);
+}
+
+void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape)
+{
+	if (!zero || (zero->keeps && !zero->last))
 		return;
 	if (zero->keeps)
 		reduce_kept(zero, tape);
@@ -202,7 +301,7 @@ static void take_norms(struct est_tape *tape)
 
 void est_zero_flatten(struct est_zero *zero, struct est_tape *tape)
 {
-	if (!zero)
+	if (!zero || zero->offloads)
 		return;
 	est_mark(tape, EST_PHASE_OPTIMIZER_STEP);
 	take_norms(tape);
@@ -211,7 +310,7 @@ void est_zero_flatten(struct est_zero *zero, struct est_tape *tape)
 
 void est_zero_flattened(struct est_zero *zero, struct est_tape *tape)
 {
-	if (!zero)
+	if (!zero || zero->offloads)
 		return;
 	est_drop(tape, zero->flat);
 	est_drop(tape, zero->averaged);

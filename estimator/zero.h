@@ -1,5 +1,6 @@
 /* DeepSpeed's ZeRO-1 and ZeRO-2 on rank 0: gradients pass through a bucket into the rank's partition, which the step flattens and
- * casts. The weights stay whole; the optimizer steps an fp32 copy of that part. DISTRIBUTED 5 and II 7, DeepSpeed 0.19. */
+ * casts, or to the host. The weights stay whole; the optimizer steps an fp32 copy of that part. DISTRIBUTED 5 and II 7,
+ * DeepSpeed 0.19. */
 #ifndef EST_ZERO_H
 #define EST_ZERO_H
 
@@ -15,6 +16,9 @@ struct est_zero {
 	uint64_t touched;              /* elements of all parameters that reach into it, each counted whole */
 	uint64_t filled;               /* elements that wait in the bucket */
 	bool reaches;                  /* some of them are of this rank's part */
+	bool offloads;                 /* the optimizer is on the host, and so is the partition: */
+	bool last;                     /* the micro-batch is the step's last: what it accumulates on the host becomes the fp32 gradient */
+	struct est_leaf *first, **end; /* those in the bucket that are of this rank's part, linked by next */
 	struct est_leaf *large;        /* the one that is larger than a bucket and waits in its own memory, or NULL */
 	struct est_tensor buffer[2], partition, averaged, flat;
 };
@@ -23,12 +27,18 @@ struct est_zero {
  * and an optimizer that a flat parameter does not change. Others are static shares. */
 bool est_zero_wanted(const struct est_request *request);
 
+/* Whether the optimizer may be on the host there: with ZeRO-2. */
+bool est_zero_offloads(const struct est_request *request);
+
 /* Folds the trained leaves of the tape into a flat parameter of which rank 0 has a part, and watches their gradients. NULL
  * where that is not wanted, or the arena is too small. Of the tape's arena. */
 struct est_zero *est_zero_wrap(struct est_tape *tape, const struct est_model *model, const struct est_request *request);
 
-/* zero may be NULL in all of these. The backward of a micro-batch is over; last: of the step. */
-void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape, bool last);
+/* zero may be NULL in all of these. A micro-batch begins; last: of the step. Whether that one differs from the others. */
+void est_zero_micro_begin(struct est_zero *zero, bool last);
+bool est_zero_last_differs(const struct est_zero *zero);
+/* The backward of the micro-batch is over. */
+void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape);
 /* The step: norms are taken, clipped or not, the partition's gradients are copied to be flat, and, once they are cast to fp32,
  * both are gone. */
 void est_zero_flatten(struct est_zero *zero, struct est_tape *tape);

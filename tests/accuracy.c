@@ -107,7 +107,7 @@ static const struct gate distributed[] = {
 	{ "fsdp qlora layer_root",             1, 0.01, 0.10, 0.40, 0.40 },
 	{ "ddp qlora ",                        2, 0.01, 0.10, 0.10, 0.10 },
 	{ "zero1 full ",                       4, 0.01, 0.10, 0.01, 0.01 },
-	{ "zero2 full ",                       5, 0.01, 0.10, 0.40, 0.40 },
+	{ "zero2 full ",                       6, 0.01, 0.10, 0.20, 0.40 },
 	{ "zero2 lora ",                       1, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero3 full ",                      29, 0.02, 0.60, 0.30, 0.30 },
 	{ "zero3 lora ",                       3, 0.01, 0.10, 0.01, 0.01 },

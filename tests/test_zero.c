@@ -143,6 +143,34 @@ START_TEST(of_the_gradients_the_partition_is_left_until_it_is_flattened)
 }
 END_TEST
 
+/* The largest gradient is that of the embedding, of which rank 0 has its whole part. */
+START_TEST(with_the_optimizer_on_the_host_nothing_of_it_is_left_on_the_card)
+{
+	int64_t steps = _i + 1, ranks = 8, share = share_of(ranks), largest = (int64_t)V * H;
+	struct est_request request = sharded(EST_ZERO2, ranks, steps);
+	enum est_part last = steps == 1 ? EST_PART_MICRO_FIRST : EST_PART_MICRO_NEXT;
+	int64_t of_the_model;
+
+	trace(&request);
+	of_the_model = walk_through(EST_PART_LOAD, EST_BUFFERS).end;
+	request.offload.optimizer = EST_ON_CPU;
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, 0);
+	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_BUFFERS).end - of_the_model, block(2 * largest));
+	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 0);
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, 0);
+	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
+	/* only the last micro-batch's gradients are put to a norm and cast */
+	for (enum est_part part = EST_PART_MICRO_FIRST; part <= last; part++) {
+		ck_assert_int_eq(count_buffers(part, EST_EVENT_ALLOC, block(8 * share)), part == last);
+		ck_assert_int_eq(count_buffers(part, EST_EVENT_ALLOC, block(4 * share)), part == last);
+	}
+	/* fp32 gradients and masters, two moments and a step count; weights and the largest gradient in 16 bits; what is accumulated */
+	ck_assert_int_eq((int64_t)program.host_states,
+			 (4 + 4 + 8 + 2) * share + 4 + 2 * largest + (steps > 1 ? 2 * touched_by(0, ranks) : 0));
+}
+END_TEST
+
 START_TEST(zero_1_has_all_gradients_beside_the_partition)
 {
 	int64_t ranks = all_ranks[_i];
@@ -287,6 +315,7 @@ int main(void)
 	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, the_optimizer_steps_one_flat_part, 0, COUNT(all_ranks));
 	tcase_add_loop_test(test, of_the_gradients_the_partition_is_left_until_it_is_flattened, 0, COUNT(all_ranks));
+	tcase_add_loop_test(test, with_the_optimizer_on_the_host_nothing_of_it_is_left_on_the_card, 0, 2);
 	tcase_add_loop_test(test, zero_1_has_all_gradients_beside_the_partition, 0, COUNT(all_ranks));
 	tcase_add_loop_test(test, a_later_micro_batch_fills_a_second_partition, 0, 2);
 	tcase_add_loop_test(test, a_bucket_lives_from_the_first_gradient_to_the_end_of_the_backward, 0, COUNT(buckets));
