@@ -52,11 +52,19 @@ bool cfg_read_model(const json_t *value, const char *pointer, const struct cfg_c
 
 /* ---- Requests (read.c, query.c). A checked request and what it judges. */
 enum { CFG_CARDS_MAX = 512, CFG_SIZES_MAX = 64 };
+/* Pointers of values in "from" that were not used: total of them, the first count in text, each ended by NUL. */
+struct cfg_ignored {
+	bool listed;                                  /* something is from a file */
+	size_t total, count, used;
+	char text[16384];
+};
+
 struct cfg_request {
 	struct est_request request;
 	struct est_model model;
 	struct est_notes notes;                       /* assumptions made while reading */
 	struct est_notes warnings;                    /* what was read and is not modelled as it stands: other versions */
+	struct cfg_ignored ignored;
 	size_t card_count;                            /* at least 1 */
 	const struct est_gpu *cards[CFG_CARDS_MAX];   /* in the order of the request; all of the catalogue when none is named,
 							 then led by h100-sxm5-80gb (an assumption) */

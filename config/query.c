@@ -73,7 +73,7 @@ static json_t *split(const char *text, bool numbers)
 }
 
 /* The value by the kind of its field; what does not fit stays text, for the reader to refuse. New reference. */
-static json_t *typed_value(const struct est_field *field, const char *text)
+json_t *cfg_text_value(const struct est_field *field, const char *text)
 {
 	switch (field ? field->kind : EST_FIELD_INT) {
 	case EST_FIELD_WORD:
@@ -148,7 +148,7 @@ static void place(json_t *object, struct pair *pair)
 		snprintf(segment, sizeof(segment), "%.*s", (int)length, rest);
 		cfg_pointer_add(pair->pointer, segment);
 		if (!rest[length]) {
-			put(object, segment, field, typed_value(field, pair->value), pair);
+			put(object, segment, field, cfg_text_value(field, pair->value), pair);
 			return;
 		}
 		object = enter(object, segment, pair);

@@ -1,6 +1,6 @@
 #include <stdio.h>
 #include <string.h>
-#include "config/read.h"
+#include "config/from.h"
 
 /* Whether rows lie under the dotted name group. */
 static bool is_group(const char *group)
@@ -109,14 +109,17 @@ static void require_fields(struct cfg_reader *reader, const char *base)
 }
 
 /* est_check() points into the request; the client sees the request where it lies in its batch. */
-static bool check(struct cfg_request *request, const char *base, struct est_faults *faults)
+static bool check(struct cfg_request *request, const struct cfg_from *from, const char *base, struct est_faults *faults)
 {
 	size_t i = faults->count;
 	bool right = est_check(&request->request, &request->model, faults);
 
+	cfg_from_point(from, faults, i);
 	for (; *base && i < faults->count && i < EST_FAULTS_MAX; i++) {
 		char inside[EST_POINTER_MAX];
 
+		if (!strncmp(faults->item[i].pointer, base, strlen(base)))
+			continue;
 		memcpy(inside, faults->item[i].pointer, sizeof(inside));
 		snprintf(faults->item[i].pointer, sizeof(inside), "%.64s%.180s", base, inside);
 	}
@@ -128,6 +131,7 @@ bool cfg_read_request(const json_t *body, const char *base, const struct cfg_cat
 {
 	struct cfg_reader reader = { .catalog = catalog, .ret = ret, .faults = faults };
 	struct cfg_reasons reasons;
+	struct cfg_from from;
 	size_t before = faults->count;
 
 	memset(ret, 0, sizeof(*ret));
@@ -137,6 +141,7 @@ bool cfg_read_request(const json_t *body, const char *base, const struct cfg_cat
 		return false;
 	}
 	read_group(&reader, body, "", base);
+	cfg_from_read(&from, &reader, base);
 	require_fields(&reader, base);
 	if (faults->count > before)
 		return false;
@@ -144,5 +149,5 @@ bool cfg_read_request(const json_t *body, const char *base, const struct cfg_cat
 	cfg_defaults_apply(&ret->request, &ret->model, &reasons);
 	cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
 	cfg_warn_of_versions(&ret->request, &ret->warnings);
-	return check(ret, base, faults);
+	return check(ret, &from, base, faults);
 }

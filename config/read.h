@@ -11,10 +11,13 @@ struct cfg_reader {
 	struct cfg_request *ret;
 	struct est_faults *faults;
 	size_t size_count; /* of ret->sizes */
+	const json_t *files[5]; /* of "from", by cfg_from_formats[]; NULL: absent */
 };
 
 /* A value that is present -> the member that field says, by field's kind (values.c). Faults at pointer. */
 void cfg_read_value(struct cfg_reader *reader, const struct est_field *field, const json_t *value, const char *pointer);
+/* text as the JSON value that field has for it in a query string: numbers, lists, words by its kind. New reference. */
+json_t *cfg_text_value(const struct est_field *field, const char *text);
 /* The row of words that value spells; NULL when words is NULL, value is no string, or none matches. */
 const struct est_word *cfg_word_find(const struct est_word *words, const json_t *value);
 

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "config/read.h"
+#include "config/from.h"
 
 typedef void read_field(struct cfg_reader *reader, const struct est_field *field, const json_t *value,
 			const char *pointer);
@@ -279,6 +279,20 @@ static void read_sizes(struct cfg_reader *reader, const struct est_field *field,
 	reader->size_count = cfg_read_sizes(value, pointer, field, reader->ret, reader->faults);
 }
 
+/* Kept until the request's own fields are read. */
+static void read_file(struct cfg_reader *reader, const struct est_field *field, const json_t *value, const char *pointer)
+{
+	size_t i;
+
+	if (!json_is_object(value)) {
+		est_fault_add(reader->faults, pointer, EST_WRONG_TYPE, "must be the file's content as an object");
+		return;
+	}
+	for (i = 0; i < CFG_FORMATS; i++)
+		if (!strcmp(field->name + strlen("from."), cfg_from_formats[i]->name))
+			reader->files[i] = value;
+}
+
 static read_field *const readers[] = {
 	[EST_FIELD_BOOL] = read_bool,
 	[EST_FIELD_INT] = read_int,
@@ -291,6 +305,7 @@ static read_field *const readers[] = {
 	[EST_FIELD_MODEL] = read_model,
 	[EST_FIELD_GPUS] = read_gpus,
 	[EST_FIELD_BYTES] = read_sizes,
+	[EST_FIELD_FILE] = read_file,
 };
 
 void cfg_read_value(struct cfg_reader *reader, const struct est_field *field, const json_t *value, const char *pointer)

@@ -34,6 +34,16 @@ void est_request_name(struct est_request *request, const struct est_field *field
 	request->named[i / 64] |= UINT64_C(1) << i % 64;
 }
 
+void est_request_forget(struct est_request *request, const struct est_field *field)
+{
+	size_t i = (size_t)(field - est_request_fields);
+
+	request->named[i / 64] &= ~(UINT64_C(1) << i % 64);
+	if (field->kind == EST_FIELD_NAMES)
+		((struct est_names *)(void *)((char *)request + field->offset))->count = 0;
+	est_field_set(field, request, field->fallback);
+}
+
 void est_request_init(struct est_request *ret_request)
 {
 	size_t i;

@@ -11,6 +11,7 @@
 #define BUCKET(member) .name = "parallelism.buckets." #member, .pointer = "/parallelism/buckets/" #member, \
 	.offset = offsetof(struct est_request, parallelism.buckets.member), .kind = EST_FIELD_INT, .min = 0, \
 	.max = 1e15, .words = est_auto_words, .fallback = EST_AUTO, .by_framework = true
+#define FROM(format) .name = "from." #format, .pointer = "/from/" #format, .kind = EST_FIELD_FILE, .when = EST_NEVER_ASSUMED
 #define NOWHERE(word) .name = #word, .pointer = "/" #word
 
 /* What it may hold, and what it is when absent. */
@@ -29,6 +30,11 @@ enum { RANKS_MAX = 65536, LENGTH_MAX = 1 << 24, GPUS_MAX = 1 << 20 };
 const struct est_field est_request_fields[] = {
 	{ NOWHERE(model), .kind = EST_FIELD_MODEL, .required = true, WHEN(NEVER_ASSUMED),
 	  .doc = "A preset id, alias or Hugging Face id; a config.json; or a custom shape (parameters is enough)." },
+	{ FROM(deepspeed), .doc = "DeepSpeed's JSON file; auto is what its integration makes of it." },
+	{ FROM(accelerate), .doc = "accelerate's config file, as JSON." },
+	{ FROM(training_arguments), .doc = "TrainingArguments, or a config of TRL's, as JSON (to_dict)." },
+	{ FROM(axolotl), .doc = "Axolotl's YAML file, as JSON." },
+	{ FROM(llama_factory), .doc = "LLaMA-Factory's YAML file, as JSON." },
 	{ TOP(framework), WORD(est_framework_words, EST_TRANSFORMERS),
 	  .doc = "The trainer whose defaults apply where a field is not named." },
 	{ IN(versions, torch), VERSION, WHEN(NEVER_ASSUMED), .doc = "PyTorch's version." },

@@ -21,7 +21,8 @@ enum est_field_kind {
 	EST_FIELD_CHECKPOINTING, /* bool, word or object -> checkpointing, selective, every_n_layers */
 	EST_FIELD_MODEL,    /* read by config/model: string or object; no offset */
 	EST_FIELD_GPUS,     /* read by config/: ids or aliases, one or a list; no offset */
-	EST_FIELD_BYTES     /* read by config/: list of byte counts (gpu_memory_bytes); no offset */
+	EST_FIELD_BYTES,    /* read by config/: list of byte counts (gpu_memory_bytes); no offset */
+	EST_FIELD_FILE      /* read by config/: a trainer's own file, as an object; no offset */
 };
 
 /* When a field's value matters; est_field_applies() decides, by the rest of the request. */
@@ -59,6 +60,9 @@ bool est_request_names(const struct est_request *request, const char *name);
 /* Marks the row as named by the client. */
 void est_request_name(struct est_request *request, const struct est_field *field);
 bool est_field_is_named(const struct est_field *field, const struct est_request *request);
+
+/* Makes the row one that the client did not name, at its fallback. */
+void est_request_forget(struct est_request *request, const struct est_field *field);
 
 /* Every field at its fallback, none named. Names lists are empty, target_modules is all-linear. */
 void est_request_init(struct est_request *ret_request);

@@ -214,6 +214,20 @@ static bool write_notes(struct srv_buffer *buffer, const struct est_notes *notes
 	return first;
 }
 
+/* Of what came from files: what was not used. */
+static void write_ignored(struct srv_buffer *buffer, const struct cfg_ignored *ignored)
+{
+	const char *pointer = ignored->text;
+
+	SRV_PUT(buffer, ",\"ignored\":[");
+	for (size_t i = 0; i < ignored->count; i++, pointer += strlen(pointer) + 1) {
+		if (i)
+			srv_buffer_add_byte(buffer, ',');
+		srv_write_string(buffer, pointer);
+	}
+	srv_buffer_add_byte(buffer, ']');
+}
+
 static void write_document(struct srv_buffer *buffer, const struct srv_estimate *estimate, const void *const *rows)
 {
 	const struct cfg_request *request = estimate->request;
@@ -245,6 +259,8 @@ static void write_document(struct srv_buffer *buffer, const struct srv_estimate 
 	SRV_PUT(buffer, "],\"warnings\":[");
 	write_notes(buffer, &report->warnings, write_notes(buffer, &request->warnings, true));
 	srv_buffer_add_byte(buffer, ']');
+	if (request->ignored.listed)
+		write_ignored(buffer, &request->ignored);
 	if (request->request.include & EST_INCLUDE_HINTS) {
 		SRV_PUT(buffer, ",\"hints\":");
 		srv_write_hints(buffer, estimate->catalog, request, report);

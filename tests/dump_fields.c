@@ -149,6 +149,8 @@ static json_t *schema_of(const struct est_field *field)
 		return either(typed("string"), list_of(typed("string"), 1, CFG_CARDS_MAX - CFG_SIZES_MAX));
 	case EST_FIELD_BYTES:
 		return list_of(ranged("integer", field), 1, CFG_SIZES_MAX);
+	case EST_FIELD_FILE:
+		return typed("object");
 	}
 	return NULL;
 }

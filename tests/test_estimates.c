@@ -89,6 +89,23 @@ START_TEST(a_batch_includes_what_its_requests_ask_for)
 }
 END_TEST
 
+START_TEST(a_sweep_reaches_into_a_file)
+{
+	json_t *answer, *ignored;
+
+	post("/estimates", "{\"request\":{\"from\":{\"axolotl\":{\"base_model\":\"llama-3.2-1b\",\"seed\":1}},\"gpus\":\"t4\"},"
+			   "\"sweep\":{\"from.axolotl.micro_batch_size\":[1,0,2]}}");
+	answer = document();
+	ignored = json_object_get(result(answer, 0), "ignored");
+	ck_assert_uint_eq(json_array_size(ignored), 1);
+	ck_assert_str_eq(json_string_value(json_array_get(ignored, 0)), "/from/axolotl/seed");
+	ck_assert_str_eq(member(json_array_get(json_object_get(result(answer, 1), "errors"), 0), "pointer"),
+			 "/from/axolotl/micro_batch_size");
+	ck_assert(!json_equal(json_object_get(result(answer, 0), "peak"), json_object_get(result(answer, 2), "peak")));
+	json_decref(answer);
+}
+END_TEST
+
 START_TEST(a_stream_may_be_left_half_way)
 {
 	struct srv_request request = { .method = "POST", .path = "/estimates", .content_type = "application/json",
@@ -116,6 +133,7 @@ int main(void)
 	tcase_add_test(tcase, no_requests_have_no_results);
 	tcase_add_test(tcase, every_line_of_csv_has_every_column);
 	tcase_add_test(tcase, a_batch_includes_what_its_requests_ask_for);
+	tcase_add_test(tcase, a_sweep_reaches_into_a_file);
 	tcase_add_test(tcase, a_stream_may_be_left_half_way);
 	return run_cases("estimates", (TCase *const[]){ tcase }, 1);
 }

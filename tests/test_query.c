@@ -221,6 +221,8 @@ START_TEST(every_row_is_reached_by_body_and_by_query)
 	char value[96], query[256];
 	double number;
 
+	if (field->kind == EST_FIELD_FILE) /* a query names members of it: test_from.c */
+		return;
 	write_value(field, value, sizeof(value));
 	snprintf(query, sizeof(query), "%s%s=%s", field->kind == EST_FIELD_MODEL ? "" : "model=llama-3.1-8b&",
 		 field->name, value);

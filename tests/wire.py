@@ -798,6 +798,8 @@ def the_command_estimate_answers_as_the_service_and_decides():
     assert estimate(large, "--gpu", "h200")[0] == estimate(large, "-", "--gpu", "h200")[0] == 0
     assert estimate(large, "--gpu", "h200", "--gpu", "l4")[0] == 1, "it does not fit on all"
     assert estimate(b'{"model":"llama-3.1-8b","method":"lora"}')[0] == 0, "it fits on some"
+    code, told, errors = estimate(b'{"from":{"axolotl":{"base_model":"llama-3.2-1b","adapter":"lora","seed":1}}}', "--gpu", "h200")
+    assert code == 0 and json.loads(told)["ignored"] == ["/from/axolotl/seed"], (code, told, errors)
     code, told, errors = estimate(large, "--gpu=h200", "--format=csv")
     assert code == 0 and told.startswith(b"gpu,name,memory_bytes") and told.count(b"\n") == 2, told
 
