@@ -15,11 +15,6 @@ static bool is_alone(const struct est_request *request)
 	return request->parallelism.gpus == 1;
 }
 
-static bool has_adapters(const struct est_request *request)
-{
-	return request->method == EST_LORA || request->method == EST_QLORA;
-}
-
 static bool checkpoint_all(const struct est_request *request, struct cfg_advice *advice)
 {
 	change(advice, "gradient_checkpointing", EST_CHECKPOINT_FULL);
@@ -97,7 +92,7 @@ static bool use_flash(const struct est_request *request, struct cfg_advice *advi
 static bool adapt(const struct est_request *request, struct cfg_advice *advice)
 {
 	change(advice, "method", EST_LORA);
-	return !has_adapters(request);
+	return !est_has_adapters(request);
 }
 
 static bool quantize(const struct est_request *request, struct cfg_advice *advice)
@@ -109,7 +104,7 @@ static bool quantize(const struct est_request *request, struct cfg_advice *advic
 static bool halve_rank(const struct est_request *request, struct cfg_advice *advice)
 {
 	change(advice, "lora.rank", (double)(request->lora.rank / 2));
-	return has_adapters(request) && request->lora.rank >= 16;
+	return est_has_adapters(request) && request->lora.rank >= 16;
 }
 
 static bool share(const struct est_request *request, struct cfg_advice *advice, enum est_strategy strategy, int64_t gpus)

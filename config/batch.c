@@ -4,14 +4,6 @@
 
 enum { NAME_MAX_LENGTH = 64 };
 
-/* jansson iterates mutable objects only */
-static json_t *iterable(const json_t *value)
-{
-	union { const json_t *given; json_t *iterated; } both = { value };
-
-	return both.iterated;
-}
-
 /* ---- the envelope */
 
 static void fault_member(struct est_faults *faults, const char *place, const char *key, enum est_fault_code code,
@@ -30,7 +22,7 @@ static void check_members(const json_t *body, struct est_faults *faults)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(iterable(body), key, value) {
+	json_object_foreach(cfg_json_iterable(body), key, value) {
 		size_t i = 0;
 
 		while (known[i] && strcmp(known[i], key))
@@ -47,7 +39,7 @@ static size_t count_sweep(const json_t *sweep, struct est_faults *faults)
 	const char *key;
 	json_t *values;
 
-	json_object_foreach(iterable(sweep), key, values) {
+	json_object_foreach(cfg_json_iterable(sweep), key, values) {
 		if (!json_is_array(values) || json_array_size(values) == 0)
 			fault_member(faults, "/sweep", key, EST_WRONG_TYPE, "must be a list of at least one value");
 		else if (strlen(key) >= NAME_MAX_LENGTH)
@@ -156,7 +148,7 @@ static bool put_values(const json_t *sweep, size_t i, size_t count, json_t *requ
 	const char *key;
 	json_t *values;
 
-	json_object_foreach(iterable(sweep), key, values) {
+	json_object_foreach(cfg_json_iterable(sweep), key, values) {
 		count /= json_array_size(values);
 		if (!put(request, key, json_array_get(values, i / count)))
 			return false;
@@ -189,7 +181,7 @@ bool cfg_batch_names(const struct cfg_batch *batch, const char *name)
 
 	if (batch->request)
 		return cfg_json_at(batch->request, name) || json_object_get(batch->sweep, name);
-	json_array_foreach(iterable(batch->requests), i, request)
+	json_array_foreach(cfg_json_iterable(batch->requests), i, request)
 		if (cfg_json_at(request, name))
 			return true;
 	return false;

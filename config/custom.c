@@ -122,11 +122,10 @@ static bool is_known(const char *name)
 
 static void refuse_unknown(const json_t *object, const char *pointer, struct est_faults *faults)
 {
-	union { const json_t *given; json_t *iterated; } both = { object }; /* jansson iterates mutable objects only */
 	const char *name;
 	json_t *value;
 
-	json_object_foreach(both.iterated, name, value) {
+	json_object_foreach(cfg_json_iterable(object), name, value) {
 		char at[EST_POINTER_MAX];
 
 		if (is_known(name))

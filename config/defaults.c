@@ -10,11 +10,6 @@ struct rule_input {
 };
 typedef const char *default_rule(const struct rule_input *input, double *ret);
 
-static bool has_adapters(const struct est_request *request)
-{
-	return request->method == EST_LORA || request->method == EST_QLORA;
-}
-
 static bool is_older(int64_t version, int64_t than)
 {
 	return version != 0 && version < than;
@@ -28,7 +23,7 @@ static bool runs_accelerate(const struct est_request *request)
 static const char *precision_of_adapters(const struct rule_input *input, double *ret)
 {
 	*ret = EST_BF16_MIXED;
-	return has_adapters(input->request) ? "adapters in fp32 under bf16 autocast: PEFT's default" : NULL;
+	return est_has_adapters(input->request) ? "adapters in fp32 under bf16 autocast: PEFT's default" : NULL;
 }
 
 static const char *optimizer_of_old_torch(const struct rule_input *input, double *ret)
@@ -149,10 +144,10 @@ static const char *reference_of_objective(const struct rule_input *input, double
 	bool kept = request->objective == EST_DPO || request->objective == EST_KTO
 		|| (request->objective == EST_GRPO && request->beta > 0);
 
-	*ret = has_adapters(request) ? EST_REFERENCE_ADAPTER : EST_REFERENCE_MODEL;
+	*ret = est_has_adapters(request) ? EST_REFERENCE_ADAPTER : EST_REFERENCE_MODEL;
 	if (!kept)
 		return NULL;
-	return has_adapters(request) ? "the base with the adapter switched off" : "a second copy of the model";
+	return est_has_adapters(request) ? "the base with the adapter switched off" : "a second copy of the model";
 }
 
 static const char *task_of_model(const struct rule_input *input, double *ret)

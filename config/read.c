@@ -80,11 +80,10 @@ static void read_member(struct cfg_reader *reader, const char *prefix, const cha
 
 static void read_group(struct cfg_reader *reader, const json_t *object, const char *prefix, const char *pointer)
 {
-	union { const json_t *given; json_t *iterated; } both = { object }; /* jansson iterates mutable objects only */
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(both.iterated, key, value) {
+	json_object_foreach(cfg_json_iterable(object), key, value) {
 		char place[EST_POINTER_MAX];
 
 		snprintf(place, sizeof(place), "%s", pointer);

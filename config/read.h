@@ -30,6 +30,9 @@ void cfg_pointer_add_index(char pointer[EST_POINTER_MAX], size_t index);
  * cfg_json_out_of_memory() says so. New reference; ret_error may be NULL. The caller has bounded the text. */
 json_t *cfg_json_load(const char *text, size_t length, json_error_t *ret_error);
 
+/* The same object for json_object_foreach(), which takes mutable ones only: it is not changed. */
+json_t *cfg_json_iterable(const json_t *object);
+
 /* A number that is a whole one within +-2^53 (4, 4.0, 4e0) -> ret. */
 bool cfg_json_whole(const json_t *value, double *ret);
 

@@ -40,6 +40,13 @@ void cfg_json_init(void)
 	json_object_seed(0);
 }
 
+json_t *cfg_json_iterable(const json_t *object)
+{
+	union { const json_t *given; json_t *iterated; } both = { object };
+
+	return both.iterated;
+}
+
 bool cfg_json_out_of_memory(void)
 {
 	bool failed = allocation_failed;

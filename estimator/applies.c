@@ -14,11 +14,6 @@ static bool never(const struct est_request *request)
 	return false;
 }
 
-static bool trains_adapters(const struct est_request *request)
-{
-	return request->method == EST_LORA || request->method == EST_QLORA;
-}
-
 static bool is_quantized(const struct est_request *request)
 {
 	return request->method == EST_QLORA;
@@ -111,7 +106,7 @@ static const struct {
 } conditions[] = {
 	[EST_ALWAYS] = { always, NULL },
 	[EST_NEVER_ASSUMED] = { never, NULL },
-	[EST_WITH_ADAPTERS] = { trains_adapters, "method lora or qlora" },
+	[EST_WITH_ADAPTERS] = { est_has_adapters, "method lora or qlora" },
 	[EST_WITH_QLORA] = { is_quantized, "method qlora" },
 	[EST_WITH_FREEZE] = { is_frozen, "method freeze" },
 	[EST_WITH_PROJECTION] = { projects, "optimizer galore_adamw or apollo_adamw" },

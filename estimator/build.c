@@ -11,11 +11,6 @@
 #include "estimator/generation.h"
 #include "estimator/unsloth.h"
 
-static bool is_adapted(const struct est_request *request)
-{
-	return request->method == EST_LORA || request->method == EST_QLORA;
-}
-
 static bool freezes(const struct est_pass *pass)
 {
 	return pass->request->method == EST_FREEZE;
@@ -358,7 +353,7 @@ void est_build_layers(struct est_pass *pass)
 
 static uint8_t element_of(const struct est_request *request)
 {
-	if (is_adapted(request))
+	if (est_has_adapters(request))
 		return request->base_dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
 	return request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED || request->precision == EST_PURE_FP32
 		       ? EST_32BIT : EST_16BIT;
@@ -418,7 +413,7 @@ static bool build_model(struct est_pass *pass)
 		est_encoder_build(pass);
 		return !pass->tape->exhausted;
 	}
-	pass->inner_count = is_adapted(pass->request) ? 3 : 1;
+	pass->inner_count = est_has_adapters(pass->request) ? 3 : 1;
 	pass->rotary_emb = est_modules_new(pass->tape, pass->inner_count + 1);
 	pass->inner = pass->rotary_emb + 1;
 	est_modules_new(pass->tape, 1); /* what follows is not called */
@@ -464,7 +459,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 				   .sequence = (uint64_t)request->sequence_length };
 	pass->tokens = pass->batch * pass->sequence;
 	pass->parameter_element = element_of(request);
-	pass->trains = !is_adapted(request);
+	pass->trains = !est_has_adapters(request);
 	est_modules_new(tape, est_unit_of_layer(est_model_stacked_layers(model))); /* the model and its layers */
 	if (est_schedule_wanted(request) && !(pass->schedule = est_arena_take(tape->arena, 1, sizeof(*pass->schedule))))
 		return false;
@@ -474,12 +469,12 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		return false;
 	if (request->method == EST_QLORA && request->quantization.prepare_kbit)
 		upcast(pass);
-	if (is_adapted(request) && !est_lora_build(pass))
+	if (est_has_adapters(request) && !est_lora_build(pass))
 		return false;
 	cast_biases_back(pass);
 	if (est_casts_vocabulary_back(request))
 		cast_vocabulary_back(pass);
-	if (is_adapted(request) && est_objective_scores(request) && !est_model_is_encoder(model))
+	if (est_has_adapters(request) && est_objective_scores(request) && !est_model_is_encoder(model))
 		save_score(pass);
 	est_unsloth_load(pass);
 	if (pass->schedule)

@@ -197,7 +197,7 @@ static void check_lora(const struct est_request *request, const struct est_model
 {
 	const struct est_names *targets = &request->lora.target_modules;
 
-	if (request->method != EST_LORA && request->method != EST_QLORA)
+	if (!est_has_adapters(request))
 		return;
 	if (request->lora.rank > model->hidden_size)
 		est_fault_add(faults, "/lora/rank", EST_OUT_OF_RANGE, "must be at most the model's hidden_size %lld",
@@ -241,7 +241,7 @@ static void check_quantization(const struct est_request *request, const struct e
 static void check_objective(const struct est_request *request, const struct est_model *model,
 			    struct est_faults *faults)
 {
-	bool adapters = request->method == EST_LORA || request->method == EST_QLORA;
+	bool adapters = est_has_adapters(request);
 
 	(void)model;
 	if (request->reference_model == EST_REFERENCE_ADAPTER && !adapters)

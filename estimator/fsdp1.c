@@ -7,17 +7,6 @@
  * reductions. */
 enum { COMPUTE, PRE_UNSHARD, UNSHARD, POST_BACKWARD };
 
-static struct est_tensor on_stream(struct est_schedule *schedule, unsigned stream, uint64_t numel, uint8_t element,
-				   enum est_category category)
-{
-	struct est_tensor tensor;
-
-	schedule->tape->stream = (uint8_t)stream;
-	tensor = est_empty_as(schedule->tape, numel, element, category);
-	schedule->tape->stream = COMPUTE;
-	return tensor;
-}
-
 /* A shard of another dtype is cast for the all-gather, and goes with it. */
 static void unshard(struct est_schedule *schedule, unsigned number)
 {
@@ -29,8 +18,8 @@ static void unshard(struct est_schedule *schedule, unsigned number)
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
 		leaf->ungathered_element = 0;
 	if (unit->cast > 0)
-		shard = on_stream(schedule, PRE_UNSHARD, unit->cast, schedule->gathered_element, EST_BUFFERS);
-	unit->flat = on_stream(schedule, UNSHARD, unit->numel, schedule->gathered_element, EST_BUFFERS).storage;
+		shard = est_empty_on(schedule->tape, PRE_UNSHARD, unit->cast, schedule->gathered_element, EST_BUFFERS);
+	unit->flat = est_empty_on(schedule->tape, UNSHARD, unit->numel, schedule->gathered_element, EST_BUFFERS).storage;
 	est_drop(schedule->tape, shard);
 }
 
@@ -77,7 +66,7 @@ static void gather_gradients(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 	struct est_unit *unit = &schedule->units[number];
-	struct est_tensor flat = on_stream(schedule, COMPUTE, unit->trained, schedule->gathered_element, EST_GRADIENTS);
+	struct est_tensor flat = est_empty_on(schedule->tape, COMPUTE, unit->trained, schedule->gathered_element, EST_GRADIENTS);
 
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
 		est_drop(tape, leaf->grad);
@@ -98,11 +87,11 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 	struct est_tensor input = est_none, out, low = est_none;
 
 	if (schedule->reduced_element != schedule->gathered_element)
-		input = on_stream(schedule, POST_BACKWARD, unit->trained, schedule->reduced_element, EST_BUFFERS);
-	out = on_stream(schedule, POST_BACKWARD, numel, schedule->reduced_element, EST_GRADIENTS);
+		input = est_empty_on(schedule->tape, POST_BACKWARD, unit->trained, schedule->reduced_element, EST_BUFFERS);
+	out = est_empty_on(schedule->tape, POST_BACKWARD, numel, schedule->reduced_element, EST_GRADIENTS);
 	if (schedule->reduced_element != schedule->shard_element) {
 		low = out;
-		out = on_stream(schedule, POST_BACKWARD, numel, schedule->shard_element, EST_GRADIENTS);
+		out = est_empty_on(schedule->tape, POST_BACKWARD, numel, schedule->shard_element, EST_GRADIENTS);
 	}
 	est_drop(tape, low);
 	if (unit->gradient.storage)

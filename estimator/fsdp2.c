@@ -6,17 +6,6 @@
  * HSDP's all-reduces. */
 enum { COMPUTE, COPY_IN, REDUCE_SCATTER, ALL_REDUCE };
 
-static struct est_tensor on_stream(struct est_schedule *schedule, unsigned stream, uint64_t numel, uint8_t element,
-				   enum est_category category)
-{
-	struct est_tensor tensor;
-
-	schedule->tape->stream = (uint8_t)stream;
-	tensor = est_empty_as(schedule->tape, numel, element, category);
-	schedule->tape->stream = COMPUTE;
-	return tensor;
-}
-
 /* Shards of another dtype are cast for the all-gather, those on the host come as they are cast; one output for the unit. */
 static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 {
@@ -26,8 +15,8 @@ static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 
 	if (schedule->ranks == 1) /* copy_out() takes the shards themselves */
 		return 0;
-	cast = on_stream(schedule, COPY_IN, copied, schedule->gathered_element, EST_BUFFERS);
-	out = on_stream(schedule, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
+	cast = est_empty_on(schedule->tape, COPY_IN, copied, schedule->gathered_element, EST_BUFFERS);
+	out = est_empty_on(schedule->tape, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
 	est_drop(schedule->tape, cast);
 	return out.storage;
 }
@@ -167,9 +156,9 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 	struct est_tensor last = copy_in(schedule, number), out, cast;
 	uint64_t numel = unit->trained / schedule->ranks;
 
-	out = on_stream(schedule, REDUCE_SCATTER, numel, schedule->reduced_element, EST_GRADIENTS);
+	out = est_empty_on(schedule->tape, REDUCE_SCATTER, numel, schedule->reduced_element, EST_GRADIENTS);
 	if (schedule->reduced_element != schedule->shard_element) {
-		cast = on_stream(schedule, schedule->replicates ? ALL_REDUCE : REDUCE_SCATTER, numel, schedule->shard_element, EST_GRADIENTS);
+		cast = est_empty_on(schedule->tape, schedule->replicates ? ALL_REDUCE : REDUCE_SCATTER, numel, schedule->shard_element, EST_GRADIENTS);
 		if (schedule->replicates) /* _all_reduce_state */
 			unit->all_reduced = est_hold(out);
 		else

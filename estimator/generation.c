@@ -99,7 +99,7 @@ static bool knows(const struct est_model *model, int64_t transformers)
 
 static bool adapts_experts(const struct est_request *request, const struct est_model *model)
 {
-	bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
+	bool adapts = est_has_adapters(request);
 
 	return adapts && est_adapts_parameters(model, &request->lora.target_modules);
 }

@@ -50,7 +50,7 @@ static bool has_code(const struct est_model *model)
 const char *est_litgpt_refuses(const struct est_request *request, const struct est_model *model, const char **ret_field)
 {
 	enum { CHUNKS_MAX = 512, CHUNK = 128 };
-	const bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
+	const bool adapts = est_has_adapters(request);
 	const bool four_bits = request->method != EST_QLORA || request->quantization.type == EST_NF4
 			       || request->quantization.type == EST_FP4;
 	const char *unknown = NULL;

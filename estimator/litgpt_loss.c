@@ -116,7 +116,7 @@ static struct est_tensor whole_head(struct est_pass *pass, struct est_tensor hid
 
 struct est_tensor est_litgpt_loss(struct est_pass *pass, struct est_tensor hidden)
 {
-	bool adapts = pass->request->method == EST_LORA || pass->request->method == EST_QLORA;
+	bool adapts = est_has_adapters(pass->request);
 
 	hidden = est_hold(est_head_input(pass->tape, hidden));
 	return adapts ? head_in_chunks(pass, hidden) : whole_head(pass, hidden);

@@ -162,6 +162,25 @@ struct est_tensor est_mean(struct est_tape *tape, struct est_tensor x, uint64_t 
 	return est_unary(tape, &mean_op, x, false, false, rows);
 }
 
+/* The gradient of each element is its sum's: expanded, a view. */
+static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	(void)tape;
+	ret[0] = est_take_grad(node, 0);
+	ret[0].numel = node->edge_numel[0];
+	ret[0].view = true;
+}
+static const struct est_op sum_op = { "Sum", backward_sum };
+
+struct est_tensor est_sum_to(struct est_tape *tape, struct est_tensor x, uint64_t numel, uint8_t element)
+{
+	struct est_node *node = est_node_new(tape, &sum_op, 1, &x);
+	struct est_tensor out = est_output(tape, node, 0, est_empty(tape, numel, element));
+
+	est_finish(tape, x);
+	return out;
+}
+
 struct est_tensor est_silu(struct est_tape *tape, struct est_tensor x)
 {
 	return est_unary(tape, &silu_op, x, true, false, x.numel);

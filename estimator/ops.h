@@ -61,6 +61,8 @@ struct est_tensor est_div_in_place(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_pow(struct est_tape *tape, struct est_tensor x);
 /* x.mean(-1): rows results. */
 struct est_tensor est_mean(struct est_tape *tape, struct est_tensor x, uint64_t rows);
+/* x.sum(): numel sums in element, whose gradient is expanded without memory. */
+struct est_tensor est_sum_to(struct est_tape *tape, struct est_tensor x, uint64_t numel, uint8_t element);
 struct est_tensor est_rsqrt(struct est_tape *tape, struct est_tensor x);
 /* An operator of one operand, to numel elements of its dtype. */
 struct est_tensor est_unary(struct est_tape *tape, const struct est_op *op, struct est_tensor x, bool keeps_input, bool keeps_result,

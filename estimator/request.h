@@ -158,6 +158,12 @@ struct est_request {
 	uint64_t named[2];
 };
 
+/* Adapters are trained beside a frozen base. */
+static inline bool est_has_adapters(const struct est_request *request)
+{
+	return request->method == EST_LORA || request->method == EST_QLORA;
+}
+
 /* The optimizer holds fp32 copies of 16-bit parameters. */
 static inline bool est_has_master(const struct est_request *request)
 {

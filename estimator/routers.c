@@ -52,23 +52,10 @@ static struct est_tensor gather(struct est_tape *tape, struct est_tensor x, stru
 	return est_output(tape, node, 0, est_empty(tape, indices.numel, x.element));
 }
 
-/* The gradient of a sum is the sum's, expanded. */
-static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	(void)tape;
-	ret[0] = est_take_grad(node, 0);
-	ret[0].numel = node->edge_numel[0];
-	ret[0].view = true;
-}
-static const struct est_op sum_op = { "Sum", backward_sum };
-
 static struct est_tensor sum_of_each(struct est_pass *pass, struct est_tensor x)
 {
-	struct est_node *node = est_node_new(pass->tape, &sum_op, 1, &x);
-
 	/* autocast sums into fp32 */
-	return est_output(pass->tape, node, 0,
-			  est_empty(pass->tape, pass->tokens, pass->tape->autocast ? EST_32BIT : x.element));
+	return est_sum_to(pass->tape, x, pass->tokens, pass->tape->autocast ? EST_32BIT : x.element);
 }
 
 /* other's: -grad * ((self / other) / other); self's: grad / other. extra[0]: bytes of an element of a quotient */

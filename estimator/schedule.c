@@ -199,7 +199,7 @@ static bool is_replayed_fsdp1(const struct est_request *request)
 /* Full models and adapters; gathered in 16 bits or in fp32, without masters. */
 static bool is_replayed_fsdp2(const struct est_request *request)
 {
-	bool master = request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
+	bool master = est_has_master(request);
 	bool policy = request->parallelism.wrap == EST_WRAP_PEFT;
 
 	return est_schedule_is_plain(request) && (request->method == EST_FULL ? !policy : adapts_plainly(request)) && !master

@@ -190,7 +190,7 @@ static bool saves_vocabulary_only(const struct est_names *names)
 /* PEFT knows that the kernels of some mixers take the weight of out_proj and pass its module by. */
 static void check_adapters(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
+	bool adapts = est_has_adapters(request);
 
 	if (!adapts || model->architecture == EST_ARCH_UNSUPPORTED || !est_model_mixes(model)
 	    || !est_architecture_row(model->architecture)->peft_refuses_out_proj)
@@ -234,7 +234,7 @@ static void refuse_for(const char *name, const struct est_request *request, cons
 /* What is modelled of decoders and not of encoders yet */
 static void check_encoder(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	bool t5 = model->num_decoder_layers > 0, adapts = request->method == EST_LORA || request->method == EST_QLORA;
+	bool t5 = model->num_decoder_layers > 0, adapts = est_has_adapters(request);
 	bool biased = request->attention == EST_SDPA || request->attention == EST_EAGER || request->attention == EST_SDPA_EFFICIENT;
 	bool modern = model->architecture == EST_ARCH_MODERNBERT;
 	bool saves_pre_classifier = model->architecture == EST_ARCH_DISTILBERT && request->task == EST_SEQUENCE_CLASSIFICATION;

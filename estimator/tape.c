@@ -103,6 +103,18 @@ struct est_tensor est_empty_as(struct est_tape *tape, uint64_t numel, uint8_t el
 	return tensor;
 }
 
+struct est_tensor est_empty_on(struct est_tape *tape, unsigned stream, uint64_t numel, uint8_t element,
+			       enum est_category category)
+{
+	const uint8_t current = tape->stream;
+	struct est_tensor tensor;
+
+	tape->stream = (uint8_t)stream;
+	tensor = est_empty_as(tape, numel, element, category);
+	tape->stream = current;
+	return tensor;
+}
+
 struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category)
 {
 	return (struct est_tensor){ .numel = numel, .element = element,

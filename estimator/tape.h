@@ -214,6 +214,9 @@ bool est_tape_init(struct est_tape *tape, struct est_arena *arena, const struct 
 /* A new storage of numel elements: a temporary tensor without a node. */
 struct est_tensor est_empty(struct est_tape *tape, uint64_t numel, uint8_t element);
 struct est_tensor est_empty_as(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category);
+/* The same out of the pool of another stream; the current one stays what it is. */
+struct est_tensor est_empty_on(struct est_tape *tape, unsigned stream, uint64_t numel, uint8_t element,
+			       enum est_category category);
 /* The same for what lives as long as the run: its id is never one that a step has used, so that steps can be replayed. */
 struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category);
 

@@ -95,7 +95,7 @@ void est_thumb(const struct est_request *request, const struct est_model *model,
 {
 	const struct est_parallelism *parallelism = &request->parallelism;
 	enum est_strategy strategy = parallelism->strategy;
-	bool adds = request->method == EST_LORA || request->method == EST_QLORA;
+	bool adds = est_has_adapters(request);
 	double trained = (double)trainable;
 	double frozen = (double)model->parameters - (adds ? 0 : trained);
 	double weights = frozen * frozen_of(request) + trained * precisions[request->precision].weights;

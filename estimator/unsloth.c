@@ -43,7 +43,7 @@ static bool knows(const struct est_model *model)
 const char *est_unsloth_refuses(const struct est_request *request, const struct est_model *model)
 {
 	const struct est_quantization *quantization = &request->quantization;
-	bool adapts = request->method == EST_LORA || request->method == EST_QLORA, offloads = request->checkpointing == EST_CHECKPOINT_OFFLOAD;
+	bool adapts = est_has_adapters(request), offloads = request->checkpointing == EST_CHECKPOINT_OFFLOAD;
 	bool four_bits = quantization->type == EST_NF4 && quantization->double_quant && !quantization->prepare_kbit;
 	const struct {
 		bool otherwise;

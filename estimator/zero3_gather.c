@@ -10,12 +10,7 @@ static struct est_leaf *leaf_of(const struct est_zero3 *zero3, const struct est_
 
 static struct est_tensor on_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
 {
-	struct est_tensor tensor;
-
-	zero3->tape->stream = zero3->gather_stream;
-	tensor = est_empty_as(zero3->tape, numel, element, EST_BUFFERS);
-	zero3->tape->stream = 0;
-	return tensor;
+	return est_empty_on(zero3->tape, zero3->gather_stream, numel, element, EST_BUFFERS);
 }
 
 /* Parameters on the host come to the card first, each its part, and go when the gather is under way. */

@@ -9,12 +9,7 @@ static bool is_trained(const struct est_leaf *leaf)
 
 static struct est_tensor on_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
 {
-	struct est_tensor tensor;
-
-	zero3->tape->stream = zero3->reduce_stream;
-	tensor = est_empty_as(zero3->tape, numel, element, EST_BUFFERS);
-	zero3->tape->stream = 0;
-	return tensor;
+	return est_empty_on(zero3->tape, zero3->reduce_stream, numel, element, EST_BUFFERS);
 }
 
 static void drop_grad(struct est_tape *tape, struct est_leaf *leaf)
