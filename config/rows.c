@@ -224,6 +224,11 @@ static bool read_memory(const json_t *row, struct est_gpu *gpu, char *fault, siz
 	return true;
 }
 
+static bool is_gaudi(const json_t *row)
+{
+	return !strcmp(text_of(row, "architecture"), "Gaudi");
+}
+
 bool cfg_card_from_row(const json_t *row, struct cfg_card *ret, char *fault, size_t size)
 {
 	struct est_gpu *gpu = &ret->gpu;
@@ -240,7 +245,7 @@ bool cfg_card_from_row(const json_t *row, struct cfg_card *ret, char *fault, siz
 	ret->row = row;
 	gpu->id = text_of(row, "id");
 	gpu->name = text_of(row, "name");
-	gpu->vendor = (enum est_vendor)vendor;
+	gpu->vendor = is_gaudi(row) ? EST_HABANA : (enum est_vendor)vendor;
 	gpu->kind = (enum est_gpu_kind)kind;
 	gpu->compute_capability = read_capability(row);
 	gpu->bf16 = json_is_true(json_object_get(row, "bf16"));

@@ -30,6 +30,7 @@ static const struct {
 	{ EST_INTEL, 0, { 200, 500, 1200 } },
 	{ EST_GOOGLE, 0, { 258, 528, 1024 } },
 	{ EST_AWS, 0, { 256, 512, 1536 } },
+	{ EST_HABANA, 0, { 256, 512, 1536 } },
 };
 
 /* Of one communicator for collectives, and of what each further one adds. Measured: NVLink 544 MB for two ranks, 688 MB
@@ -211,11 +212,31 @@ static bool collectives(const struct est_gpu *gpu, const struct est_request *req
 	return gpu->vendor == EST_APPLE && request->framework != EST_MLX && request->parallelism.gpus > 1;
 }
 
-/* MPSAllocator packs buffers into heaps of 8 MiB to 1 GiB, and scaled_dot_product_attention is a kernel of its own: CUDA's
- * figures say nothing of them. The rule of thumb knows neither. */
+/* ---- what runs otherwise than is replayed: CUDA's figures say nothing of it. The rule of thumb knows none of this. */
+
+/* MPSAllocator packs buffers into heaps of 8 MiB to 1 GiB, and scaled_dot_product_attention is a kernel of its own. */
 static bool mps(const struct est_gpu *gpu, const struct est_request *request)
 {
 	return gpu->vendor == EST_APPLE && request->framework != EST_MLX && request->accounting == EST_REPLAY;
+}
+
+/* The compiler fuses the whole step and lays its buffers out beforehand: no caching allocator is asked. */
+static bool xla(const struct est_gpu *gpu, const struct est_request *request)
+{
+	return runs_xla(gpu) && request->accounting == EST_REPLAY;
+}
+
+static bool hpu(const struct est_gpu *gpu, const struct est_request *request)
+{
+	return gpu->vendor == EST_HABANA && request->accounting == EST_REPLAY;
+}
+
+/* XPUCachingAllocator is CUDA's design, but SDPA's training kernels are oneDNN's and SYCL-TLA's, where there are any
+ * (torch-xpu-ops issues 1749, 2489 and 3143): what they save is not known, and the math kernel takes far more. */
+static bool xpu_attention(const struct est_gpu *gpu, const struct est_request *request)
+{
+	return gpu->vendor == EST_INTEL && request->attention != EST_EAGER && request->attention != EST_SDPA_MATH
+	       && request->accounting == EST_REPLAY;
 }
 
 static const struct {
@@ -235,6 +256,9 @@ static const struct {
 	{ torchao_optimizer, "torchao's low-bit optimizers need compute capability 8.0, ROCm or XPU" },
 	{ collectives, "PyTorch has no collective communication between Apple's GPUs" },
 	{ mps, "PyTorch's allocator and attention on Apple's GPUs (MPS) are not modelled: the replay is of CUDA's" },
+	{ xla, "XLA and Neuron compile the step and lay its memory out themselves, which is not modelled: the replay is of CUDA's" },
+	{ hpu, "PyTorch's allocator and attention on Gaudi (HPU) are not modelled: the replay is of CUDA's" },
+	{ xpu_attention, "PyTorch's fused attention on Intel's GPUs (XPU) is not modelled: eager and sdpa_math are" },
 };
 
 const char *est_device_refuses(const struct est_gpu *gpu, const struct est_request *request)

@@ -5,7 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum est_vendor { EST_NVIDIA, EST_AMD, EST_APPLE, EST_INTEL, EST_GOOGLE, EST_AWS };
+enum est_vendor { EST_NVIDIA, EST_AMD, EST_APPLE, EST_INTEL, EST_GOOGLE, EST_AWS,
+		  EST_HABANA /* Intel's Gaudi: a runtime of its own */ };
 enum est_gpu_kind { EST_DISCRETE, EST_UNIFIED, EST_MIG };
 
 struct est_gpu {

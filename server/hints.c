@@ -17,7 +17,7 @@ static struct job job_of(const struct est_parallelism *parallelism)
 /* The resource's name of a vendor's device plugin. */
 static const char *const resources[] = {
 	[EST_NVIDIA] = "nvidia.com/gpu", [EST_AMD] = "amd.com/gpu", [EST_INTEL] = "gpu.intel.com/xe",
-	[EST_GOOGLE] = "google.com/tpu", [EST_AWS] = "aws.amazon.com/neuron",
+	[EST_GOOGLE] = "google.com/tpu", [EST_AWS] = "aws.amazon.com/neuron", [EST_HABANA] = "habana.ai/gaudi",
 };
 
 /* SkyPilot's names for accelerators (sky show-gpus). */
