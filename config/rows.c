@@ -226,7 +226,9 @@ static bool read_memory(const json_t *row, struct est_gpu *gpu, char *fault, siz
 
 static bool is_gaudi(const json_t *row)
 {
-	return !strcmp(text_of(row, "architecture"), "Gaudi");
+	const char *architecture = text_of(row, "architecture");
+
+	return architecture && !strcmp(architecture, "Gaudi");
 }
 
 bool cfg_card_from_row(const json_t *row, struct cfg_card *ret, char *fault, size_t size)

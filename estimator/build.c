@@ -302,6 +302,14 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	pass->quantizes = false;
 }
 
+static void make_and_drop_head(struct est_pass *pass)
+{
+	const struct est_leaf *embedding = &pass->tape->leaves[pass->embed_tokens];
+
+	if (pass->request->made_on_card && !pass->schedule)
+		est_drop(pass->tape, est_hold(est_empty_as(pass->tape, embedding->value.numel, embedding->value.element, EST_WEIGHTS)));
+}
+
 static void build_head(struct est_pass *pass, uint64_t embed_dim)
 {
 	const struct est_model *model = pass->model;
@@ -315,10 +323,12 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 	pass->lm_head = (struct est_linear){ .weight = pass->embed_tokens, .in = embed_dim, .out = (uint64_t)model->vocab_size,
 					     .module = est_modules_new(pass->tape, 3) };
 	pass->quantizes = model->architecture == EST_ARCH_LITGPT && pass->request->method == EST_QLORA; /* whatever is linear */
-	if (model->tie_word_embeddings)
+	if (model->tie_word_embeddings) {
 		pass->tape->leaves[pass->embed_tokens].shared_with = pass->lm_head.module;
-	else
+		make_and_drop_head(pass);
+	} else {
 		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
+	}
 	pass->quantizes = false;
 }
 

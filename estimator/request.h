@@ -154,6 +154,10 @@ struct est_request {
 	double headroom_fraction;
 	unsigned include; /* enum est_include */
 
+	/* Not on the wire: the model is made on the card (from_config), as truth rows were, not loaded (from_pretrained). A
+	 * tied head is then made, and dropped for the embedding's weight. */
+	bool made_on_card;
+
 	/* Bit i: the client named row i of est_request_fields[]; what is not named is an assumption. */
 	uint64_t named[2];
 };

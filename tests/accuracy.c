@@ -43,47 +43,47 @@ struct gate {
 
 /* clang-format off */
 static const struct gate single[] = {
-	{ NULL,                              429, 0.01, 0.10, 0.60, 0.10 },
-	{ "full bf16 checkpointed",          106, 0.01, 0.10, 0.90, 0.02 },
-	{ "lora bf16_mixed checkpointed",     51, 0.01, 0.10, 0.60, 0.01 },
-	{ "full bf16 plain",                  35, 0.01, 0.10, 0.40, 0.01 },
-	{ "full bf16_mixed plain",             5, 0.01, 0.10, 0.70, 0.01 },
-	{ "full bf16_autocast checkpointed",   5, 0.01, 0.10, 0.30, 0.01 },
-	{ "full fp32 plain",                   6, 0.01, 0.10, 0.30, 0.30 },
-	{ "full bf16_mixed checkpointed",      5, 0.01, 0.10, 3.50, 0.01 },
-	{ "full bf16_autocast plain",          6, 0.01, 0.10, 0.70, 0.01 },
-	{ "full fp32 checkpointed",            5, 0.01, 0.10, 0.70, 0.20 },
-	{ "qlora bf16_mixed checkpointed",    32, 0.01, 0.10, 0.70, 0.20 },
-	{ "lora bf16_mixed plain",            21, 0.01, 0.10, 0.20, 0.10 },
-	{ "lora bf16 plain",                   4, 0.01, 0.10, 0.20, 0.01 },
-	{ "lora bf16 checkpointed",            3, 0.01, 0.10, 0.30, 0.01 },
-	{ "qlora bf16_mixed plain",            5, 0.01, 0.10, 0.10, 0.01 },
-	{ "qlora bf16 checkpointed",           6, 0.01, 0.10, 0.20, 0.01 },
-	{ "trl-sft full",                     13, 0.01, 0.10, 1.20, 0.01 },
+	{ NULL,                              429, 0.01, 0.10, 0.08, 0.10 },
+	{ "full bf16 checkpointed",          106, 0.01, 0.10, 0.08, 0.02 },
+	{ "lora bf16_mixed checkpointed",     51, 0.01, 0.10, 0.01, 0.01 },
+	{ "full bf16 plain",                  35, 0.01, 0.10, 0.01, 0.01 },
+	{ "full bf16_mixed plain",             5, 0.01, 0.10, 0.01, 0.01 },
+	{ "full bf16_autocast checkpointed",   5, 0.01, 0.10, 0.01, 0.01 },
+	{ "full fp32 plain",                   6, 0.01, 0.10, 0.07, 0.30 },
+	{ "full bf16_mixed checkpointed",      5, 0.01, 0.10, 0.01, 0.01 },
+	{ "full bf16_autocast plain",          6, 0.01, 0.10, 0.92, 0.01 },
+	{ "full fp32 checkpointed",            5, 0.01, 0.10, 0.48, 0.20 },
+	{ "qlora bf16_mixed checkpointed",    32, 0.01, 0.10, 0.09, 0.20 },
+	{ "lora bf16_mixed plain",            21, 0.01, 0.10, 0.04, 0.10 },
+	{ "lora bf16 plain",                   4, 0.01, 0.10, 0.01, 0.01 },
+	{ "lora bf16 checkpointed",            3, 0.01, 0.10, 0.01, 0.01 },
+	{ "qlora bf16_mixed plain",            5, 0.01, 0.10, 0.03, 0.01 },
+	{ "qlora bf16 checkpointed",           6, 0.01, 0.10, 0.01, 0.01 },
+	{ "trl-sft full",                     13, 0.01, 0.10, 0.01, 0.01 },
 	{ "trl-sft lora",                      4, 0.01, 0.10, 0.01, 0.01 },
-	{ "trl-sft qlora",                     8, 0.01, 0.10, 0.60, 0.01 },
-	{ "partial freeze",                    5, 0.01, 0.10, 0.20, 0.01 },
-	{ "partial lora",                      9, 0.01, 0.10, 0.10, 0.01 },
-	{ "checkpoint full",                  10, 0.01, 0.10, 0.20, 0.01 },
+	{ "trl-sft qlora",                     8, 0.01, 0.10, 0.01, 0.01 },
+	{ "partial freeze",                    5, 0.01, 0.10, 0.01, 0.01 },
+	{ "partial lora",                      9, 0.01, 0.10, 0.01, 0.01 },
+	{ "checkpoint full",                  10, 0.01, 0.10, 0.01, 0.01 },
 	{ "checkpoint lora",                   1, 0.01, 0.10, 0.01, 0.01 },
 	{ "checkpoint qlora",                  1, 0.01, 0.10, 0.01, 0.01 },
-	{ "quant qlora",                      12, 0.01, 0.10, 0.10, 0.10 },
-	{ "dpo full",                          5, 0.01, 0.10, 0.10, 0.01 },
+	{ "quant qlora",                      12, 0.01, 0.10, 0.13, 0.10 },
+	{ "dpo full",                          5, 0.01, 0.10, 0.01, 0.01 },
 	{ "dpo lora",                          3, 0.01, 0.10, 0.01, 0.01 },
 	{ "dpo qlora",                         1, 0.01, 0.10, 0.01, 0.01 },
-	{ "grpo full",                         3, 0.01, 0.10, 3.80, 0.01 },
+	{ "grpo full",                         3, 0.01, 0.10, 0.01, 0.01 },
 	{ "grpo lora",                         1, 0.01, 0.10, 0.01, 0.01 },
 	{ "grpo qlora",                        1, 0.01, 0.10, 0.01, 0.01 },
 	{ "reward full",                       3, 0.01, 0.10, 0.01, 0.01 },
 	{ "reward lora",                       1, 0.01, 0.10, 0.01, 0.01 },
 	{ "kto lora",                          1, 0.01, 0.10, 0.01, 0.01 },
-	{ "orpo full",                         1, 0.01, 0.10, 4.40, 0.01 },
-	{ "orpo lora",                         1, 0.01, 0.10, 3.40, 3.40 },
-	{ "optim full",                       27, 0.01, 0.10, 0.80, 0.50 },
-	{ "encoder full",                     18, 0.01, 0.10, 0.10, 0.01 },
+	{ "orpo full",                         1, 0.01, 0.10, 0.01, 0.01 },
+	{ "orpo lora",                         1, 0.01, 0.10, 3.50, 3.40 },
+	{ "optim full",                       27, 0.01, 0.10, 0.20, 0.50 },
+	{ "encoder full",                     18, 0.01, 0.10, 0.09, 0.01 },
 	{ "partial qlora",                     1, 0.01, 0.10, 0.01, 0.01 },
-	{ "kto full",                          1, 0.01, 0.10, 0.10, 0.01 },
-	{ "liger full",                        7, 0.01, 0.10, 1.40, 0.01 },
+	{ "kto full",                          1, 0.01, 0.10, 0.01, 0.01 },
+	{ "liger full",                        7, 0.01, 0.10, 0.01, 0.01 },
 	{ "liger lora",                        1, 0.01, 0.10, 0.01, 0.01 },
 	{ "liger qlora",                       1, 0.01, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
@@ -227,6 +227,14 @@ static const char *family_of(const json_t *json, const struct cfg_catalog *catal
 	return family ? family : "no family";
 }
 
+/* The tracer of one GPU makes its models on the card. */
+static bool is_traced(const json_t *row)
+{
+	const char *tier = json_string_value(json_object_get(row, "tier"));
+
+	return tier && !strcmp(tier, "traced");
+}
+
 static void evaluate(json_t *json, const struct cfg_catalog *catalog, struct est_arena *arena, struct row *row)
 {
 	static struct cfg_request request;
@@ -247,6 +255,7 @@ static void evaluate(json_t *json, const struct cfg_catalog *catalog, struct est
 		snprintf(row->text, sizeof(row->text), "%s %s", faults.item[0].pointer, faults.item[0].detail);
 		return;
 	}
+	request.request.made_on_card = is_traced(json) && request.request.parallelism.gpus == 1;
 	arena->used = 0;
 	arena->exhausted = false;
 	if (!est_run(&request.request, &request.model, request.cards, 1, arena, &report)) {
