@@ -83,6 +83,10 @@ bool cfg_read_request(const json_t *body, const char *base, const struct cfg_cat
  * "format") are left out. */
 json_t *cfg_query_to_json(const char *query, const char *const *skip, struct est_faults *faults);
 
+/* The fields of a query string beside a body: puts them into the body's object (one that is none stays). A field that stands in both
+ * is a fault. False with faults, or when memory is short. */
+bool cfg_query_into(const char *query, const char *const *skip, json_t *body, struct est_faults *faults);
+
 /* Parses JSON text as the wire wants it: nesting <= 32, values <= 131072, no duplicate keys. NULL when it is not: reason (size
  * bytes) says why with line and column in our words. *ret_no_memory tells a failed allocation (503) from bad text (400). */
 json_t *cfg_parse_json(const char *text, size_t length, char *reason, size_t size, bool *ret_no_memory);

@@ -210,3 +210,40 @@ json_t *cfg_query_to_json(const char *query, const char *const *skip, struct est
 	free(buffer);
 	return object;
 }
+
+/* Moves the members of from into object, groups one by one. */
+static bool merge(json_t *object, json_t *from, const char *pointer, struct est_faults *faults)
+{
+	const char *key;
+	json_t *value;
+	bool right = true;
+
+	json_object_foreach(from, key, value) {
+		json_t *there = json_object_get(object, key);
+		char place[EST_POINTER_MAX];
+
+		snprintf(place, sizeof(place), "%s", pointer);
+		cfg_pointer_add(place, key);
+		if (json_is_object(there) && json_is_object(value))
+			right = merge(there, value, place, faults) && right;
+		else if (there && !json_is_null(there)) {
+			est_fault_add(faults, place, EST_CONTRADICTION, "is given in the query and in the body");
+			right = false;
+		} else if (json_object_set(object, key, value))
+			right = false;
+	}
+	return right;
+}
+
+bool cfg_query_into(const char *query, const char *const *skip, json_t *body, struct est_faults *faults)
+{
+	json_t *fields;
+	bool right;
+
+	if (!query || !*query)
+		return true;
+	fields = cfg_query_to_json(query, skip, faults);
+	right = fields && (!json_is_object(body) || merge(body, fields, "", faults));
+	json_decref(fields);
+	return right;
+}

@@ -25,6 +25,7 @@ bool cfg_vary(const struct cfg_request *base, const struct cfg_change *changes, 
 		est_field_set(field, ret, changes[i].value);
 		est_request_name(ret, field);
 	}
+	ret->timeline = EST_TIMELINE_PHASES; /* of what is asked, not of what is tried */
 	cfg_defaults_apply(ret, &base->model, &reasons);
 	faults.count = 0;
 	return est_check(ret, &base->model, &faults);

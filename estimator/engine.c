@@ -106,6 +106,7 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 	struct est_tensor ret[EST_NODE_INPUTS] = { { 0 } };
 	uint32_t frame = node->frame, saved_count = node->saved_count;
 
+	est_mark_layer(tape, node->layer);
 	if (frame)
 		est_frame_unpack(tape, node);
 	node->op->backward(tape, node, ret);

@@ -189,6 +189,10 @@ const struct est_field est_request_fields[] = {
 	{ TOP(include), .kind = EST_FIELD_WORDS, .words = est_include_words, .fallback = EST_INCLUDE_ALL,
 	  WHEN(NEVER_ASSUMED),
 	  .doc = "Parts of the answer that cost more than the verdict: all for one, none for many; limits and advice by name only." },
+	{ TOP(timeline), WORD(est_timeline_words, EST_TIMELINE_PHASES), WHEN(NEVER_ASSUMED),
+	  .doc = "How finely the timeline is told: by phases, or full, by layers within them, to draw the step." },
+	{ TOP(explain), BOOL(false), WHEN(NEVER_ASSUMED),
+	  .doc = "Each component of per_gpu is told with its formula in words, its source and its bytes." },
 };
 /* clang-format on */
 

@@ -41,6 +41,14 @@ struct est_moment {
 	uint64_t allocated, reserved;        /* maxima within the phase */
 };
 
+/* A stretch of a step: a phase, or a layer within it. The most within. */
+struct est_point {
+	enum est_phase phase;
+	int32_t layer;                       /* from 0; -1: of no layer */
+	uint64_t allocated, reserved;
+};
+enum { EST_POINTS_MAX = 1024 };
+
 struct est_fit {
 	const struct est_gpu *gpu;           /* borrowed */
 	uint64_t required, required_high;
@@ -68,6 +76,8 @@ struct est_report {
 	struct est_peak peak;
 	size_t moments;
 	struct est_moment timeline[EST_PHASES];
+	size_t point_count;                  /* with timeline full; 0 otherwise */
+	struct est_point *points;            /* in the arena: a step that has its states, in order */
 	uint64_t host_pinned, host_pageable;
 	struct est_rows thumb;               /* rule of thumb on one GPU, unsharded */
 	struct est_rows thumb_per_gpu;

@@ -51,6 +51,8 @@ enum est_reference { EST_REFERENCE_MODEL, EST_REFERENCE_ADAPTER, EST_REFERENCE_P
 enum est_task { EST_CAUSAL_LM, EST_MASKED_LM, EST_SEQUENCE_CLASSIFICATION, EST_SEQUENCE_TO_SEQUENCE };
 enum est_accounting { EST_REPLAY, EST_RULE_OF_THUMB };
 
+enum est_timeline { EST_TIMELINE_PHASES, EST_TIMELINE_FULL };
+
 enum est_include { /* bits of est_request.include */
 	EST_INCLUDE_LIMITS = 1, EST_INCLUDE_ADVICE = 2, EST_INCLUDE_TIMELINE = 4, EST_INCLUDE_HINTS = 8,
 	EST_INCLUDE_RULE_OF_THUMB = 16, EST_INCLUDE_ALL = 31
@@ -153,6 +155,8 @@ struct est_request {
 	enum est_accounting accounting;
 	double headroom_fraction;
 	unsigned include; /* enum est_include */
+	enum est_timeline timeline;
+	bool explain;
 
 	/* Not on the wire: the model is made on the card (from_config), as truth rows were, not loaded (from_pretrained). A
 	 * tied head is then made, and dropped for the embedding's weight. */

@@ -10,6 +10,7 @@
 #include "estimator/replay.h"
 #include "estimator/sharding.h"
 #include "estimator/thumb.h"
+#include "estimator/timeline.h"
 #include "estimator/verdict.h"
 #include "estimator/words.h"
 #include "estimator/zero.h"
@@ -33,6 +34,8 @@ struct run {
 	const struct est_model *model;
 	struct est_arena *arena;
 	struct outcome outcomes[EST_SDPA_CHOICES];
+	struct est_point *points;           /* EST_POINTS_MAX of them to be drawn by the first trace, or NULL */
+	size_t point_count;
 };
 
 /* ---- replay */
@@ -71,6 +74,15 @@ static uint64_t weighed_in_fp32(const struct est_request *request, const struct 
 	return request->framework == EST_TORCHTITAN && model->num_experts > 0 ? 12 * pairs * (uint64_t)model->hidden_size : 0;
 }
 
+/* The first trace, of the card that the peak is told for. */
+static bool draw(struct run *run, const struct est_program *program)
+{
+	if (!run->points || run->point_count)
+		return true;
+	run->point_count = est_timeline_draw(program, run->arena, run->points, EST_POINTS_MAX);
+	return run->point_count > 0;
+}
+
 /* judged: cards are, so that the least limit is wanted. */
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, bool judged,
 		     struct outcome *outcome)
@@ -80,7 +92,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	bool complete;
 
 	memset(outcome, 0, sizeof(*outcome));
-	complete = est_program_trace(&program, run->model, run->request, sdpa, shards, run->arena)
+	complete = est_program_trace(&program, run->model, run->request, sdpa, shards, run->arena) && draw(run, &program)
 		   && replay(&program, judged, run->arena, outcome);
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
@@ -217,6 +229,16 @@ static void report_timeline(const struct outcome *outcome, const struct est_gpu 
 		report->timeline[report->moments++] =
 			(struct est_moment){ phase, outcome->levels.phase_peak[phase] + workspaces(gpu),
 					     outcome->reserved.phase[phase] + rounded_to_segments(workspaces(gpu)) };
+}
+
+static void report_points(const struct run *run, const struct est_gpu *gpu, struct est_report *report)
+{
+	report->points = run->points;
+	report->point_count = run->point_count;
+	for (size_t i = 0; i < run->point_count; i++) {
+		run->points[i].allocated += workspaces(gpu);
+		run->points[i].reserved += rounded_to_segments(workspaces(gpu));
+	}
 }
 
 static void report_rows(const struct run *run, const struct outcome *outcome, const struct est_gpu *gpu,
@@ -437,8 +459,11 @@ static void note_objective(const struct est_request *request, const struct est_m
 
 static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est_report *report)
 {
-	const struct outcome *outcome = outcome_for(run, gpu);
+	bool draws = run->request->timeline == EST_TIMELINE_FULL;
+	const struct outcome *outcome;
 
+	run->points = draws ? est_arena_take(run->arena, EST_POINTS_MAX, sizeof(*run->points)) : NULL;
+	outcome = draws && !run->points ? NULL : outcome_for(run, gpu);
 	if (!outcome)
 		return false;
 	report->replayed = true;
@@ -446,6 +471,7 @@ static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est
 	report_peak(run, outcome, gpu, &report->peak);
 	report_host(run, outcome, report);
 	report_timeline(outcome, gpu, report);
+	report_points(run, gpu, report);
 	report_rows(run, outcome, gpu, &run->request->parallelism, &report->per_gpu);
 	return report_single_gpu(run, gpu, report);
 }
@@ -484,5 +510,6 @@ size_t est_arena_size(size_t gpu_count)
 {
 	size_t program = est_program_arena_size(EST_LAYERS_MAX);
 
-	return program + est_replay_arena_size(est_program_ids(EST_LAYERS_MAX)) + (1 << 20) + gpu_count * (sizeof(struct est_fit) + 64);
+	return program + est_replay_arena_size(est_program_ids(EST_LAYERS_MAX)) + (1 << 20) + EST_POINTS_MAX * sizeof(struct est_point)
+	       + gpu_count * (sizeof(struct est_fit) + 64);
 }

@@ -165,6 +165,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	if (!tape || !est_tape_init(tape, arena, &limits))
 		return false;
 	memcpy(tape->shards, shards, sizeof(tape->shards));
+	tape->marks_layers = request->timeline == EST_TIMELINE_FULL;
 	tape->policy = policy_of(request);
 	tape->offloads = request->checkpointing == EST_CHECKPOINT_OFFLOAD;
 	begin(program, tape, EST_PART_LOAD);

@@ -321,10 +321,12 @@ static struct est_tensor run_blocks(struct stack *stack, const struct est_layer 
 			blocks[i].bias = blocks[0].made_bias;
 			blocks[i].cross_bias = blocks[0].made_cross_bias;
 		}
+		est_mark_layer(tape, (unsigned)(&layers[i] - stack->owner->layers) + 1);
 		y = run_block(&blocks[i], i, x);
 		est_drop(tape, x);
 		x = est_hold(y);
 	}
+	est_mark_layer(tape, 0);
 	ret_biases[0] = blocks[0].made_bias;
 	if (!blocks[0].made_cross_bias.requires_grad)
 		ret_biases[1] = blocks[0].made_cross_bias;

@@ -163,6 +163,7 @@ struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, si
 	memset(node, 0, sizeof(*node));
 	node->op = op;
 	node->frame = tape->packing;
+	node->layer = tape->layer;
 	if (node != &tape->scratch)
 		connect(tape, node, count, inputs);
 	return node;
@@ -346,6 +347,17 @@ struct est_tensor est_module_leave(struct est_tape *tape, uint32_t module, struc
 void est_mark(struct est_tape *tape, enum est_phase phase)
 {
 	record(tape, EST_EVENT_PHASE, (uint32_t)phase, 0, EST_ACTIVATIONS);
+	tape->phase = phase;
+	tape->layer = 0;
+}
+
+void est_mark_layer(struct est_tape *tape, unsigned layer)
+{
+	if (tape->layer == layer)
+		return;
+	tape->layer = (uint16_t)layer;
+	if (tape->marks_layers)
+		record(tape, EST_EVENT_PHASE, (uint32_t)tape->phase, layer, EST_ACTIVATIONS);
 }
 
 void est_keep_cast(struct est_tape *tape, struct est_leaf *leaf, struct est_tensor cast)

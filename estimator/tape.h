@@ -29,6 +29,7 @@ enum est_event_kind { EST_EVENT_ALLOC, EST_EVENT_FREE, EST_EVENT_PHASE };
 struct est_event {
 	uint64_t bytes;    /* of the storage, rounded up to 512 */
 	uint32_t id;       /* which storage: ids are reused after EST_EVENT_FREE. EST_EVENT_PHASE: enum est_phase */
+	/* EST_EVENT_PHASE: bytes is 0, or 1 + the layer that runs from here on (est_tape.marks_layers) */
 	uint8_t kind;
 	uint8_t category;  /* enum est_category */
 	uint8_t stream;    /* whose pool it comes from */
@@ -63,6 +64,7 @@ struct est_node {
 	uint32_t saved[EST_NODE_SAVED];           /* storages, or indices of frame's when frame is set */
 	uint8_t saved_count;
 	bool backwards;                           /* the gradient of the last input is used first */
+	uint16_t layer;                           /* 1 + the layer that it is of; 0: of none */
 	uint32_t frame;                           /* checkpoint frame + 1; 0: saved holds storages */
 	uint64_t extra[EST_NODE_EXTRA];           /* shapes, as the operator likes */
 	const void *context;
@@ -192,6 +194,9 @@ struct est_tape {
 	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
 	enum est_category category; /* of what operators allocate */
 	uint8_t stream;             /* the current CUDA stream */
+	bool marks_layers;          /* events say which layer runs: for a drawing of the step */
+	uint16_t layer;             /* 1 + the one that runs; 0: none */
+	enum est_phase phase;
 	uint32_t unit;              /* of the leaves to come */
 	uint64_t shards[EST_CATEGORIES]; /* static sharding: a rank holds one part in so many of what is in a category */
 	uint64_t host_shards, host_states; /* bytes on the host: shards and their gradients (pinned), the states of their optimizer */
@@ -345,6 +350,8 @@ struct est_tensor est_module_leave(struct est_tape *tape, uint32_t module, struc
 
 /* Marks a phase in the events. */
 void est_mark(struct est_tape *tape, enum est_phase phase);
+/* The layer that runs from here on, counted from 1; 0: none. Of it are the nodes made from here on, and so its backward. */
+void est_mark_layer(struct est_tape *tape, unsigned layer);
 /* Another gradient (moved) that arrives at root before est_tape_backward(). */
 void est_tape_seed(struct est_tape *tape, struct est_tensor root, struct est_tensor grad);
 /* Runs the nodes from node_count down to first with grad (moved) arriving at root, then forgets them. */

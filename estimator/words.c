@@ -125,6 +125,10 @@ const struct est_word est_accounting_words[] = {
 	{ "replay", EST_REPLAY, false }, { "rule_of_thumb", EST_RULE_OF_THUMB, false }, { NULL, 0, false }
 };
 
+const struct est_word est_timeline_words[] = {
+	{ "phases", EST_TIMELINE_PHASES, false }, { "full", EST_TIMELINE_FULL, false }, { NULL, 0, false }
+};
+
 const struct est_word est_include_words[] = {
 	{ "limits", EST_INCLUDE_LIMITS, false }, { "advice", EST_INCLUDE_ADVICE, false },
 	{ "timeline", EST_INCLUDE_TIMELINE, false }, { "hints", EST_INCLUDE_HINTS, false },

@@ -18,6 +18,7 @@ extern const struct est_word est_selective_words[], est_attention_words[], est_l
 extern const struct est_word est_wrap_words[], est_auto_words[], est_device_words[], est_all_linear_words[];
 extern const struct est_word est_quantization_words[], est_storage_words[], est_objective_words[];
 extern const struct est_word est_reference_words[], est_task_words[], est_accounting_words[], est_include_words[];
+extern const struct est_word est_timeline_words[];
 
 /* The wire's word for value; "" when words has none. */
 const char *est_word_name(const struct est_word *words, int value);

@@ -62,6 +62,15 @@ bool srv_check_work(const struct cfg_request *request, const char *base, struct 
 	return false;
 }
 
+/* Faults, or none when memory is short. */
+static void refuse(struct srv_call *call)
+{
+	if (cfg_json_out_of_memory() || !call->context->faults.count)
+		srv_reply_no_memory(call->reply);
+	else
+		srv_reply_faults(call->reply, &call->context->faults);
+}
+
 /* body -> context->request. Answers the faults when there are some. */
 static bool read_request(struct srv_call *call, const json_t *body)
 {
@@ -77,18 +86,12 @@ static bool read_request(struct srv_call *call, const json_t *body)
 	return false;
 }
 
-json_t *srv_read_body(struct srv_call *call)
+static json_t *parse_body(struct srv_call *call)
 {
 	const struct srv_request *request = call->request;
 	char reason[REASON_MAX];
 	bool no_memory = false;
-	json_t *body;
-
-	if (!srv_query_read(request->query, NULL, 0, NULL, &call->context->faults)) {
-		srv_reply_faults(call->reply, &call->context->faults);
-		return NULL;
-	}
-	body = cfg_parse_json(request->body ? request->body : "", request->body_length, reason, sizeof reason,
+	json_t *body = cfg_parse_json(request->body ? request->body : "", request->body_length, reason, sizeof reason,
 			      &no_memory);
 	if (!body && no_memory)
 		srv_reply_no_memory(call->reply);
@@ -97,11 +100,23 @@ json_t *srv_read_body(struct srv_call *call)
 	return body;
 }
 
+json_t *srv_read_body(struct srv_call *call)
+{
+	if (srv_query_read(call->request->query, NULL, 0, NULL, &call->context->faults))
+		return parse_body(call);
+	srv_reply_faults(call->reply, &call->context->faults);
+	return NULL;
+}
+
+static const char *const not_fields[] = { "format", NULL };
+
 void srv_post_estimate(struct srv_call *call)
 {
-	json_t *body = srv_read_body(call);
+	json_t *body = parse_body(call);
 
-	if (body && read_request(call, body))
+	if (body && !cfg_query_into(call->request->query, not_fields, body, &call->context->faults))
+		refuse(call);
+	else if (body && read_request(call, body))
 		run(call);
 	json_decref(body);
 }
@@ -122,14 +137,11 @@ static bool is_unchanged(struct srv_call *call)
 
 void srv_get_estimate(struct srv_call *call)
 {
-	static const char *const skip[] = { "format", NULL };
 	const char *query = call->request->query ? call->request->query : "";
-	json_t *body = cfg_query_to_json(query, skip, &call->context->faults);
+	json_t *body = cfg_query_to_json(query, not_fields, &call->context->faults);
 
-	if (!body && (cfg_json_out_of_memory() || !call->context->faults.count))
-		srv_reply_no_memory(call->reply);
-	else if (!body)
-		srv_reply_faults(call->reply, &call->context->faults);
+	if (!body)
+		refuse(call);
 	else if (read_request(call, body) && !is_unchanged(call))
 		run(call);
 	json_decref(body);

@@ -1,5 +1,6 @@
 #include "server/report.h"
 #include <stddef.h>
+#include "estimator/explain.h"
 #include "server/advice.h"
 #include "server/hints.h"
 #include "server/table.h"
@@ -54,6 +55,16 @@ static const struct srv_column moment_columns[] = {
 	SRV_COLUMN("allocated_bytes", SRV_U64, struct est_moment, allocated),
 	SRV_COLUMN("reserved_bytes", SRV_U64, struct est_moment, reserved),
 };
+static const struct srv_column point_columns[] = {
+	SRV_COLUMN("allocated_bytes", SRV_U64, struct est_point, allocated),
+	SRV_COLUMN("reserved_bytes", SRV_U64, struct est_point, reserved),
+};
+static const struct srv_column explanation_columns[] = {
+	SRV_COLUMN("component", SRV_TEXT, struct est_explanation, component),
+	SRV_COLUMN("formula", SRV_CHARS, struct est_explanation, formula),
+	SRV_COLUMN("source", SRV_TEXT, struct est_explanation, source),
+	SRV_COLUMN("bytes", SRV_U64, struct est_explanation, bytes),
+};
 static const struct srv_column host_columns[] = {
 	SRV_COLUMN("pinned_bytes", SRV_U64, struct est_report, host_pinned),
 	SRV_COLUMN("pageable_bytes", SRV_U64, struct est_report, host_pageable),
@@ -92,6 +103,7 @@ enum { LIMITS = 3 };
 static const struct srv_table model_table = SRV_TABLE(model_columns), trainable_table = SRV_TABLE(trainable_columns);
 static const struct srv_table shape_table = SRV_TABLE(shape_columns), rows_table = SRV_TABLE(rows_columns);
 static const struct srv_table thumb_table = SRV_TABLE(thumb_columns), range_table = SRV_TABLE(range_columns);
+static const struct srv_table point_table = SRV_TABLE(point_columns), explanation_table = SRV_TABLE(explanation_columns);
 static const struct srv_table moment_table = SRV_TABLE(moment_columns), host_table = SRV_TABLE(host_columns);
 static const struct srv_table note_table = SRV_TABLE(note_columns), fit_table = SRV_TABLE(fit_columns);
 /* clang-format on */
@@ -194,6 +206,28 @@ static void write_timeline(struct srv_buffer *buffer, const struct est_report *r
 	srv_buffer_add_byte(buffer, ']');
 }
 
+/* timeline full */
+static void write_points(struct srv_buffer *buffer, const struct est_report *report)
+{
+	SRV_PUT(buffer, ",\"timeline\":[");
+	for (size_t i = 0; i < report->point_count; i++) {
+		const struct est_point *point = &report->points[i];
+
+		if (i)
+			srv_buffer_add_byte(buffer, ',');
+		SRV_PUT(buffer, "{\"phase\":");
+		srv_write_string(buffer, est_phase_name(point->phase));
+		if (point->layer >= 0) {
+			SRV_PUT(buffer, ",\"layer\":");
+			srv_write_i64(buffer, point->layer);
+		}
+		srv_buffer_add_byte(buffer, ',');
+		srv_write_members(buffer, &point_table, point);
+		srv_buffer_add_byte(buffer, '}');
+	}
+	srv_buffer_add_byte(buffer, ']');
+}
+
 static void write_thumb(struct srv_buffer *buffer, const struct est_report *report)
 {
 	SRV_PUT(buffer, ",\"rule_of_thumb\":{");
@@ -201,6 +235,20 @@ static void write_thumb(struct srv_buffer *buffer, const struct est_report *repo
 	SRV_PUT(buffer, ",\"per_gpu_bytes\":");
 	srv_write_u64(buffer, report->thumb_per_gpu.total);
 	srv_buffer_add_byte(buffer, '}');
+}
+
+static void write_explanation(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+{
+	struct est_explanation items[EST_EXPLANATIONS_MAX];
+	size_t count = est_explain(&request->request, &request->model, report, items);
+
+	SRV_PUT(buffer, ",\"explanation\":[");
+	for (size_t i = 0; i < count; i++) {
+		if (i)
+			srv_buffer_add_byte(buffer, ',');
+		srv_write_object(buffer, &explanation_table, &items[i]);
+	}
+	srv_buffer_add_byte(buffer, ']');
 }
 
 /* The members of an array, going on behind first ones when there are some. */
@@ -241,9 +289,13 @@ static void write_document(struct srv_buffer *buffer, const struct srv_estimate 
 	srv_write_object(buffer, &rows_table, &report->per_gpu);
 	if (report->replayed) {
 		write_peak(buffer, &report->peak);
-		if (request->request.include & EST_INCLUDE_TIMELINE)
+		if (report->point_count)
+			write_points(buffer, report);
+		else if (request->request.include & EST_INCLUDE_TIMELINE)
 			write_timeline(buffer, report);
 	}
+	if (request->request.explain)
+		write_explanation(buffer, request, report);
 	SRV_PUT(buffer, ",\"host\":");
 	srv_write_object(buffer, &host_table, report);
 	if (request->request.include & EST_INCLUDE_RULE_OF_THUMB)
