@@ -5,77 +5,22 @@
 
 enum { SPARE_SEGMENTS = 1024 };
 
-static const uint32_t largest_request = UINT32_MAX - 8192; /* its segment still fits 32 bits */
-
-/* Units that a request would find in a free block if what follows it were mapped. */
-static uint64_t stretch(const struct est_allocator *allocator, uint32_t index)
-{
-	uint32_t after = allocator->blocks[index].after;
-
-	if (!after)
-		return UINT64_MAX;
-	return allocator->blocks[index].units + (est_block_is_hole(allocator, after) ? allocator->blocks[after].units : 0);
-}
-
-static uint32_t find_fit(struct est_allocator *allocator, struct est_pool *pool, uint32_t units)
-{
-	uint32_t index = est_bins_find(&pool->free, allocator->blocks, units);
-	uint32_t next;
-
-	while (allocator->expandable && index && (next = est_bins_next(&pool->free, allocator->blocks, index))
-	       && stretch(allocator, next) < stretch(allocator, index))
-		index = next;
-	if (index)
-		est_bins_remove(&pool->free, allocator->blocks, index);
-	return index;
-}
-
-static void give(struct est_allocator *allocator, uint32_t index, uint32_t id, uint32_t units)
-{
-	struct est_block *block = &allocator->blocks[index];
-	struct est_pool *pool = est_pool_of(allocator, index);
-	uint64_t rest = block->units - units;
-	uint32_t cut = 0;
-
-	allocator->found = block->units;
-	block->state = EST_BLOCK_FREE;
-	if ((pool->small || allocator->expandable ? rest >= 1 : rest > EST_SMALL_REQUEST)
-	    && (cut = est_block_split(allocator, index, units)))
-		est_bins_insert(&pool->free, allocator->blocks, cut);
-	block->state = EST_BLOCK_USED;
-	block->requested = units;
-	allocator->block_of_id[id] = index;
-	allocator->allocated += (uint64_t)units * EST_UNIT;
-	allocator->held += block->units * EST_UNIT;
-	est_raise_peak(&allocator->peak_allocated, allocator->allocated);
-	est_raise_peak(&allocator->peak_held, allocator->held);
-}
-
 void est_allocator_alloc_on(struct est_allocator *allocator, unsigned stream, uint32_t id, uint32_t units)
 {
-	struct est_pool *pool;
-	uint32_t index;
-
 	if (!units || allocator->out_of_memory || allocator->exhausted)
 		return;
 	if (id >= allocator->id_count || stream >= EST_STREAMS) {
 		allocator->exhausted = true;
 		return;
 	}
-	if (units > largest_request)
-		units = largest_request;
-	pool = &allocator->pools[est_pool_for(stream, units)];
-	index = find_fit(allocator, pool, units);
-	if (!index)
-		index = est_segments_grow(allocator, pool, units);
-	if (!index && !allocator->exhausted && !allocator->keeps_cache) {
-		est_allocator_empty_cache(allocator);
-		index = est_segments_grow(allocator, pool, units);
-	}
-	if (index)
-		give(allocator, index, id, units);
-	else
-		allocator->out_of_memory = !allocator->exhausted;
+	if (units > EST_LARGEST_REQUEST)
+		units = EST_LARGEST_REQUEST;
+	if (!est_serve(allocator, est_pool_for(stream, units), id, units, allocator->expandable))
+		return;
+	allocator->allocated += (uint64_t)units * EST_UNIT;
+	allocator->held += allocator->blocks[allocator->block_of_id[id]].units * EST_UNIT;
+	est_raise_peak(&allocator->peak_allocated, allocator->allocated);
+	est_raise_peak(&allocator->peak_held, allocator->held);
 }
 
 void est_allocator_alloc(struct est_allocator *allocator, uint32_t id, uint32_t units)
@@ -89,10 +34,9 @@ void est_allocator_free(struct est_allocator *allocator, uint32_t id)
 
 	if (!index)
 		return;
-	allocator->block_of_id[id] = 0;
 	allocator->allocated -= (uint64_t)allocator->blocks[index].requested * EST_UNIT;
 	allocator->held -= allocator->blocks[index].units * EST_UNIT;
-	est_block_settle(allocator, index);
+	est_serve_free(allocator, id, allocator->expandable);
 }
 
 void est_allocator_empty_cache(struct est_allocator *allocator)
@@ -137,7 +81,7 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit)
 {
 	allocator->allocated = allocator->held = allocator->reserved = 0;
 	est_allocator_reset_peaks(allocator);
-	allocator->growths = allocator->releases = allocator->found = 0;
+	allocator->growths = allocator->releases = 0;
 	allocator->exhausted = false;
 	est_allocator_limit(allocator, limit, false);
 	allocator->blocks[0] = (struct est_block){ 0 }; /* no block: used, hence nobody's free neighbour */

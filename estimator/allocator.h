@@ -24,6 +24,8 @@ enum {
 	EST_SMALL_REQUEST = (1 << 20) / EST_UNIT
 };
 
+#define EST_LARGEST_REQUEST (UINT32_MAX - 8192) /* units; its segment still fits 32 bits */
+
 struct est_block;
 struct est_pool;
 
@@ -35,7 +37,6 @@ struct est_allocator {
 	uint64_t peak_allocated, peak_held, peak_reserved;
 	uint64_t growths;         /* how often memory was reserved */
 	uint64_t releases;        /* how often the cache was given back */
-	uint64_t found;           /* units of the block that the last request was served from */
 	uint64_t refused;         /* the least reserved would have been that was not within the limit; UINT64_MAX: never */
 	bool out_of_memory;       /* a request did not fit under the limit; later ones are not served */
 	bool exhausted;           /* the block table or the ids do not suffice: figures are not to be trusted */
@@ -72,8 +73,8 @@ void est_allocator_limit(struct est_allocator *allocator, uint64_t limit, bool k
 /* Makes to, an allocator for as many ids and of the same kind of segments, a copy of from. */
 void est_allocator_copy(struct est_allocator *to, const struct est_allocator *from);
 
-/* Allocates units (0: nothing, as torch does for an empty tensor) under an id that is not alive. More than UINT32_MAX -
- * 8192 units are taken for that many. */
+/* Allocates units (0: nothing, as torch does for an empty tensor) under an id that is not alive. More than
+ * EST_LARGEST_REQUEST units are taken for that many. */
 void est_allocator_alloc(struct est_allocator *allocator, uint32_t id, uint32_t units);
 void est_allocator_alloc_on(struct est_allocator *allocator, unsigned stream, uint32_t id, uint32_t units);
 
@@ -98,6 +99,14 @@ static inline uint32_t est_units(uint64_t bytes)
 	uint64_t units = bytes / EST_UNIT + (bytes % EST_UNIT != 0);
 
 	return units > UINT32_MAX ? UINT32_MAX : (uint32_t)units;
+}
+
+/* Units that a request for bytes, at least 1, is served with. */
+static inline uint32_t est_units_served(uint64_t bytes)
+{
+	uint32_t units = est_units(bytes);
+
+	return units < EST_LARGEST_REQUEST ? units : EST_LARGEST_REQUEST;
 }
 
 #endif

@@ -16,8 +16,9 @@ struct est_block {
 	uint32_t before, after;   /* neighbours in the segment */
 	uint32_t previous, next;  /* in the ring of the bin; of holes: in the list by address */
 	uint32_t requested;       /* units asked for, at most units: a small remainder is not split off */
-	uint16_t pool;
-	uint16_t state;           /* enum est_block_state */
+	uint16_t bin;             /* while it is in one */
+	uint8_t pool;
+	uint8_t state;            /* enum est_block_state */
 };
 
 /* 64 bins an octave; sizes below 128 units have a bin each. Covers every uint64_t. */
@@ -51,12 +52,13 @@ static inline bool est_block_precedes(const struct est_block *one, const struct 
 }
 
 /* Puts a block, in no bin so far, where it belongs. */
-static inline void est_bins_insert(struct est_bins *bins, struct est_block *blocks, uint32_t index)
+__attribute__((always_inline)) static inline void est_bins_insert(struct est_bins *bins, struct est_block *blocks, uint32_t index)
 {
 	struct est_block *block = &blocks[index];
 	unsigned bin = est_bin_of(block->units);
-	uint32_t follower = index;
+	uint32_t follower, last;
 
+	block->bin = (uint16_t)bin;
 	if (!est_bin_is_occupied(bins, bin)) {
 		bins->occupied[bin / 64] |= UINT64_C(1) << bin % 64;
 		bins->words |= UINT64_C(1) << bin / 64;
@@ -64,22 +66,25 @@ static inline void est_bins_insert(struct est_bins *bins, struct est_block *bloc
 		return;
 	}
 	follower = bins->head[bin];
-	if (est_block_precedes(block, &blocks[follower]))
+	last = blocks[follower].previous;
+	if (est_block_precedes(block, &blocks[follower])) {
 		bins->head[bin] = index;
-	else if (est_block_precedes(block, &blocks[blocks[follower].previous]))
+	} else if (est_block_precedes(block, &blocks[last])) {
 		do
 			follower = blocks[follower].next;
 		while (est_block_precedes(&blocks[follower], block));
+		last = blocks[follower].previous;
+	}
 	block->next = follower;
-	block->previous = blocks[follower].previous;
-	blocks[block->previous].next = index;
+	block->previous = last;
+	blocks[last].next = index;
 	blocks[follower].previous = index;
 }
 
 static inline void est_bins_remove(struct est_bins *bins, struct est_block *blocks, uint32_t index)
 {
 	const struct est_block *block = &blocks[index];
-	unsigned bin = est_bin_of(block->units);
+	unsigned bin = block->bin;
 
 	if (block->next == index) {
 		bins->occupied[bin / 64] &= ~(UINT64_C(1) << bin % 64);
@@ -116,7 +121,7 @@ static inline uint32_t est_bins_first_from(const struct est_bins *bins, unsigned
 /* The block that follows index in the order; 0 after the last. */
 static inline uint32_t est_bins_next(const struct est_bins *bins, const struct est_block *blocks, uint32_t index)
 {
-	unsigned bin = est_bin_of(blocks[index].units);
+	unsigned bin = blocks[index].bin;
 
 	if (blocks[index].next != bins->head[bin])
 		return blocks[index].next;

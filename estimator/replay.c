@@ -1,6 +1,7 @@
 #include "estimator/replay.h"
 
 #include <string.h>
+#include "estimator/blocks.h"
 #include "estimator/recurrence.h"
 #include "estimator/verdict.h"
 
@@ -108,45 +109,54 @@ static void raise(uint64_t *peak, uint64_t value)
 		*peak = value;
 }
 
-/* event was served, where growths was the count before it. */
-static void note_for_recurrence(struct play *play, const struct est_event *event, uint64_t growths)
+/* The allocs of a phase are over: without a limit, which phases are told of, what is reserved only grows. */
+static void end_phase(struct play *play, bool served)
 {
-	uint32_t units = est_units(event->bytes), found = (uint32_t)play->allocator->found;
-	unsigned pool = est_pool_for(event->stream, units);
-
-	if (growths != play->allocator->growths)
-		est_recurrence_grow(&play->recurrence, pool, found);
-	est_recurrence_note(&play->recurrence, pool, units, found);
+	if (served)
+		raise(&play->phase_reserved[play->phase], play->allocator->reserved);
 }
 
-/* The rest of a part. False, and standing before the request, when one does not fit. */
-static bool play_part(struct play *play)
+/* The rest of a part. False, and standing before the request, when one does not fit. Compiled for either kind of segments. */
+__attribute__((always_inline)) static inline bool play_events(struct play *play, bool expandable)
 {
 	const struct est_event *events = play->program->events + play->program->begin[play->part];
 	size_t count = play->program->end[play->part] - play->program->begin[play->part];
 	struct est_allocator *allocator = play->allocator;
+	bool watched = play->closed && play->step > 0, served = false;
 
 	for (size_t i = play->event; i < count; i++) {
 		const struct est_event *event = &events[i];
-		uint64_t growths = allocator->growths;
 
 		if (event->kind == EST_EVENT_FREE) {
-			est_allocator_free(allocator, event->id);
+			est_serve_free(allocator, event->id, expandable);
 		} else if (event->kind == EST_EVENT_ALLOC) {
-			est_allocator_alloc_on(allocator, event->stream, event->id, est_units(event->bytes));
-			if (allocator->out_of_memory) {
+			uint32_t units = est_units_served(event->bytes);
+			unsigned pool = est_pool_for(event->stream, units);
+			uint64_t growths = allocator->growths, found = est_serve(allocator, pool, event->id, units, expandable);
+
+			if (!found) {
 				play->event = i;
 				return false;
 			}
-			raise(&play->phase_reserved[play->phase], allocator->reserved);
-			if (play->closed && play->step > 0)
-				note_for_recurrence(play, event, growths);
+			served = true;
+			if (watched && found != units) /* what fits exactly nothing fits better */
+				est_recurrence_note(&play->recurrence, pool, units, (uint32_t)found);
+			if (watched && growths != allocator->growths)
+				est_recurrence_grow(&play->recurrence, pool, (uint32_t)found);
 		} else {
+			end_phase(play, served);
+			served = false;
 			play->phase = (enum est_phase)event->id;
 		}
 	}
+	end_phase(play, served);
 	play->event = 0;
 	return true;
+}
+
+static bool play_part(struct play *play)
+{
+	return play->program->expandable ? play_events(play, true) : play_events(play, false);
 }
 
 /* The step just played would go on like this, in what is reserved now. */
@@ -339,7 +349,8 @@ bool est_replay_reserved(const struct est_program *program, struct est_arena *ar
 		play_on(&play);
 	}
 	report_peak(&play, ret_reserved);
-	trial.exhausted = books[0].exhausted;
+	if (books[0].exhausted)
+		return false;
 	ret_reserved->least = est_least_limit(floor, ret_reserved->peak, est_limit_step(ret_reserved->peak), succeeds, &trial);
 	return !trial.exhausted;
 }

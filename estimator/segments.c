@@ -45,7 +45,7 @@ static uint32_t new_segment(struct est_allocator *allocator, struct est_pool *po
 	if (!index)
 		return 0;
 	allocator->blocks[index] = (struct est_block){
-		.address = allocator->address, .units = size, .pool = (uint16_t)(pool - allocator->pools),
+		.address = allocator->address, .units = size, .pool = (uint8_t)(pool - allocator->pools),
 	};
 	allocator->address += size;
 	reserve(allocator, size);
@@ -142,20 +142,20 @@ static uint32_t map(struct est_allocator *allocator, struct est_pool *pool, uint
 			return 0;
 		allocator->blocks[index] = (struct est_block){
 			.address = last ? allocator->blocks[last].address + allocator->blocks[last].units : 0,
-			.units = size, .before = last, .pool = (uint16_t)(pool - allocator->pools),
+			.units = size, .before = last, .pool = (uint8_t)(pool - allocator->pools),
 		};
 		if (last)
 			allocator->blocks[last].after = index;
 		pool->last = index;
 	} else {
-		if (size < allocator->blocks[hole].units && !(rest = est_block_split(allocator, hole, size)))
+		if (size < allocator->blocks[hole].units && !(rest = est_block_split(allocator, hole, size, true)))
 			return 0;
 		remove_hole(allocator, pool, hole);
 		if (rest)
 			add_hole(allocator, pool, rest);
 	}
 	reserve(allocator, size);
-	return est_block_settle(allocator, index);
+	return est_block_settle(allocator, index, true);
 }
 
 static uint32_t grow(struct est_allocator *allocator, struct est_pool *pool, uint32_t units)
@@ -180,11 +180,11 @@ static void settle_hole(struct est_allocator *allocator, struct est_pool *pool, 
 	allocator->blocks[index].state = EST_BLOCK_HOLE;
 	if (est_block_is_hole(allocator, after)) {
 		remove_hole(allocator, pool, after);
-		index = est_block_join(allocator, index, after);
+		index = est_block_join(allocator, index, after, true);
 	}
 	if (est_block_is_hole(allocator, before)) {
 		remove_hole(allocator, pool, before);
-		index = est_block_join(allocator, before, index);
+		index = est_block_join(allocator, before, index, true);
 	}
 	if (allocator->blocks[index].after) {
 		add_hole(allocator, pool, index);
@@ -207,9 +207,9 @@ static void unmap(struct est_allocator *allocator, uint32_t index)
 	if (begin >= end)
 		return;
 	est_bins_remove(&pool->free, allocator->blocks, index);
-	if (end < address + allocator->blocks[index].units && (rest = est_block_split(allocator, index, end - address)))
+	if (end < address + allocator->blocks[index].units && (rest = est_block_split(allocator, index, end - address, true)))
 		est_bins_insert(&pool->free, allocator->blocks, rest);
-	if (begin > address && (rest = est_block_split(allocator, index, begin - address))) {
+	if (begin > address && (rest = est_block_split(allocator, index, begin - address, true))) {
 		est_bins_insert(&pool->free, allocator->blocks, index);
 		index = rest;
 	}
@@ -220,6 +220,19 @@ static void unmap(struct est_allocator *allocator, uint32_t index)
 uint32_t est_segments_grow(struct est_allocator *allocator, struct est_pool *pool, uint32_t units)
 {
 	return allocator->expandable ? grow(allocator, pool, units) : new_segment(allocator, pool, units);
+}
+
+uint32_t est_segments_grow_or_release(struct est_allocator *allocator, struct est_pool *pool, uint32_t units)
+{
+	uint32_t index = est_segments_grow(allocator, pool, units);
+
+	if (!index && !allocator->exhausted && !allocator->keeps_cache) {
+		est_allocator_empty_cache(allocator);
+		index = est_segments_grow(allocator, pool, units);
+	}
+	if (!index)
+		allocator->out_of_memory = !allocator->exhausted;
+	return index;
 }
 
 void est_segments_release(struct est_allocator *allocator)
