@@ -180,14 +180,16 @@ static bool estimate(const struct cfg_request *request, const struct est_report 
 {
 	uint64_t required = report->fits[0].required;
 	size_t mark = arena->used;
+	struct est_fit *fits;
 
 	if (!cfg_vary(request, advice->changes, advice->change_count, &trial->request))
 		return false;
-	*ret_exhausted = !est_run(&trial->request, &request->model, request->cards, report->fit_count, arena, &trial->report);
-	advice->required = *ret_exhausted ? required : trial->report.fits[0].required;
+	fits = est_arena_take(arena, report->fit_count, sizeof(*fits));
+	*ret_exhausted = !fits || !est_judge_cards(&trial->request, &request->model, request->cards, report->fit_count, 1, arena, fits);
+	advice->required = *ret_exhausted ? required : fits[0].required;
 	advice->saves = required > advice->required ? required - advice->required : 0;
 	for (size_t i = 0; i < report->fit_count && advice->saves; i++)
-		advice->makes_fit[i] = trial->report.fits[i].verdict == EST_FITS && report->fits[i].verdict != EST_FITS;
+		advice->makes_fit[i] = fits[i].verdict == EST_FITS && report->fits[i].verdict != EST_FITS;
 	est_arena_rewind(arena, mark);
 	return advice->saves > 0;
 }

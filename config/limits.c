@@ -21,6 +21,8 @@ struct search {
 	bool shrinks;               /* a larger value needs less: the limit is the least that fits */
 	size_t count;
 	struct bracket *brackets;
+	const struct est_gpu **cards; /* those that a value is tried for: it lies between what is known of them */
+	struct est_fit *fits;       /* and their verdicts */
 	bool exhausted;             /* the arena was too small */
 };
 
@@ -34,24 +36,42 @@ static int64_t beyond(const struct search *search, bool fitting)
 	return low ? search->least - search->step : search->most + search->step;
 }
 
-/* fits: what the trial of value said of each card; NULL: it is no valid request, and fits none. */
+static bool asks(const struct search *search, const struct bracket *bracket, int64_t value)
+{
+	int64_t low = search->shrinks ? bracket->fails : bracket->fits;
+	int64_t high = search->shrinks ? bracket->fits : bracket->fails;
+
+	return value > low && value < high; /* else it is told already; where it is not monotone, the first that was found stays */
+}
+
+/* fits: what the trial of value said of the cards that ask for it, in their order; NULL: it is no valid request, and fits none. */
 static void learn(struct search *search, const struct est_fit *fits, int64_t value)
 {
 	for (size_t i = 0; i < search->count; i++) {
 		struct bracket *bracket = &search->brackets[i];
-		int64_t low = search->shrinks ? bracket->fails : bracket->fits;
-		int64_t high = search->shrinks ? bracket->fits : bracket->fails;
+		const struct est_fit *fit;
 
-		if (value <= low || value >= high)
-			continue; /* told already; where it is not monotone, the first that was found stays */
-		if (fits && fits[i].verdict == EST_FITS) {
+		if (!asks(search, bracket, value))
+			continue;
+		fit = fits ? fits++ : NULL;
+		if (fit && fit->verdict == EST_FITS) {
 			bracket->fits = value;
-			bracket->need_fits = fits[i].required_high;
+			bracket->need_fits = fit->required_high;
 		} else {
 			bracket->fails = value;
-			bracket->need_fails = fits ? fits[i].required_high : 0;
+			bracket->need_fails = fit ? fit->required_high : 0;
 		}
 	}
+}
+
+static size_t gather_cards(const struct search *search, int64_t value)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < search->count; i++)
+		if (asks(search, &search->brackets[i], value))
+			search->cards[count++] = search->base->cards[i];
+	return count;
 }
 
 /* More GPUs than one without a strategy are zero3's, the contract's default. */
@@ -73,10 +93,11 @@ static void try_value(struct search *search, int64_t value)
 
 	if (!cfg_vary(search->base, changes, count, &trial->request))
 		learn(search, NULL, value);
-	else if (!est_run(&trial->request, &search->base->model, search->base->cards, search->count, search->arena, &trial->report))
+	else if (!est_judge_cards(&trial->request, &search->base->model, search->cards, gather_cards(search, value), 0, search->arena,
+				  search->fits))
 		search->exhausted = true;
 	else
-		learn(search, trial->report.fits, value);
+		learn(search, search->fits, value);
 	est_arena_rewind(search->arena, mark);
 }
 
@@ -188,7 +209,7 @@ static bool find_gpus(struct search *search, struct est_report *report)
 
 size_t cfg_limits_arena_size(size_t card_count)
 {
-	return card_count * (sizeof(struct bracket) + sizeof(struct est_fit)) + 4 * alignof(max_align_t);
+	return card_count * (sizeof(struct bracket) + sizeof(struct est_gpu *) + sizeof(struct est_fit)) + 4 * alignof(max_align_t);
 }
 
 bool cfg_limits(const struct cfg_request *request, struct est_arena *arena, struct cfg_trial *trial, struct est_report *report)
@@ -199,7 +220,9 @@ bool cfg_limits(const struct cfg_request *request, struct est_arena *arena, stru
 	bool complete;
 
 	search.brackets = est_arena_take(arena, search.count, sizeof(*search.brackets));
-	complete = search.brackets
+	search.cards = est_arena_take(arena, search.count, sizeof(*search.cards));
+	search.fits = est_arena_take(arena, search.count, sizeof(*search.fits));
+	complete = search.brackets && search.cards && search.fits
 		   && find_largest(&search, "micro_batch_size", run->micro_batch_size, report,
 				   offsetof(struct est_fit, max_micro_batch_size))
 		   && find_largest(&search, "sequence_length", run->sequence_length, report,

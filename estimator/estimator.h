@@ -19,6 +19,13 @@ bool est_check(const struct est_request *request, const struct est_model *model,
 bool est_run(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
 	     size_t gpu_count, struct est_arena *arena, struct est_report *ret_report);
 
+/* The verdicts that est_run() comes to, for a search that tries many requests: fills gpu, reason and verdict of
+ * ret_fits[0..gpu_count). required and required_high are those of est_run() for the first exact cards; of another card they
+ * may be bounds instead, on the same side of what the card has, so that less has to be replayed. Work space comes from arena.
+ * False only when it is too small. */
+bool est_judge_cards(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+		     size_t gpu_count, size_t exact, struct est_arena *arena, struct est_fit *ret_fits);
+
 /* Bytes of arena that are enough for est_run() on any checked request with that many cards. */
 size_t est_arena_size(size_t gpu_count);
 

@@ -331,8 +331,8 @@ bool est_replay_peak(const struct est_program *program, struct est_arena *arena,
 	return !books.exhausted;
 }
 
-bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
-			 struct est_reserved *ret_reserved)
+bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor, est_enough *enough,
+			 void *context, struct est_reserved *ret_reserved)
 {
 	uint64_t least = (floor + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP * EST_LIMIT_STEP;
 	struct est_allocator books[3];
@@ -351,6 +351,8 @@ bool est_replay_reserved(const struct est_program *program, struct est_arena *ar
 	report_peak(&play, ret_reserved);
 	if (books[0].exhausted)
 		return false;
+	if (enough && enough(context, ret_reserved->peak))
+		return true;
 	ret_reserved->least = est_least_limit(floor, ret_reserved->peak, est_limit_step(ret_reserved->peak), succeeds, &trial);
 	return !trial.exhausted;
 }

@@ -25,10 +25,13 @@ struct est_reserved {
 	uint64_t least;             /* the least limit under which it succeeds: a multiple of est_limit_step(peak), or peak */
 };
 
-/* floor: no limit below it can succeed (est_levels.allocated), at least 1. Work space comes from arena,
- * est_replay_arena_size() of it; false when that does not suffice. */
-bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor,
-			 struct est_reserved *ret_reserved);
+/* Whether the peak tells all that is wanted: then the least limit is not looked for. */
+typedef bool est_enough(void *context, uint64_t peak);
+
+/* floor: no limit below it can succeed (est_levels.allocated), at least 1. enough: NULL, or asked with the peak; where it
+ * says so, least is the peak. Work space comes from arena, est_replay_arena_size() of it; false when that does not suffice. */
+bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor, est_enough *enough,
+			 void *context, struct est_reserved *ret_reserved);
 
 /* The same without the least limit, which is a search of its own: least is the peak. */
 bool est_replay_peak(const struct est_program *program, struct est_arena *arena, struct est_reserved *ret_reserved);

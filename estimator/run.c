@@ -29,14 +29,27 @@ struct outcome {
 	uint64_t unpooled;                  /* and what the allocator may reserve for it */
 };
 
+/* What of an outcome is wanted: without the least limit; whole; or as much of it as the verdicts of the cards depend on. */
+enum effort { PEAK, LEAST, VERDICTS };
+
 struct run {
 	const struct est_request *request;
 	const struct est_model *model;
 	struct est_arena *arena;
+	const struct est_gpu *const *gpus;  /* that are judged */
+	size_t gpu_count;
 	struct outcome outcomes[EST_SDPA_CHOICES];
 	struct est_point *points;           /* EST_POINTS_MAX of them to be drawn by the first trace, or NULL */
 	size_t point_count;
 };
+
+/* The cards that one outcome is for. */
+struct jury {
+	const struct run *run;
+	const struct outcome *outcome;
+	enum est_sdpa_choice sdpa;
+};
+static bool is_unanimous(const struct jury *jury, uint64_t floor, uint64_t ceiling);
 
 /* ---- replay */
 
@@ -55,13 +68,28 @@ static void reserve_what_is_allocated(const struct est_levels *levels, struct es
 		raise_to(&reserved->phase[phase], levels->phase_peak[phase]);
 }
 
-static bool replay(const struct est_program *program, bool judged, struct est_arena *arena, struct outcome *outcome)
+static bool peak_suffices(void *context, uint64_t peak)
 {
-	est_replay_levels(program, &outcome->levels);
-	if (judged ? !est_replay_reserved(program, arena, outcome->levels.allocated, &outcome->reserved)
-	    : !est_replay_peak(program, arena, &outcome->reserved))
+	const struct jury *jury = context;
+
+	return is_unanimous(jury, jury->outcome->levels.allocated, peak);
+}
+
+/* With VERDICTS the least limit, and with it the peak, may be one of the bounds between which the verdicts are the same. */
+static bool replay(const struct run *run, const struct est_program *program, enum est_sdpa_choice sdpa, enum effort effort,
+		   struct outcome *outcome)
+{
+	struct est_levels *levels = &outcome->levels;
+	struct est_reserved *reserved = &outcome->reserved;
+	struct jury jury = { run, outcome, sdpa };
+
+	est_replay_levels(program, levels);
+	if (effort == VERDICTS && is_unanimous(&jury, levels->allocated, UINT64_MAX / 2))
+		reserved->peak = reserved->least = levels->allocated;
+	else if (effort == PEAK ? !est_replay_peak(program, run->arena, reserved)
+		 : !est_replay_reserved(program, run->arena, levels->allocated, effort == VERDICTS ? peak_suffices : NULL, &jury, reserved))
 		return false;
-	reserve_what_is_allocated(&outcome->levels, &outcome->reserved);
+	reserve_what_is_allocated(levels, reserved);
 	return true;
 }
 
@@ -83,8 +111,7 @@ static bool draw(struct run *run, const struct est_program *program)
 	return run->point_count > 0;
 }
 
-/* judged: cards are, so that the least limit is wanted. */
-static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, bool judged,
+static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, enum effort effort,
 		     struct outcome *outcome)
 {
 	size_t mark = run->arena->used;
@@ -92,8 +119,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	bool complete;
 
 	memset(outcome, 0, sizeof(*outcome));
-	complete = est_program_trace(&program, run->model, run->request, sdpa, shards, run->arena) && draw(run, &program)
-		   && replay(&program, judged, run->arena, outcome);
+	complete = est_program_trace(&program, run->model, run->request, sdpa, shards, run->arena) && draw(run, &program);
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
 	outcome->host_states = program.host_states;
@@ -102,19 +128,21 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->leftover = program.leftover;
 	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model) + weighed_in_fp32(run->request, run->model)
 			      + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
+	complete = complete && replay(run, &program, sdpa, effort, outcome);
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
 	return complete;
 }
 
-static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu)
+/* effort: when it is not there yet. */
+static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu, enum effort effort)
 {
 	enum est_sdpa_choice sdpa = est_device_sdpa(gpu, run->request);
 	struct outcome *outcome = &run->outcomes[sdpa];
 	uint64_t shards[EST_CATEGORIES];
 
 	est_sharding_shares(run->request, shards);
-	if (!outcome->traced && !evaluate(run, shards, sdpa, true, outcome))
+	if (!outcome->traced && !evaluate(run, shards, sdpa, effort, outcome))
 		return NULL;
 	return outcome;
 }
@@ -271,44 +299,65 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 		return true;
 	}
 	request.parallelism = alone;
-	if (!evaluate(&single, whole, est_device_sdpa(gpu, run->request), false, &outcome))
+	if (!evaluate(&single, whole, est_device_sdpa(gpu, run->request), PEAK, &outcome))
 		return false;
 	report_rows(&single, &outcome, gpu, &alone, &report->single_gpu);
 	return true;
 }
 
-static bool judge_by_replay(struct run *run, struct est_fit *fit)
+/* ---- verdicts */
+
+/* Of a run whose least limit is least. */
+static void require(const struct run *run, const struct outcome *outcome, uint64_t least, struct est_fit *fit)
 {
-	const struct outcome *outcome = outcome_for(run, fit->gpu);
 	struct est_range outside = est_device_outside(fit->gpu, &run->request->parallelism);
 	uint64_t workspace = workspaces(fit->gpu);
-	struct est_range limit;
+	struct est_range limit = widened(reserved_range(outcome->levels.allocated + workspace, least + workspace),
+					 outcome->unmodelled + outcome->unpooled);
 
-	if (!outcome)
-		return false;
-	limit = widened(reserved_range(outcome->levels.allocated + workspace, outcome->reserved.least + workspace),
-			outcome->unmodelled + outcome->unpooled);
 	fit->required = limit.expected + outside.expected;
 	fit->required_high = limit.high + outside.high;
+}
+
+/* Whether each card has one verdict for all least limits from floor to ceiling: the more is required, the worse it is. */
+static bool is_unanimous(const struct jury *jury, uint64_t floor, uint64_t ceiling)
+{
+	const struct run *run = jury->run;
+
+	for (size_t i = 0; i < run->gpu_count; i++) {
+		struct est_fit best = { .gpu = run->gpus[i], .reason = est_device_refuses(run->gpus[i], run->request) }, worst = best;
+
+		if (best.reason || est_device_sdpa(best.gpu, run->request) != jury->sdpa)
+			continue;
+		require(run, jury->outcome, floor, &best);
+		require(run, jury->outcome, ceiling, &worst);
+		est_fit_judge(&best, run->request->headroom_fraction);
+		est_fit_judge(&worst, run->request->headroom_fraction);
+		if (best.verdict != worst.verdict)
+			return false;
+	}
 	return true;
 }
 
-static bool report_fits(struct run *run, const struct est_gpu *const *gpus, size_t count, struct est_report *report)
+/* thumb: what every card needs by the rule of thumb; 0: the replay tells. exact: for how many of the first cards the least limit is
+ * wanted. */
+static bool judge_cards(struct run *run, uint64_t thumb, size_t exact, struct est_fit *fits)
 {
-	report->fit_count = count;
-	report->fits = est_arena_take(run->arena, count, sizeof(*report->fits));
-	for (size_t i = 0; i < count && report->fits; i++) {
-		struct est_fit *fit = &report->fits[i];
+	for (size_t i = 0; i < run->gpu_count; i++) {
+		struct est_fit *fit = &fits[i];
+		const struct outcome *outcome = thumb ? NULL : outcome_for(run, run->gpus[i], i < exact ? LEAST : VERDICTS);
 
-		fit->gpu = gpus[i];
-		fit->reason = est_device_refuses(gpus[i], run->request);
-		if (!report->replayed)
-			fit->required = fit->required_high = report->thumb_per_gpu.total;
-		else if (!judge_by_replay(run, fit))
+		if (!thumb && !outcome)
 			return false;
+		fit->gpu = run->gpus[i];
+		fit->reason = est_device_refuses(fit->gpu, run->request);
+		if (thumb)
+			fit->required = fit->required_high = thumb;
+		else
+			require(run, outcome, outcome->reserved.least, fit);
 		est_fit_judge(fit, run->request->headroom_fraction);
 	}
-	return report->fits != NULL;
+	return true;
 }
 
 /* ---- notes */
@@ -463,7 +512,7 @@ static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est
 	const struct outcome *outcome;
 
 	run->points = draws ? est_arena_take(run->arena, EST_POINTS_MAX, sizeof(*run->points)) : NULL;
-	outcome = draws && !run->points ? NULL : outcome_for(run, gpu);
+	outcome = draws && !run->points ? NULL : outcome_for(run, gpu, LEAST);
 	if (!outcome)
 		return false;
 	report->replayed = true;
@@ -481,7 +530,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 {
 	bool by_thumb = request->accounting == EST_RULE_OF_THUMB;
 	const struct est_model own = by_thumb ? *model : est_framework_model(request, model);
-	struct run run = { .request = request, .model = &own, .arena = arena };
+	struct run run = { .request = request, .model = &own, .arena = arena, .gpus = gpus, .gpu_count = gpu_count };
 	int64_t trainable = est_trainable_parameters(request, &own);
 
 	memset(ret_report, 0, sizeof(*ret_report));
@@ -503,7 +552,22 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_torchtitan(request, model, ret_report);
 		note_framework(request, ret_report);
 	}
-	return report_fits(&run, gpus, gpu_count, ret_report);
+	ret_report->fit_count = gpu_count;
+	ret_report->fits = est_arena_take(arena, gpu_count, sizeof(*ret_report->fits));
+	return ret_report->fits && judge_cards(&run, by_thumb ? ret_report->thumb_per_gpu.total : 0, gpu_count, ret_report->fits);
+}
+
+bool est_judge_cards(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+		     size_t gpu_count, size_t exact, struct est_arena *arena, struct est_fit *ret_fits)
+{
+	bool by_thumb = request->accounting == EST_RULE_OF_THUMB;
+	const struct est_model own = by_thumb ? *model : est_framework_model(request, model);
+	struct run run = { .request = request, .model = &own, .arena = arena, .gpus = gpus, .gpu_count = gpu_count };
+	struct est_rows thumb, thumb_per_gpu;
+
+	est_thumb(request, &own, est_trainable_parameters(request, &own), &thumb, &thumb_per_gpu);
+	memset(ret_fits, 0, gpu_count * sizeof(*ret_fits));
+	return judge_cards(&run, by_thumb ? thumb_per_gpu.total : 0, exact, ret_fits);
 }
 
 size_t est_arena_size(size_t gpu_count)

@@ -100,7 +100,7 @@ static uint64_t run_reserved(struct subject *subject)
 {
 	struct est_reserved reserved;
 
-	if (!est_replay_reserved(&subject->program, &arena, subject->floor, &reserved))
+	if (!est_replay_reserved(&subject->program, &arena, subject->floor, NULL, NULL, &reserved))
 		fail("the arena is too small");
 	return 1;
 }
@@ -155,6 +155,26 @@ static uint64_t run_all_cards(struct subject *subject)
 	return 1;
 }
 
+/* The verdict alone, of the first card, as a search for limits asks for it. */
+static uint64_t run_verdict(struct subject *subject)
+{
+	struct est_fit fit;
+
+	if (!est_judge_cards(&subject->request.request, &subject->request.model, subject->request.cards, 1, 0, &arena, &fit))
+		fail("the arena is too small");
+	return 1;
+}
+
+static uint64_t run_all_verdicts(struct subject *subject)
+{
+	static struct est_fit fits[CFG_CARDS_MAX];
+
+	if (!est_judge_cards(&subject->request.request, &subject->request.model, subject->request.cards, subject->request.card_count, 0,
+			     &arena, fits))
+		fail("the arena is too small");
+	return 1;
+}
+
 static const struct part {
 	const char *name;
 	uint64_t (*run)(struct subject *subject);
@@ -165,6 +185,8 @@ static const struct part {
 	{ "reserved and least limit", run_reserved },
 	{ "estimate, one card", run_one_card },
 	{ "estimate, all cards", run_all_cards },
+	{ "verdict, one card", run_verdict },
+	{ "verdicts, all cards", run_all_verdicts },
 	{ "allocator, an event", run_events },
 };
 enum { PARTS = sizeof(parts) / sizeof(parts[0]) };
@@ -223,9 +245,9 @@ static void print_ratios(const struct subject *subject, const double ns[PARTS])
 	const double whole = ns[4];
 
 	printf("ratio %s: of an estimate for one card: reading %.4f, trace %.3f, levels %.3f, reserved and least limit %.3f; "
-	       "all %zu cards %.2f\n",
+	       "all %zu cards %.2f; verdict of one card %.2f, of all %.2f\n",
 	       subject->name, ns[0] / whole, ns[1] / whole, ns[2] / whole, ns[3] / whole, subject->request.card_count,
-	       ns[5] / whole);
+	       ns[5] / whole, ns[6] / whole, ns[7] / whole);
 }
 
 /* ---- setting up */

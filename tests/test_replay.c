@@ -138,7 +138,7 @@ START_TEST(what_is_not_played_again_would_have_been_the_same)
 	est_arena_init(&arena, memory, sizeof(memory));
 	ck_assert(est_allocator_init(&plain.allocator, &arena, IDS, false, 0));
 	est_replay_levels(&program, &levels);
-	ck_assert(est_replay_reserved(&program, &arena, levels.allocated, &reserved));
+	ck_assert(est_replay_reserved(&program, &arena, levels.allocated, NULL, NULL, &reserved));
 	est_arena_init(&arena, memory + sizeof(memory) / 2, sizeof(memory) / 2);
 	ck_assert(est_replay_peak(&program, &arena, &peak));
 	ck_assert(plain_runs(&plain, 0));
@@ -168,7 +168,7 @@ START_TEST(the_least_limit_lies_below_the_peak_where_the_cache_can_be_given_back
 		make_program(&maker, seed, &program);
 		est_arena_init(&arena, memory, sizeof(memory));
 		est_replay_levels(&program, &levels);
-		ck_assert(est_replay_reserved(&program, &arena, levels.allocated, &reserved));
+		ck_assert(est_replay_reserved(&program, &arena, levels.allocated, NULL, NULL, &reserved));
 		ck_assert_uint_ge(reserved.least, levels.allocated);
 		ck_assert_uint_le(reserved.least, reserved.peak);
 		below += reserved.least < reserved.peak;
@@ -188,9 +188,9 @@ START_TEST(the_arena_size_is_enough_and_less_is_told)
 	make_program(&maker, 1, &program);
 	ck_assert_uint_le(size, sizeof(memory));
 	est_arena_init(&arena, memory, size);
-	ck_assert(est_replay_reserved(&program, &arena, 1, &reserved));
+	ck_assert(est_replay_reserved(&program, &arena, 1, NULL, NULL, &reserved));
 	est_arena_init(&arena, memory, size / 2);
-	ck_assert(!est_replay_reserved(&program, &arena, 1, &reserved));
+	ck_assert(!est_replay_reserved(&program, &arena, 1, NULL, NULL, &reserved));
 }
 END_TEST
 

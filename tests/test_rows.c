@@ -1,4 +1,5 @@
-/* The replay of every truth row against its plain form: what is not played again would have been the same. */
+/* The replay of every truth row against its plain form: what is not played again would have been the same. And of some of them the
+ * verdicts, where they are looked for alone, against those of the whole estimate. */
 #include <check.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -12,6 +13,8 @@ static const struct {
 	unsigned least; /* so many are replayed */
 } files[] = { { "single.jsonl", 400 }, { "distributed.jsonl", 140 }, { "published.jsonl", 20 }, { "published_oom.jsonl", 5 } };
 
+enum { JUDGED_EACH = 20 };
+
 static struct cfg_catalog *catalog;
 
 static void compare(const struct est_program *program, struct est_arena *arena, const char *name)
@@ -24,7 +27,7 @@ static void compare(const struct est_program *program, struct est_arena *arena, 
 	est_replay_levels(program, &levels);
 	ck_assert(est_replay_peak(program, arena, &peak));
 	est_arena_rewind(arena, mark);
-	ck_assert(est_replay_reserved(program, arena, levels.allocated, &reserved));
+	ck_assert(est_replay_reserved(program, arena, levels.allocated, NULL, NULL, &reserved));
 	est_arena_rewind(arena, mark);
 	ck_assert(est_allocator_init(&plain.allocator, arena, program->ids, program->expandable, 0));
 	ck_assert(plain_runs(&plain, 0));
@@ -37,8 +40,28 @@ static void compare(const struct est_program *program, struct est_arena *arena, 
 		      reserved.least);
 }
 
-/* False when the row is not replayed. */
-static bool compare_row(json_t *row, const char *name)
+/* On all cards: no verdict may differ, and what the first needs has to be exact. */
+static void compare_verdicts(const struct cfg_request *request, struct est_arena *arena, const char *name)
+{
+	static struct est_report report;
+	static struct est_fit fits[CFG_CARDS_MAX];
+	const struct est_gpu *cards[CFG_CARDS_MAX];
+	size_t count;
+	const struct cfg_card *all = cfg_catalog_cards(catalog, &count);
+
+	for (size_t i = 0; i < count; i++)
+		cards[i] = &all[i].gpu;
+	ck_assert(est_run(&request->request, &request->model, cards, count, arena, &report));
+	for (size_t exact = 0; exact < 2; exact++) {
+		ck_assert(est_judge_cards(&request->request, &request->model, cards, count, exact, arena, fits));
+		ck_assert_msg(!exact || fits[0].required_high == report.fits[0].required_high, "%s", name);
+		for (size_t i = 0; i < count; i++)
+			ck_assert_msg(fits[i].verdict == report.fits[i].verdict, "%s on %s", name, cards[i]->id);
+	}
+}
+
+/* judged: on all cards too. False when the row is not replayed. */
+static bool compare_row(json_t *row, bool judged, const char *name)
 {
 	static struct cfg_request request;
 	static struct est_faults faults;
@@ -53,11 +76,14 @@ static bool compare_row(json_t *row, const char *name)
 	    || request.request.accounting == EST_RULE_OF_THUMB)
 		return false;
 	layers = est_model_all_layers(&request.model);
-	size = est_program_arena_size(layers) + est_replay_arena_size(est_program_ids(layers));
+	size = est_program_arena_size(layers) + est_replay_arena_size(est_program_ids(layers)) + (1 << 20);
 	est_arena_init(&arena, malloc(size), size);
 	est_sharding_shares(&request.request, shards);
 	ck_assert_msg(est_program_trace(&program, &request.model, &request.request, true, shards, &arena), "%s", name);
 	compare(&program, &arena, name);
+	est_arena_rewind(&arena, 0);
+	if (judged)
+		compare_verdicts(&request, &arena, name);
 	free(arena.base);
 	return true;
 }
@@ -74,7 +100,7 @@ START_TEST(a_row_is_replayed_as_in_the_plain_form)
 	ck_assert_msg(file != NULL, "%s", path);
 	for (json_t *row; (row = json_loadf(file, JSON_DISABLE_EOF_CHECK, NULL)); json_decref(row)) {
 		snprintf(name, sizeof(name), "%s row %u", files[_i].file, ++number);
-		compared += compare_row(row, name);
+		compared += compare_row(row, number % JUDGED_EACH == 0, name);
 	}
 	fclose(file);
 	ck_assert_msg(compared >= files[_i].least, "%s: %u of %u rows", files[_i].file, compared, number);
