@@ -165,7 +165,7 @@ void est_optimizer_clip(struct est_tape *tape, const struct est_request *request
 		return;
 	if (request->max_grad_norm > 0)
 		clip_grad_norm(tape);
-	if (est_has_master(request))
+	if (est_has_master(request) && !update->has_grads32)
 		update->grads32 = list_like_parameters(tape, EST_32BIT, false, EST_OPTIMIZER);
 }
 

@@ -18,6 +18,7 @@ void est_optimizer_fuse(struct est_tape *tape, const struct est_request *request
 /* What a step holds from its clipping to its update. */
 struct est_update {
 	struct est_tensor *grads32; /* gradients of the master weights */
+	bool has_grads32;           /* they are there before the step, which makes none */
 };
 
 /* The three parts of a step over all trainable parameters of the tape: clip_grad_norm_(); the states, made by the first

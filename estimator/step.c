@@ -194,6 +194,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	begin(program, tape, EST_PART_CLIP);
 	if (own.architecture == EST_ARCH_LITGPT)
 		est_litgpt_hold_previous(&pass);
+	update.has_grads32 = est_zero_has_grads32(pass.zero);
 	est_zero_flatten(pass.zero, tape);
 	est_zero3_flatten(pass.schedule);
 	est_optimizer_clip(tape, request, &update);
@@ -205,6 +206,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	end(program, tape, EST_PART_STATES);
 	begin(program, tape, EST_PART_UPDATE);
 	est_optimizer_update(tape, request, &update);
+	est_zero_stepped(pass.zero, tape);
 	est_zero3_step_rest(pass.schedule);
 	est_schedule_zero_grad(pass.schedule);
 	est_litgpt_drop_previous(&pass);

@@ -132,22 +132,11 @@ static void check_offload(const struct est_request *request, struct est_faults *
 		return;
 	if (parameters != EST_ON_GPU && (!est_schedule_wanted(request) || optimizer != parameters))
 		refuse(est_field_find("offload.parameters"), request, faults);
-	else if (optimizer != parameters && !est_zero_offloads(request))
+	else if (optimizer != parameters && !est_zero_wanted(request))
 		refuse(est_field_find("offload.optimizer"), request, faults);
 	/* saved activations are checkpoints: what is kept within a layer is never moved */
 	if (request->offload.activations == EST_ON_CPU && request->checkpointing != EST_CHECKPOINT_OFFLOAD)
 		refuse(est_field_find("offload.activations"), request, faults);
-}
-
-/* Gradients are replayed in the 16 bits of the weights only. */
-static void check_zero(const struct est_request *request, struct est_faults *faults)
-{
-	for (size_t i = 0; i < sizeof(zero_types) / sizeof(zero_types[0]); i++) {
-		const struct est_field *field = est_field_find(zero_types[i]);
-
-		if (est_field_is_named(field, request) && est_field_get(field, request) != EST_BF16)
-			refuse(field, request, faults);
-	}
 }
 
 static void check_model(const struct est_model *model, struct est_faults *faults)
@@ -329,6 +318,7 @@ static void check_packed(const struct est_request *request, const struct est_mod
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 	bool whole = request->parallelism.gpus == 1 || strategy == EST_SINGLE || strategy == EST_DDP || est_zero_wanted(request);
+	bool flat = strategy == EST_FSDP1 && est_schedule_wanted(request) && request->quantization.type == EST_GPTQ;
 
 	if (request->method != EST_QLORA)
 		return;
@@ -342,7 +332,7 @@ static void check_packed(const struct est_request *request, const struct est_mod
 	}
 	if (model->num_experts > 0 && !(est_is_old_transformers(&request->versions) && request->quantization.type == EST_GPTQ))
 		refuse_for("quantization.type", request, "a mixture of experts", faults);
-	if (!whole)
+	if (!whole && !flat)
 		refuse_for("quantization.type", request, "sharded weights", faults);
 	if (request->lora.dora)
 		refuse_for("quantization.type", request, "DoRA", faults);
@@ -369,11 +359,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 {
 	check_values(request, faults);
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
-	if (est_zero3_wanted(request)) {
-		/* all of it is replayed */
-	} else if (est_zero_wanted(request)) {
-		check_zero(request, faults);
-	} else {
+	if (!est_zero3_wanted(request) && !est_zero_wanted(request)) {
 		check_named(zero_schedules, sizeof(zero_schedules) / sizeof(zero_schedules[0]), true, request, faults);
 		check_named(zero_types, sizeof(zero_types) / sizeof(zero_types[0]), false, request, faults);
 	}
@@ -385,7 +371,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	} else if (request->parallelism.wrap == EST_WRAP_PEFT && request->parallelism.strategy != EST_FSDP1
 		   && request->parallelism.strategy != EST_ZERO3 && model->tie_word_embeddings) {
 		refuse_for("parallelism.wrap", request, "a tied head", faults);
-	} else if (request->method != EST_FULL && model->num_experts > 0) {
+	} else if (request->method != EST_FULL && model->num_experts > 0 && !est_is_old_transformers(&request->versions)) {
 		refuse(est_field_find("method"), request, faults);
 	}
 	if (!est_schedule_wanted(request) || request->parallelism.strategy != EST_FSDP1)

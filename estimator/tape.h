@@ -96,12 +96,17 @@ struct est_leaf {
 	uint8_t ungathered_element; /* of a parameter that shows its shard until it is first gathered (FSDP1); 0: it does not any more */
 	bool on_host;               /* the shard, its gradient and the optimizer are */
 	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
-	uint64_t ours;              /* of a flat parameter: elements in this rank's part (zero.h) */
+	uint64_t offset, ours;      /* of a flat parameter: elements before this leaf, and of it in this rank's part (zero.h) */
 	bool dragged;               /* frozen, but part of a flat parameter that is trained (FSDP1): gradients come, and are not stepped */
 	bool folded;                /* stepped with that flat parameter, whose first leaf has the rank's part as its shard */
 	bool deferred;              /* stepped after all others: a later sub-group (zero3.h) */
 	struct est_tensor accumulated; /* gradient of micro-batches that were not reduced, in the dtype of the reduction */
 };
+
+static inline bool est_is_trained(const struct est_leaf *leaf)
+{
+	return leaf->parameter && leaf->value.requires_grad;
+}
 
 /* What torch.utils.checkpoint is called with: function(context, input, argument); kwargs are the tensors that the call keeps
  * alive beside its input (cos, sin, masks). */

@@ -16,9 +16,12 @@ struct est_zero {
 	uint64_t touched;              /* elements of all parameters that reach into it, each counted whole */
 	uint64_t filled;               /* elements that wait in the bucket */
 	bool reaches;                  /* some of them are of this rank's part */
+	bool accumulates32;            /* the partition is the rank's part in fp32, from the first micro-batch to the step */
+	uint8_t reduced;               /* bytes of an element that ranks exchange */
+	uint8_t stream;                /* of the reductions */
 	bool offloads;                 /* the optimizer is on the host, and so is the partition: */
 	bool last;                     /* the micro-batch is the step's last: what it accumulates on the host becomes the fp32 gradient */
-	struct est_leaf *first, **end; /* those in the bucket that are of this rank's part, linked by next */
+	struct est_leaf *first, **end; /* those in the bucket, linked by next */
 	struct est_leaf *large;        /* the one that is larger than a bucket and waits in its own memory, or NULL */
 	struct est_tensor buffer[2], partition, averaged, flat;
 };
@@ -26,9 +29,6 @@ struct est_zero {
 /* Whether the request's gradients are replayed so: ZeRO-1 or 2 with bf16 weights and fp32 masters, of a full model or of adapters,
  * and an optimizer that a flat parameter does not change. Others are static shares. */
 bool est_zero_wanted(const struct est_request *request);
-
-/* Whether the optimizer may be on the host there: with ZeRO-2. */
-bool est_zero_offloads(const struct est_request *request);
 
 /* Folds the trained leaves of the tape into a flat parameter of which rank 0 has a part, and watches their gradients. NULL
  * where that is not wanted, or the arena is too small. Of the tape's arena. */
@@ -40,11 +40,16 @@ bool est_zero_last_differs(const struct est_zero *zero);
 /* The backward of the micro-batch is over. */
 void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape);
 /* The step: norms are taken, clipped or not, the partition's gradients are copied to be flat, and, once they are cast to fp32,
- * both are gone. */
+ * both are gone. Those in fp32 are the optimizer's as they are, and go when it has stepped. */
 void est_zero_flatten(struct est_zero *zero, struct est_tape *tape);
 void est_zero_flattened(struct est_zero *zero, struct est_tape *tape);
+bool est_zero_has_grads32(const struct est_zero *zero);
+void est_zero_stepped(struct est_zero *zero, struct est_tape *tape);
 
 /* Bytes that another rank may hold beyond rank 0, at most: its part may cut through larger parameters. */
 uint64_t est_zero_surplus(const struct est_zero *zero, const struct est_tape *tape, const struct est_request *request);
+
+/* zero_gradients.c: a gradient has arrived (est_tape.accumulated). */
+void est_zero_arrived(struct est_tape *tape, struct est_leaf *leaf, const void *context);
 
 #endif

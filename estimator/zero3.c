@@ -342,7 +342,7 @@ bool est_zero3_wanted(const struct est_request *request)
 {
 	bool whole = !request->lora.dora && request->lora.modules_to_save.count == 0;
 
-	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && request->parallelism.gpus > 1
+	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3
 	       && request->precision == EST_BF16_MASTER && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD
 	       && (request->method == EST_FULL || (request->method == EST_LORA && whole));
 }
@@ -374,7 +374,7 @@ static void cut(struct est_zero3 *zero3, struct est_leaf *leaf, uint64_t thresho
 	leaf->shard = leaf->ours;
 	leaf->shard_element = EST_16BIT;
 	parameter->persists = leaf->value.numel <= threshold;
-	if (parameter->persists)
+	if (parameter->persists && (zero3->schedule->ranks > 1 || zero3->offloads_parameters)) /* else it is its part */
 		parameter->persistent = est_persistent(zero3->tape, leaf->value.numel, EST_16BIT, EST_WEIGHTS).storage;
 }
 

@@ -57,13 +57,27 @@ static void gather_coalesced(struct est_zero3 *zero3, uint32_t first, uint32_t c
 		est_drop(zero3->tape, on_stream(zero3, parts, element));
 }
 
+/* NoGatherHandle: on one rank a parameter is its part, or what comes of it from the host. */
+static void take_whole(struct est_zero3 *zero3, uint32_t first)
+{
+	for (uint32_t i = first; i; i = zero3->parameters[i - 1].next) {
+		struct est_leaf *leaf = &zero3->tape->leaves[i - 1];
+
+		if (zero3->offloads_parameters)
+			leaf->unsharded = on_stream(zero3, leaf->value.numel, leaf->value.element).storage;
+		zero3->parameters[i - 1].gather = 0;
+	}
+}
+
 void est_zero3_all_gather(struct est_zero3 *zero3, uint32_t first, uint32_t count)
 {
 	for (uint32_t i = first; i; i = zero3->parameters[i - 1].next) {
 		zero3->available += (int64_t)zero3->tape->leaves[i - 1].value.numel;
 		zero3->parameters[i - 1].pending = true;
 	}
-	if (count == 1)
+	if (zero3->schedule->ranks == 1)
+		take_whole(zero3, first);
+	else if (count == 1)
 		gather_alone(zero3, &zero3->parameters[first - 1]);
 	else if (count > 1)
 		gather_coalesced(zero3, first, count);

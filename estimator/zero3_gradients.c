@@ -2,11 +2,6 @@
 #include "estimator/ops.h"
 #include "estimator/zero3.h"
 
-static bool is_trained(const struct est_leaf *leaf)
-{
-	return leaf->parameter && leaf->value.requires_grad;
-}
-
 static struct est_tensor on_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
 {
 	return est_empty_on(zero3->tape, zero3->reduce_stream, numel, element, EST_BUFFERS);
@@ -99,7 +94,7 @@ static void fold(struct est_zero3 *zero3)
 	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
 		struct est_leaf *leaf = &zero3->tape->leaves[i];
 
-		if (!is_trained(leaf))
+		if (!est_is_trained(leaf))
 			continue;
 		leaf->on_host = zero3->offloads_optimizer;
 		if (first && first->shard < zero3->sub_group) {
@@ -118,7 +113,7 @@ static uint64_t count_parts(const struct est_tape *tape, bool trained)
 	uint64_t parts = 0;
 
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		parts += is_trained(&tape->leaves[i]) == trained ? tape->leaves[i].ours : 0;
+		parts += est_is_trained(&tape->leaves[i]) == trained ? tape->leaves[i].ours : 0;
 	return parts;
 }
 
@@ -129,7 +124,7 @@ static void rest_on_gpu(struct est_zero3 *zero3)
 
 	est_persistent(tape, count_parts(tape, true), EST_16BIT, EST_WEIGHTS);
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		if (!is_trained(&tape->leaves[i]))
+		if (!est_is_trained(&tape->leaves[i]))
 			est_persistent(tape, tape->leaves[i].ours, EST_16BIT, EST_WEIGHTS);
 }
 
@@ -174,7 +169,7 @@ static struct est_zero3 *stepped(const struct est_schedule *schedule)
 static void take_norms(struct est_tape *tape)
 {
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		if (is_trained(&tape->leaves[i]))
+		if (est_is_trained(&tape->leaves[i]))
 			est_drop(tape, est_empty_as(tape, tape->leaves[i].ours, sizeof(double), EST_BUFFERS));
 }
 
@@ -190,7 +185,7 @@ static struct est_tensor flat_of(struct est_zero3 *zero3, uint64_t numel)
 static const struct est_leaf *first_group(const struct est_tape *tape)
 {
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		if (is_trained(&tape->leaves[i]))
+		if (est_is_trained(&tape->leaves[i]))
 			return &tape->leaves[i];
 	return NULL;
 }
