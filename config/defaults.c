@@ -223,6 +223,25 @@ static const char *overlap_of_zero3(const struct rule_input *input, double *ret)
 	return input->request->parallelism.strategy == EST_ZERO3 ? "DeepSpeed overlaps by default in stage 3" : NULL;
 }
 
+/* Trainer._fsdp_qlora_plugin_updates() */
+static const char *wrap_of_adapters(const struct rule_input *input, double *ret)
+{
+	const struct est_request *request = input->request;
+
+	*ret = EST_WRAP_PEFT;
+	return request->parallelism.strategy == EST_FSDP1 && est_has_adapters(request)
+		? "the Trainer sets PEFT's fsdp_auto_wrap_policy() for FSDP1" : NULL;
+}
+
+static const char *storage_of_fsdp1(const struct rule_input *input, double *ret)
+{
+	const struct est_request *request = input->request;
+
+	*ret = EST_STORE_BF16;
+	return request->parallelism.strategy == EST_FSDP1 && request->method == EST_QLORA
+		? "FSDP1 flattens floating point only: bnb_4bit_quant_storage has to be the layer's type" : NULL;
+}
+
 static const char *checkpoint_of_old_transformers(const struct rule_input *input, double *ret)
 {
 	*ret = true;
@@ -264,6 +283,8 @@ static const struct {
 	{ "sequence_length", sequence_of_model, false },
 	{ "target_length", target_of_sequence, false },
 	{ "parallelism.strategy", strategy_of_gpus, false },
+	{ "parallelism.wrap", wrap_of_adapters, false },
+	{ "quantization.quant_storage", storage_of_fsdp1, false },
 	{ "parallelism.param_dtype", dtype_of_precision, false },
 	{ "parallelism.reduce_dtype", dtype_of_precision, false },
 	{ "parallelism.output_dtype", dtype_of_precision, false },

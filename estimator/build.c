@@ -477,7 +477,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 			    && request->checkpointing == EST_CHECKPOINT_NONE;
 	if (!build_model(pass))
 		return false;
-	if (request->method == EST_QLORA && request->quantization.prepare_kbit)
+	if (est_prepares_kbit(request))
 		upcast(pass);
 	if (est_has_adapters(request) && !est_lora_build(pass))
 		return false;

@@ -161,7 +161,7 @@ const struct est_field est_request_fields[] = {
 	  .doc = "Weights that share a scale, -1 is a whole row; 64 with nf4 and fp4, 128 with gptq and hqq." },
 	{ IN(quantization, prepare_kbit), BOOL(true), BY_FRAMEWORK, WHEN(WITH_QLORA),
 	  .doc = "PEFT's prepare_model_for_kbit_training: what is not quantised becomes fp32." },
-	{ IN(quantization, quant_storage), WORD(est_storage_words, EST_STORE_UINT8), WHEN(WITH_QLORA),
+	{ IN(quantization, quant_storage), WORD(est_storage_words, EST_STORE_UINT8), BY_FRAMEWORK, WHEN(WITH_QLORA),
 	  .doc = "The type that holds the packed weights." },
 	{ TOP(objective), WORD(est_objective_words, EST_SFT),
 	  .doc = "What is optimised; dpo, orpo and reward count pairs, grpo completions." },

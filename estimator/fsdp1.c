@@ -18,8 +18,8 @@ static void unshard(struct est_schedule *schedule, unsigned number)
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
 		leaf->ungathered_element = 0;
 	if (unit->cast > 0)
-		shard = est_empty_on(schedule->tape, PRE_UNSHARD, unit->cast, schedule->gathered_element, EST_BUFFERS);
-	unit->flat = est_empty_on(schedule->tape, UNSHARD, unit->numel, schedule->gathered_element, EST_BUFFERS).storage;
+		shard = est_empty_on(schedule->tape, PRE_UNSHARD, unit->cast, unit->gathered_element, EST_BUFFERS);
+	unit->flat = est_empty_on(schedule->tape, UNSHARD, unit->numel, unit->gathered_element, EST_BUFFERS).storage;
 	est_drop(schedule->tape, shard);
 }
 
@@ -66,7 +66,7 @@ static void gather_gradients(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 	struct est_unit *unit = &schedule->units[number];
-	struct est_tensor flat = est_empty_on(schedule->tape, COMPUTE, unit->trained, schedule->gathered_element, EST_GRADIENTS);
+	struct est_tensor flat = est_empty_on(schedule->tape, COMPUTE, unit->trained, unit->gathered_element, EST_GRADIENTS);
 
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
 		est_drop(tape, leaf->grad);
@@ -78,20 +78,27 @@ static void gather_gradients(struct est_schedule *schedule, unsigned number)
 		unit->unreduced = est_hold(flat);
 }
 
+/* Without a policy gradients are reduced as they are. */
+static uint8_t reduced_element(const struct est_schedule *schedule, const struct est_unit *unit)
+{
+	return schedule->request->parallelism.reduce_dtype == EST_DTYPE_NONE ? unit->gathered_element : schedule->reduced_element;
+}
+
 /* _reduce_grad(): each cast stays beside what it was made of. */
 static void reduce(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 	struct est_unit *unit = &schedule->units[number];
 	uint64_t numel = unit->trained / schedule->ranks;
+	uint8_t reduced = reduced_element(schedule, unit);
 	struct est_tensor input = est_none, out, low = est_none;
 
-	if (schedule->reduced_element != schedule->gathered_element)
-		input = est_empty_on(schedule->tape, POST_BACKWARD, unit->trained, schedule->reduced_element, EST_BUFFERS);
-	out = est_empty_on(schedule->tape, POST_BACKWARD, numel, schedule->reduced_element, EST_GRADIENTS);
-	if (schedule->reduced_element != schedule->shard_element) {
+	if (reduced != unit->gathered_element)
+		input = est_empty_on(schedule->tape, POST_BACKWARD, unit->trained, reduced, EST_BUFFERS);
+	out = est_empty_on(schedule->tape, POST_BACKWARD, numel, reduced, EST_GRADIENTS);
+	if (reduced != unit->shard_element) {
 		low = out;
-		out = est_empty_on(schedule->tape, POST_BACKWARD, numel, schedule->shard_element, EST_GRADIENTS);
+		out = est_empty_on(schedule->tape, POST_BACKWARD, numel, unit->shard_element, EST_GRADIENTS);
 	}
 	est_drop(tape, low);
 	if (unit->gradient.storage)
@@ -127,10 +134,10 @@ static void begin(struct est_schedule *schedule)
 
 		est_drop(tape, unit->replaced);
 		unit->replaced = est_none;
-		est_drop(tape, est_empty_as(tape, unit->cast, schedule->gathered_element, EST_BUFFERS));
-		est_drop(tape, est_empty_as(tape, unit->numel, schedule->gathered_element, EST_BUFFERS));
+		est_drop(tape, est_empty_as(tape, unit->cast, unit->gathered_element, EST_BUFFERS));
+		est_drop(tape, est_empty_as(tape, unit->numel, unit->gathered_element, EST_BUFFERS));
 		if (unit->cast > 0)
-			est_drop(tape, est_empty_as(tape, unit->numel, schedule->shard_element, EST_BUFFERS));
+			est_drop(tape, est_empty_as(tape, unit->numel, unit->shard_element, EST_BUFFERS));
 	}
 }
 
@@ -150,13 +157,18 @@ static bool drag(struct est_unit *unit)
 	return trained;
 }
 
-/* What is trained lies in fp32, as accelerate casts it; the rest as it is. */
+static bool is_mixed(const struct est_request *request)
+{
+	return request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED;
+}
+
+/* What is trained lies in fp32, as accelerate casts it in mixed precision; the rest as it is. */
 static void choose_elements(struct est_schedule *schedule, const struct est_unit *unit, bool trained)
 {
 	enum est_dtype gathered = schedule->request->parallelism.param_dtype;
 
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
-		leaf->shard_element = trained ? EST_32BIT : leaf->value.element;
+		leaf->shard_element = trained && is_mixed(schedule->request) ? EST_32BIT : leaf->value.element;
 		leaf->ungathered_element = leaf->shard_element;
 		if (gathered != EST_DTYPE_NONE)
 			leaf->value.element = gathered == EST_FP32 ? EST_32BIT : EST_16BIT;
@@ -185,6 +197,8 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 	if (unit->first->shard_element != loaded && request->method != EST_FULL && request->parallelism.use_orig_params)
 		unit->replaced = est_persistent(schedule->tape, share, loaded, EST_WEIGHTS);
 	est_persistent(schedule->tape, share, unit->first->shard_element, EST_WEIGHTS);
+	unit->shard_element = unit->first->shard_element;
+	unit->gathered_element = unit->first->value.element;
 	unit->numel = share * schedule->ranks;
 	unit->trained = trained ? unit->numel : 0;
 	unit->cast = unit->first->shard_element != unit->first->value.element ? share : 0;
@@ -192,7 +206,6 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 
 void est_fsdp1_shard(struct est_schedule *schedule)
 {
-	schedule->shard_element = EST_32BIT;
 	for (unsigned number = 0; number < schedule->unit_count; number++)
 		shard(schedule, &schedule->units[number]);
 	schedule->rehearses = schedule->request->method != EST_FULL;

@@ -3,6 +3,8 @@
 #include <stddef.h>
 #include <string.h>
 #include "estimator/adapters.h"
+#include "estimator/schedule.h"
+#include "estimator/zero.h"
 
 enum { OLDEST = 4048, OLDEST_QWEN = 4032, HAS_QWEN = 4037, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
        GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8,
@@ -68,13 +70,25 @@ bool est_adds_in_place(const struct est_versions *versions)
 	return versions->peft ? versions->peft < SUMS_APART : est_is_old_transformers(versions);
 }
 
+static bool is_sharded(const struct est_parallelism *parallelism)
+{
+	enum est_strategy strategy = parallelism->strategy;
+
+	return parallelism->gpus > 1 && (strategy == EST_ZERO3 || strategy == EST_FSDP || strategy == EST_FSDP1 || strategy == EST_HSDP);
+}
+
+bool est_prepares_kbit(const struct est_request *request)
+{
+	return request->method == EST_QLORA && request->quantization.prepare_kbit
+	       && !(request->framework == EST_TRL && is_sharded(&request->parallelism));
+}
+
 bool est_casts_vocabulary_back(const struct est_request *request)
 {
 	const struct est_quantization *quantization = &request->quantization;
 	bool four_bits = quantization->type == EST_NF4 || quantization->type == EST_FP4;
 
-	return est_is_old_transformers(&request->versions) && request->framework == EST_TRL && request->method == EST_QLORA
-	       && quantization->prepare_kbit && four_bits && request->precision == EST_BF16_MIXED;
+	return est_is_old_transformers(&request->versions) && request->framework == EST_TRL && est_prepares_kbit(request) && four_bits && request->precision == EST_BF16_MIXED;
 }
 
 /* Models whose code of these releases is Llama's but for what the replay has anyway */
@@ -118,10 +132,19 @@ static bool makes_masks(const struct est_request *request, const struct est_mode
 static bool is_plain_qwen(const struct est_request *request)
 {
 	bool adapts = request->method == EST_LORA && request->lora.target_modules.all && !request->lora.dora;
-	bool half = request->precision == EST_PURE_BF16 || request->precision == EST_BF16_AUTOCAST;
+	bool half = request->precision == EST_PURE_BF16 || request->precision == EST_BF16_AUTOCAST
+		    || (request->precision == EST_BF16_MASTER && est_zero_wanted(request));
 
 	return (request->method == EST_FULL || adapts) && half && request->micro_batch_size == 1
 	       && request->attention == EST_FLASH_ATTENTION_2;
+}
+
+/* What is hooked on layers and gradients, whichever release calls them */
+static bool shares_as_ever(const struct est_request *request)
+{
+	enum est_strategy strategy = request->parallelism.strategy;
+
+	return strategy == EST_DDP || (strategy == EST_FSDP1 && est_schedule_wanted(request));
 }
 
 const char *est_generation_refuses(const struct est_request *request, const struct est_model *model)
@@ -146,7 +169,8 @@ const char *est_generation_refuses(const struct est_request *request, const stru
 		{ est_casts_vocabulary_back(request) && request->lora.modules_to_save.count > 0,
 		  "is modelled without lora.modules_to_save where TRL prepares the model" },
 		{ request->method == EST_QLORA && request->quantization.type == EST_HQQ, "is modelled without quantization.type hqq only" },
-		{ request->parallelism.gpus > 1, "is modelled on one GPU only" },
+		{ request->parallelism.gpus > 1 && !shares_as_ever(request),
+		  "is modelled on one GPU, or with strategies ddp and fsdp1 as they are replayed, only" },
 		{ !plain || request->task != EST_CAUSAL_LM, "is modelled with objectives sft and pretrain only" },
 		{ request->loss != EST_LOSS_STANDARD || request->liger_kernel,
 		  "is modelled with the standard loss and without Liger's kernels only" },

@@ -39,6 +39,9 @@ bool est_keeps_dequantized(const struct est_versions *versions);
 /* PEFT's layer over GPTQ: result += output (to 0.15), with no cast under autocast. */
 bool est_adds_in_place(const struct est_versions *versions);
 
+/* Whether what is not quantised is cast to fp32: PEFT's preparation, which TRL leaves out where the weights are sharded (to 0.29). */
+bool est_prepares_kbit(const struct est_request *request);
+
 /* The SFTTrainer of that time takes the embedding and the head of a 4-bit model, which PEFT's preparation has made fp32,
  * back to bf16 (TRL 0.13's peft_module_casting_to_bf16). */
 bool est_casts_vocabulary_back(const struct est_request *request);

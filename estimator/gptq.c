@@ -14,13 +14,19 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 	return est_hold(est_empty_as(pass->tape, numel, element, EST_WEIGHTS));
 }
 
+/* A buffer; where layers are sharded a parameter that shows it in 16 bits, as fms-acceleration makes one for FSDP. */
+static struct est_tensor pack(struct est_pass *pass, uint64_t numel)
+{
+	return pass->schedule ? est_parameter_empty(pass, 2 * numel, EST_16BIT) : buffer(pass, numel, EST_32BIT);
+}
+
 /* qweight, qzeros, scales, g_idx: a checkpoint brings them packed, nothing else is ever loaded */
 uint32_t est_gptq_pack(struct est_pass *pass, struct est_linear *linear)
 {
 	const struct est_quantization *quantization = &pass->request->quantization;
 	uint64_t bits = (uint64_t)quantization->bits, in = linear->in, out = linear->out;
 	uint64_t groups = quantization->group_size > 0 ? ceil_div(in, (uint64_t)quantization->group_size) : 1;
-	struct est_tensor qweight = buffer(pass, ceil_div(in * bits, 32) * out, EST_32BIT);
+	struct est_tensor qweight = pack(pass, ceil_div(in * bits, 32) * out);
 
 	linear->base = EST_BASE_GPTQ;
 	linear->keeps_weight = est_keeps_dequantized(&pass->request->versions);

@@ -1,6 +1,7 @@
 #include "estimator/schedule.h"
 
 #include <string.h>
+#include "estimator/generation.h"
 #include "estimator/ops.h"
 #include "estimator/zero3.h"
 
@@ -176,24 +177,36 @@ bool est_schedule_is_plain(const struct est_request *request)
 static bool adapts_plainly(const struct est_request *request)
 {
 	const struct est_quantization *q = &request->quantization;
-	bool adapts = request->method == EST_LORA || (request->method == EST_QLORA && q->bits == 4 && !q->prepare_kbit);
+	bool adapts = request->method == EST_LORA
+		      || (request->method == EST_QLORA && q->bits == 4 && !est_prepares_kbit(request));
 
 	return adapts && !request->lora.dora && request->lora.modules_to_save.count == 0;
 }
 
+/* bitsandbytes' own storage. */
+static bool packs_bytes(const struct est_request *request)
+{
+	const struct est_quantization *q = &request->quantization;
+
+	return request->method == EST_QLORA && q->type != EST_GPTQ && q->quant_storage == EST_STORE_UINT8;
+}
+
 /* Flat parameters, a unit for each layer and the model as the root (what accelerate makes of it too): full models; adapters, each of
  * which PEFT's policy makes a unit, or, in the layers', where use_orig_params lets them be. Weights packed as bytes cannot be
- * flattened. */
+ * flattened. Precisions: those of 16 bits, with a policy or without any. */
 static bool is_replayed_fsdp1(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
-	bool bytes = request->method == EST_QLORA && request->quantization.quant_storage == EST_STORE_UINT8;
-	bool together = request->method == EST_LORA && p->wrap != EST_WRAP_PEFT && p->use_orig_params;
-	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && p->param_dtype == EST_BF16;
-	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT;
+	bool bytes = packs_bytes(request), mixed = request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED;
+	bool pure = request->precision == EST_PURE_BF16 || request->precision == EST_PURE_FP16;
+	bool half = mixed ? p->param_dtype == EST_BF16 || p->param_dtype == EST_FP16
+			  : pure && p->param_dtype == EST_DTYPE_NONE && p->reduce_dtype == EST_DTYPE_NONE;
+	bool together = request->method == EST_LORA && p->wrap != EST_WRAP_PEFT && p->use_orig_params && mixed;
+	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
+	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
 
 	return est_schedule_is_plain(request) && (whole || (adapts && request->loss == EST_LOSS_STANDARD))
-	       && request->precision == EST_BF16_MIXED && request->offload.parameters == EST_ON_GPU;
+	       && request->offload.parameters == EST_ON_GPU;
 }
 
 /* Full models and adapters; gathered in 16 bits or in fp32, without masters. */

@@ -22,6 +22,7 @@ struct est_unit {
 	unsigned previous;             /* the unit whose forward ended before, or EST_NO_UNIT */
 	struct est_tensor gradient;    /* sharded, from its reduction to zero_grad() */
 	struct est_tensor all_reduced; /* HSDP: what the replicas sum, to the end of the backward */
+	uint8_t gathered_element, shard_element; /* FSDP1: bytes of an element of the flat parameter, gathered and at rest */
 	uint32_t flat;                 /* FSDP1: storage of the gathered flat parameter; 0: it is not gathered */
 	struct est_tensor replaced;    /* FSDP1: the shard before it was cast, which parameters show until the first forward */
 	struct est_tensor unreduced;   /* FSDP1: gradient of the flat parameter until it is reduced */
