@@ -77,9 +77,10 @@ static bool is_sharded(const struct est_parallelism *parallelism)
 	return parallelism->gpus > 1 && (strategy == EST_ZERO3 || strategy == EST_FSDP || strategy == EST_FSDP1 || strategy == EST_HSDP);
 }
 
+/* DeepSpeed's engine casts all of it back. */
 bool est_prepares_kbit(const struct est_request *request)
 {
-	return request->method == EST_QLORA && request->quantization.prepare_kbit
+	return request->method == EST_QLORA && request->quantization.prepare_kbit && !est_zero_wanted(request)
 	       && !(request->framework == EST_TRL && is_sharded(&request->parallelism));
 }
 
@@ -132,8 +133,7 @@ static bool makes_masks(const struct est_request *request, const struct est_mode
 static bool is_plain_qwen(const struct est_request *request)
 {
 	bool adapts = request->method == EST_LORA && request->lora.target_modules.all && !request->lora.dora;
-	bool half = request->precision == EST_PURE_BF16 || request->precision == EST_BF16_AUTOCAST
-		    || (request->precision == EST_BF16_MASTER && est_zero_wanted(request));
+	bool half = request->precision == EST_PURE_BF16 || request->precision == EST_BF16_AUTOCAST || est_zero_wanted(request);
 
 	return (request->method == EST_FULL || adapts) && half && request->micro_batch_size == 1
 	       && request->attention == EST_FLASH_ATTENTION_2;
@@ -164,7 +164,8 @@ const char *est_generation_refuses(const struct est_request *request, const stru
 		{ model->num_experts > EXPERTS_MAX, "is modelled with at most 8 experts only" },
 		{ model->num_experts > 0 && adapts_experts(request, model), "is modelled with adapters on a mixture's attention only" },
 		{ model->head_dim > 256, "is modelled with heads of at most 256 only" },
-		{ request->framework != EST_TRANSFORMERS && request->framework != EST_TRL,
+		{ request->framework != EST_TRANSFORMERS && request->framework != EST_TRL
+		  && !(first_qwen && request->framework == EST_DEEPSPEED && est_zero_wanted(request)),
 		  "is modelled with frameworks transformers and trl only" },
 		{ est_casts_vocabulary_back(request) && request->lora.modules_to_save.count > 0,
 		  "is modelled without lora.modules_to_save where TRL prepares the model" },

@@ -11,13 +11,21 @@ static bool steps_elements(enum est_optimizer optimizer)
 	       || optimizer == EST_SGD_MOMENTUM;
 }
 
+/* Full models and adapters, also over weights in 4 bits, which the engine's cast to the 16 bits of the rest passes by. */
+static bool trains_halves(const struct est_request *request)
+{
+	bool quantised = request->method == EST_QLORA && request->quantization.bits == 4
+			 && request->quantization.type != EST_HQQ && request->quantization.type != EST_MXFP4;
+
+	return est_has_master(request) && (request->method == EST_FULL || request->method == EST_LORA || quantised);
+}
+
 bool est_zero_wanted(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
 
 	return request->accounting == EST_REPLAY && (p->strategy == EST_ZERO1 || p->strategy == EST_ZERO2)
-	       && request->precision == EST_BF16_MASTER && (request->method == EST_FULL || request->method == EST_LORA)
-	       && steps_elements(request->optimizer) && !request->fuse_optimizer_in_backward;
+	       && trains_halves(request) && steps_elements(request->optimizer) && !request->fuse_optimizer_in_backward;
 }
 
 /* ---- parts of the flat parameter */

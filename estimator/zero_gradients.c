@@ -35,17 +35,6 @@ static uint8_t staged(const struct est_zero *zero)
 
 /* ---- what ranks exchange */
 
-static struct est_tensor on_stream(struct est_zero *zero, struct est_tape *tape, uint64_t numel, uint8_t element,
-				   enum est_category category)
-{
-	struct est_tensor tensor;
-
-	tape->stream = zero->stream;
-	tensor = est_empty_as(tape, numel, element, category);
-	tape->stream = 0;
-	return tensor;
-}
-
 /* Slices that are reduced at once: each is of one rank, and neighbours of one rank are one. */
 struct slices {
 	unsigned count;
@@ -59,15 +48,15 @@ static void all_reduce(struct est_zero *zero, struct est_tape *tape, struct slic
 	struct est_tensor reduced = est_none, cast;
 
 	if (slices->count > 1)
-		reduced = on_stream(zero, tape, slices->numel, staged(zero), EST_BUFFERS);
+		reduced = est_empty_on(tape, zero->stream, slices->numel, staged(zero), EST_BUFFERS);
 	if (zero->reduced != staged(zero)) {
-		cast = on_stream(zero, tape, slices->numel, zero->reduced, EST_BUFFERS);
+		cast = est_empty_on(tape, zero->stream, slices->numel, zero->reduced, EST_BUFFERS);
 		est_drop(tape, reduced);
 		reduced = cast;
 	}
 	for (; slices->first != end; slices->first = slices->first->next)
 		if (zero->accumulates32 && zero->reduced != EST_32BIT && slices->first->ours)
-			est_drop(tape, on_stream(zero, tape, slices->first->ours, EST_32BIT, EST_BUFFERS));
+			est_drop(tape, est_empty_on(tape, zero->stream, slices->first->ours, EST_32BIT, EST_BUFFERS));
 	est_drop(tape, reduced);
 	slices->count = 0;
 	slices->numel = 0;
@@ -110,9 +99,9 @@ static void make_buffers(struct est_zero *zero, struct est_tape *tape)
 /* async_inplace_copy_grad_to_fp32_buffer_from_gpu(), after its norm in fp64; in fp32 it goes as it is */
 static void copy_to_host(struct est_zero *zero, struct est_tape *tape, uint64_t numel)
 {
-	est_drop(tape, on_stream(zero, tape, numel, sizeof(double), EST_BUFFERS));
+	est_drop(tape, est_empty_on(tape, zero->stream, numel, sizeof(double), EST_BUFFERS));
 	if (!zero->accumulates32)
-		est_drop(tape, on_stream(zero, tape, numel, EST_32BIT, EST_BUFFERS));
+		est_drop(tape, est_empty_on(tape, zero->stream, numel, EST_32BIT, EST_BUFFERS));
 }
 
 static void empty_to_host(struct est_zero *zero, struct est_tape *tape)
@@ -137,7 +126,7 @@ static void make_partition(struct est_zero *zero, struct est_tape *tape)
 	uint8_t element = zero->accumulates32 ? EST_32BIT : EST_16BIT;
 
 	if (zero->reaches && !zero->partition.storage && (!zero->offloads || zero->accumulates32))
-		zero->partition = est_hold(on_stream(zero, tape, numel, element, EST_GRADIENTS));
+		zero->partition = est_hold(est_empty_on(tape, zero->stream, numel, element, EST_GRADIENTS));
 }
 
 static void drop_large(struct est_zero *zero, struct est_tape *tape)

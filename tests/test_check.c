@@ -164,7 +164,7 @@ static const struct {
 	{ "an fsdp1 switch as it is anyway", "parallelism.strategy=6 parallelism.reshard_after_forward=1", NULL, 0 },
 	{ "an fsdp1 switch the other way", "parallelism.strategy=6 parallelism.reshard_after_forward=0",
 	  "/parallelism/reshard_after_forward", EST_NOT_SUPPORTED_YET },
-	{ "a bucket", "parallelism.strategy=4 parallelism.buckets.reduce_bucket_size=5e8",
+	{ "a bucket", "parallelism.strategy=4 precision=2 parallelism.buckets.reduce_bucket_size=5e8",
 	  "/parallelism/buckets/reduce_bucket_size", EST_NOT_SUPPORTED_YET },
 	{ "preferences on whole logits", "objective=2 reference_model=2", "/loss", EST_NOT_SUPPORTED_YET },
 	{ "preferences in tiles", "objective=2 reference_model=2 loss=1", NULL, 0 },

@@ -412,8 +412,11 @@ static struct est_request shared_by(enum est_strategy strategy, int64_t ranks, e
 	request.precision = fsdp ? EST_BF16_MIXED : EST_BF16_MASTER;
 	request.base_dtype = EST_BF16;
 	request.lora.target_modules.all = true;
+	request.quantization = (struct est_quantization){ .bits = 4, .double_quant = true, .group_size = 64,
+							   .quant_storage = EST_STORE_BF16 };
 	request.checkpointing = EST_CHECKPOINT_FULL;
 	request.parallelism.strategy = strategy;
+	request.parallelism.wrap = strategy == EST_FSDP1 && method != EST_FULL ? EST_WRAP_PEFT : EST_WRAP_ACCELERATE;
 	request.parallelism.gpus = ranks;
 	request.parallelism.overlap_comm = strategy == EST_ZERO3;
 	request.parallelism.grad_accum_dtype = request.parallelism.communication_data_type = EST_BF16;
@@ -439,13 +442,19 @@ static struct est_model eight_billion(void)
 	return model;
 }
 
-static uint64_t allocated_by(enum est_strategy strategy, int64_t ranks, enum est_method method)
+static uint64_t allocated_bytes(const struct est_request *request)
 {
 	struct est_model model = eight_billion();
-	struct est_request request = shared_by(strategy, ranks, method);
 
-	run_on(&request, &model, 0, &report);
+	run_on(request, &model, 0, &report);
 	return report.peak.allocated.expected;
+}
+
+static uint64_t allocated_by(enum est_strategy strategy, int64_t ranks, enum est_method method)
+{
+	const struct est_request request = shared_by(strategy, ranks, method);
+
+	return allocated_bytes(&request);
 }
 
 /* At the same batch a GPU never needs more for being one of many, but for the padding of its parts: FSDP2 cuts the 16 rows of a
@@ -457,7 +466,8 @@ static const struct {
 } scaled[] = { { EST_DDP, EST_FULL, 1024 },  { EST_ZERO1, EST_FULL, 1024 }, { EST_ZERO2, EST_FULL, 1024 },
 	       { EST_ZERO3, EST_FULL, 1024 }, { EST_FSDP, EST_FULL, 1024 },  { EST_FSDP1, EST_FULL, 1024 },
 	       { EST_HSDP, EST_FULL, 1024 },  { EST_DDP, EST_LORA, 1024 },   { EST_ZERO2, EST_LORA, 1024 },
-	       { EST_ZERO3, EST_LORA, 1024 }, { EST_FSDP, EST_LORA, 16 } };
+	       { EST_ZERO3, EST_LORA, 1024 }, { EST_FSDP, EST_LORA, 16 },   { EST_FSDP1, EST_LORA, 1024 },
+	       { EST_ZERO1, EST_QLORA, 1024 }, { EST_ZERO2, EST_QLORA, 1024 }, { EST_FSDP1, EST_QLORA, 1024 } };
 
 START_TEST(more_gpus_never_need_more_memory_each)
 {
@@ -474,12 +484,32 @@ START_TEST(more_gpus_never_need_more_memory_each)
 }
 END_TEST
 
+/* The same with gradients in fp32, and with the optimizer on the host, where the card needs less still. */
+START_TEST(zero_with_fp32_gradients_or_on_the_host_divides_them_too)
+{
+	enum est_strategy strategy = _i ? EST_ZERO2 : EST_ZERO1;
+	uint64_t before = UINT64_MAX;
+
+	for (int64_t ranks = 2; ranks <= 1024; ranks *= 8) {
+		struct est_request halves = shared_by(strategy, ranks, EST_FULL), whole = halves, host = halves;
+
+		whole.parallelism.grad_accum_dtype = EST_FP32;
+		host.offload.optimizer = EST_ON_CPU;
+		ck_assert_uint_lt(allocated_bytes(&whole), before);
+		before = allocated_bytes(&whole);
+		if (ranks <= 16) /* on more a buffer for the largest gradient weighs more */
+			ck_assert_uint_lt(allocated_bytes(&host), allocated_bytes(&halves));
+	}
+}
+END_TEST
+
 START_TEST(each_stage_of_zero_needs_no_more_than_the_one_before)
 {
 	static const enum est_strategy stages[] = { EST_DDP, EST_ZERO1, EST_ZERO2, EST_ZERO3 };
+	static const enum est_method methods[] = { EST_FULL, EST_LORA, EST_QLORA };
 	static const int64_t ranks[] = { 8, 64, 1024 };
-	enum est_method method = _i ? EST_LORA : EST_FULL;
-	uint64_t small = method == EST_LORA ? 64 << 20 : 0; /* a bucket weighs more than what is divided of adapters */
+	enum est_method method = methods[_i];
+	uint64_t small = method == EST_FULL ? 0 : 64 << 20; /* a bucket weighs more than what is divided of adapters */
 
 	for (int k = 0; k < COUNT(ranks); k++)
 		for (int i = 1; i < COUNT(stages); i++)
@@ -1005,7 +1035,8 @@ int main(void)
 	tcase_add_test(test, experts_that_are_not_quantised_are_told);
 	tcase_add_loop_test(test, what_is_not_replayed_has_room_in_the_upper_figures, 0, COUNT(traced));
 	tcase_add_loop_test(test, more_gpus_never_need_more_memory_each, 0, COUNT(scaled));
-	tcase_add_loop_test(test, each_stage_of_zero_needs_no_more_than_the_one_before, 0, 2);
+	tcase_add_loop_test(test, zero_with_fp32_gradients_or_on_the_host_divides_them_too, 0, 2);
+	tcase_add_loop_test(test, each_stage_of_zero_needs_no_more_than_the_one_before, 0, 3);
 	tcase_add_loop_test(test, zero_divides_what_its_stage_says_among_the_ranks, 0, COUNT(strategies));
 	tcase_add_loop_test(test, every_optimizer_gives_a_consistent_report, 0, EST_ADAMW_8BIT_TORCHAO + 1);
 	tcase_add_loop_test(test, what_is_trained_of_a_frozen_model_is_what_is_told, 0, COUNT(families));

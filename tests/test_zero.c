@@ -320,13 +320,17 @@ START_TEST(what_is_not_replayed_is_a_static_share)
 	struct est_request request = sharded(EST_ZERO2, 8, 1), other = request;
 
 	ck_assert(est_zero_wanted(&request) && !est_sharding_is_static(&request));
-	other.precision = EST_FP16_MASTER;
+	other.precision = EST_BF16_MIXED;
 	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
 	other = request;
 	other.optimizer = EST_ADAFACTOR;
 	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
 	other = request;
 	other.method = EST_QLORA;
+	other.quantization.bits = 4;
+	ck_assert(est_zero_wanted(&other));
+	other.quantization.type = EST_INT8; /* 8 bits: not looked into */
+	other.quantization.bits = 8;
 	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
 	other = request;
 	other.parallelism.gpus = 1; /* DeepSpeed runs as ever */
