@@ -20,12 +20,14 @@ static bool trains_halves(const struct est_request *request)
 	return est_has_master(request) && (request->method == EST_FULL || request->method == EST_LORA || quantised);
 }
 
+/* ZeRO-1 with fp32 gradients is another optimizer of DeepSpeed's, bf16_optimizer.py: not modelled. */
 bool est_zero_wanted(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
+	bool stage = p->strategy == EST_ZERO2 || (p->strategy == EST_ZERO1 && p->grad_accum_dtype != EST_FP32);
 
-	return request->accounting == EST_REPLAY && (p->strategy == EST_ZERO1 || p->strategy == EST_ZERO2)
-	       && trains_halves(request) && steps_elements(request->optimizer) && !request->fuse_optimizer_in_backward;
+	return request->accounting == EST_REPLAY && stage && trains_halves(request)
+	       && steps_elements(request->optimizer) && !request->fuse_optimizer_in_backward;
 }
 
 /* ---- parts of the flat parameter */

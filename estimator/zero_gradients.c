@@ -8,31 +8,6 @@ static void drop_grad(struct est_tape *tape, struct est_leaf *leaf)
 	leaf->grad = est_none;
 }
 
-static void drop_gradients(struct est_tape *tape, struct est_leaf *leaf)
-{
-	drop_grad(tape, leaf);
-	est_drop(tape, leaf->accumulated);
-	leaf->accumulated = est_none;
-}
-
-/* A later micro-batch is added; the cast of the first is the gradient that stays. */
-static void accumulate32(struct est_tape *tape, struct est_leaf *leaf)
-{
-	struct est_tensor cast = est_empty_as(tape, leaf->grad.numel, EST_32BIT, EST_GRADIENTS);
-
-	if (leaf->accumulated.storage)
-		est_drop(tape, cast);
-	else
-		leaf->accumulated = est_hold(cast);
-	drop_grad(tape, leaf);
-}
-
-/* ZeRO-1 exchanges its fp32 gradients, ZeRO-2 those of the weights' type. */
-static uint8_t staged(const struct est_zero *zero)
-{
-	return zero->keeps && zero->accumulates32 ? EST_32BIT : EST_16BIT;
-}
-
 /* ---- what ranks exchange */
 
 /* Slices that are reduced at once: each is of one rank, and neighbours of one rank are one. */
@@ -48,8 +23,8 @@ static void all_reduce(struct est_zero *zero, struct est_tape *tape, struct slic
 	struct est_tensor reduced = est_none, cast;
 
 	if (slices->count > 1)
-		reduced = est_empty_on(tape, zero->stream, slices->numel, staged(zero), EST_BUFFERS);
-	if (zero->reduced != staged(zero)) {
+		reduced = est_empty_on(tape, zero->stream, slices->numel, EST_16BIT, EST_BUFFERS);
+	if (zero->reduced != EST_16BIT) {
 		cast = est_empty_on(tape, zero->stream, slices->numel, zero->reduced, EST_BUFFERS);
 		est_drop(tape, reduced);
 		reduced = cast;
@@ -93,7 +68,7 @@ static void make_buffers(struct est_zero *zero, struct est_tape *tape)
 {
 	for (unsigned i = 0; i < zero->buffers; i++)
 		if (!zero->buffer[i].storage)
-			zero->buffer[i] = est_hold(est_empty_as(tape, zero->bucket, staged(zero), EST_BUFFERS));
+			zero->buffer[i] = est_hold(est_empty_as(tape, zero->bucket, EST_16BIT, EST_BUFFERS));
 }
 
 /* async_inplace_copy_grad_to_fp32_buffer_from_gpu(), after its norm in fp64; in fp32 it goes as it is */
@@ -132,7 +107,7 @@ static void make_partition(struct est_zero *zero, struct est_tape *tape)
 static void drop_large(struct est_zero *zero, struct est_tape *tape)
 {
 	if (zero->large && lets_go(zero, zero->large))
-		drop_gradients(tape, zero->large);
+		drop_grad(tape, zero->large);
 }
 
 /* reduce_ipg_grads(): what is of this rank goes into its partition, which the first such bucket makes. */
@@ -155,14 +130,14 @@ static void flush(struct est_zero *zero, struct est_tape *tape)
 /* A gradient larger than the bucket waits in its own memory, where it is to go to the host in that of a clone. */
 static void set_aside(struct est_zero *zero, struct est_tape *tape, struct est_leaf *leaf)
 {
-	struct est_tensor *gradient = leaf->accumulated.storage ? &leaf->accumulated : &leaf->grad, clone;
+	struct est_tensor clone;
 
 	zero->large = leaf;
 	if (!zero->offloads)
 		return;
-	clone = est_hold(est_empty_as(tape, gradient->numel, gradient->element, EST_GRADIENTS));
-	est_drop(tape, *gradient);
-	*gradient = clone;
+	clone = est_hold(est_empty_as(tape, leaf->grad.numel, leaf->grad.element, EST_GRADIENTS));
+	drop_grad(tape, leaf);
+	leaf->grad = clone;
 }
 
 static void append(struct est_zero *zero, struct est_leaf *leaf)
@@ -182,7 +157,7 @@ static void reduce(struct est_zero *zero, struct est_tape *tape, struct est_leaf
 	if (numel > zero->bucket)
 		set_aside(zero, tape, leaf);
 	else
-		drop_gradients(tape, leaf);
+		drop_grad(tape, leaf);
 	append(zero, leaf);
 	zero->filled += numel;
 	zero->reaches = zero->reaches || leaf->ours > 0;
@@ -193,8 +168,6 @@ void est_zero_arrived(struct est_tape *tape, struct est_leaf *leaf, const void *
 	struct est_zero *zero = (struct est_zero *)(uintptr_t)context;
 
 	make_buffers(zero, tape);
-	if (zero->keeps && zero->accumulates32)
-		accumulate32(tape, leaf);
 	if (!zero->keeps)
 		reduce(zero, tape, leaf);
 }
@@ -204,7 +177,7 @@ void est_zero_arrived(struct est_tape *tape, struct est_leaf *leaf, const void *
 static void reduce_kept(struct est_zero *zero, struct est_tape *tape)
 {
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		if (est_is_trained(&tape->leaves[i]) && (tape->leaves[i].grad.storage || tape->leaves[i].accumulated.storage))
+		if (est_is_trained(&tape->leaves[i]) && tape->leaves[i].grad.storage)
 			reduce(zero, tape, &tape->leaves[i]);
 }
 
@@ -245,5 +218,5 @@ void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape)
 	}
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
 		if (est_is_trained(&tape->leaves[i]))
-			drop_gradients(tape, &tape->leaves[i]);
+			drop_grad(tape, &tape->leaves[i]);
 }
