@@ -26,6 +26,16 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 bool est_judge_cards(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
 		     size_t gpu_count, size_t exact, struct est_arena *arena, struct est_fit *ret_fits);
 
+/* The same without playing the allocator, from what is alive at once: required and required_high are no more than those of est_run(), so
+ * that a card which does not fit does not fit. Replays, whatever the accounting. */
+bool est_judge_alive(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+		     size_t gpu_count, struct est_arena *arena, struct est_fit *ret_fits);
+
+/* The least that required_high of the card can be, by floor (floor.h): no replay at all. Bytes. */
+struct est_floor;
+uint64_t est_run_least(const struct est_request *request, const struct est_model *model, const struct est_floor *floor,
+		       const struct est_gpu *gpu);
+
 /* Bytes of arena that are enough for est_run() on any checked request with that many cards. */
 size_t est_arena_size(size_t gpu_count);
 

@@ -5,6 +5,7 @@
 #include "estimator/adapters.h"
 #include "estimator/compile.h"
 #include "estimator/device.h"
+#include "estimator/floor.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
 #include "estimator/replay.h"
@@ -29,8 +30,9 @@ struct outcome {
 	uint64_t unpooled;                  /* and what the allocator may reserve for it */
 };
 
-/* What of an outcome is wanted: without the least limit; whole; or as much of it as the verdicts of the cards depend on. */
-enum effort { PEAK, LEAST, VERDICTS };
+/* What of an outcome is wanted: what is alive, nothing of the allocator; without the least limit; whole; or as much of it as the
+ * verdicts of the cards depend on. */
+enum effort { ALIVE, PEAK, LEAST, VERDICTS };
 
 struct run {
 	const struct est_request *request;
@@ -84,7 +86,7 @@ static bool replay(const struct run *run, const struct est_program *program, enu
 	struct jury jury = { run, outcome, sdpa };
 
 	est_replay_levels(program, levels);
-	if (effort == VERDICTS && is_unanimous(&jury, levels->allocated, UINT64_MAX / 2))
+	if (effort == ALIVE || (effort == VERDICTS && is_unanimous(&jury, levels->allocated, UINT64_MAX / 2)))
 		reserved->peak = reserved->least = levels->allocated;
 	else if (effort == PEAK ? !est_replay_peak(program, run->arena, reserved)
 		 : !est_replay_reserved(program, run->arena, levels->allocated, effort == VERDICTS ? peak_suffices : NULL, &jury, reserved))
@@ -340,12 +342,12 @@ static bool is_unanimous(const struct jury *jury, uint64_t floor, uint64_t ceili
 }
 
 /* thumb: what every card needs by the rule of thumb; 0: the replay tells. exact: for how many of the first cards the least limit is
- * wanted. */
-static bool judge_cards(struct run *run, uint64_t thumb, size_t exact, struct est_fit *fits)
+ * wanted; others: what of the rest. */
+static bool judge_cards(struct run *run, uint64_t thumb, size_t exact, enum effort others, struct est_fit *fits)
 {
 	for (size_t i = 0; i < run->gpu_count; i++) {
 		struct est_fit *fit = &fits[i];
-		const struct outcome *outcome = thumb ? NULL : outcome_for(run, run->gpus[i], i < exact ? LEAST : VERDICTS);
+		const struct outcome *outcome = thumb ? NULL : outcome_for(run, run->gpus[i], i < exact ? LEAST : others);
 
 		if (!thumb && !outcome)
 			return false;
@@ -554,7 +556,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 	}
 	ret_report->fit_count = gpu_count;
 	ret_report->fits = est_arena_take(arena, gpu_count, sizeof(*ret_report->fits));
-	return ret_report->fits && judge_cards(&run, by_thumb ? ret_report->thumb_per_gpu.total : 0, gpu_count, ret_report->fits);
+	return ret_report->fits && judge_cards(&run, by_thumb ? ret_report->thumb_per_gpu.total : 0, gpu_count, LEAST, ret_report->fits);
 }
 
 bool est_judge_cards(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
@@ -567,7 +569,26 @@ bool est_judge_cards(const struct est_request *request, const struct est_model *
 
 	est_thumb(request, &own, est_trainable_parameters(request, &own), &thumb, &thumb_per_gpu);
 	memset(ret_fits, 0, gpu_count * sizeof(*ret_fits));
-	return judge_cards(&run, by_thumb ? thumb_per_gpu.total : 0, exact, ret_fits);
+	return judge_cards(&run, by_thumb ? thumb_per_gpu.total : 0, exact, VERDICTS, ret_fits);
+}
+
+bool est_judge_alive(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+		     size_t gpu_count, struct est_arena *arena, struct est_fit *ret_fits)
+{
+	const struct est_model own = est_framework_model(request, model);
+	struct run run = { .request = request, .model = &own, .arena = arena, .gpus = gpus, .gpu_count = gpu_count };
+
+	memset(ret_fits, 0, gpu_count * sizeof(*ret_fits));
+	return judge_cards(&run, 0, 0, ALIVE, ret_fits);
+}
+
+uint64_t est_run_least(const struct est_request *request, const struct est_model *model, const struct est_floor *floor,
+		       const struct est_gpu *gpu)
+{
+	uint64_t level = est_floor_bytes(floor, request) + workspaces(gpu);
+	uint64_t unmodelled = est_sharding_is_static(request) ? est_sharding_unmodelled(request, model, floor->trained) : 0;
+
+	return reserved_range(level, level).high + unmodelled + est_device_outside(gpu, &request->parallelism).high;
 }
 
 size_t est_arena_size(size_t gpu_count)

@@ -8,6 +8,7 @@
 #include <string.h>
 #include "config/config.h"
 #include "config/vary.h"
+#include "estimator/floor.h"
 #include "estimator/step.h"
 #include "estimator/verdict.h"
 
@@ -169,6 +170,69 @@ static const char *leak(const struct cfg_request *request, struct est_arena *are
 	return rule;
 }
 
+/* ---- what a search over many runs goes by (config/plan.h) */
+
+enum { PLAN_GPUS = 1024, SLACK = 64 }; /* of a bound: 1/64, for padded chunks and padded shards */
+
+/* What the first card needs at least, by what is alive. */
+static uint64_t least(const struct cfg_request *request, const struct est_request *run, struct est_arena *arena)
+{
+	struct est_fit fit;
+	size_t mark = arena->used;
+	bool complete = est_judge_alive(run, &request->model, request->cards, 1, arena, &fit);
+
+	est_arena_rewind(arena, mark);
+	return complete ? fit.required_high : 0;
+}
+
+/* The replay of more has to need as much at least. */
+static const char *falls(const struct cfg_request *request, const char *name, double factor, uint64_t before, struct est_arena *arena)
+{
+	static struct est_request varied;
+	const struct est_field *field = est_field_find(name);
+	double value = est_field_get(field, &request->request);
+	struct cfg_change change = { name, floor(value * factor) > value ? floor(value * factor) : value + 1 };
+	uint64_t after;
+
+	if (!cfg_vary(request, &change, 1, &varied))
+		return NULL;
+	after = least(request, &varied, arena);
+	return after < before - before / SLACK ? "a larger batch or a longer one needs no less" : NULL;
+}
+
+/* More GPUs need no more, where there are several and the strategy stays. */
+static const char *rises(const struct cfg_request *request, double factor, uint64_t before, struct est_arena *arena)
+{
+	static struct est_request varied;
+	double gpus = (double)request->request.parallelism.gpus;
+	struct cfg_change change = { "parallelism.gpus", floor(gpus * factor) };
+
+	if (request->model.vision.tower != EST_TOWER_NONE) /* whose parameters are cut by ranks as they come */
+		return NULL;
+	if (gpus < 2 || change.value > PLAN_GPUS || change.value <= gpus || !cfg_vary(request, &change, 1, &varied))
+		return NULL;
+	return least(request, &varied, arena) > before + before / SLACK ? "more GPUs need no more" : NULL;
+}
+
+static const char *broken_bound(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena)
+{
+	static const double factors[] = { 1.25, 1.5, 2, 3, 4 };
+	double factor = factors[draw(sizeof(factors) / sizeof(factors[0]))];
+	const struct est_request *run = &request->request;
+	struct est_floor bound;
+	uint64_t alive = least(request, run, arena);
+	const char *rule;
+
+	est_floor_init(&bound, run, &request->model);
+	if (est_run_least(run, &request->model, &bound, request->cards[0]) > alive)
+		return "the floor lies below what is alive";
+	if (alive > report->fits[0].required_high)
+		return "what is alive lies below what is required";
+	rule = falls(request, "micro_batch_size", factor, alive, arena);
+	rule = rule ? rule : falls(request, "sequence_length", factor, alive, arena);
+	return rule ? rule : rises(request, factor, alive, arena);
+}
+
 static void print_request(const struct cfg_request *request)
 {
 	char text[256];
@@ -203,7 +267,7 @@ int main(int argc, char **argv)
 	est_arena_init(&arena, malloc(est_arena_size(3)), est_arena_size(3));
 	for (unsigned long i = 0; i < count; i++) {
 		const char *rule;
-		uint64_t before = state;
+		uint64_t before = state, after;
 
 		if (!draw_request(catalog, &request))
 			continue;
@@ -218,6 +282,9 @@ int main(int argc, char **argv)
 		rule = est_run(&request.request, &request.model, request.cards, request.card_count, &arena, &report)
 			       ? broken_rule(&request.request, &report) : "the arena is large enough";
 		rule = rule ? rule : leak(&request, &arena);
+		after = state;
+		rule = rule ? rule : broken_bound(&request, &report, &arena);
+		state = after; /* what is drawn for the bounds does not change the requests that follow */
 		if (!rule)
 			continue;
 		printf("# broken: %s\n", rule);
