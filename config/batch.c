@@ -125,8 +125,7 @@ const json_t *cfg_json_at(const json_t *object, const char *name)
 	return object;
 }
 
-/* Sets the value (borrowed) at a dotted name, making the objects on the way; what is no object there gives way. */
-static bool put(json_t *object, const char *name, json_t *value)
+bool cfg_json_put(json_t *object, const char *name, json_t *value)
 {
 	char segment[NAME_MAX_LENGTH];
 	const char *rest;
@@ -150,7 +149,7 @@ static bool put_values(const json_t *sweep, size_t i, size_t count, json_t *requ
 
 	json_object_foreach(cfg_json_iterable(sweep), key, values) {
 		count /= json_array_size(values);
-		if (!put(request, key, json_array_get(values, i / count)))
+		if (!cfg_json_put(request, key, json_array_get(values, i / count)))
 			return false;
 		i %= count;
 	}

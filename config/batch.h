@@ -28,5 +28,8 @@ bool cfg_batch_names(const struct cfg_batch *batch, const char *name);
 
 /* The value at a dotted name of object; borrowed, NULL when there is none. */
 const json_t *cfg_json_at(const json_t *object, const char *name);
+/* Sets the value (borrowed) at a dotted name, making the objects on the way; what is no object there gives way. False when memory is
+ * short. */
+bool cfg_json_put(json_t *object, const char *name, json_t *value);
 
 #endif

@@ -1,4 +1,5 @@
 #include "config/vary.h"
+#include <math.h>
 #include "config/read.h"
 
 /* The defaults of before may follow from what is changed now. */
@@ -22,6 +23,10 @@ bool cfg_vary(const struct cfg_request *base, const struct cfg_change *changes, 
 	for (size_t i = 0; i < count; i++) {
 		const struct est_field *field = est_field_find(changes[i].name);
 
+		if (isnan(changes[i].value)) {
+			est_request_forget(ret, field);
+			continue;
+		}
 		est_field_set(field, ret, changes[i].value);
 		est_request_name(ret, field);
 	}

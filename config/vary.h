@@ -7,7 +7,7 @@
 
 struct cfg_change {
 	const char *name;    /* of a row of est_request_fields */
-	double value;        /* as est_field_set() takes it */
+	double value;        /* as est_field_set() takes it; NAN: as if the client had not named it */
 };
 
 /* base with the changes made and every default that follows from them taken anew. False when that is no valid request, or one

@@ -1,4 +1,5 @@
 #include "server/advice.h"
+#include <math.h>
 #include "server/write.h"
 
 /* A word as it is spelled, anything else as its text, which is JSON. */
@@ -7,6 +8,10 @@ static void write_value(struct srv_buffer *buffer, const struct est_field *field
 	struct est_request request = { 0 };
 	char text[64];
 
+	if (isnan(value)) {
+		SRV_PUT(buffer, "null"); /* the request's own is left out */
+		return;
+	}
 	if (field->kind == EST_FIELD_WORD || field->kind == EST_FIELD_CHECKPOINTING) {
 		srv_write_string(buffer, est_word_name(field->words, (int)value));
 		return;

@@ -29,6 +29,9 @@ bool srv_write_estimate(struct srv_context *context, enum srv_format format, str
 /* estimates.c */
 void srv_post_estimates(struct srv_call *call);
 
+/* plan.c */
+void srv_post_plan(struct srv_call *call);
+
 /* presets.c */
 bool srv_presets_init(struct srv_listing *listing, const struct cfg_catalog *catalog);
 void srv_get_presets(struct srv_call *call);

@@ -22,6 +22,7 @@ static const struct route routes[] = {
 	{ "POST", "/estimate", srv_post_estimate, FORMATS | BODY },
 	{ "GET", "/estimate", srv_get_estimate, FORMATS },
 	{ "POST", "/estimates", srv_post_estimates, FORMATS | BODY },
+	{ "POST", "/plan", srv_post_plan, FORMATS | BODY },
 	{ "GET", "/presets", srv_get_presets, FORMATS },
 	{ "GET", "/presets/{id}", srv_get_preset, FORMATS },
 	{ "GET", "/gpus", srv_get_gpus, FORMATS },

@@ -22,6 +22,9 @@ import schema
 MARKS = ("<!-- session -->", "<!-- /session -->")
 SESSION = """{"model": "llama-3.2-1b", "precision": "bf16_mixed", "micro_batch_size": 2, "sequence_length": 2048,
   "gradient_checkpointing": true, "gpus": ["rtx-4090", "a100-40gb"]}"""
+PLAN_MARKS = ("<!-- plan -->", "<!-- /plan -->")
+PLAN = """{"request": {"model": "llama-3.1-70b"}, "gpus": ["h100-sxm5-80gb"], "max_gpus": 64, "limit": 2, "objective": "fewest_gpus",
+  "vary": ["parallelism.strategy", "gradient_checkpointing", "optimizer", "micro_batch_size"]}"""
 JSON = ("application/json", "application/problem+json")
 SHOWN = ("model", "per_gpu", "peak", "fits", "warnings")
 SHOWN_OF_MODEL = ("id", "parameters", "trainable_parameters")
@@ -135,6 +138,39 @@ def batch_cases(description, port):
         yield "a sweep is a frame as %s" % form, [] if told == wanted and len(set(sizes)) == 4 else [str(told)]
 
 
+def plan_cases(description, port):
+    """Every plan's request gets the verdict fits, and the bytes that the plan tells."""
+    post = description["paths"]["/plan"]["post"]
+    for name, value in examples(post).items():
+        body = schema.faults(description, {"$ref": "#/components/schemas/PlanRequest"}, value)
+        answer = Answer(port, "POST", "/plan", value)
+        yield "the plan %s is a request" % name, list(body)
+        yield "the plan %s is answered as described" % name, answer_faults(description, post, answer, 200)
+        plans, lines = answer.value["plans"], []
+        lines += [] if ("nearest" in answer.value) == (name == "nearest") == (not plans) else ["plans %d" % len(plans)]
+        lines += [] if len(plans) in (0, value.get("limit")) else ["%d plans" % len(plans)]
+        for plan in plans + [answer.value[key] for key in ("nearest",) if key in answer.value]:
+            fit = Answer(port, "POST", "/estimate", plan["request"]).value["fits"]
+            told = [(row["gpu"], row["verdict"] == "fits", row["required_bytes"], row["required_high_bytes"], row["utilization"],
+                     max(0, -row["headroom_bytes"])) for row in fit]
+            wanted = (plan["gpu"], plan in plans, plan["required_bytes"], plan["required_high_bytes"], plan["utilization"],
+                      plan.get("short_bytes", 0))
+            lines += [] if told == [wanted] else ["%s, not %s" % (told, wanted)]
+        yield "the plans of %s are confirmed" % name, lines
+    wanted = Answer(port, "POST", "/plan", examples(post)["cheapest"]).value["plans"]
+    yield "a price of the request goes before", [] if any(
+        row["gpu"] == "l4" and row["price_per_hour"] == 0.2 for row in wanted) else [str(wanted)]
+    for form in ("csv", "ndjson", "records"):
+        answer = Answer(port, "POST", "/plan?format=" + form, examples(post)["cheapest"])
+        rows = list(csv.DictReader(io.StringIO(answer.body.decode()))) if form == "csv" else \
+            answer.value if form == "records" else [json.loads(line) for line in answer.body.splitlines()]
+        same = [(row["gpu"], int(row["required_bytes"])) for row in rows] == \
+            [(row["gpu"], row["required_bytes"]) for row in wanted]
+        last = rows[-1]["request"]
+        same = same and (json.loads(last) if form == "csv" else last) == wanted[-1]["request"]
+        yield "plans are a frame as %s" % form, [] if same else [str(rows)]
+
+
 def target_of(description, path, operation):
     """The path with the example of its {id}."""
     for parameter in operation.get("parameters", []):
@@ -200,6 +236,11 @@ FAULTS = [
     ("a sweep that is too long", "POST", "/estimates", {"request": {}, "sweep": {"a": [1] * 101, "b": [1] * 100}}, {}, 422,
      ["/sweep"]),
     ("a batch as a table", "POST", "/estimates?format=table", {"requests": []}, {}, 406, []),
+    ("faults of a plan's envelope", "POST", "/plan", {"request": {"model": "nothing"}, "limit": 0, "x": 1}, {}, 422,
+     ["/limit", "/request/model", "/x"]),
+    ("faults of what may vary", "POST", "/plan", {"request": {"model": "llama-3.2-1b"}, "vary": {"lora.rank": [0, 8], "y": [1]}},
+     {}, 422, ["/vary/lora.rank/0", "/vary/y"]),
+    ("a plan as a table", "POST", "/plan?format=table", {"request": {}}, {}, 406, []),
     ("a query with a typo", "GET", "/estimate?model=llama-3.2-1b&lose=standard", None, {}, 422, ["/lose"]),
 ]
 
@@ -295,15 +336,15 @@ def lacks(shown, answer, at=""):
     return [] if shown == answer else ["%s: shown %s, answered %s" % (at, shown, answer)]
 
 
-def session_cases(source, port):
+def session_cases(source, port, marks=MARKS, path="/estimate"):
     """The README's session: the request that it shows gets the answer that it shows."""
-    text = (source / "README.md").read_text(encoding="utf-8").partition(MARKS[0])[2].partition(MARKS[1])[0]
+    text = (source / "README.md").read_text(encoding="utf-8").partition(marks[0])[2].partition(marks[1])[0]
     asked, shown = re.search(r"-d '\s*(\{.*?\})'", text, re.DOTALL), re.search(r"```json\n(.*?)```", text, re.DOTALL)
     if not asked or not shown:
-        yield "the README shows a session", ["there is no request or no answer between %s and %s" % MARKS]
+        yield "the README shows a session", ["there is no request or no answer between %s and %s" % marks]
         return
-    answer = Answer(port, "POST", "/estimate", asked.group(1).encode())
-    yield "the README's session is what the service answers", lacks(json.loads(shown.group(1)), answer.value)
+    answer = Answer(port, "POST", path, asked.group(1).encode())
+    yield "the README's session of " + path + " is what the service answers", lacks(json.loads(shown.group(1)), answer.value)
 
 
 def write_session(source, port):
@@ -312,11 +353,24 @@ def write_session(source, port):
     shown = json.dumps({key: answer[key] for key in SHOWN}, indent=2)
     shown = re.sub(r"\{\s+(\"(low_bytes|id)\"[^}]*?)\s+\}",
                    lambda found: "{%s}" % re.sub(r"\s+", " ", found.group(1)), shown)  # a range or a name on one line
+    write_between(source, MARKS, "/estimate", SESSION, shown)
+
+
+def write_plan(source, port):
+    answer = Answer(port, "POST", "/plan", PLAN.encode()).value
+    shown = {key: answer[key] for key in ("plans", "examined", "complete")}
+    flat = json.dumps(shown, indent=2)
+    flat = re.sub(r"(\"(?:change|request)\": )(\{.*?\n      \})", lambda found: found.group(1) + re.sub(r"\s+", " ", found.group(2)),
+                  flat, flags=re.DOTALL)
+    write_between(source, PLAN_MARKS, "/plan", PLAN, flat)
+
+
+def write_between(source, marks, target, request, shown):
     path = source / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(MARKS[0])
-    asked = "curl 127.0.0.1:8080/estimate -H 'Content-Type: application/json' -d '\n%s'" % SESSION
+    before, _, rest = path.read_text(encoding="utf-8").partition(marks[0])
+    asked = "curl 127.0.0.1:8080%s -H 'Content-Type: application/json' -d '\n%s'" % (target, request)
     session = "```\n%s\n```\n\n```json\n%s\n```" % (asked, shown)
-    path.write_text("\n".join([before + MARKS[0], session, MARKS[1] + rest.partition(MARKS[1])[2]]), encoding="utf-8")
+    path.write_text("\n".join([before + marks[0], session, marks[1] + rest.partition(marks[1])[2]]), encoding="utf-8")
 
 
 def main(arguments):
@@ -327,9 +381,11 @@ def main(arguments):
     with service(source, vramcast) as port:
         if write:
             write_session(source, port)
+            write_plan(source, port)
             return 0
-        kinds = [description_cases(source, vramcast, description, port), session_cases(source, port)]
-        for kind in (example_cases, batch_cases, path_cases, fault_cases, range_cases, noticed_cases):
+        kinds = [description_cases(source, vramcast, description, port), session_cases(source, port),
+                 session_cases(source, port, PLAN_MARKS, "/plan")]
+        for kind in (example_cases, batch_cases, plan_cases, path_cases, fault_cases, range_cases, noticed_cases):
             kinds.append(kind(description, port))
         passed = drift.report([case for cases in kinds for case in cases])
     return 0 if passed else 1

@@ -16,7 +16,7 @@ static const struct {
 	{ "a path of another case", "GET", "/Presets", { 0 }, 404 },
 	{ "a path with an escape", "GET", "/estimat%65", { 0 }, 404 },
 	{ "a path with a NUL", "GET", "/estimate%00.json", { 0 }, 404 },
-	{ "what is not there yet", "POST", "/plan", { .body = "{}" }, 404 },
+	{ "what is not there", "POST", "/plans", { .body = "{}" }, 404 },
 	{ "a preset that is none", "GET", "/presets/llama-9", { 0 }, 404 },
 	{ "a gpu that is none", "GET", "/gpus/h9000", { 0 }, 404 },
 	{ "an id that is badly escaped", "GET", "/gpus/t4%2", { 0 }, 404 },

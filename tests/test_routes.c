@@ -30,6 +30,8 @@ static const char *target_of(const char *pattern)
 /* A body of pattern that can be answered. */
 static const char *body_of(const char *pattern)
 {
+	if (!strcmp(pattern, "/plan"))
+		return "{\"request\":" MODEL ",\"vary\":[]}";
 	return strcmp(pattern, "/estimates") ? MODEL : "{\"requests\":[" MODEL "]}";
 }
 

@@ -463,6 +463,24 @@ def a_long_batch_is_streamed_while_others_are_answered():
 
 
 @own
+def a_long_plan_is_streamed_while_others_are_answered():
+    with Service("--threads", "1") as service:
+        asked = {"request": {"model": "llama-3.1-70b"}, "gpus": ["h100-sxm5-80gb"], "max_gpus": 64, "limit": 20}
+        with service.connect(60) as plans:
+            plans.sendall(post(json.dumps(asked).encode(), path=b"/plan"))
+            data = plans.recv(4096)
+            assert b"Transfer-Encoding: chunked" in data, data
+            for _ in range(5):
+                assert service.one(GET).status == 200  # by the only thread
+            assert data.count(b"\n0\r\n\r\n") == 0, "all of it was there at once"
+            while not data.endswith(b"\r\n0\r\n\r\n"):
+                piece = plans.recv(65536)
+                assert piece, data[-100:]
+                data += piece
+        assert data.count(b'"relative_step_time":') == 20, data.count(b'"relative_step_time":')
+
+
+@own
 def a_client_that_leaves_a_batch_is_forgotten():
     with Service("--threads", "1") as service:
         sweep = {"request": {"model": "llama-3.2-1b"}, "sweep": {"sequence_length": list(range(8, 80008, 8))}}
