@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 enum est_block_state { EST_BLOCK_USED, EST_BLOCK_FREE, EST_BLOCK_HOLE /* address space without memory behind it */ };
 
@@ -21,8 +22,8 @@ struct est_block {
 	uint8_t state;            /* enum est_block_state */
 };
 
-/* 64 bins an octave; sizes below 128 units have a bin each. Covers every uint64_t. */
-enum { EST_BIN_BITS = 6, EST_BINS = (64 - EST_BIN_BITS + 1) << EST_BIN_BITS, EST_BIN_WORDS = EST_BINS / 64 };
+/* 64 bins an octave: as a double the sizes are in order by their bits, the exponent first. */
+enum { EST_BIN_BITS = 6, EST_BINS = 64 << EST_BIN_BITS, EST_BIN_WORDS = EST_BINS / 64, EST_MANTISSA_BITS = 52, EST_BIAS = 1023 };
 
 struct est_bins {
 	uint64_t words;                /* bit i: occupied[i] is not 0 */
@@ -30,20 +31,14 @@ struct est_bins {
 	uint32_t head[EST_BINS];       /* first of the ring, in order; meaningless where the bit is 0 */
 };
 
-/* The bin of blocks of that many units, at least 1. */
+/* The bin of blocks of that many units, 1 to INT64_MAX. */
 static inline unsigned est_bin_of(uint64_t units)
 {
-	unsigned log;
+	double size = (double)(int64_t)units;
+	uint64_t bits;
 
-	if (units < 1U << EST_BIN_BITS)
-		return (unsigned)units;
-	log = 63U - (unsigned)__builtin_clzll(units) - EST_BIN_BITS;
-	return ((log + 1) << EST_BIN_BITS) + ((unsigned)(units >> log) & ((1U << EST_BIN_BITS) - 1));
-}
-
-static inline bool est_bin_is_occupied(const struct est_bins *bins, unsigned bin)
-{
-	return bins->occupied[bin / 64] >> bin % 64 & 1;
+	memcpy(&bits, &size, sizeof(bits));
+	return (unsigned)(bits >> (EST_MANTISSA_BITS - EST_BIN_BITS)) - (EST_BIAS << EST_BIN_BITS);
 }
 
 static inline bool est_block_precedes(const struct est_block *one, const struct est_block *other)
@@ -55,13 +50,14 @@ static inline bool est_block_precedes(const struct est_block *one, const struct 
 __attribute__((always_inline)) static inline void est_bins_insert(struct est_bins *bins, struct est_block *blocks, uint32_t index)
 {
 	struct est_block *block = &blocks[index];
-	unsigned bin = est_bin_of(block->units);
+	unsigned bin = est_bin_of(block->units), word = bin / 64;
+	uint64_t bit = UINT64_C(1) << bin % 64;
 	uint32_t follower, last;
 
 	block->bin = (uint16_t)bin;
-	if (!est_bin_is_occupied(bins, bin)) {
-		bins->occupied[bin / 64] |= UINT64_C(1) << bin % 64;
-		bins->words |= UINT64_C(1) << bin / 64;
+	if (!(bins->occupied[word] & bit)) {
+		bins->occupied[word] |= bit;
+		bins->words |= UINT64_C(1) << word;
 		bins->head[bin] = block->previous = block->next = index;
 		return;
 	}
@@ -84,12 +80,11 @@ __attribute__((always_inline)) static inline void est_bins_insert(struct est_bin
 static inline void est_bins_remove(struct est_bins *bins, struct est_block *blocks, uint32_t index)
 {
 	const struct est_block *block = &blocks[index];
-	unsigned bin = block->bin;
+	unsigned bin = block->bin, word = bin / 64;
 
 	if (block->next == index) {
-		bins->occupied[bin / 64] &= ~(UINT64_C(1) << bin % 64);
-		if (!bins->occupied[bin / 64])
-			bins->words &= ~(UINT64_C(1) << bin / 64);
+		bins->occupied[word] ^= UINT64_C(1) << bin % 64;
+		bins->words &= ~((uint64_t)(bins->occupied[word] == 0) << word);
 		return;
 	}
 	blocks[block->previous].next = block->next;
@@ -132,15 +127,15 @@ static inline uint32_t est_bins_next(const struct est_bins *bins, const struct e
 static inline uint32_t est_bins_find(const struct est_bins *bins, const struct est_block *blocks, uint64_t units)
 {
 	unsigned bin = est_bin_of(units);
-	uint32_t index;
+	uint32_t index = est_bins_first_from(bins, bin);
 
-	if (!est_bin_is_occupied(bins, bin))
-		return est_bins_first_from(bins, bin + 1);
-	index = bins->head[bin];
+	if (!index || blocks[index].units >= units)
+		return index;
 	if (blocks[blocks[index].previous].units < units)
 		return est_bins_first_from(bins, bin + 1);
-	while (blocks[index].units < units)
+	do
 		index = blocks[index].next;
+	while (blocks[index].units < units);
 	return index;
 }
 
