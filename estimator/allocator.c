@@ -45,19 +45,26 @@ void est_allocator_empty_cache(struct est_allocator *allocator)
 	est_segments_release(allocator);
 }
 
+static size_t tables_size(size_t blocks, size_t ids)
+{
+	return blocks * sizeof(struct est_block) + (ids + 1) * sizeof(uint32_t) + EST_POOLS * sizeof(struct est_pool)
+	       + 3 * _Alignof(max_align_t);
+}
+
+static bool take_tables(struct est_allocator *allocator, struct est_arena *arena, size_t blocks)
+{
+	allocator->block_max = (uint32_t)blocks;
+	allocator->blocks = est_arena_reserve(arena, blocks, sizeof(*allocator->blocks));
+	allocator->block_of_id = est_arena_reserve(arena, allocator->id_count + 1, sizeof(*allocator->block_of_id));
+	allocator->pools = est_arena_reserve(arena, EST_POOLS, sizeof(*allocator->pools));
+	return allocator->blocks && allocator->block_of_id && allocator->pools;
+}
+
 bool est_allocator_init(struct est_allocator *allocator, struct est_arena *arena, size_t ids, bool expandable,
 			uint64_t limit)
 {
-	size_t blocks = 3 * ids + SPARE_SEGMENTS;
-
 	*allocator = (struct est_allocator){ .expandable = expandable, .id_count = ids };
-	if (ids > (UINT32_MAX - SPARE_SEGMENTS) / 3)
-		return false;
-	allocator->block_max = (uint32_t)blocks;
-	allocator->blocks = est_arena_reserve(arena, blocks, sizeof(*allocator->blocks));
-	allocator->block_of_id = est_arena_reserve(arena, ids + 1, sizeof(*allocator->block_of_id));
-	allocator->pools = est_arena_reserve(arena, EST_POOLS, sizeof(*allocator->pools));
-	if (!allocator->blocks || !allocator->block_of_id || !allocator->pools)
+	if (ids > (UINT32_MAX - SPARE_SEGMENTS) / 3 || !take_tables(allocator, arena, 3 * ids + SPARE_SEGMENTS))
 		return false;
 	est_allocator_reset(allocator, limit);
 	return true;
@@ -65,8 +72,15 @@ bool est_allocator_init(struct est_allocator *allocator, struct est_arena *arena
 
 size_t est_allocator_arena_size(size_t ids)
 {
-	return (3 * ids + SPARE_SEGMENTS) * sizeof(struct est_block) + (ids + 1) * sizeof(uint32_t)
-	       + EST_POOLS * sizeof(struct est_pool) + 3 * _Alignof(max_align_t);
+	return tables_size(3 * ids + SPARE_SEGMENTS, ids);
+}
+
+bool est_allocator_init_keeper(struct est_allocator *allocator, struct est_arena *arena, const struct est_allocator *from)
+{
+	size_t blocks = from->block_count + from->block_count / 4;
+
+	*allocator = (struct est_allocator){ .expandable = from->expandable, .id_count = from->id_count };
+	return tables_size(blocks, from->id_count) <= arena->size - arena->used && take_tables(allocator, arena, blocks);
 }
 
 static void clear(struct est_pool *pool, bool small)
@@ -97,26 +111,36 @@ void est_allocator_limit(struct est_allocator *allocator, uint64_t limit, bool k
 {
 	allocator->limit = limit ? limit : UINT64_MAX;
 	allocator->refused = UINT64_MAX;
-	allocator->out_of_memory = false;
+	allocator->out_of_memory = allocator->parted = false;
 	allocator->keeps_cache = keeps_cache;
+	est_allocator_watch(allocator, UINT64_MAX);
 }
 
-void est_allocator_copy(struct est_allocator *to, const struct est_allocator *from)
+void est_allocator_watch(struct est_allocator *allocator, uint64_t watch)
 {
-	struct est_block *blocks = to->blocks;
-	uint32_t *block_of_id = to->block_of_id;
-	struct est_pool *pools = to->pools;
+	allocator->watch = watch;
+	if (allocator->parted)
+		allocator->out_of_memory = allocator->parted = false;
+}
 
+bool est_allocator_copy(struct est_allocator *to, const struct est_allocator *from)
+{
+	const struct est_allocator tables = *to;
+
+	if (tables.block_max < from->block_count)
+		return false;
 	*to = *from;
-	to->blocks = memcpy(blocks, from->blocks, from->block_count * sizeof(*blocks));
-	to->block_of_id = memcpy(block_of_id, from->block_of_id, from->id_count * sizeof(*block_of_id));
-	to->pools = pools;
+	to->block_max = tables.block_max;
+	to->blocks = memcpy(tables.blocks, from->blocks, from->block_count * sizeof(*tables.blocks));
+	to->block_of_id = memcpy(tables.block_of_id, from->block_of_id, from->id_count * sizeof(*tables.block_of_id));
+	to->pools = tables.pools;
 	for (unsigned i = 0; i < EST_POOLS; i++) {
 		if (from->pools[i].free.words || from->pools[i].last)
-			pools[i] = from->pools[i];
+			to->pools[i] = from->pools[i];
 		else
-			clear(&pools[i], from->pools[i].small);
+			clear(&to->pools[i], from->pools[i].small);
 	}
+	return true;
 }
 
 void est_allocator_reset_peaks(struct est_allocator *allocator)

@@ -43,7 +43,9 @@ struct est_allocator {
 
 	bool expandable;
 	bool keeps_cache;         /* see est_allocator_limit() */
+	bool parted;              /* see est_allocator_watch() */
 	uint64_t limit;           /* bytes; UINT64_MAX without one */
+	uint64_t watch;
 	struct est_block *blocks;
 	uint32_t block_count, block_max, spare;
 	uint32_t *block_of_id;
@@ -70,8 +72,18 @@ void est_allocator_reset(struct est_allocator *allocator, uint64_t limit);
  * nothing given back: under another limit the same request may be made again. */
 void est_allocator_limit(struct est_allocator *allocator, uint64_t limit, bool keeps_cache);
 
-/* Makes to, an allocator for as many ids and of the same kind of segments, a copy of from. */
-void est_allocator_copy(struct est_allocator *to, const struct est_allocator *from);
+/* From now on the first request that is within the limit only by reserving more than watch (UINT64_MAX: none) leaves it out of
+ * memory and parted, and as it was: up to here a run under the limit watch is the same. Segments of fixed size only. The
+ * request may be made again under another watch. */
+void est_allocator_watch(struct est_allocator *allocator, uint64_t watch);
+
+/* Makes to, an allocator for as many ids and of the same kind of segments, a copy of from. False, and to as it was, when its
+ * block table is too small, which that of est_allocator_init() never is. */
+bool est_allocator_copy(struct est_allocator *to, const struct est_allocator *from);
+
+/* One that is only to keep copies of from, now or a little later: smaller than est_allocator_init()'s. False, with nothing
+ * taken, when the arena has no room for it. */
+bool est_allocator_init_keeper(struct est_allocator *allocator, struct est_arena *arena, const struct est_allocator *from);
 
 /* Allocates units (0: nothing, as torch does for an empty tensor) under an id that is not alive. More than
  * EST_LARGEST_REQUEST units are taken for that many. */

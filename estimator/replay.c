@@ -6,6 +6,7 @@
 #include "estimator/verdict.h"
 
 enum { STEPS = 4, ACCUMULATIONS = 3 }; /* later ones repeat the state of the allocator */
+enum { BOOKS = 3 }; /* the run's, and those of the two marks that there always are */
 
 /* ---- levels */
 
@@ -258,57 +259,132 @@ static void look_for_repetition(struct play *play, struct est_arena *arena)
 		       && leave_nothing(program, EST_PART_MICRO_FIRST, EST_PART_UPDATE, arena);
 }
 
-/* Runs under limits are one run up to where one of them refuses what others take: attempts begin at mark, where the
- * least limit that is left refuses first. */
+/* Where a run stood, with its books. */
+struct mark {
+	struct play play;
+	uint64_t from; /* 0: it tells nothing */
+};
+
+/* Runs under limits are one run up to where one of them refuses what the others take. An attempt begins where all limits that are
+ * left are still one run (left), or, if it is known, where its own and the last that succeeded part: lower[] stands where the last
+ * success first reserved more than from, and every limit from there to that success comes so far. */
 struct trial {
-	struct play mark, next;           /* next: where the attempt refuses first */
+	struct mark left, next, lower[EST_BELOW]; /* next: where the attempt refuses first */
+	struct est_allocator keepers[EST_BELOW];  /* of lower: as many as the arena has room for */
 	struct est_allocator *allocator;
+	struct est_arena *arena;
 	bool exhausted;
 };
 
-/* play under limit, up to the first refusal at most. False when there was none; else copy stands there too. */
-static bool play_to_refusal(struct play *play, uint64_t limit, struct play *copy)
+static bool copy_play(struct play *to, const struct play *from)
 {
-	struct est_allocator *books = copy->allocator;
+	struct est_allocator *books = to->allocator;
 
-	est_allocator_limit(play->allocator, limit, true);
-	play_on(play);
-	if (!play->allocator->out_of_memory)
+	if (!est_allocator_copy(books, from->allocator))
 		return false;
-	est_allocator_copy(books, play->allocator);
-	*copy = *play;
-	copy->allocator = books;
+	*to = *from;
+	to->allocator = books;
 	return true;
 }
 
-static bool succeeds(void *context, uint64_t limit, uint64_t *ret_same)
+static void swap_marks(struct mark *one, struct mark *other)
+{
+	struct mark swapped = *one;
+
+	*one = *other;
+	*other = swapped;
+}
+
+/* The latest place to begin at. */
+static const struct mark *mark_for(const struct trial *trial, uint64_t limit)
+{
+	const struct mark *best = &trial->left;
+
+	for (unsigned i = 0; i < EST_BELOW; i++)
+		if (trial->lower[i].from && trial->lower[i].from <= limit && (best == &trial->left || trial->lower[i].from > best->from))
+			best = &trial->lower[i];
+	return best;
+}
+
+/* Marks where play stands, before it reserves more than from. */
+static void mark_lower(struct trial *trial, const struct play *play, uint64_t from)
+{
+	unsigned i = 0;
+
+	while (i < EST_BELOW && trial->lower[i].from)
+		i++;
+	if (i == EST_BELOW)
+		return;
+	if (!trial->keepers[i].blocks && !est_allocator_init_keeper(&trial->keepers[i], trial->arena, play->allocator))
+		return;
+	trial->lower[i].play.allocator = &trial->keepers[i];
+	if (copy_play(&trial->lower[i].play, play))
+		trial->lower[i].from = from;
+}
+
+/* Marks that a limit has made useless: those from it on when it succeeds, those up to it when not. */
+static void forget(struct trial *trial, uint64_t limit, bool success)
+{
+	for (unsigned i = 0; i < EST_BELOW; i++)
+		if (success ? trial->lower[i].from >= limit : trial->lower[i].from <= limit)
+			trial->lower[i].from = 0;
+}
+
+/* The lowest of the limits below, from the last, that reserves as much as this run so far; UINT64_MAX: none. */
+static uint64_t next_watch(const struct play *play, const struct est_limits *limits, unsigned *below)
+{
+	while (*below > 0 && limits->below[*below - 1] < play->allocator->peak_reserved)
+		--*below; /* there is no such limit, or it has parted */
+	return *below > 0 ? limits->below[--*below] : UINT64_MAX;
+}
+
+/* Plays under the limit, from a mark on, and sets others on the way: where it refuses first, and where the limits below part. */
+static void play_limited(struct trial *trial, struct play *play, const struct est_limits *limits)
+{
+	struct est_allocator *allocator = play->allocator;
+	unsigned below = play->program->expandable ? 0 : EST_BELOW;
+	uint64_t refused = allocator->refused, watch = next_watch(play, limits, &below);
+
+	est_allocator_limit(allocator, limits->limit, true);
+	allocator->refused = refused;
+	for (;;) {
+		est_allocator_watch(allocator, watch);
+		play_on(play);
+		if (allocator->parted) {
+			mark_lower(trial, play, watch);
+			watch = next_watch(play, limits, &below);
+		} else if (allocator->out_of_memory && allocator->keeps_cache) {
+			copy_play(&trial->next.play, play);
+			refused = allocator->refused;
+			est_allocator_limit(allocator, limits->limit, false);
+			allocator->refused = refused;
+		} else {
+			return;
+		}
+	}
+}
+
+static bool succeeds(void *context, const struct est_limits *limits, uint64_t *ret_same)
 {
 	struct trial *trial = context;
 	struct est_allocator *allocator = trial->allocator;
-	struct play play = trial->mark;
+	struct play play = { .allocator = allocator };
+	bool success;
 
-	play.allocator = allocator;
-	est_allocator_copy(allocator, trial->mark.allocator);
-	if (play_to_refusal(&play, limit, &trial->next)) {
-		uint64_t refused = allocator->refused;
-
-		est_allocator_limit(allocator, limit, false);
-		allocator->refused = refused;
-		play_on(&play);
-	}
+	copy_play(&play, &mark_for(trial, limits->limit)->play);
+	play_limited(trial, &play, limits);
 	trial->exhausted |= allocator->exhausted;
-	*ret_same = allocator->out_of_memory ? allocator->refused : allocator->peak_reserved;
-	if (allocator->out_of_memory) { /* later attempts have more */
-		play = trial->mark;
-		trial->mark = trial->next;
-		trial->next = play;
-	}
-	return !allocator->out_of_memory;
+	success = !allocator->out_of_memory;
+	*ret_same = success ? allocator->peak_reserved : allocator->refused;
+	forget(trial, limits->limit, success);
+	if (!success) /* later attempts have more */
+		swap_marks(&trial->left, &trial->next);
+	return success;
 }
 
 size_t est_replay_arena_size(uint32_t ids)
 {
-	return 3 * est_allocator_arena_size(ids);
+	return BOOKS * est_allocator_arena_size(ids);
 }
 
 static void report_peak(const struct play *play, struct est_reserved *reserved)
@@ -335,16 +411,20 @@ bool est_replay_reserved(const struct est_program *program, struct est_arena *ar
 			 void *context, struct est_reserved *ret_reserved)
 {
 	uint64_t least = (floor + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP * EST_LIMIT_STEP;
-	struct est_allocator books[3];
+	struct est_allocator books[BOOKS];
 	struct play play = { .program = program, .allocator = &books[0] };
-	struct trial trial = { .allocator = &books[0], .mark.allocator = &books[1], .next.allocator = &books[2] };
+	struct trial trial = { .arena = arena, .allocator = &books[0], .left.play.allocator = &books[1],
+			       .next.play.allocator = &books[2] };
 
 	memset(ret_reserved, 0, sizeof(*ret_reserved));
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i < BOOKS; i++)
 		if (!est_allocator_init(&books[i], arena, program->ids, program->expandable, 0))
 			return false;
 	look_for_repetition(&play, arena);
-	if (play_to_refusal(&play, least, &trial.mark)) {
+	est_allocator_limit(play.allocator, least, true);
+	play_on(&play);
+	if (books[0].out_of_memory) {
+		copy_play(&trial.left.play, &play);
 		est_allocator_limit(play.allocator, 0, false);
 		play_on(&play);
 	}

@@ -29,7 +29,8 @@ struct est_reserved {
 typedef bool est_enough(void *context, uint64_t peak);
 
 /* floor: no limit below it can succeed (est_levels.allocated), at least 1. enough: NULL, or asked with the peak; where it
- * says so, least is the peak. Work space comes from arena, est_replay_arena_size() of it; false when that does not suffice. */
+ * says so, least is the peak. Work space comes from arena, est_replay_arena_size() of it, and more, where it is there, to be faster;
+ * false when that does not suffice. */
 bool est_replay_reserved(const struct est_program *program, struct est_arena *arena, uint64_t floor, est_enough *enough,
 			 void *context, struct est_reserved *ret_reserved);
 

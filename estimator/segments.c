@@ -24,8 +24,10 @@ static bool within_limit(struct est_allocator *allocator, uint64_t units)
 {
 	uint64_t reserved = allocator->reserved + units * EST_UNIT;
 
-	if (reserved <= allocator->limit)
-		return true;
+	if (reserved <= allocator->limit) {
+		allocator->parted = reserved > allocator->watch;
+		return !allocator->parted;
+	}
 	if (reserved < allocator->refused)
 		allocator->refused = reserved;
 	return false;
@@ -226,7 +228,7 @@ uint32_t est_segments_grow_or_release(struct est_allocator *allocator, struct es
 {
 	uint32_t index = est_segments_grow(allocator, pool, units);
 
-	if (!index && !allocator->exhausted && !allocator->keeps_cache) {
+	if (!index && !allocator->exhausted && !allocator->keeps_cache && !allocator->parted) {
 		est_allocator_empty_cache(allocator);
 		index = est_segments_grow(allocator, pool, units);
 	}

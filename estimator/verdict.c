@@ -39,6 +39,33 @@ uint64_t est_limit_step(uint64_t peak)
 	return step;
 }
 
+/* What bisection asks for between low and high, in steps, where all below fails_below is known to fail; high: nothing. */
+static uint64_t middle_of(uint64_t low, uint64_t high, uint64_t step, uint64_t fails_below)
+{
+	uint64_t middle = low + (high - low) / 2;
+
+	while (low < high && middle * step < fails_below) {
+		low = middle + 1;
+		middle = low + (high - low) / 2;
+	}
+	return middle;
+}
+
+static struct est_limits ask_for(uint64_t low, uint64_t middle, uint64_t step, uint64_t fails_below)
+{
+	struct est_limits limits = { .limit = middle * step };
+
+	for (unsigned i = 0; i < EST_BELOW; i++) {
+		uint64_t next = middle_of(low, middle, step, fails_below);
+
+		if (next == middle)
+			break;
+		limits.below[i] = next * step;
+		middle = next;
+	}
+	return limits;
+}
+
 uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step, est_attempt *attempt, void *context)
 {
 	uint64_t low = steps_for(floor, step), high = steps_for(ceiling, step); /* in steps: all below low fail */
@@ -48,7 +75,8 @@ uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step, est_at
 		uint64_t middle = low + (high - low) / 2, limit = middle * step, same;
 
 		if (limit >= fails_below && limit < runs_from) {
-			bool runs = attempt(context, limit, &same);
+			struct est_limits limits = ask_for(low, middle, step, fails_below);
+			bool runs = attempt(context, &limits, &same);
 
 			*(runs ? &runs_from : &fails_below) = same;
 		}

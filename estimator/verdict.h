@@ -20,9 +20,15 @@ enum est_verdict est_judge(uint64_t required, uint64_t required_high, uint64_t u
 /* Fills fit->verdict from fit's card, bytes and reason: a reason makes it EST_UNSUPPORTED. */
 void est_fit_judge(struct est_fit *fit, double headroom_fraction);
 
-/* Whether a run succeeds under limit. ret_same: the limits between the two take the same course, hence come to the same
- * end. Of a success it is at most limit (what the run took), of a failure more (the least that was refused). */
-typedef bool est_attempt(void *context, uint64_t limit, uint64_t *ret_same);
+/* A limit, and those that are asked for next, if this one and each of them before succeeds; 0 after the last. */
+enum { EST_BELOW = 3 };
+struct est_limits {
+	uint64_t limit, below[EST_BELOW];
+};
+
+/* Whether a run succeeds under limits->limit. ret_same: the limits between the two take the same course, hence come to the
+ * same end. Of a success it is at most limit (what the run took), of a failure more (the least that was refused). */
+typedef bool est_attempt(void *context, const struct est_limits *limits, uint64_t *ret_same);
 
 /* How finely the least limit below a peak is looked for: 2 MiB doubled as often as it stays within 1/128 of the peak. A run
  * near its least limit succeeds or fails by how blocks happen to lie, which a finer search would only follow. */

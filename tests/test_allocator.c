@@ -142,6 +142,58 @@ START_TEST(out_of_memory_sticks_until_a_reset)
 }
 END_TEST
 
+START_TEST(a_run_parts_from_one_with_less)
+{
+	struct est_allocator allocator = fresh(false, UINT64_C(50) << 20);
+
+	est_allocator_watch(&allocator, UINT64_C(30) << 20);
+	est_allocator_alloc(&allocator, 0, 30 * M);
+	ck_assert(!allocator.parted);
+	est_allocator_free(&allocator, 0);
+	est_allocator_alloc(&allocator, 1, 60 * M); /* too much for both: the cache goes, and nothing else */
+	ck_assert(allocator.out_of_memory && !allocator.parted);
+	ck_assert_uint_eq(allocator.reserved, 0);
+	est_allocator_limit(&allocator, UINT64_C(50) << 20, false);
+	est_allocator_watch(&allocator, UINT64_C(30) << 20);
+	est_allocator_alloc(&allocator, 0, 20 * M);
+	est_allocator_free(&allocator, 0);
+	est_allocator_alloc(&allocator, 1, 24 * M); /* 44 are within 50, not within 30 */
+	ck_assert(allocator.out_of_memory && allocator.parted);
+	ck_assert_uint_eq(allocator.reserved, 20 * M * EST_UNIT);
+	est_allocator_watch(&allocator, UINT64_MAX);
+	est_allocator_alloc(&allocator, 1, 24 * M);
+	ck_assert(!allocator.out_of_memory && !allocator.parted);
+	ck_assert_uint_eq(allocator.reserved, 44 * M * EST_UNIT);
+}
+END_TEST
+
+START_TEST(a_keeper_takes_what_fits_into_it)
+{
+	struct est_allocator allocator = fresh(false, 0), keeper, small;
+	static _Alignas(max_align_t) char more[ARENA];
+	struct est_arena arena;
+
+	est_arena_init(&arena, more, sizeof(more));
+	ck_assert(est_allocator_init_keeper(&small, &arena, &allocator));
+	for (uint32_t id = 0; id < IDS; id++)
+		est_allocator_alloc(&allocator, id, id + 1);
+	ck_assert(!est_allocator_copy(&small, &allocator));
+	ck_assert(est_allocator_init_keeper(&keeper, &arena, &allocator));
+	ck_assert(est_allocator_copy(&keeper, &allocator));
+	est_allocator_reset(&allocator, 0);
+	ck_assert(est_allocator_copy(&allocator, &keeper));
+	for (uint32_t id = 0; id < IDS; id++)
+		est_allocator_free(&allocator, id);
+	ck_assert_uint_eq(allocator.allocated, 0);
+	for (uint32_t id = 0; id < IDS; id++)
+		est_allocator_alloc(&allocator, id, 30 * M);
+	ck_assert(!allocator.exhausted);
+	arena.size = arena.used;
+	ck_assert(!est_allocator_init_keeper(&keeper, &arena, &allocator));
+	ck_assert(!arena.exhausted);
+}
+END_TEST
+
 START_TEST(a_stream_never_gets_anothers_blocks)
 {
 	struct est_allocator allocator = fresh(false, 0);
@@ -383,6 +435,8 @@ int main(void)
 
 	tcase_add_loop_test(test, hand_made_traces, 0, COUNT(traces));
 	tcase_add_test(test, out_of_memory_sticks_until_a_reset);
+	tcase_add_test(test, a_run_parts_from_one_with_less);
+	tcase_add_test(test, a_keeper_takes_what_fits_into_it);
 	tcase_add_test(test, a_stream_never_gets_anothers_blocks);
 	tcase_add_test(test, peaks_can_be_measured_anew);
 	tcase_add_test(test, nothing_is_allocated_or_freed_for_nothing);

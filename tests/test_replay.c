@@ -123,7 +123,7 @@ static void make_program(struct maker *maker, uint64_t seed, struct est_program 
 
 /* ---- tests */
 
-static char memory[1 << 20];
+static char memory[2 << 20];
 
 START_TEST(what_is_not_played_again_would_have_been_the_same)
 {
@@ -131,7 +131,7 @@ START_TEST(what_is_not_played_again_would_have_been_the_same)
 	struct est_program program;
 	struct plain plain = { .program = &program };
 	struct est_levels levels;
-	struct est_reserved reserved, peak;
+	struct est_reserved reserved, tight, peak;
 	struct est_arena arena;
 
 	make_program(&maker, (uint64_t)_i, &program);
@@ -139,6 +139,9 @@ START_TEST(what_is_not_played_again_would_have_been_the_same)
 	ck_assert(est_allocator_init(&plain.allocator, &arena, IDS, false, 0));
 	est_replay_levels(&program, &levels);
 	ck_assert(est_replay_reserved(&program, &arena, levels.allocated, NULL, NULL, &reserved));
+	est_arena_init(&arena, memory + sizeof(memory) / 2, est_replay_arena_size(IDS)); /* no room to keep more than must be */
+	ck_assert(est_replay_reserved(&program, &arena, levels.allocated, NULL, NULL, &tight));
+	ck_assert_uint_eq(reserved.least, tight.least);
 	est_arena_init(&arena, memory + sizeof(memory) / 2, sizeof(memory) / 2);
 	ck_assert(est_replay_peak(&program, &arena, &peak));
 	ck_assert(plain_runs(&plain, 0));

@@ -75,15 +75,20 @@ END_TEST
 
 /* A run that succeeds from threshold on; counts and bounds what it is asked. */
 struct run {
-	uint64_t threshold, least_asked, most_asked;
+	uint64_t threshold, least_asked, most_asked, next;
 	int calls;
+	bool ran;
 };
 
-static bool runs_from_threshold(void *context, uint64_t limit, uint64_t *ret_same)
+static bool runs_from_threshold(void *context, const struct est_limits *limits, uint64_t *ret_same)
 {
 	struct run *run = context;
+	uint64_t limit = limits->limit;
 
-	run->calls++;
+	if (run->calls++ > 0 && run->ran)
+		ck_assert_uint_eq(limit, run->next); /* as was said before */
+	run->ran = limit >= run->threshold;
+	run->next = limits->below[0];
 	if (!run->least_asked || limit < run->least_asked)
 		run->least_asked = limit;
 	if (limit > run->most_asked)
@@ -125,8 +130,9 @@ START_TEST(the_search_finds_the_least_limit)
 END_TEST
 
 /* Succeeds from 1200 MiB on but for 1400 to 1600: releasing at another moment laid the blocks out worse. */
-static bool runs_with_a_gap(void *context, uint64_t limit, uint64_t *ret_same)
+static bool runs_with_a_gap(void *context, const struct est_limits *limits, uint64_t *ret_same)
 {
+	uint64_t limit = limits->limit;
 	bool runs = limit >= 1200 * mib && (limit < 1400 * mib || limit >= 1600 * mib);
 
 	(void)context;
@@ -145,10 +151,10 @@ START_TEST(where_success_is_not_monotone_the_answer_still_runs)
 END_TEST
 
 /* Courses of 100 MiB: an attempt tells of all limits of its own. */
-static bool runs_in_courses(void *context, uint64_t limit, uint64_t *ret_same)
+static bool runs_in_courses(void *context, const struct est_limits *limits, uint64_t *ret_same)
 {
 	struct run *run = context;
-	uint64_t course = limit / (100 * mib) * (100 * mib);
+	uint64_t course = limits->limit / (100 * mib) * (100 * mib);
 
 	run->calls++;
 	*ret_same = course >= run->threshold ? course : course + 100 * mib;
