@@ -108,9 +108,20 @@ json_t *srv_read_body(struct srv_call *call)
 	return NULL;
 }
 
+/* What an estimate depends on but for the request. */
+static uint64_t hash_of_setting(const struct srv_call *call)
+{
+	const struct srv_service *service = call->context->service;
+	uint64_t hash = srv_hash(service->presets.hash, &service->gpus.hash, sizeof service->gpus.hash);
+
+	hash = srv_hash(hash, SRV_VERSION, sizeof SRV_VERSION);
+	return srv_hash(hash, &call->format, sizeof call->format);
+}
+
 static const char *const not_fields[] = { "format", NULL };
 
-void srv_post_estimate(struct srv_call *call)
+/* Reads, checks and estimates. */
+static void estimate_anew(struct srv_call *call)
 {
 	json_t *body = parse_body(call);
 
@@ -121,16 +132,27 @@ void srv_post_estimate(struct srv_call *call)
 	json_decref(body);
 }
 
+void srv_post_estimate(struct srv_call *call)
+{
+	const struct srv_request *request = call->request;
+	const struct srv_memo_key key = { request->query, request->body, request->body_length, hash_of_setting(call) };
+	struct srv_memo *memo = &call->context->memo;
+
+	if (srv_memo_find(memo, &key, call->reply->buffer)) {
+		call->reply->content_type = srv_format_media_type(call->format);
+		return;
+	}
+	estimate_anew(call);
+	if (call->reply->status == 200)
+		srv_memo_keep(memo, &key, call->reply->buffer);
+}
+
 /* An estimate is a function of the request and the catalogues alone. */
 static bool is_unchanged(struct srv_call *call)
 {
-	const struct srv_service *service = call->context->service;
 	const char *query = call->request->query ? call->request->query : "";
-	uint64_t hash = srv_hash(service->presets.hash, &service->gpus.hash, sizeof service->gpus.hash);
+	uint64_t hash = srv_hash(hash_of_setting(call), query, strlen(query));
 
-	hash = srv_hash(hash, SRV_VERSION, sizeof SRV_VERSION);
-	hash = srv_hash(hash, &call->format, sizeof call->format);
-	hash = srv_hash(hash, query, strlen(query));
 	srv_reply_header(call->reply, "Cache-Control", "public, max-age=60");
 	return srv_reply_etag(call->reply, call->request, hash);
 }

@@ -57,6 +57,7 @@ void srv_context_destroy(struct srv_context *context)
 	if (!context)
 		return;
 	srv_buffer_finish(&context->buffer);
+	srv_memo_finish(&context->memo);
 	free(context->rows);
 	free(context->arena_base);
 	free(context);

@@ -6,6 +6,7 @@
 #include "config/config.h"
 #include "config/advice.h"
 #include "server/listing.h"
+#include "server/memo.h"
 #include "server/metrics.h"
 #include "server/problem.h"
 #include "server/reply.h"
@@ -37,6 +38,7 @@ struct srv_context {
 	size_t advice_count;
 	struct cfg_advice advice[CFG_ADVICE_MAX];
 	struct est_faults faults;
+	struct srv_memo memo;            /* of POST /estimate */
 	uint64_t id_state;               /* of the request ids that are made here */
 	struct srv_metrics metrics;
 };

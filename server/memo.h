@@ -1,0 +1,34 @@
+/* Answers that a thread has given, by the request's own bytes: an estimate is a function of the request and the catalogues alone.
+ * A slot for each hash, whose answer the next one with that hash takes the place of; what is compared is the whole request. */
+#ifndef SRV_MEMO_H
+#define SRV_MEMO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "server/buffer.h"
+
+/* Longer requests and answers are not remembered: a thread's memo holds 4.5 MB at most. */
+enum { SRV_MEMO_SLOTS = 64, SRV_MEMO_REQUEST_MAX = 8 << 10, SRV_MEMO_ANSWER_MAX = 64 << 10 };
+
+struct srv_memory;
+struct srv_memo { /* all zero is an empty memo */
+	struct srv_memory *slots[SRV_MEMO_SLOTS];
+};
+
+/* What an answer depends on. Texts are borrowed. */
+struct srv_memo_key {
+	const char *query, *body;     /* NULL: none */
+	size_t body_length;
+	uint64_t setting;             /* a hash of the rest: catalogues, format */
+};
+
+/* Appends the answer to buffer. False when there is none. */
+bool srv_memo_find(const struct srv_memo *memo, const struct srv_memo_key *key, struct srv_buffer *buffer);
+
+/* Remembers what buffer holds, if memory suffices. */
+void srv_memo_keep(struct srv_memo *memo, const struct srv_memo_key *key, const struct srv_buffer *buffer);
+
+void srv_memo_finish(struct srv_memo *memo);
+
+#endif
