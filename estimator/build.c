@@ -71,6 +71,8 @@ static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uin
 	norm->module = est_modules_new(pass->tape, 1);
 	norm->weight = kind == EST_NORM_NONPARAMETRIC ? EST_NO_LEAF : parameter(pass, width);
 	norm->bias = kind == EST_LAYERNORM ? parameter(pass, width) : EST_NO_LEAF;
+	if (pass->tensor.splits_sequence && width == (uint64_t)pass->model->hidden_size)
+		pass->tape->leaves[norm->weight].unsummed = true;
 }
 
 static bool has_bias(const struct est_model *model, enum est_bias bias)
@@ -203,6 +205,18 @@ static bool stays_dense(const struct est_model *model, const struct est_module *
 	return model->num_decoder_layers > 0 && strcmp(module->name, "wo") == 0;
 }
 
+/* The layer was built with the widths of this rank's part. The bias of a sum over ranks is whole. */
+static void cut(struct est_pass *pass, struct est_linear *linear, enum est_cut cut)
+{
+	if (pass->tensor.ranks <= 1)
+		return;
+	linear->cut = cut;
+	linear->group = &pass->tensor;
+	pass->tape->leaves[linear->weight].parts = cut ? pass->tensor.ranks : 0;
+	if (linear->has_bias && cut == EST_CUT_OUTPUTS)
+		pass->tape->leaves[linear->bias].parts = pass->tensor.ranks;
+}
+
 static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
 {
 	bool quantizes = pass->quantizes;
@@ -211,6 +225,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	build_linear(pass, linear, est_width(pass->model, module->in), est_width(pass->model, module->out),
 		     has_bias(pass->model, module->bias));
 	pass->quantizes = quantizes;
+	cut(pass, linear, est_cut_of(module));
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = true;
 	linear->permuted = module->out == EST_WIDTH_GATES || module->out == EST_WIDTH_DELTA_HEADS
@@ -288,6 +303,7 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	pass->frozen = freezes(pass) && !model->tie_word_embeddings;
 	est_modules_new(pass->tape, 1);
 	pass->embed_tokens = matrix(pass, (uint64_t)(model->vocab_size + model->extra_embed_rows), embed_dim);
+	pass->tape->leaves[pass->embed_tokens].parts = pass->tensor.ranks;
 	pass->frozen = freezes(pass);
 	if (model->embedding_norm)
 		build_norm(pass, &pass->embedding_norm, hidden);
@@ -329,6 +345,7 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 	} else {
 		build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
 	}
+	cut(pass, &pass->lm_head, EST_CUT_OUTPUTS);
 	pass->quantizes = false;
 }
 
@@ -468,6 +485,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 				   .batch = (uint64_t)request->micro_batch_size * est_objective_sequences(request),
 				   .sequence = (uint64_t)request->sequence_length };
 	pass->tokens = pass->batch * pass->sequence;
+	pass->tensor = est_tensor_group_of(request);
 	pass->parameter_element = element_of(request);
 	pass->trains = !est_has_adapters(request);
 	est_modules_new(tape, est_unit_of_layer(est_model_stacked_layers(model))); /* the model and its layers */

@@ -8,11 +8,12 @@ static struct est_tensor accumulate(struct est_tape *tape, struct est_tensor old
 
 	if (!old.element)
 		return grad;
-	if (old.storage && tape->storages[old.storage].references == 1 && !old.view) {
+	if (old.storage && tape->storages[old.storage].references == 1 && !old.view && !old.distributed) {
 		est_drop(tape, grad);
 		return old;
 	}
 	sum = est_hold(est_empty_as(tape, old.numel, old.element > grad.element ? old.element : grad.element, category));
+	sum.distributed = old.distributed;
 	est_drop(tape, old);
 	est_drop(tape, grad);
 	return sum;
@@ -113,8 +114,10 @@ static void run_node(struct est_tape *tape, struct est_node *node)
 	if (frame) /* what a hook has unpacked is a local of the formula; a saved variable lives as long as its node */
 		release_saved(tape, node);
 	for (unsigned i = 0; i < EST_NODE_INPUTS; i++)
-		if (node->edge[i] && is_defined(ret[i]))
+		if (node->edge[i] && is_defined(ret[i])) {
 			ret[i] = validate_output(tape, node, i, ret[i]);
+			ret[i].distributed = node->distributed;
+		}
 	for (unsigned i = 0; i < EST_NODE_OUTPUTS; i++)
 		est_drop(tape, est_take_grad(node, i));
 	release_saved(tape, node);

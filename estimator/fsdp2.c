@@ -1,6 +1,7 @@
 /* FSDP2 (torch.distributed.fsdp.fully_shard): what its hooks allocate, and when what goes. Read off traces of torch 2.13;
  * DISTRIBUTED 1. */
 #include "estimator/schedule.h"
+#include "estimator/tensor_parallel.h"
 
 /* Streams: the compute stream, that of all-gather copy-ins (the outputs lie in its pool too), that of reduce-scatters, that of
  * HSDP's all-reduces. */
@@ -173,10 +174,28 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 	schedule->held_reduction = input.storage;
 }
 
+/* DTensor.redistribute() of gradients to what the parameters are over tensor-parallel ranks */
+static void place_gradients(struct est_schedule *schedule, unsigned number)
+{
+	struct est_tape *tape = schedule->tape;
+
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
+		struct est_tensor part;
+
+		if (!est_tensor_is_misplaced(leaf))
+			continue;
+		part = est_hold(est_empty_as(tape, leaf->value.numel, leaf->grad.element, EST_GRADIENTS));
+		est_drop(tape, leaf->grad);
+		leaf->grad = part;
+	}
+}
+
 static void after_backward(struct est_schedule *schedule, unsigned number)
 {
 	struct est_unit *unit = &schedule->units[number];
 
+	if (schedule->syncs)
+		place_gradients(schedule, number);
 	reshard(schedule, number);
 	unit->reduced = true;
 	if (!schedule->syncs) {

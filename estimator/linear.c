@@ -115,6 +115,19 @@ static struct est_tensor dense(struct est_tape *tape, const struct est_linear *l
 	return linear->permuted ? est_view_as_heads(tape, out) : out;
 }
 
+/* The collectives are hooks of the module, whose call holds its argument until they have run. */
+static struct est_tensor cut_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	struct est_tensor y = est_cut_enter(tape, linear->group, linear->cut, est_hold(x));
+
+	tape->distributed = linear->cut == EST_CUT_OUTPUTS && linear->group->splits_sequence; /* what was gathered is a DTensor still */
+	y = dense(tape, linear, y);
+	tape->distributed = false;
+	y = est_cut_leave(tape, linear->group, linear->cut, y);
+	est_finish(tape, x);
+	return y;
+}
+
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
 	if (linear->adapter && linear->adapter->forward)
@@ -122,7 +135,9 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 	if (linear->adapter && !tape->adapters_off)
 		return est_adapted_linear(tape, linear, x);
 	x = est_module_enter(tape, linear->module, x);
-	if (linear->base == EST_BASE_GPTQ)
+	if (linear->cut)
+		x = cut_linear(tape, linear, x);
+	else if (linear->base == EST_BASE_GPTQ)
 		x = est_gptq_linear(tape, linear, x);
 	else if (linear->base == EST_BASE_HQQ)
 		x = est_hqq_linear(tape, linear, x);
@@ -141,8 +156,7 @@ struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *lin
 	return est_linear(tape, &conv1d, x);
 }
 
-/* extra[0]: indices */
-static void backward_embedding(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+void est_embedding_backward(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t indices = node->extra[0], vocabulary = node->extra[1], width = node->edge_numel[0] / vocabulary;
 	uint64_t distinct = indices < vocabulary ? indices : vocabulary, partial = indices / 10 + distinct;
@@ -164,7 +178,7 @@ static void backward_embedding(struct est_tape *tape, struct est_node *node, str
 	for (unsigned i = 0; i < 7; i++)
 		est_drop(tape, work[i]);
 }
-static const struct est_op embedding_op = { "Embedding", backward_embedding };
+static const struct est_op embedding_op = { "Embedding", est_embedding_backward };
 
 struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows, uint64_t width)
 {

@@ -95,7 +95,7 @@ static struct est_tensor shifted_logits_loss(struct est_pass *pass, struct est_t
 	const uint64_t positions = est_shifted_positions(pass);
 	bool copies = pass->batch > 1, casts = !est_shifts_uncast(&pass->request->versions, pass->model);
 	struct est_tensor whole = est_hold(casts ? est_to(tape, logits, EST_32BIT) : est_alias(tape, logits));
-	struct est_tensor shifted = est_slice(tape, est_alias(tape, whole), positions * pass->lm_head.out), labels, loss;
+	struct est_tensor shifted = est_slice(tape, est_alias(tape, whole), logits.numel / pass->tokens * positions), labels, loss;
 
 	shifted = est_hold(copies ? est_contiguous(tape, shifted) : shifted);
 	/* the batch's own labels, of which nothing is kept otherwise: as large as its input_ids */
@@ -127,6 +127,20 @@ static struct est_tensor compiled_loss(struct est_pass *pass, struct est_tensor 
 	est_save(tape, node, total_weight);
 	est_drop(tape, total_weight);
 	return est_hold(est_output(tape, node, 0, est_empty(tape, 1, EST_32BIT)));
+}
+
+/* lm_head(hidden), of all positions and words; hidden is borrowed */
+static struct est_tensor head(struct est_pass *pass, struct est_tensor hidden)
+{
+	struct est_tensor whole, logits;
+
+	if (pass->tensor.ranks <= 1)
+		return est_linear(pass->tape, &pass->lm_head, hidden);
+	whole = est_hold(est_sequence_gather(pass->tape, &pass->tensor, hidden));
+	logits = est_linear(pass->tape, &pass->lm_head, whole);
+	logits = est_vocabulary_gather(pass->tape, &pass->tensor, logits);
+	est_drop(pass->tape, whole);
+	return logits;
 }
 
 static struct est_tensor scaled_logits(struct est_pass *pass, struct est_tensor logits)
@@ -162,11 +176,18 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 	struct est_tensor logits, loss;
 
 	hidden = est_hold(est_head_input(tape, hidden));
-	logits = scaled_logits(pass, est_linear(tape, &pass->lm_head, hidden));
+	logits = scaled_logits(pass, head(pass, hidden));
 	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
 		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), logits));
+	if (pass->tensor.splits_loss) { /* the loss is not the model's: its forward has returned */
+		est_drop(tape, hidden);
+		est_schedule_forward_end(pass->schedule);
+		hidden = est_none;
+	}
 	if (est_compiles_loss(pass->request))
 		loss = compiled_loss(pass, logits);
+	else if (pass->tensor.splits_loss)
+		loss = est_parallel_loss(pass, logits);
 	else
 		loss = est_shifts_logits(&pass->request->versions) ? shifted_logits_loss(pass, logits)
 								    : for_causal_lm_loss(pass, logits);
@@ -180,7 +201,7 @@ struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidde
 	struct est_tensor logits;
 
 	hidden = est_hold(est_head_input(pass->tape, hidden));
-	logits = scaled_logits(pass, est_linear(pass->tape, &pass->lm_head, hidden));
+	logits = scaled_logits(pass, head(pass, hidden));
 	est_drop(pass->tape, hidden);
 	return leave_forward(pass, logits);
 }
@@ -192,6 +213,7 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)
 		[EST_LOSS_CHUNKED] = est_chunked_loss,
 		[EST_LOSS_LIGER] = est_liger_loss,
 		[EST_LOSS_CUT_CROSS_ENTROPY] = est_cut_loss,
+		[EST_LOSS_VOCAB_PARALLEL] = est_causal_lm_loss,
 	};
 
 	if (est_unsloth_wanted(pass->request))

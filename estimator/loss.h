@@ -21,6 +21,10 @@ struct est_tensor est_liger_loss(struct est_pass *pass, struct est_tensor hidden
 /* Apple's cut cross entropy (loss_cut.c): neither logits nor their gradient reach memory. As above. */
 struct est_tensor est_cut_loss(struct est_pass *pass, struct est_tensor hidden);
 
+/* F.cross_entropy(logits.float()) within loss_parallel() (loss_parallel.c), of this rank's words; logits are borrowed. Returns the
+ * loss (held). */
+struct est_tensor est_parallel_loss(struct est_pass *pass, struct est_tensor logits);
+
 /* The loss that the request names. As above. */
 struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden);
 

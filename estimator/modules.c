@@ -89,6 +89,15 @@ static struct est_tensor torch_layer_norm(struct est_pass *pass, const struct es
 struct est_tensor est_call_norm(struct est_pass *pass, est_norm_function *forward, const struct est_norm_weights *norm,
 				struct est_tensor x)
 {
+	bool split = pass->tensor.splits_sequence && norm->width == (uint64_t)pass->model->hidden_size;
+	struct est_tensor part, y;
+
+	if (split) {
+		part = est_sequence_enter(pass->tape, x);
+		y = est_sequence_leave(pass->tape, forward(pass, norm, part));
+		est_drop(pass->tape, part);
+		return y;
+	}
 	x = est_module_enter(pass->tape, norm->module, x);
 	return est_module_leave(pass->tape, norm->module, forward(pass, norm, x));
 }
@@ -161,17 +170,31 @@ struct est_tensor est_activate(struct est_pass *pass, struct est_tensor x)
 	return est_module_leave(pass->tape, module, activate(pass, x));
 }
 
+/* PrepareModuleInput: what is gathered of a split sequence lives as long as the call. x is borrowed. */
+static struct est_tensor on_all_positions(struct est_pass *pass, const struct est_layer *layer, est_layer_function *forward,
+					  struct est_tensor x)
+{
+	struct est_tensor whole, y;
+
+	if (!pass->tensor.splits_sequence)
+		return forward(pass, layer, x);
+	whole = est_hold(est_sequence_gather(pass->tape, &pass->tensor, x));
+	y = forward(pass, layer, whole);
+	est_drop(pass->tape, whole);
+	return y;
+}
+
 struct est_tensor est_call_attention(struct est_pass *pass, const struct est_layer *layer, est_layer_function *forward,
 				     struct est_tensor x)
 {
 	est_module_begin(pass->tape, layer->self_attn);
-	return est_module_leave(pass->tape, layer->self_attn, forward(pass, layer, x));
+	return est_module_leave(pass->tape, layer->self_attn, on_all_positions(pass, layer, forward, x));
 }
 
 struct est_tensor est_call_mlp(struct est_pass *pass, const struct est_layer *layer, est_layer_function *forward, struct est_tensor x)
 {
 	x = est_module_enter(pass->tape, layer->mlp, x);
-	return est_module_leave(pass->tape, layer->mlp, forward(pass, layer, x));
+	return est_module_leave(pass->tape, layer->mlp, on_all_positions(pass, layer, forward, x));
 }
 
 /* (x * cos) + (rotate_half(x) * sin) */

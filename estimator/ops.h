@@ -6,6 +6,7 @@
 #define EST_OPS_H
 
 #include "estimator/tape.h"
+#include "estimator/tensor_parallel.h"
 
 enum { EST_16BIT = 2, EST_32BIT = 4, EST_INT64 = 8, EST_BYTE = 1 };
 
@@ -27,6 +28,8 @@ struct est_linear {
 	bool keeps_weight;                 /* GPTQ: autograd keeps the dequantised weight */
 	bool adds_in_place;                /* GPTQ: result += adapter(x) */
 	enum est_base base;
+	enum est_cut cut;                  /* over tensor-parallel ranks: in and out are those of this rank's part */
+	const struct est_tensor_group *group; /* of a layer that is cut */
 	const struct est_adapter *adapter; /* LoRA on top, or NULL */
 };
 
@@ -109,6 +112,8 @@ struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *lin
 struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 /* F.embedding of tokens indices (int64 storage ids, borrowed) into weight (a leaf) of width columns. */
 struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows, uint64_t width);
+/* embedding_dense_backward() of a node with extra: 0 the indices, 1 the rows of the table, whose gradient is as edge_numel[0] says. */
+void est_embedding_backward(struct est_tape *tape, struct est_node *node, struct est_tensor ret[]);
 
 /* Casts an operand for a matrix product when autocast is on; trainable fp32 leaves are cast once and cached. */
 struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x);

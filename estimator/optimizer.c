@@ -1,6 +1,7 @@
 #include "estimator/optimizer.h"
 
 #include "estimator/optimizer_row.h"
+#include "estimator/tensor_parallel.h"
 
 /* clang-format off */
 static const struct est_optimizer_row rows[] = {
@@ -143,12 +144,30 @@ static void drop_list(struct est_tape *tape, struct est_tensor *list)
 		est_drop(tape, list[i]);
 }
 
+/* What DTensor's operators make of gradients that are not placed over tensor-parallel ranks as they need them: for a norm the sum
+ * of those that are a rank's own, as large as they are; for an update the rank's part, as the parameter is cut. */
+static struct est_tensor *list_redistributed(struct est_tape *tape, bool for_norm)
+{
+	struct est_tensor *list = est_arena_take(tape->arena, tape->leaf_count, sizeof(*list));
+
+	for (uint32_t i = 0; i < tape->leaf_count && list; i++) {
+		const struct est_leaf *leaf = &tape->leaves[i];
+		uint64_t numel = for_norm ? leaf->grad.numel : leaf->value.numel;
+
+		if (is_stepped(leaf) && est_tensor_is_misplaced(leaf) && (leaf->unsummed || !for_norm))
+			list[i] = est_empty_as(tape, numel, leaf->grad.element, EST_GRADIENTS);
+	}
+	return list;
+}
+
 /* torch.nn.utils.clip_grad_norm_: a norm per gradient, their stack, the total, the coefficient */
 static void clip_grad_norm(struct est_tape *tape)
 {
 	size_t mark = tape->arena->used;
+	struct est_tensor *summed = list_redistributed(tape, true);
 	struct est_tensor *norms = list_like_parameters(tape, EST_16BIT, true, EST_BUFFERS), stack, total;
 
+	drop_list(tape, summed);
 	stack = est_empty_as(tape, tape->leaf_count, EST_16BIT, EST_BUFFERS);
 	total = est_empty_as(tape, 1, EST_16BIT, EST_BUFFERS);
 	est_drop(tape, stack);
@@ -212,12 +231,30 @@ static void foreach_denominators(struct est_tape *tape, const struct est_request
 	drop_list(tape, roots);
 }
 
+/* Of each operator's arguments anew: the fused step, or lerp of the first moments; then addcmul of the second, with gradient times
+ * gradient. */
+static void update_parts(struct est_tape *tape, bool foreach)
+{
+	struct est_tensor *once = list_redistributed(tape, false), *again;
+
+	drop_list(tape, once);
+	if (!foreach)
+		return;
+	once = list_redistributed(tape, false);
+	again = list_redistributed(tape, false);
+	drop_list(tape, again);
+	drop_list(tape, once);
+}
+
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update)
 {
 	struct est_stepping stepping = begin(tape, request);
+	size_t mark = tape->arena->used;
 
 	if (request->fuse_optimizer_in_backward)
 		return;
+	update_parts(tape, stepping.row->foreach_sqrt);
+	est_arena_rewind(tape->arena, mark);
 	if (stepping.row->foreach_sqrt)
 		foreach_denominators(tape, request);
 	if (stepping.row->update)

@@ -287,6 +287,15 @@ struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tenso
 	return leaf_of_forward(pass, x);
 }
 
+static struct est_tensor look_up_tokens(struct est_pass *pass)
+{
+	uint64_t rows = (uint64_t)pass->model->vocab_size, width = pass->lm_head.in;
+
+	if (pass->tensor.ranks > 1)
+		return est_cut_embedding(pass->tape, &pass->tensor, pass->input_ids, pass->embed_tokens, rows, width);
+	return est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, rows, width);
+}
+
 /* inputs_embeds: what the embedding gives, as the model's frame holds it to its end */
 static struct est_tensor embed(struct est_pass *pass)
 {
@@ -300,7 +309,7 @@ static struct est_tensor embed(struct est_pass *pass)
 	for (uint32_t i = 0; i < pass->inner_count; i++)
 		est_module_begin(pass->tape, pass->inner + i);
 	est_module_begin(pass->tape, module);
-	x = est_embedding(pass->tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size, pass->lm_head.in);
+	x = look_up_tokens(pass);
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
 		x = est_mul_scalar(pass->tape, x);
 	x = est_require_input_grad(pass, x); /* a hook of the module, as the sharding's is, but the earlier one */

@@ -10,6 +10,7 @@
 #include "estimator/generation.h"
 #include "estimator/replay.h"
 #include "estimator/sharding.h"
+#include "estimator/tensor_parallel.h"
 #include "estimator/thumb.h"
 #include "estimator/timeline.h"
 #include "estimator/verdict.h"
@@ -129,6 +130,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->unpooled = est_sharding_unpooled(run->request, run->model);
 	outcome->leftover = program.leftover;
 	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model) + weighed_in_fp32(run->request, run->model)
+			      + est_tensor_surplus(run->request, run->model)
 			      + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	complete = complete && replay(run, &program, sdpa, effort, outcome);
 	outcome->traced = complete;
@@ -301,6 +303,8 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 		return true;
 	}
 	request.parallelism = alone;
+	if (request.loss == EST_LOSS_VOCAB_PARALLEL)
+		request.loss = EST_LOSS_STANDARD;
 	if (!evaluate(&single, whole, est_device_sdpa(gpu, run->request), PEAK, &outcome))
 		return false;
 	report_rows(&single, &outcome, gpu, &alone, &report->single_gpu);
@@ -436,6 +440,18 @@ static void note_limits(const struct est_request *request, const struct est_mode
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
 }
 
+static void note_tensor(const struct est_request *request, struct est_report *report)
+{
+	if (request->parallelism.tensor <= 1)
+		return;
+	est_note_add(&report->assumptions, "/parallelism/tensor", "",
+		     "split by DTensor as torchtitan's plan does it: embedding, head, attention and MLP; every rank has the embedding's gradient "
+		     "whole until it is reduced%s",
+		     request->framework == EST_TORCHTITAN
+			     ? ""
+			     : "; the upper figures have room for an embedding that is whole, as the tp_plan of Transformers' models leaves it");
+}
+
 static void note_torchtitan(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	if (weighed_in_fp32(request, model))
@@ -552,6 +568,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_unsloth(request, ret_report);
 		note_objective(request, &own, ret_report);
 		note_torchtitan(request, model, ret_report);
+		note_tensor(request, ret_report);
 		note_framework(request, ret_report);
 	}
 	ret_report->fit_count = gpu_count;

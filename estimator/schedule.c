@@ -168,7 +168,7 @@ bool est_schedule_is_plain(const struct est_request *request)
 			  || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
 	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
 	bool plain_loss = (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM
-			  && !request->liger_kernel && (request->loss == EST_LOSS_STANDARD || chunks_words);
+			  && !request->liger_kernel && (request->loss == EST_LOSS_STANDARD || request->loss == EST_LOSS_VOCAB_PARALLEL || chunks_words);
 
 	return plain_step && plain_loss && !request->fuse_optimizer_in_backward;
 }
@@ -223,7 +223,8 @@ bool est_schedule_wanted(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
-	if (request->accounting != EST_REPLAY)
+	/* beside tensor parallelism one data-parallel rank alone is not wrapped */
+	if (request->accounting != EST_REPLAY || (request->parallelism.tensor > 1 && est_shard_ranks(&request->parallelism) == 1))
 		return false;
 	if (strategy == EST_FSDP1)
 		return is_replayed_fsdp1(request);
@@ -349,6 +350,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	}
 	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
+	if (request->loss == EST_LOSS_VOCAB_PARALLEL) /* which is computed outside of the model */
+		schedule->root_leaves_at_loss = false;
 	schedule->norm_is_roots = schedule->has_tail && request->method != EST_FULL;
 	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
 	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;

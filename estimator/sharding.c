@@ -7,7 +7,7 @@ bool est_sharding_is_static(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
-	return request->parallelism.gpus > 1 && strategy != EST_SINGLE && strategy != EST_DDP && !est_zero_wanted(request)
+	return request->parallelism.gpus > request->parallelism.tensor && strategy != EST_SINGLE && strategy != EST_DDP && !est_zero_wanted(request)
 	       && !est_schedule_wanted(request);
 }
 

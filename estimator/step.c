@@ -148,14 +148,14 @@ static int64_t count_trainable(const struct est_tape *tape)
 
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
 		if (tape->leaves[i].value.requires_grad && !tape->leaves[i].dragged)
-			count += (int64_t)tape->leaves[i].value.numel;
+			count += (int64_t)(tape->leaves[i].value.numel * (tape->leaves[i].parts ? tape->leaves[i].parts : 1));
 	return count;
 }
 
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
 		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
-	const struct est_model own = est_framework_model(request, model);
+	const struct est_model whole = est_framework_model(request, model), own = est_tensor_part(request, &whole);
 	struct est_tape_limits limits = limits_for(est_model_all_layers(&own));
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
 	struct est_update update;

@@ -8,6 +8,7 @@
 #include "estimator/framework.h"
 #include "estimator/generation.h"
 #include "estimator/task.h"
+#include "estimator/tensor_parallel.h"
 #include "estimator/liger.h"
 #include "estimator/lora.h"
 #include "estimator/schedule.h"
@@ -35,14 +36,14 @@ static const struct modelled {
 	  ANY,
 	  BIT(EST_CHECKPOINT_NONE) | BIT(EST_CHECKPOINT_FULL) },
 	{ "loss",
-	  BIT(EST_LOSS_STANDARD) | BIT(EST_LOSS_CHUNKED) | BIT(EST_LOSS_LIGER) | BIT(EST_LOSS_CUT_CROSS_ENTROPY), ANY },
+	  ANY, ANY },
 	{ "liger_kernel", ANY, BIT(false) },
 	{ "torch_compile", ANY, BIT(false) },
-	{ "parallelism.tensor", BIT(1), BIT(1) },
+	{ "parallelism.tensor", ANY, BIT(1) },
 	{ "parallelism.pipeline", BIT(1), BIT(1) },
 	{ "parallelism.context", BIT(1), BIT(1) },
 	{ "parallelism.expert", BIT(1), BIT(1) },
-	{ "parallelism.sequence_parallel", BIT(false), BIT(false) },
+	{ "parallelism.sequence_parallel", ANY, BIT(false) },
 	{ "offload.optimizer", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
@@ -355,6 +356,12 @@ static void check_compile(const struct est_request *request, const struct est_mo
 		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s", why);
 }
 
+/* Tensor-parallel ranks without others beside them that see other data */
+static bool shards_nothing(const struct est_request *request)
+{
+	return request->parallelism.tensor > 1 && est_shard_ranks(&request->parallelism) == 1;
+}
+
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	check_values(request, faults);
@@ -365,7 +372,9 @@ void est_support_check(const struct est_request *request, const struct est_model
 	}
 	if (request->accounting == EST_REPLAY)
 		check_offload(request, faults);
-	if (!est_schedule_wanted(request)) {
+	if (shards_nothing(request)) {
+		/* nothing is wrapped */
+	} else if (!est_schedule_wanted(request)) {
 		check_named(fsdp_schedules, sizeof(fsdp_schedules) / sizeof(fsdp_schedules[0]), true, request, faults);
 		check_named(fsdp_types, sizeof(fsdp_types) / sizeof(fsdp_types[0]), false, request, faults);
 	} else if (request->parallelism.wrap == EST_WRAP_PEFT && request->parallelism.strategy != EST_FSDP1
@@ -386,6 +395,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_adapters(request, model, faults);
 	check_mixers(request, model, faults);
 	check_loss(request, faults);
+	est_tensor_check(request, model, faults);
 	if (model->vision.tower != EST_TOWER_NONE)
 		check_tower(request, faults);
 	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))

@@ -163,6 +163,7 @@ struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, si
 	memset(node, 0, sizeof(*node));
 	node->op = op;
 	node->frame = tape->packing;
+	node->distributed = tape->distributed;
 	node->layer = tape->layer;
 	if (node != &tape->scratch)
 		connect(tape, node, count, inputs);

@@ -42,6 +42,7 @@ struct est_tensor {
 	uint8_t element;       /* bytes of one element */
 	bool requires_grad;
 	bool view;             /* a gradient that is a view of a living base: cannot be added to in place */
+	bool distributed;      /* a gradient that is a DTensor: neither can the engine, of a subclass */
 	bool temporary;
 };
 
@@ -64,6 +65,7 @@ struct est_node {
 	uint32_t saved[EST_NODE_SAVED];           /* storages, or indices of frame's when frame is set */
 	uint8_t saved_count;
 	bool backwards;                           /* the gradient of the last input is used first */
+	bool distributed;                         /* runs on DTensors */
 	uint16_t layer;                           /* 1 + the layer that it is of; 0: of none */
 	uint32_t frame;                           /* checkpoint frame + 1; 0: saved holds storages */
 	uint64_t extra[EST_NODE_EXTRA];           /* shapes, as the operator likes */
@@ -99,6 +101,8 @@ struct est_leaf {
 	uint64_t offset, ours;      /* of a flat parameter: elements before this leaf, and of it in this rank's part (zero.h) */
 	bool dragged;               /* frozen, but part of a flat parameter that is trained (FSDP1): gradients come, and are not stepped */
 	bool folded;                /* stepped with that flat parameter, whose first leaf has the rank's part as its shard */
+	uint64_t parts;             /* tensor-parallel ranks that hold a part each; 0: they hold the whole */
+	bool unsummed;              /* a rank's gradient is that of its part of the sequence: summed in the step */
 	bool deferred;              /* stepped after all others: a later sub-group (zero3.h) */
 	struct est_tensor accumulated; /* gradient of micro-batches that were not reduced, in the dtype of the reduction */
 };
@@ -187,6 +191,7 @@ struct est_tape {
 	uint64_t pinned;            /* bytes of host memory that they take */
 	bool no_grad;               /* torch.no_grad() */
 	bool autocast;              /* inside an autocast region */
+	bool distributed;           /* operators run on DTensors */
 	bool adapters_off;          /* PEFT's disable_adapter(): linear layers run without theirs */
 	uint32_t packing;           /* frame + 1 whose forward runs; saved tensors are only counted */
 	uint32_t recomputing;       /* frame + 1 that is being recomputed */

@@ -104,9 +104,10 @@ static const struct {
 	  EST_CONTRADICTION },
 	{ "freeze without layers", "method=3", "/trainable_layers", EST_MISSING },
 	{ "freeze", "method=3 trainable_layers=32", NULL, 0 },
-	{ "a sequence split over two ranks, not modelled",
-	  "parallelism.gpus=2 parallelism.tensor=2 parallelism.sequence_parallel=1", "/parallelism/tensor",
-	  EST_NOT_SUPPORTED_YET },
+	{ "a sequence split over two ranks", "parallelism.gpus=2 parallelism.tensor=2 parallelism.sequence_parallel=1", NULL, 0 },
+	{ "a sequence that two ranks cannot split",
+	  "parallelism.gpus=2 parallelism.tensor=2 parallelism.sequence_parallel=1 sequence_length=1023", "/sequence_length",
+	  EST_CONTRADICTION },
 	{ "freeze more than there is", "method=3 trainable_layers=33", "/trainable_layers", EST_OUT_OF_RANGE },
 	{ "the longest sequence of the largest batch", "micro_batch_size=65536 sequence_length=16777216",
 	  "/sequence_length", EST_OUT_OF_RANGE },
@@ -119,7 +120,6 @@ static const struct {
 	{ "cuDNN's attention", "attention=7", NULL, 0 },
 	{ "cuDNN's attention in fp32", "attention=7 precision=7", "/attention", EST_CONTRADICTION },
 	{ "another loss by replay", "loss=2", NULL, 0 },
-	{ "a loss that is sharded", "loss=4", "/loss", EST_NOT_SUPPORTED_YET },
 	{ "another loss by the rule, which knows none", THUMB "loss=2", NULL, 0 },
 	{ "Unsloth", UNSLOTH, NULL, 0 },
 	{ "Unsloth in 4 bits", UNSLOTH " method=2 quantization.prepare_kbit=0", NULL, 0 },
@@ -143,7 +143,25 @@ static const struct {
 	{ "flash attention 3", "attention=2", NULL, 0 },
 	{ "activations on the host", "offload.activations=1", "/offload/activations", EST_NOT_SUPPORTED_YET },
 	{ "checkpoints on the host", "offload.activations=1 gradient_checkpointing=3", NULL, 0 },
-	{ "tensor parallel", "parallelism.gpus=2 parallelism.tensor=2", "/parallelism/tensor", EST_NOT_SUPPORTED_YET },
+	{ "tensor parallel", "parallelism.gpus=2 parallelism.tensor=2", NULL, 0 },
+	{ "tensor parallel by the rule of thumb", THUMB "parallelism.gpus=2 parallelism.tensor=2", "/parallelism/tensor",
+	  EST_NOT_SUPPORTED_YET },
+	{ "more ranks than key_value heads", "parallelism.gpus=16 parallelism.tensor=16", "/parallelism/tensor", EST_CONTRADICTION },
+	{ "tensor parallel and shards", "precision=2 parallelism.gpus=8 parallelism.tensor=2 parallelism.strategy=5", NULL, 0 },
+	{ "tensor parallel, one group of ranks, shards", "parallelism.gpus=2 parallelism.tensor=2 parallelism.strategy=5", NULL, 0 },
+	{ "tensor parallel and replicas", "parallelism.gpus=8 parallelism.tensor=2 parallelism.strategy=1", "/parallelism/strategy",
+	  EST_CONTRADICTION },
+	{ "tensor parallel and ZeRO", "parallelism.gpus=8 parallelism.tensor=2 parallelism.strategy=3", "/parallelism/strategy",
+	  EST_NOT_SUPPORTED_YET },
+	{ "tensor parallel and adapters", "method=1 parallelism.gpus=2 parallelism.tensor=2", "/method", EST_NOT_SUPPORTED_YET },
+	{ "tensor parallel under autocast", "precision=2 parallelism.gpus=2 parallelism.tensor=2", "/precision", EST_NOT_SUPPORTED_YET },
+	{ "a split sequence of padded batches",
+	  "attention_mask=1 parallelism.gpus=2 parallelism.tensor=2 parallelism.sequence_parallel=1", "/parallelism/sequence_parallel",
+	  EST_NOT_SUPPORTED_YET },
+	{ "tensor parallel and quantised states", "parallelism.gpus=2 parallelism.tensor=2 optimizer=6", "/optimizer",
+	  EST_NOT_SUPPORTED_YET },
+	{ "the loss of a part of the words", "parallelism.gpus=2 parallelism.tensor=2 loss=4", NULL, 0 },
+	{ "a part of the words of one rank alone", "loss=4", "/loss", EST_CONTRADICTION },
 	{ "offload", "offload.optimizer=1", "/offload/optimizer", EST_NOT_SUPPORTED_YET },
 	{ "parameters on the host", "offload.optimizer=1 offload.parameters=1", "/offload/parameters", EST_NOT_SUPPORTED_YET },
 	{ "a sharded model with masters", "parallelism.gpus=8 parallelism.strategy=5", NULL, 0 },
@@ -479,11 +497,12 @@ START_TEST(tells_a_refused_default_from_a_named_value)
 	struct est_faults faults = { 0 };
 
 	est_request_init(&request);
-	request.loss = EST_LOSS_VOCAB_PARALLEL;
+	request.accounting = EST_RULE_OF_THUMB;
+	request.objective = EST_DPO;
 	est_check(&request, &model, &faults);
 	ck_assert_uint_eq(faults.count, 1);
 	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "the default here"));
-	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "vocab_parallel"));
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, "dpo"));
 }
 END_TEST
 
