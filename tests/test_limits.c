@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "config/advice.h"
 #include "config/limits.h"
 #include "config/vary.h"
 
@@ -31,6 +32,8 @@ static void stop(void)
 	cfg_catalog_destroy(catalog);
 }
 
+static char asked[512]; /* what a failure is about */
+
 static void limit(const char *text)
 {
 	static struct est_faults faults;
@@ -40,6 +43,7 @@ static void limit(const char *text)
 	faults.count = 0;
 	ck_assert_msg(cfg_read_request(body, "", catalog, &request, &faults), "%s: %s", text, faults.item[0].detail);
 	json_decref(body);
+	snprintf(asked, sizeof(asked), "%s", text);
 	est_arena_rewind(&arena, 0);
 	ck_assert(est_run(&request.request, &request.model, request.cards, request.card_count, &arena, &report));
 	ck_assert(cfg_limits(&request, &arena, &trial, &report));
@@ -65,9 +69,9 @@ static bool fits(const char *field, int64_t value, size_t card)
 static void check_largest(const char *field, int64_t value, int64_t most, size_t card)
 {
 	if (value > 0)
-		ck_assert_msg(fits(field, value, card), "%s %lld", field, (long long)value);
+		ck_assert_msg(fits(field, value, card), "%s: %s %lld", asked, field, (long long)value);
 	if (value < most)
-		ck_assert_msg(!fits(field, value + 1, card), "%s %lld", field, (long long)value + 1);
+		ck_assert_msg(!fits(field, value + 1, card), "%s: %s %lld", asked, field, (long long)value + 1);
 }
 
 static const char *const requests[] = {
@@ -78,18 +82,118 @@ static const char *const requests[] = {
 	"{\"model\":\"llama-3.2-1b\",\"precision\":\"bf16_mixed\",\"parallelism\":{\"strategy\":\"fsdp\",\"gpus\":4},\"gpus\":[\"l4\",\"a100-40gb\"]}",
 };
 
-START_TEST(limits_are_where_the_verdict_changes)
+static void check_limits(void)
 {
-	limit(requests[_i]);
 	for (size_t i = 0; i < report.fit_count; i++) {
 		struct est_fit *fit = &report.fits[i];
 
 		check_largest("micro_batch_size", fit->max_micro_batch_size, 65536, i);
 		check_largest("sequence_length", fit->max_sequence_length, 16777216, i);
 		if (fit->min_gpus > 0)
-			ck_assert_msg(fits("parallelism.gpus", fit->min_gpus, i), "%lld GPUs", (long long)fit->min_gpus);
+			ck_assert_msg(fits("parallelism.gpus", fit->min_gpus, i), "%s: %lld GPUs", asked, (long long)fit->min_gpus);
 		if (fit->min_gpus > 1)
-			ck_assert_msg(!fits("parallelism.gpus", fit->min_gpus - 1, i), "%lld GPUs", (long long)fit->min_gpus - 1);
+			ck_assert_msg(!fits("parallelism.gpus", fit->min_gpus - 1, i), "%s: %lld GPUs", asked, (long long)fit->min_gpus - 1);
+	}
+}
+
+START_TEST(limits_are_where_the_verdict_changes)
+{
+	limit(requests[_i]);
+	check_limits();
+}
+END_TEST
+
+/* ---- the same on random requests over families, methods and strategies */
+
+enum { DRAWS = 16, TRIES = 200 };
+static uint64_t state;
+
+static uint64_t draw(uint64_t below)
+{
+	state += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64 */
+	uint64_t mixed = (state ^ state >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+
+	mixed = (mixed ^ mixed >> 27) * UINT64_C(0x94d049bb133111eb);
+	return (mixed ^ mixed >> 31) % below;
+}
+
+#define ONE_OF(...) ((const char *const[]){ __VA_ARGS__ })[draw(sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *))]
+
+/* A request that may be none: what goes together is for the reader to say. */
+static void draw_text(char *text, size_t size)
+{
+	const char *model = ONE_OF("llama-3.2-1b", "qwen3-0.6b", "gemma-3-270m", "gpt2", "pythia-410m", "opt-125m", "bloom-560m", "t5-small",
+				   "bert-base-uncased", "modernbert-base", "lfm2-350m", "falcon3-1b", "granite-4.0-350m", "smollm2-135m", "qwen3.5-0.8b");
+
+	snprintf(text, size,
+		 "{\"model\":\"%s\",\"method\":\"%s\",\"sequence_length\":%d,\"micro_batch_size\":%d,\"gradient_checkpointing\":%s,"
+		 "\"optimizer\":\"%s\"%s%s,\"gpus\":[\"%s\"]}",
+		 model, ONE_OF("full", "full", "lora", "qlora"), 64 << draw(4), 1 << draw(4), ONE_OF("true", "false"),
+		 ONE_OF("adamw", "adamw_torch", "adamw_8bit", "sgd"),
+		 ONE_OF("", ",\"precision\":\"bf16\"", ",\"precision\":\"bf16_mixed\"", ",\"precision\":\"bf16_master\""),
+		 ONE_OF("", "", ",\"parallelism\":{\"gpus\":2,\"strategy\":\"ddp\"}", ",\"parallelism\":{\"gpus\":4,\"strategy\":\"fsdp\"}",
+			",\"parallelism\":{\"gpus\":4,\"strategy\":\"zero2\"}", ",\"parallelism\":{\"gpus\":8,\"strategy\":\"zero3\"}"),
+		 ONE_OF("rtx-4090", "l4", "rtx-3060-12gb", "a100-40gb", "h100-sxm5-80gb"));
+}
+
+static bool is_request(const char *text)
+{
+	static struct est_faults faults;
+	json_t *body = json_loads(text, 0, NULL);
+	bool right;
+
+	ck_assert_msg(body != NULL, "%s", text);
+	faults.count = 0;
+	right = cfg_read_request(body, "", catalog, &request, &faults);
+	for (size_t i = 0; i < faults.count; i++)
+		ck_assert_msg(faults.item[i].code >= EST_CONTRADICTION, "%s: %s %s", text, faults.item[i].pointer, faults.item[i].detail);
+	json_decref(body);
+	return right;
+}
+
+static void draw_request(int seed, char *text, size_t size)
+{
+	int tries = 0;
+
+	state = (uint64_t)seed * 1000003;
+	do
+		draw_text(text, size);
+	while (!is_request(text) && ++tries < TRIES);
+	ck_assert_int_lt(tries, TRIES);
+}
+
+START_TEST(limits_of_random_requests_are_exact)
+{
+	char text[512];
+
+	draw_request(_i, text, sizeof(text));
+	limit(text);
+	check_limits();
+}
+END_TEST
+
+/* Each piece of advice is what the request with its changes is estimated to need, and what it makes fit. */
+START_TEST(advice_on_random_requests_is_an_estimate)
+{
+	static struct cfg_advice advice[CFG_ADVICE_MAX];
+	size_t count, mark;
+	char text[512];
+
+	draw_request(100 + _i, text, sizeof(text));
+	est_arena_rewind(&arena, 0);
+	ck_assert(est_run(&request.request, &request.model, request.cards, request.card_count, &arena, &report));
+	ck_assert(cfg_advise(&request, &report, &arena, &trial, advice, &count));
+	for (size_t i = 0; i < count; i++) {
+		mark = arena.used;
+		ck_assert(cfg_vary(&request, advice[i].changes, advice[i].change_count, &trial.request));
+		ck_assert(est_run(&trial.request, &request.model, request.cards, request.card_count, &arena, &trial.report));
+		ck_assert_uint_eq(trial.report.fits[0].required, advice[i].required);
+		ck_assert_uint_eq(report.fits[0].required - advice[i].required, advice[i].saves);
+		ck_assert_uint_gt(advice[i].saves, 0);
+		ck_assert(advice[i].makes_fit[0] == (trial.report.fits[0].verdict == EST_FITS && report.fits[0].verdict != EST_FITS));
+		est_arena_rewind(&arena, mark);
+		if (i > 0)
+			ck_assert(advice[i].worth <= advice[i - 1].worth);
 	}
 }
 END_TEST
@@ -153,6 +257,8 @@ int main(void)
 	tcase_add_unchecked_fixture(tcase, start, stop);
 	tcase_set_timeout(tcase, 200);
 	tcase_add_loop_test(tcase, limits_are_where_the_verdict_changes, 0, COUNT(requests));
+	tcase_add_loop_test(tcase, limits_of_random_requests_are_exact, 0, DRAWS);
+	tcase_add_loop_test(tcase, advice_on_random_requests_is_an_estimate, 0, DRAWS);
 	tcase_add_test(tcase, learned_positions_end_the_sequence);
 	tcase_add_test(tcase, a_request_that_fits_nowhere_has_no_largest_values);
 	tcase_add_test(tcase, a_card_that_cannot_run_it_has_no_limits);
