@@ -28,10 +28,12 @@ static void read_card(const json_t *value, const char *pointer, const struct cfg
 		return;
 	}
 	card = cfg_catalog_find_card(catalog, json_string_value(value), &candidates);
-	if (!card)
+	if (!card) {
 		fault_card(catalog, json_string_value(value), candidates, pointer, faults);
-	else
-		ret->cards[ret->card_count++] = &card->gpu;
+		return;
+	}
+	ret->card_words[ret->card_count] = json_string_value(value);
+	ret->cards[ret->card_count++] = &card->gpu;
 }
 
 /* Whether value is a list of 1 to most items. */

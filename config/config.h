@@ -68,6 +68,7 @@ struct cfg_request {
 	size_t card_count;                            /* at least 1 */
 	const struct est_gpu *cards[CFG_CARDS_MAX];   /* in the order of the request; all of the catalogue when none is named,
 							 then led by h100-sxm5-80gb (an assumption) */
+	const char *card_words[CFG_CARDS_MAX];        /* what the client called them, borrowed from its JSON; NULL: they have no name */
 	bool cards_named;
 	struct est_gpu sizes[CFG_SIZES_MAX];          /* cards made of gpu_memory_bytes; cards[] points here for those */
 	char size_id[CFG_SIZES_MAX][32];

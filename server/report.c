@@ -3,6 +3,7 @@
 #include "estimator/explain.h"
 #include "server/advice.h"
 #include "server/hints.h"
+#include "server/people.h"
 #include "server/table.h"
 #include "server/write.h"
 
@@ -320,38 +321,6 @@ static void write_document(struct srv_buffer *buffer, const struct srv_estimate 
 	srv_buffer_add_byte(buffer, '}');
 }
 
-/* ---- for people */
-
-static void write_gib(struct srv_buffer *buffer, const char *label, uint64_t bytes)
-{
-	srv_write_text(buffer, label);
-	srv_write_fixed(buffer, (double)bytes / (1024.0 * 1024 * 1024), 1);
-	SRV_PUT(buffer, " GiB");
-}
-
-static void write_summary(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
-{
-	const struct est_rows *rows = &report->per_gpu;
-
-	srv_write_text(buffer, request->model.id);
-	SRV_PUT(buffer, ": ");
-	srv_write_i64(buffer, report->parameters);
-	SRV_PUT(buffer, " parameters, ");
-	srv_write_i64(buffer, report->trainable_parameters);
-	SRV_PUT(buffer, " trained; per GPU ");
-	write_gib(buffer, "weights ", rows->weights);
-	write_gib(buffer, ", gradients ", rows->gradients);
-	write_gib(buffer, ", optimizer ", rows->optimizer);
-	write_gib(buffer, ", activations ", rows->activations);
-	if (report->replayed) {
-		write_gib(buffer, "; peak allocated ", report->peak.allocated.expected);
-		write_gib(buffer, ", reserved ", report->peak.reserved.expected);
-	} else {
-		write_gib(buffer, "; in all ", rows->total);
-	}
-	SRV_PUT(buffer, "\n\n");
-}
-
 bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const struct srv_estimate *estimate,
 		      struct est_arena *arena, const void **rows)
 {
@@ -365,7 +334,7 @@ bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const s
 		return true;
 	}
 	if (format == SRV_FOR_PEOPLE)
-		write_summary(buffer, estimate->request, report);
+		srv_write_summary(buffer, estimate->request, report);
 	srv_write_rows(buffer, format, &table, rows, report->fit_count);
 	return true;
 }

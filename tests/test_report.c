@@ -203,20 +203,53 @@ START_TEST(advice_that_is_followed_does_what_it_says)
 }
 END_TEST
 
+#define AFFINITY(key, operator, value) "{'nodeAffinity':{'requiredDuringSchedulingIgnoredDuringExecution':{'nodeSelectorTerms':[" \
+	"{'matchExpressions':[{'key':'" key "','operator':'" operator "','values':['" value "']}]}]}}}"
+
 static const struct {
-	const char *name, *body, *slurm, *kubernetes;
+	const char *name, *body, *slurm, *kubernetes, *ray;
 } hinted[] = {
-	{ "one card", "'gpus':'l4'", "--nodes=1 --ntasks-per-node=1 --gres=gpu:1", "{'nvidia.com/gpu':1,'pods':1,'nvidia.com/gpu.product':['NVIDIA-L4']}" },
-	{ "two nodes", "'gpus':'h100-sxm5-80gb','parallelism':{'gpus':16}", "--nodes=2 --ntasks-per-node=8 --gres=gpu:8",
-	  "{'nvidia.com/gpu':8,'pods':2,'nvidia.com/gpu.product':['NVIDIA-H100-80GB-HBM3']}" },
-	{ "AMD's plugin", "'gpus':'mi300x','parallelism':{'gpus':4,'gpus_per_node':2}", "--nodes=2 --ntasks-per-node=2 --gres=gpu:2",
-	  "{'amd.com/gpu':2,'pods':2}" },
+	{ "one card", "'gpus':'l4'", "--nodes=1 --ntasks-per-node=1 --gres=gpu:1 --constraint=\"l4\"",
+	  "{'nvidia.com/gpu':1,'pods':1,'resources':{'limits':{'nvidia.com/gpu':1}},'nvidia.com/gpu.product':['NVIDIA-L4'],"
+	  "'affinity':" AFFINITY("nvidia.com/gpu.product", "In", "NVIDIA-L4") "}",
+	  "{'num_workers':1,'use_gpu':true,'resources_per_worker':{'GPU':1},'accelerator_type':'L4'}" },
+	{ "by the client's words, those that fit", "'gpus':['t4','H100','l40s']",
+	  "--nodes=1 --ntasks-per-node=1 --gres=gpu:1 --constraint=\"H100|l40s\"", NULL, NULL },
+	{ "a word that no shell takes", "'gpus':'NVIDIA L4'", "--nodes=1 --ntasks-per-node=1 --gres=gpu:1 --constraint=\"l4\"", NULL, NULL },
+	{ "two nodes", "'gpus':'h100-sxm5-80gb','parallelism':{'gpus':16}",
+	  "--nodes=2 --ntasks-per-node=8 --gres=gpu:8 --constraint=\"h100-sxm5-80gb\"",
+	  "{'nvidia.com/gpu':8,'pods':2,'resources':{'limits':{'nvidia.com/gpu':8}},'nvidia.com/gpu.product':['NVIDIA-H100-80GB-HBM3'],"
+	  "'affinity':" AFFINITY("nvidia.com/gpu.product", "In", "NVIDIA-H100-80GB-HBM3") "}",
+	  "{'num_workers':16,'use_gpu':true,'resources_per_worker':{'GPU':1},'accelerator_type':'H100'}" },
+	{ "AMD's plugin", "'gpus':'mi300x','parallelism':{'gpus':4,'gpus_per_node':2}",
+	  "--nodes=2 --ntasks-per-node=2 --gres=gpu:2 --constraint=\"mi300x\"",
+	  "{'amd.com/gpu':2,'pods':2,'resources':{'limits':{'amd.com/gpu':2}}}",
+	  "{'num_workers':4,'use_gpu':true,'resources_per_worker':{'GPU':1},'accelerator_type':'AMD-Instinct-MI300X-OAM'}" },
+	{ "none fits", "'gpus':'t4'", "--nodes=1 --ntasks-per-node=1 --gres=gpu:1",
+	  "{'nvidia.com/gpu':1,'pods':1,'resources':{'limits':{'nvidia.com/gpu':1}},'nvidia.com/gpu.product':[]}",
+	  "{'num_workers':1,'use_gpu':true,'resources_per_worker':{'GPU':1},'accelerator_type':'T4'}" },
 };
+
+static void check_hint(const char *name, const json_t *hint, const char *expected)
+{
+	char body[512];
+	json_t *wanted;
+
+	if (!expected)
+		return;
+	snprintf(body, sizeof body, "%s", expected);
+	for (char *at = body; (at = strchr(at, '\''));)
+		*at = '"';
+	wanted = json_loads(body, 0, NULL);
+	ck_assert_msg(wanted != NULL, "%s", body);
+	ck_assert_msg(json_equal(hint, wanted), "%s: %s", name, text());
+	json_decref(wanted);
+}
 
 START_TEST(hints_are_ready_to_paste)
 {
 	char body[256];
-	json_t *read, *hints, *wanted;
+	json_t *read, *hints;
 
 	snprintf(body, sizeof body, "{'model':'qwen3-0.6b','method':'lora',%s}", hinted[_i].body);
 	for (char *at = body; (at = strchr(at, '\''));)
@@ -226,12 +259,33 @@ START_TEST(hints_are_ready_to_paste)
 	read = document();
 	hints = json_object_get(read, "hints");
 	ck_assert_str_eq(member(json_object_get(hints, "slurm"), "options"), hinted[_i].slurm);
-	snprintf(body, sizeof body, "%s", hinted[_i].kubernetes);
-	for (char *at = body; (at = strchr(at, '\''));)
-		*at = '"';
-	wanted = json_loads(body, 0, NULL);
-	ck_assert_msg(json_equal(json_object_get(hints, "kubernetes"), wanted), "%s: %s", hinted[_i].name, text());
-	json_decref(wanted);
+	check_hint(hinted[_i].name, json_object_get(hints, "kubernetes"), hinted[_i].kubernetes);
+	check_hint(hinted[_i].name, json_object_get(hints, "ray"), hinted[_i].ray);
+	json_decref(read);
+}
+END_TEST
+
+/* A node with one MiB less than the least that is taken is short of what the run needs at most. */
+START_TEST(without_names_nodes_are_chosen_by_memory)
+{
+	static const char path[] = "nodeSelectorTerms";
+	json_t *read, *term;
+	const json_t *affinity, *fit;
+	long long least, needed;
+
+	get("/estimate?model=qwen3-0.6b&method=lora");
+	read = document();
+	affinity = json_object_get(json_object_get(json_object_get(read, "hints"), "kubernetes"), "affinity");
+	affinity = json_object_get(json_object_get(affinity, "nodeAffinity"), "requiredDuringSchedulingIgnoredDuringExecution");
+	term = json_array_get(json_object_get(json_array_get(json_object_get(affinity, path), 0), "matchExpressions"), 0);
+	ck_assert_str_eq(member(term, "key"), "nvidia.com/gpu.memory");
+	ck_assert_str_eq(member(term, "operator"), "Gt");
+	least = atoll(json_string_value(json_array_get(json_object_get(term, "values"), 0)));
+	fit = json_array_get(json_object_get(read, "fits"), 0);
+	needed = json_integer_value(json_object_get(fit, "required_high_bytes"));
+	ck_assert_int_lt(least * 1048576, needed);
+	ck_assert_int_ge((least + 1) * 1048576, needed);
+	ck_assert_ptr_null(json_object_get(json_object_get(json_object_get(read, "hints"), "slurm"), "constraint"));
 	json_decref(read);
 }
 END_TEST
@@ -272,7 +326,7 @@ START_TEST(an_estimate_comes_in_every_format)
 	} formats[] = {
 		{ "csv", "text/csv; charset=utf-8; header=present", 3 },
 		{ "ndjson", "application/x-ndjson", 2 },
-		{ "table", "text/plain; charset=utf-8", 5 },
+		{ "table", "text/plain; charset=utf-8", 21 },
 		{ "records", "application/json", 0 },
 	};
 	char target[64];
@@ -283,6 +337,31 @@ START_TEST(an_estimate_comes_in_every_format)
 	ck_assert_str_eq(reply.content_type, formats[_i].type);
 	ck_assert_uint_eq(count_lines(text()), formats[_i].lines);
 	ck_assert_ptr_nonnull(strstr(text(), "l4"));
+}
+END_TEST
+
+/* Columns stand under one another, and what was not asked for is left out. */
+START_TEST(a_table_is_for_people)
+{
+	const char *line;
+
+	post("/estimate?format=table", "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"neftune_noise_alpha\":null,\"parallelism\":{\"gpus\":4},"
+				       "\"from\":{\"training_arguments\":{\"neftune_noise_alpha\":5}}}");
+	ck_assert_int_eq(reply.status, 422); /* a field that there is not, null or not */
+	post("/estimate?format=table", "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"parallelism\":{\"gpus\":4},"
+				       "\"from\":{\"training_arguments\":{\"neftune_noise_alpha\":5}}}");
+	ck_assert_int_eq(reply.status, 200);
+	ck_assert_msg(!strncmp(text(), "llama-3.2-1b: 1.24 billion parameters, 1.24 billion trained; full, ", 67), "%.80s", text());
+	ck_assert_ptr_nonnull(strstr(text(), "\n8 x 2048 tokens, checkpointing none, "));
+	ck_assert_ptr_nonnull(strstr(text(), "; GPUs: 4, sharing ddp\n"));
+	line = strstr(text(), "\ncomponent    one_gpu GiB  per_gpu GiB  at_peak GiB\n");
+	ck_assert_ptr_nonnull(line);
+	for (line = strchr(line + 1, '\n') + 1; *line != '\n'; line = strchr(line, '\n') + 1)
+		ck_assert_uint_eq(strcspn(line, "\n"), strlen("component    one_gpu GiB  per_gpu GiB  at_peak GiB"));
+	ck_assert_ptr_nonnull(strstr(text(), "\nwarning: /from /from/training_arguments/neftune_noise_alpha adds noise"));
+	post("/estimate?format=table", "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"accounting\":\"rule_of_thumb\"}");
+	ck_assert_ptr_nonnull(strstr(text(), "\ncomponent    per_gpu GiB\n"));
+	ck_assert_ptr_null(strstr(text(), "\npeak "));
 }
 END_TEST
 
@@ -313,6 +392,8 @@ static TCase *estimate_tests(void)
 	tcase_add_test(test, limits_are_answered_when_they_are_asked_for);
 	tcase_add_loop_test(test, advice_that_is_followed_does_what_it_says, 0, COUNT(advised));
 	tcase_add_loop_test(test, hints_are_ready_to_paste, 0, COUNT(hinted));
+	tcase_add_test(test, a_table_is_for_people);
+	tcase_add_test(test, without_names_nodes_are_chosen_by_memory);
 	tcase_add_test(test, get_and_post_give_the_same_bytes);
 	tcase_add_test(test, the_same_request_gives_the_same_bytes);
 	tcase_add_loop_test(test, an_estimate_comes_in_every_format, 0, 4);
