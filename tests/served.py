@@ -304,7 +304,7 @@ def noticed_cases(description, port):
     answer = Answer(port, "POST", "/estimate", examples(post)["full"])
     estimate = {"$ref": "#/components/schemas/Estimate"}
     optional = {"peak", "timeline", "host", "rule_of_thumb", "model_type", "value", "reason", "hints", "skypilot", "nvidia.com/gpu",
-                "nvidia.com/gpu.product", "GPU", "accelerators", "H100"}
+                "nvidia.com/gpu.product", "GPU", "accelerators", "H100", "typed_gres", "constraint", "affinity", "accelerator_type"}
     ways = [path for path in ways_down(answer.value) if path[-1] not in optional]
     yield "noticed: a member goes from the answer", ([] if len(ways) > 50 else ["only %d members" % len(ways)]) + \
         ["/".join(map(str, path)) for path in ways
@@ -347,6 +347,91 @@ def session_cases(source, port, marks=MARKS, path="/estimate"):
     yield "the README's session of " + path + " is what the service answers", lacks(json.loads(shown.group(1)), answer.value)
 
 
+SHOWN_BLOCK = re.compile(r"<!-- answer -->\n```(\w*)\n(.*?)\n```\n\n```(\w*)\n(.*?)\n```\n<!-- /answer -->", re.DOTALL)
+
+
+def ask_as_shown(language, asked, port):
+    """The answer to a README's block: a curl line, or a notebook's cell with the body of a batch."""
+    if language == "python":
+        return Answer(port, "POST", "/estimates?format=csv", json.loads(re.search(r"^body = (\{.*?\})$", asked, re.M | re.S).group(1)))
+    target = re.search(r"127\.0\.0\.1:8080(/[^' ]*)", asked).group(1)
+    body = re.search(r"-d '\s*(\{.*\})'", asked, re.DOTALL)
+    return Answer(port, "POST" if body else "GET", target, body and body.group(1).encode())
+
+
+def pivot(table, index, columns, values):
+    """The words of DataFrame.pivot() of a CSV, as pandas prints it."""
+    rows = list(csv.DictReader(io.StringIO(table)))
+    heads = sorted({int(row[columns]) for row in rows})
+    lines = {}
+    for row in rows:
+        lines.setdefault(int(row[index]), {})[int(row[columns])] = row[values]
+    return [columns, *map(str, heads), index] + \
+        [word for key in sorted(lines) for word in [str(key)] + [lines[key][head] for head in heads]]
+
+
+def block_faults(asked, shown, answer):
+    """What a block shows and the service does not answer. JSON may show less, text is shown whole, a notebook pivots."""
+    (asks, question), (tells, text) = asked, shown
+    if answer.status != 200:
+        return ["status %d: %.300s" % (answer.status, answer.body.decode())]
+    if tells == "json":
+        return lacks(json.loads(text), answer.value)
+    if asks == "python":
+        words = pivot(answer.body.decode(), *re.findall(r'(?:index|columns|values)="(.*?)"', question))
+        return [] if text.split() == words else ["shown %s, answered %s" % (text.split(), words)]
+    return [] if text == answer.body.decode().rstrip("\n") else ["answered:\n" + answer.body.decode()]
+
+
+def audience_cases(source, port):
+    """What the README shows for each of those who use the service is what it answers."""
+    blocks = SHOWN_BLOCK.findall((source / "README.md").read_text(encoding="utf-8"))
+    yield "the README has a session for each audience", [] if len(blocks) >= 4 else ["there are %d blocks" % len(blocks)]
+    for asks, question, tells, text in blocks:
+        answer = ask_as_shown(asks, question, port)
+        yield "the README's answer to %s" % question.split("\n")[0][:60].replace("#", "no."), \
+            block_faults((asks, question), (tells, text), answer)
+
+
+def like(shown, answer):
+    """Of the answer what is shown of it now."""
+    if isinstance(shown, dict):
+        return {key: like(shown[key], answer[key]) for key in shown if key in answer}
+    if isinstance(shown, list) and len(shown) == len(answer):
+        return [like(item, answer[i]) for i, item in enumerate(shown)]
+    return answer
+
+
+def written(value, width=118, indent=0):
+    """JSON whose parts are on one line where there is room."""
+    line = json.dumps(value)
+    if len(line) + indent <= width or not isinstance(value, (dict, list)) or not value:
+        return line
+    inner = " " * (indent + 2)
+    if isinstance(value, dict):
+        parts = ["%s: %s" % (json.dumps(key), written(item, width, indent + 2)) for key, item in value.items()]
+    else:
+        parts = [written(item, width, indent + 2) for item in value]
+    ends = "{}" if isinstance(value, dict) else "[]"
+    return ends[0] + "\n" + ",\n".join(inner + part for part in parts) + "\n" + " " * indent + ends[1]
+
+
+def write_blocks(source, port):
+    """Fills in what the blocks show, but for the notebook's, which pandas prints."""
+    path = source / "README.md"
+
+    def fill(found):
+        asks, question, tells, text = found.groups()
+        answer = ask_as_shown(asks, question, port)
+        if tells == "json":
+            text = written(like(json.loads(text), answer.value))
+        elif asks != "python":
+            text = answer.body.decode().rstrip("\n")
+        return "<!-- answer -->\n```%s\n%s\n```\n\n```%s\n%s\n```\n<!-- /answer -->" % (asks, question, tells, text)
+
+    path.write_text(SHOWN_BLOCK.sub(fill, path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def write_session(source, port):
     answer = Answer(port, "POST", "/estimate", SESSION.encode()).value
     answer["model"] = {key: answer["model"][key] for key in SHOWN_OF_MODEL}
@@ -382,8 +467,9 @@ def main(arguments):
         if write:
             write_session(source, port)
             write_plan(source, port)
+            write_blocks(source, port)
             return 0
-        kinds = [description_cases(source, vramcast, description, port), session_cases(source, port),
+        kinds = [description_cases(source, vramcast, description, port), session_cases(source, port), audience_cases(source, port),
                  session_cases(source, port, PLAN_MARKS, "/plan")]
         for kind in (example_cases, batch_cases, plan_cases, path_cases, fault_cases, range_cases, noticed_cases):
             kinds.append(kind(description, port))
