@@ -113,12 +113,12 @@ static inline uint32_t est_units(uint64_t bytes)
 	return units > UINT32_MAX ? UINT32_MAX : (uint32_t)units;
 }
 
-/* Units that a request for bytes, at least 1, is served with. */
+/* Units that a request for bytes, a multiple of them, is served with. */
 static inline uint32_t est_units_served(uint64_t bytes)
 {
-	uint32_t units = est_units(bytes);
+	uint64_t units = bytes / EST_UNIT;
 
-	return units < EST_LARGEST_REQUEST ? units : EST_LARGEST_REQUEST;
+	return units < EST_LARGEST_REQUEST ? (uint32_t)units : EST_LARGEST_REQUEST;
 }
 
 #endif
