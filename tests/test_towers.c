@@ -177,6 +177,7 @@ int main(void)
 		fprintf(stderr, "%s\n", error);
 		return EXIT_FAILURE;
 	}
+	tcase_set_timeout(test, 60); /* arenas for any model are slow to fill where malloc() fills them */
 	tcase_add_loop_test(test, what_is_trained_is_what_transformers_counts, 0, sizeof(traced) / sizeof(traced[0]));
 	tcase_add_loop_test(test, what_is_not_modelled_is_refused_with_its_pointer, 0, sizeof(cases) / sizeof(cases[0]));
 	tcase_add_test(test, the_upper_figure_has_room_for_a_tower_that_is_trained);
