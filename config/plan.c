@@ -193,8 +193,57 @@ static bool settle(struct cfg_search *search, struct entry *entry)
 	return cfg_known_allows(&search->space, known, entry->card, point, &search->run);
 }
 
-/* Where to look next on the way to entry's point: at the first scale that is not sure, the others behind it at their easiest; after
- * failures farther and farther from the best, and half way to what is sure. True when all is sure but the allocator. */
+static int64_t value_at(const struct cfg_space *space, enum scale scale, int index)
+{
+	return scale == GPUS ? space->gpus.values[index] : scale == BATCH ? space->batches.values[index] : space->lengths.values[index];
+}
+
+/* What is alive by the replay at point with index of the scale; 0: not known. */
+static double alive_at(const struct cfg_search *search, const struct entry *entry, struct cfg_point point, enum scale scale, int index)
+{
+	*index_of(&point, scale) = (uint16_t)index;
+	return (double)cfg_known_at(&search->known[entry->recipe], entry->card, point, false);
+}
+
+/* Where batch or length should end by the line from the sure index, or the easiest, to the next one above best that was too much:
+ * what is alive bends upwards, so that what lies below the line is right. -1: there is no such line. */
+static int interpolate(const struct cfg_search *search, const struct entry *entry, struct cfg_point point, enum scale scale, int best,
+		       int sure)
+{
+	const struct walk walk = walk_of(search, &search->known[entry->recipe], scale);
+	double low = alive_at(search, entry, point, scale, sure), high = 0, room = (double)cfg_space_usable(&search->space, entry->card), end;
+	int above = best;
+
+	while (scale != GPUS && above < walk.from && high <= 0)
+		high = alive_at(search, entry, point, scale, ++above);
+	if (low <= 0 || low > room || high <= room)
+		return -1;
+	end = (double)value_at(&search->space, scale, sure)
+	      + (room - low) / (high - low) * (double)(value_at(&search->space, scale, above) - value_at(&search->space, scale, sure));
+	while (sure < best && (double)value_at(&search->space, scale, sure + 1) <= end)
+		sure++;
+	return sure;
+}
+
+/* The first index on the way from best to the easiest that is sure; the easiest when none is. */
+static int find_sure(const struct cfg_search *search, const struct entry *entry, struct cfg_point point, enum scale scale, int best)
+{
+	const struct cfg_known *known = &search->known[entry->recipe];
+	struct walk walk = walk_of(search, known, scale);
+	int sure = best;
+
+	while (sure != walk.to) {
+		sure += walk.step;
+		*index_of(&point, scale) = (uint16_t)sure;
+		if (cfg_known_passes(&search->space, known, entry->card, point))
+			break;
+	}
+	return sure;
+}
+
+/* Where to look next on the way to entry's point: at the first scale that is not sure, the others behind it at their easiest. One above
+ * where a line says that it ends; without a line after failures farther and farther from the best, and half way to what is sure. True when
+ * all is sure but the allocator. */
 static bool choose_probe(const struct cfg_search *search, const struct entry *entry, struct cfg_point *ret)
 {
 	const struct cfg_known *known = &search->known[entry->recipe];
@@ -205,19 +254,19 @@ static bool choose_probe(const struct cfg_search *search, const struct entry *en
 		struct walk walk = walk_of(search, known, scale);
 		uint16_t *index = index_of(ret, scale);
 		struct cfg_point point = entry->point;
-		int best = *index_of(&point, scale), sure = best, stride = entry->failures ? 1 << (entry->failures - 1) : 0;
+		int best = *index_of(&point, scale), stride = entry->failures ? 1 << (entry->failures - 1) : 0, sure, end;
 
 		*index = (uint16_t)best;
 		if (cfg_known_passes(&search->space, known, entry->card, *ret))
 			continue;
-		while (sure != walk.to) {
-			sure += walk.step;
-			*index = (uint16_t)sure;
-			if (cfg_known_passes(&search->space, known, entry->card, *ret))
-				break;
-		}
+		sure = find_sure(search, entry, *ret, scale, best);
+		end = interpolate(search, entry, *ret, scale, best, sure);
+		if (end == best && i == SCALES - 1)
+			return true;
 		stride = stride < abs(sure - best) / 2 || !stride ? stride : abs(sure - best) / 2;
-		*index = (uint16_t)(best + stride * walk.step);
+		*index = (uint16_t)(end < 0 ? best + stride * walk.step : end < best ? end + 1 : best);
+		if (cfg_known_at(known, entry->card, *ret, false))
+			*index = (uint16_t)best; /* that one failed by so little that it tells nothing of others */
 		return false;
 	}
 	return true;
@@ -233,7 +282,7 @@ static void doubt(const struct cfg_search *search, const struct entry *entry, st
 
 	*index_of(&easy, scale) = (uint16_t)walk_of(search, known, scale).to;
 	least = cfg_known_at(known, entry->card, easy, false);
-	if (entry->doubtful && least && alive < least + least / 32 && !cfg_known_at(known, entry->card, easy, true))
+	if (entry->doubtful && least && alive && alive < least + least / 32 && !cfg_known_at(known, entry->card, easy, true))
 		*point = easy;
 }
 

@@ -6,36 +6,36 @@
 #include "config/space.h"
 #include "estimator/fields.h"
 
-static void change(struct cfg_recipe *recipe, const char *name, double value)
+static void change(struct cfg_recipe *recipe, const struct est_field *field, double value)
 {
 	size_t at = recipe->change_count;
-	const struct est_field *field = est_field_find(name);
 
 	if (recipe->change_count == CFG_RECIPE_CHANGES)
 		return;
-	while (at > 0 && est_field_find(recipe->changes[at - 1].name) > field) {
+	while (at > 0 && recipe->rows[at - 1] > field) {
 		recipe->changes[at] = recipe->changes[at - 1];
+		recipe->rows[at] = recipe->rows[at - 1];
 		at--;
 	}
 	recipe->changes[at] = (struct cfg_change){ field->name, value };
+	recipe->rows[at] = field;
 	recipe->change_count++;
 }
 
 /* A change to what the request says already is none, but where it only follows from other fields. */
-static void change_if_other(const struct cfg_space *space, struct cfg_recipe *recipe, const char *name, double value)
+static void change_if_other(const struct cfg_space *space, struct cfg_recipe *recipe, const struct est_field *field, double value)
 {
-	const struct est_field *field = est_field_find(name);
 	const struct est_request *request = &space->base.request;
 	bool same = fabs(est_field_get(field, request) - value) < 1e-9 && field->kind != EST_FIELD_CHECKPOINTING;
 
 	if (!same || (field->by_framework && !est_field_is_named(field, request)))
-		change(recipe, name, value);
+		change(recipe, field, value);
 }
 
 static void choose_offload(const struct cfg_space *space, struct cfg_recipe *recipe, double value)
 {
-	change_if_other(space, recipe, "offload.optimizer", value > 0 ? EST_ON_CPU : EST_ON_GPU);
-	change_if_other(space, recipe, "offload.parameters", value > 1 ? EST_ON_CPU : EST_ON_GPU);
+	change_if_other(space, recipe, est_field_find("offload.optimizer"), value > 0 ? EST_ON_CPU : EST_ON_GPU);
+	change_if_other(space, recipe, est_field_find("offload.parameters"), value > 1 ? EST_ON_CPU : EST_ON_GPU);
 }
 
 /* The choice of an axis in recipe i, and what is left of i. */
@@ -55,7 +55,7 @@ static void preview(const struct cfg_space *space, size_t i, struct est_request 
 
 	*ret = space->base.request;
 	for (size_t axis = 0; axis < space->axis_count; axis++) {
-		const struct est_field *field = est_field_find(space->axes[axis].name);
+		const struct est_field *field = space->axes[axis].field;
 		double value = choose(&space->axes[axis], &i, &first);
 
 		if (field)
@@ -71,7 +71,7 @@ static void forget_companions(const struct cfg_space *space, const struct est_re
 		const char *only;
 
 		if (est_field_is_named(field, &space->base.request) && !est_field_applies(field, chosen, &only) && only)
-			change(recipe, field->name, NAN);
+			change(recipe, field, NAN);
 	}
 }
 
@@ -83,7 +83,7 @@ bool cfg_space_recipe(const struct cfg_space *space, size_t i, struct cfg_recipe
 	preview(space, i, &chosen);
 	*ret = (struct cfg_recipe){ .alone = chosen.parallelism.strategy == EST_SINGLE };
 	for (size_t axis = 0; axis < space->axis_count; axis++) {
-		const struct est_field *field = est_field_find(space->axes[axis].name);
+		const struct est_field *field = space->axes[axis].field;
 		bool first;
 		double value = choose(&space->axes[axis], &i, &first);
 		const char *only = NULL;
@@ -91,7 +91,7 @@ bool cfg_space_recipe(const struct cfg_space *space, size_t i, struct cfg_recipe
 		if (field && !est_field_applies(field, &chosen, &only) && only)
 			unique = unique && first;
 		else if (field)
-			change_if_other(space, ret, field->name, value);
+			change_if_other(space, ret, field, value);
 		else
 			choose_offload(space, ret, value);
 	}
@@ -101,10 +101,10 @@ bool cfg_space_recipe(const struct cfg_space *space, size_t i, struct cfg_recipe
 
 void cfg_recipe_scale(const struct cfg_space *space, int64_t gpus, int64_t batch, int64_t length, struct cfg_recipe *recipe)
 {
-	change_if_other(space, recipe, "parallelism.gpus", (double)gpus);
-	change_if_other(space, recipe, "micro_batch_size", (double)batch);
+	change_if_other(space, recipe, est_field_find("parallelism.gpus"), (double)gpus);
+	change_if_other(space, recipe, est_field_find("micro_batch_size"), (double)batch);
 	if (length != space->base.request.sequence_length)
-		change(recipe, "sequence_length", (double)length);
+		change(recipe, est_field_find("sequence_length"), (double)length);
 }
 
 /* ---- as JSON */

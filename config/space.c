@@ -118,7 +118,7 @@ static struct cfg_axis *add_axis(struct cfg_space *space, const char *name)
 	const struct est_field *field = est_field_find(name);
 	struct cfg_axis *axis = &space->axes[space->axis_count++];
 
-	*axis = (struct cfg_axis){ .name = field ? field->name : "offload" };
+	*axis = (struct cfg_axis){ .name = field ? field->name : "offload", .field = field };
 	if (field && field->kind != EST_FIELD_CHECKPOINTING)
 		add_to_axis(axis, est_field_get(field, &space->base.request));
 	return axis;
@@ -195,7 +195,7 @@ static void vary_values(struct cfg_space *space, const struct est_field *field, 
 	}
 	axis = scale ? NULL : &space->axes[space->axis_count++];
 	if (axis)
-		*axis = (struct cfg_axis){ .name = field->name };
+		*axis = (struct cfg_axis){ .name = field->name, .field = field };
 	for (size_t i = 0; i < json_array_size(values); i++) {
 		const json_t *value = json_array_get(values, i);
 		char place[EST_POINTER_MAX];

@@ -15,6 +15,7 @@ enum { CFG_SPACE_GPUS = 1024, CFG_SPACE_LIMIT = 100, CFG_SPACE_LIMIT_DEFAULT = 1
 /* One field and the values that it takes; "offload" is two fields at once. */
 struct cfg_axis {
 	const char *name;
+	const struct est_field *field; /* NULL: offload */
 	size_t count;
 	double values[CFG_AXIS_VALUES];
 };
@@ -42,6 +43,7 @@ struct cfg_space {
 struct cfg_recipe {
 	size_t change_count;
 	struct cfg_change changes[CFG_RECIPE_CHANGES]; /* in the order of the fields */
+	const struct est_field *rows[CFG_RECIPE_CHANGES]; /* of the changes */
 	bool alone;                   /* strategy none: one data-parallel rank; else several */
 };
 
