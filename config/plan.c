@@ -21,10 +21,8 @@ struct cfg_search {
 	struct cfg_space space;
 	size_t read;            /* recipes that were looked at */
 	struct cfg_known *known;
-	struct entry *entries;  /* a heap, the best first */
-	size_t entry_count;
-	struct entry *dropped;  /* those that fit nowhere */
-	size_t dropped_count;
+	struct entry *entries;  /* a heap, the best first; from the end on those that fit nowhere */
+	size_t entry_count, dropped_count, capacity;
 	uint64_t examined, replays, layers;
 	size_t found;
 	bool cut;
@@ -165,6 +163,16 @@ static void pop(struct cfg_search *search)
 {
 	search->entries[0] = search->entries[--search->entry_count];
 	sift_down(search, 0);
+}
+
+static struct entry *dropped(struct cfg_search *search, size_t i)
+{
+	return &search->entries[search->capacity - 1 - i];
+}
+
+static void drop(struct cfg_search *search, const struct entry *entry)
+{
+	*dropped(search, search->dropped_count++) = *entry;
 }
 
 /* ---- points */
@@ -392,7 +400,7 @@ static void add_entries(struct cfg_search *search, uint32_t recipe)
 		if (settle(search, &entry))
 			push(search, &entry);
 		else
-			search->dropped[search->dropped_count++] = entry;
+			drop(search, &entry);
 	}
 }
 
@@ -453,8 +461,10 @@ static enum cfg_progress look(struct cfg_search *search, struct est_arena *arena
 	if (settle(search, entry)) {
 		sift_down(search, 0);
 	} else {
-		search->dropped[search->dropped_count++] = *entry;
+		struct entry gone = *entry;
+
 		pop(search);
+		drop(search, &gone);
 	}
 	return CFG_SEARCHING;
 }
@@ -506,12 +516,12 @@ static struct entry *least_short(struct cfg_search *search, bool *ret_judged)
 
 	for (size_t i = 0; i < search->dropped_count; i++) {
 		bool judged;
-		uint64_t missing = shortage(search, &search->dropped[i], &judged);
+		uint64_t missing = shortage(search, dropped(search, i), &judged);
 
 		if (missing >= least)
 			continue;
 		least = missing;
-		nearest = &search->dropped[i];
+		nearest = dropped(search, i);
 		*ret_judged = judged;
 	}
 	return nearest;
@@ -561,15 +571,14 @@ static void adopt(struct cfg_search *search, const struct cfg_space *space)
 struct cfg_search *cfg_search_create(const struct cfg_space *space)
 {
 	struct cfg_search *search = calloc(1, sizeof(*search));
-	size_t entries = space->recipe_count * space->base.card_count;
 
 	if (!search)
 		return NULL;
+	search->capacity = space->recipe_count * space->base.card_count;
 	search->known = calloc(space->recipe_count, sizeof(*search->known));
-	search->entries = calloc(entries, sizeof(*search->entries));
-	search->dropped = calloc(entries, sizeof(*search->dropped));
+	search->entries = calloc(search->capacity, sizeof(*search->entries));
 	adopt(search, space);
-	if (search->known && search->entries && search->dropped)
+	if (search->known && search->entries)
 		return search;
 	search->space.request = NULL;
 	cfg_search_destroy(search);
@@ -587,7 +596,6 @@ void cfg_search_destroy(struct cfg_search *search)
 		}
 	free(search->known);
 	free(search->entries);
-	free(search->dropped);
 	cfg_space_finish(&search->space);
 	free(search);
 }

@@ -157,6 +157,11 @@ def plan_cases(description, port):
                       plan.get("short_bytes", 0))
             lines += [] if told == [wanted] else ["%s, not %s" % (told, wanted)]
         yield "the plans of %s are confirmed" % name, lines
+    asked = description["components"]["schemas"]["PlanRequest"]["properties"]
+    told = Answer(port, "POST", "/plan", {"request": {"model": "gpt2"}, "objective": "", "vary": [""]}).value["errors"]
+    told = [re.split(", | or ", row["detail"].replace("must be one of ", "").replace("must be ", "")) for row in told]
+    yield "a plan's words are the description's", \
+        [] if told == [asked["objective"]["enum"], asked["vary"]["oneOf"][0]["items"]["enum"]] else [str(told)]
     wanted = Answer(port, "POST", "/plan", examples(post)["cheapest"]).value["plans"]
     yield "a price of the request goes before", [] if any(
         row["gpu"] == "l4" and row["price_per_hour"] == 0.2 for row in wanted) else [str(wanted)]
