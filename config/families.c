@@ -42,16 +42,9 @@
 	.head_dim = 256, .qk_norm = EST_QK_NORM_HEAD, .gated_attention = true, .conv_kernel = 4, .linear_num_key_heads = 16, \
 	.linear_num_value_heads = 32, .linear_key_head_dim = 128, .linear_value_head_dim = 128
 
-#define ENCODER_LAYERS \
-	LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
-	.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1, .classifier_dropout = 0.1
-#define ENCODER_AND_DECODER \
-	.norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true, .position = EST_RELATIVE_POSITIONS, \
-	.partial_rotary_factor = 1, .do_layer_norm_before = true, .head_dim = 64, .relative_attention_num_buckets = 32, .tie_word_embeddings = true, \
-	.attention_dropout = 0.1, .residual_dropout = 0.1
-
-#define ENCODER_LAYERS \
-	LAYERNORM_MLP(EST_LEARNED_POSITIONS, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
+#define ENCODER_LAYERS POSITIONED_ENCODER(EST_LEARNED_POSITIONS)
+#define POSITIONED_ENCODER(positions) \
+	LAYERNORM_MLP(positions, 1, EST_GELU), .tie_word_embeddings = true, .num_labels = 2, \
 	.attention_dropout = 0.1, .residual_dropout = 0.1, .embedding_dropout = 0.1, .classifier_dropout = 0.1
 #define ENCODER_AND_DECODER \
 	.norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true, .position = EST_RELATIVE_POSITIONS, \
@@ -198,6 +191,22 @@ const struct cfg_family cfg_families[] = {
 		.ssm_num_groups = 8, .ssm_state_size = 128, .ssm_chunk_size = 128, .conv_kernel = 4, .conv_bias = true,
 		.num_experts = 8, .num_experts_per_tok = 2, .moe_intermediate_size = 7688, .shared_expert_intermediate_size = 7688,
 		.n_group = 1, .topk_group = 1, .norm_topk_prob = true, .router_correction_bias = true } },
+	{ "bamba", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_LAYER_KINDS | CFG_READS_SSM
+		| CFG_READS_BAMBA, .shape = {
+		.architecture = EST_ARCH_BAMBA, GATED_PARTLY(EST_RMSNORM, 2, EST_SILU, 0.5), .max_position_embeddings = 262144,
+		.num_key_value_heads = 8, .ssm_num_heads = 128, .ssm_num_groups = 1, .ssm_state_size = 256, .ssm_chunk_size = 256,
+		.conv_kernel = 4, .conv_bias = true } },
+	{ "falcon_h1", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_LAYER_KINDS | CFG_READS_SSM
+		| CFG_READS_FALCON_H1, .shape = {
+		.architecture = EST_ARCH_FALCON_H1, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 8192,
+		.num_key_value_heads = 8, .ssm_num_heads = 128, .ssm_num_groups = 1, .ssm_state_size = 256, .ssm_chunk_size = 256,
+		.conv_kernel = 4, .conv_bias = true, .attends_beside = true, .ungated_norm = true, .embedding_multiplier = 1,
+		.logits_scaling = 1 } },
+	{ "mamba2", CFG_READS_LAYER_KINDS | CFG_READS_SSM | CFG_READS_MAMBA2, .shape = {
+		.architecture = EST_ARCH_MAMBA2, BARE_MLP(EST_RMSNORM, 1, EST_NO_POSITIONS, EST_SILU), .single_blocks = true,
+		.vocab_size = 32768, .hidden_size = 4096, .num_hidden_layers = 64, .max_position_embeddings = 1 << 20,
+		.ssm_num_heads = 128, .ssm_head_dim = 64, .ssm_num_groups = 8, .ssm_state_size = 128, .ssm_chunk_size = 256,
+		.conv_kernel = 4, .conv_bias = true, .residual_in_fp32 = true } },
 	{ "qwen3_next", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_LAYER_KINDS | CFG_READS_DELTA | CFG_READS_PARTIAL_ROTARY
 		| CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_SHARED_WIDTH | CFG_READS_NORM_TOPK | CFG_READS_SPARSE_STEP,
 		.shape = { DELTA_NET, .architecture = EST_ARCH_QWEN3_NEXT, .num_key_value_heads = 2, .intermediate_size = 5632,
@@ -247,6 +256,9 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_MODERNBERT, GATED(EST_LAYERNORM_NOBIAS, 2, EST_GELU), .max_position_embeddings = 8192,
 		.tie_word_embeddings = true, .embedding_norm = true, .lm_head_bias = true, .num_labels = 2, .sliding_window = 128,
 		.full_attention_every = 3, .full_attention_first = true } },
+	{ "deberta-v2", CFG_READS_DEBERTA, .shape = {
+		.architecture = EST_ARCH_DEBERTA, POSITIONED_ENCODER(EST_RELATIVE_POSITIONS), .max_position_embeddings = 512,
+		.refuses_sdpa = true, .refuses_flash = true } },
 	{ "distilbert", CFG_READS_DISTILBERT, .shape = {
 		.architecture = EST_ARCH_DISTILBERT, ENCODER_LAYERS, .max_position_embeddings = 512 } },
 	{ "t5", CFG_READS_T5, .shape = { .architecture = EST_ARCH_T5, ENCODER_AND_DECODER, .activation = EST_RELU,
@@ -312,7 +324,6 @@ const struct cfg_family cfg_families[] = {
 #define MIXTURE "a mixture of experts, not modelled yet"
 #define VISION "a vision-language model, not modelled yet"
 #define HYBRID "layers other than attention (recurrent or convolutional), not modelled yet"
-#define ENCODER "an encoder, not modelled yet"
 #define ENCODER_DECODER "an encoder and decoder, not modelled yet"
 #define LATENT "latent attention, not modelled yet"
 #define REMOTE "modelling code outside of Transformers, not modelled"
@@ -320,11 +331,11 @@ const struct cfg_family cfg_families[] = {
 
 const struct cfg_refusal cfg_refusals[] = {
 	{ "baichuan", REMOTE },
-	{ "deberta-v2", ENCODER },
 	{ "deepseek", MIXTURE },
 	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
 	{ "exaone", REMOTE },
+	{ "falcon_mamba", HYBRID },
 	{ "gemma3n", VISION },
 	{ "gemma4", VISION },
 	{ "gemma4_text", OTHER },
@@ -332,11 +343,11 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "glm_moe_dsa", MIXTURE },
 	{ "internlm2", REMOTE },
 	{ "internlm3", REMOTE },
+	{ "jamba", HYBRID },
 	{ "kimi_k3", MIXTURE },
 	{ "kimi_linear", MIXTURE },
 	{ "llama4", MIXTURE },
 	{ "mamba", HYBRID },
-	{ "mamba2", HYBRID },
 	{ "mimo", REMOTE },
 	{ "mimo_v2_flash", MIXTURE },
 	{ "minicpm", REMOTE },
@@ -345,6 +356,7 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "mistral4", MIXTURE },
 	{ "muse_glimmer", OTHER },
 	{ "phimoe", MIXTURE },
+	{ "zamba2", HYBRID },
 };
 /* clang-format on */
 

@@ -55,6 +55,10 @@ enum {
 #define CFG_READS_NEMOTRON (UINT64_C(1) << 48)  /* moe_shared_expert_intermediate_size, moe_latent_size, ... */
 #define CFG_READS_DELTA (UINT64_C(1) << 49)     /* linear_num_key_heads, ...: the gated delta rule */
 #define CFG_READS_MODERNBERT (UINT64_C(1) << 52) /* local_attention, global_attn_every_n_layers, ... */
+#define CFG_READS_DEBERTA (UINT64_C(1) << 53)  /* relative_attention, position_buckets, ... */
+#define CFG_READS_BAMBA (UINT64_C(1) << 54)     /* attn_layer_indices, z_loss_coefficient */
+#define CFG_READS_FALCON_H1 (UINT64_C(1) << 55) /* mamba_d_ssm, mamba_rms_norm, ... */
+#define CFG_READS_MAMBA2 (UINT64_C(1) << 56)    /* num_heads, state_size, ...: Mamba-2 alone */
 #define CFG_READS_BLOOM (UINT64_C(1) << 40)     /* apply_residual_connection_post_layernorm, slow_but_exact */
 
 struct cfg_family {

@@ -10,6 +10,7 @@ static const char unknown_activation[] = "an activation function that is not mod
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
 static const char irregular_rotation[] = "rotary embedding in an irregular pattern of layers, not modelled yet";
 static const char other_modernbert[] = "dropout, biases or sparse prediction of a ModernBERT, not modelled yet";
+static const char other_deberta[] = "a DeBERTa with other attention or embeddings than the third version's, not modelled yet";
 static const char other_stablelm[] = "qk_layernorm or use_parallel_residual, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
@@ -200,15 +201,45 @@ static void settle_modernbert(const struct cfg_hf_reading *reading)
 			cfg_hf_refuse(model, irregular_window);
 }
 
+static bool says(const struct cfg_hf_reading *reading, const char *key, const char *word)
+{
+	const char *value = json_string_value(json_object_get(reading->object, key));
+
+	return value && !strcmp(value, word);
+}
+
+/* Both kinds of scores, in either spelling: "p2c|c2p" or a list. */
+static bool scores_both_ways(const struct cfg_hf_reading *reading)
+{
+	return says(reading, "pos_att_type", "p2c|c2p") || says(reading, "pos_att_type", "c2p|p2c")
+	       || json_array_size(json_object_get(reading->object, "pos_att_type")) == 2;
+}
+
+/* What the files of the third version say; of the class's own defaults no checkpoint is. */
+static void settle_deberta(const struct cfg_hf_reading *reading)
+{
+	struct est_model *model = reading->model;
+	bool third = is_true(reading, "relative_attention") && is_true(reading, "share_att_key") && model->position_buckets > 0
+		     && says(reading, "norm_rel_ebd", "layer_norm") && scores_both_ways(reading)
+		     && json_is_false(json_object_get(reading->object, "position_biased_input"));
+
+	if (!third || json_integer_value(json_object_get(reading->object, "conv_kernel_size")) > 0
+	    || json_integer_value(json_object_get(reading->object, "type_vocab_size")) > 0
+	    || json_number_value(json_object_get(reading->object, "pooler_dropout")) > 0)
+		cfg_hf_refuse(model, other_deberta);
+}
+
 static void settle_encoder(const struct cfg_hf_reading *reading, uint64_t reads)
 {
-	const char *key = (reads & CFG_READS_BERT) ? "classifier_dropout" : "seq_classif_dropout";
+	const char *key = (reads & CFG_READS_BERT)      ? "classifier_dropout"
+			  : (reads & CFG_READS_DEBERTA) ? "cls_dropout"
+							: "seq_classif_dropout";
 	const json_t *classifier = json_object_get(reading->object, key);
 	size_t labels = json_object_size(json_object_get(reading->object, "id2label"));
 	struct est_model *model = reading->model;
 
 	model->embedding_dropout = model->residual_dropout;
-	model->classifier_dropout = (reads & CFG_READS_BERT) ? model->residual_dropout : 0.2;
+	model->classifier_dropout = (reads & CFG_READS_DISTILBERT) ? 0.2 : model->residual_dropout;
 	if (json_is_number(classifier))
 		model->classifier_dropout = json_number_value(classifier);
 	if (labels > 0)
@@ -281,6 +312,11 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 		model->intermediate_size = 4 * model->hidden_size;
 	if ((family->reads & CFG_READS_DELTA) && !model->intermediate_size) /* of no layer, where all have experts */
 		model->intermediate_size = model->shared_expert_intermediate_size;
+	if (family->reads & CFG_READS_MAMBA2) { /* nothing attends, nothing feeds forward */
+		model->num_attention_heads = model->ssm_num_heads;
+		model->head_dim = model->ssm_head_dim;
+		model->intermediate_size = model->hidden_size;
+	}
 	if (reading->faults->count == before)
 		require_sizes(reading);
 	if (reading->faults->count > before)
@@ -289,7 +325,9 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 		settle_latent(reading);
 	if (family->reads & CFG_READS_MODERNBERT)
 		settle_modernbert(reading);
-	if (family->reads & (CFG_READS_BERT | CFG_READS_DISTILBERT))
+	if (family->reads & CFG_READS_DEBERTA)
+		settle_deberta(reading);
+	if (family->reads & (CFG_READS_BERT | CFG_READS_DISTILBERT | CFG_READS_DEBERTA))
 		settle_encoder(reading, family->reads);
 	if (family->reads & CFG_READS_T5)
 		settle_t5(reading);

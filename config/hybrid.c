@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+static const char z_loss[] = "a z-loss beside the loss (z_loss_coefficient), not modelled yet";
+static const char normed_falcon_h1[] = "a norm in Falcon-H1's mixers (mamba_rms_norm), not modelled yet";
 static const char no_kinds[] = "no list of the kinds of its layers";
 
 /* Names that layer_types and layers_block_type have for a kind, and the letters of hybrid_override_pattern. */
@@ -57,8 +59,8 @@ static void read_pattern(const struct cfg_hf_reading *reading, const char *patte
 	}
 }
 
-/* LFM-2: the layers that attend; all others convolve. */
-static void read_indices(const struct cfg_hf_reading *reading, const json_t *indices)
+/* LFM-2, Bamba: the layers that attend; in all others is the mixer. */
+static void read_indices(const struct cfg_hf_reading *reading, const char *key, const json_t *indices)
 {
 	struct est_model *model = reading->model;
 	const json_t *index;
@@ -69,7 +71,7 @@ static void read_indices(const struct cfg_hf_reading *reading, const json_t *ind
 		json_int_t layer = json_integer_value(index);
 
 		if (!json_is_integer(index) || layer < 0 || layer >= model->num_hidden_layers)
-			cfg_hf_complain(reading, "full_attn_idxs", EST_OUT_OF_RANGE, "must list layers from 0 to num_hidden_layers - 1");
+			cfg_hf_complain(reading, key, EST_OUT_OF_RANGE, "must list layers from 0 to num_hidden_layers - 1");
 		else
 			model->layer_kinds[layer] = EST_LAYER_ATTENDS;
 	}
@@ -102,7 +104,11 @@ static void read_kinds(const struct cfg_hf_reading *reading, uint64_t reads)
 	if (json_is_string(pattern))
 		read_pattern(reading, json_string_value(pattern));
 	else if (json_is_array(indices))
-		read_indices(reading, indices);
+		read_indices(reading, "full_attn_idxs", indices);
+	else if (reads & CFG_READS_BAMBA)
+		read_indices(reading, "attn_layer_indices", json_object_get(reading->object, "attn_layer_indices"));
+	else if (reads & (CFG_READS_FALCON_H1 | CFG_READS_MAMBA2))
+		memset(reading->model->layer_kinds, EST_LAYER_MIXES, (size_t)reading->model->num_hidden_layers);
 	else if (reads & CFG_READS_DELTA)
 		read_interval(reading);
 	else
@@ -128,6 +134,33 @@ static void settle_ssm(const struct cfg_hf_reading *reading)
 		cfg_hf_complain(reading, "mamba_n_groups", EST_CONTRADICTION, "must divide the number of heads");
 }
 
+static bool is_true(const struct cfg_hf_reading *reading, const char *key)
+{
+	return json_is_true(json_object_get(reading->object, key));
+}
+
+static bool is_more_than_0(const struct cfg_hf_reading *reading, const char *key)
+{
+	return json_number_value(json_object_get(reading->object, key)) > 0;
+}
+
+/* Bamba's other loss; Falcon-H1's other norm, and a mixer of a width of its own. */
+static void settle_others(const struct cfg_hf_reading *reading, uint64_t reads)
+{
+	const json_t *width = json_object_get(reading->object, "mamba_d_ssm");
+	struct est_model *model = reading->model;
+
+	if ((reads & CFG_READS_BAMBA) && is_more_than_0(reading, "z_loss_coefficient"))
+		cfg_hf_refuse(model, z_loss);
+	if (!(reads & CFG_READS_FALCON_H1))
+		return;
+	model->ungated_norm = !is_true(reading, "mamba_rms_norm");
+	if (!model->ungated_norm)
+		cfg_hf_refuse(model, normed_falcon_h1);
+	if (!json_is_integer(json_object_get(reading->object, "mamba_d_head")) && !json_is_null(width))
+		model->ssm_head_dim = (json_is_integer(width) ? json_integer_value(width) : 1024) / model->ssm_num_heads;
+}
+
 /* A Nemotron-H without experts in any layer has none. */
 static void settle_single_blocks(struct est_model *model)
 {
@@ -148,6 +181,7 @@ void cfg_settle_hybrid(const struct cfg_hf_reading *reading, uint64_t reads)
 		cfg_hf_complain(reading, "linear_num_key_heads", EST_CONTRADICTION, "must divide linear_num_value_heads");
 	if (reads & CFG_READS_SSM)
 		settle_ssm(reading);
+	settle_others(reading, reads);
 	if (reading->model->single_blocks)
 		settle_single_blocks(reading->model);
 	if (reads & CFG_READS_POSITION_TYPE)

@@ -112,12 +112,16 @@ static const struct est_module granite_moe[] = {
 };
 /* mamba.conv1d, in_proj, dt_bias, A_log, norm, D, out_proj */
 #define MAMBA2 WIDE(mixer.conv_weight, CONV, SSM_CONV), NAMED(mixer.in_proj, "in_proj", HIDDEN, SSM_PROJECTED, MIXER), \
-	WIDE(mixer.dt_bias, VECTOR, SSM_HEADS), WIDE(mixer.a_log, VECTOR, SSM_HEADS), NORM(mixer.norm, SSM), \
+	WIDE(mixer.dt_bias, VECTOR, SSM_HEADS), WIDE(mixer.a_log, VECTOR, SSM_HEADS), NORM(mixer.norm, SSM_NORM), \
 	WIDE(mixer.d, VECTOR, SSM_HEADS), NAMED(mixer.out_proj, "out_proj", SSM, HIDDEN, MIXER)
 static const struct est_module granite_mamba[] = { NORMS, GRANITE_MLP(MLP, GATE_UP), MAMBA2, END };
 static const struct est_module granite_mamba_moe[] = {
 	NORMS, ROUTER, EXPERTS, GRANITE_MLP(SHARED, SHARED_GATE_UP), MAMBA2, END
 };
+static const struct est_module bamba[] = { DENSE_MLP, NORMS, ATTENTION, END };
+static const struct est_module bamba_mamba[] = { DENSE_MLP, NORMS, MAMBA2, END };
+static const struct est_module falcon_h1[] = { DENSE_MLP, MAMBA2, BARE(mixer.mup_vector, MULTIPLIERS), ATTENTION, NORMS, END };
+static const struct est_module mamba2[] = { NORM(input_layernorm, HIDDEN), MAMBA2, END };
 #define LFM2_ATTENTION LINEAR(q_proj, HIDDEN, QUERY, NONE), LINEAR(k_proj, HIDDEN, KEY, NONE), LINEAR(v_proj, HIDDEN, KEY, NONE), \
 	NAMED(o_proj, "out_proj", QUERY, HIDDEN, NONE), NORM(q_norm, HEAD), NORM(k_norm, HEAD)
 #define LFM2_CONV WIDE(mixer.conv_weight, CONV, HIDDEN), NAMED(mixer.in_proj, "in_proj", HIDDEN, GATES, MIXER), \
@@ -160,6 +164,11 @@ static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUT
 static const struct est_module bert[] = {
 	NAMED(q_proj, "query", HIDDEN, QUERY, QKV), NAMED(k_proj, "key", HIDDEN, KEY, QKV), NAMED(v_proj, "value", HIDDEN, KEY, QKV),
 	NAMED(o_proj, "dense", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
+	NAMED(up_proj, "dense", HIDDEN, MLP, MLP), NAMED(down_proj, "dense", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+};
+static const struct est_module deberta[] = {
+	NAMED(q_proj, "query_proj", HIDDEN, QUERY, QKV), NAMED(k_proj, "key_proj", HIDDEN, KEY, QKV),
+	NAMED(v_proj, "value_proj", HIDDEN, KEY, QKV), NAMED(o_proj, "dense", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
 	NAMED(up_proj, "dense", HIDDEN, MLP, MLP), NAMED(down_proj, "dense", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
 };
 static const struct est_module distilbert[] = {
@@ -299,6 +308,11 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_NEMOTRON_H]  = { nemotron_attention, est_nemotron_h_layer, est_olmo2_norm, .rotary = false, .sparse = nemotron_moe,
 				   .mixer = nemotron_mamba, .feeds = nemotron_mlp, .experts_by_their_own_names = true,
 				   .peft_refuses_out_proj = true, .fp32_logits = true },
+	[EST_ARCH_BAMBA]       = { bamba, est_bamba_layer, est_llama_norm, .rotary = true, .mixer = bamba_mamba },
+	[EST_ARCH_FALCON_H1]   = { falcon_h1, est_falcon_h1_layer, est_llama_norm, .rotary = true, .mixer = falcon_h1,
+				   .peft_refuses_out_proj = true },
+	[EST_ARCH_MAMBA2]      = { mamba2, est_mamba2_layer, est_llama_norm, .rotary = false, .mixer = mamba2,
+				   .peft_refuses_out_proj = true, .fp32_logits = true },
 	[EST_ARCH_QWEN3_5]     = { qwen3_5, est_qwen3_5_layer, est_gemma_norm, .rotary = true, .sparse = qwen3_5_moe,
 				   .mixer = qwen3_5_delta, .mixer_sparse = qwen3_5_delta_moe, .flat_shared_experts = true,
 				   .experts_by_their_own_names = true },
@@ -317,6 +331,7 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_ROBERTA]     = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_MODERNBERT]  = { .modules = modernbert, .layer = est_modernbert_layer, .rotary = true, .rope_per_layer_type = true,
 				   .rotate = est_apply_modernbert_rope },
+	[EST_ARCH_DEBERTA]     = { .modules = deberta, .layer = est_deberta_layer },
 	[EST_ARCH_DISTILBERT]  = { .modules = distilbert, .layer = est_distilbert_layer },
 	[EST_ARCH_T5]          = { .modules = t5 },
 	[EST_ARCH_T5_GATED]    = { .modules = t5_gated },
@@ -363,6 +378,8 @@ static uint64_t mixer_width(const struct est_model *model, enum est_width width)
 		return 3 * (uint64_t)model->hidden_size;
 	case EST_WIDTH_SSM_PROJECTED: /* gate; x, B and C; dt */
 		return (uint64_t)(est_model_ssm_width(model) + est_model_conv_width(model) + model->ssm_num_heads);
+	case EST_WIDTH_SSM_NORM:
+		return model->ungated_norm ? 0 : (uint64_t)est_model_ssm_width(model);
 	case EST_WIDTH_SSM_CONV:
 		return (uint64_t)est_model_conv_width(model);
 	case EST_WIDTH_DELTA:

@@ -17,14 +17,14 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 EST_WIDTH_Q_DIRECT, EST_WIDTH_Q_HEADS, EST_WIDTH_Q_RANK, EST_WIDTH_KV_COMPRESSED, EST_WIDTH_KV_RANK,
 		 EST_WIDTH_KV_HEADS, EST_WIDTH_V_HEADS,
 		 /* mixers: three gates of LFM-2; Mamba-2's projection, what it mixes, what it convolves, its heads */
-		 EST_WIDTH_GATES, EST_WIDTH_SSM_PROJECTED, EST_WIDTH_SSM, EST_WIDTH_SSM_CONV, EST_WIDTH_SSM_HEADS,
+		 EST_WIDTH_GATES, EST_WIDTH_SSM_PROJECTED, EST_WIDTH_SSM, EST_WIDTH_SSM_NORM, EST_WIDTH_SSM_CONV, EST_WIDTH_SSM_HEADS,
 		 /* the gated delta rule's values, their heads, one of them; q with a gate beside it */
 		 EST_WIDTH_DELTA, EST_WIDTH_DELTA_QKVZ, EST_WIDTH_DELTA_BA, EST_WIDTH_DELTA_HEADS, EST_WIDTH_DELTA_HEAD, EST_WIDTH_GATED_QUERY };
 
 /* Linear layers are adapted and quantised; a router is a bare weight, experts are bare 3-D weights. */
 enum est_module_kind { EST_MODULE_LINEAR, EST_MODULE_NORM, EST_MODULE_ROUTER, EST_MODULE_EXPERTS, EST_MODULE_SINKS,
 		       EST_MODULE_XIELU, EST_MODULE_SINUSOIDS, EST_MODULE_TRIANGLE,
-		       EST_MODULE_CONV, EST_MODULE_VECTOR };
+		       EST_MODULE_CONV, EST_MODULE_VECTOR, EST_MODULE_MULTIPLIERS };
 /* Whether a linear layer has a bias: never, always, or as a flag of the shape says. */
 enum est_bias { EST_BIAS_NONE, EST_BIAS_QKV, EST_BIAS_O, EST_BIAS_MLP, EST_BIAS_MIXER };
 

@@ -73,6 +73,8 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 		       || (layer->sliding && (uint64_t)pass->model->sliding_window <= pass->sequence);
 	if (est_architecture_row(pass->model->architecture)->expands_heads) /* makes its masks itself */
 		return false;
+	if (pass->model->architecture == EST_ARCH_MAMBA2)
+		return false;
 	if (est_unsloth_wanted(pass->request))
 		return false; /* it trains without: padding is at the end */
 	if (pass->request->attention == EST_EAGER || pass->request->attention == EST_FLEX_ATTENTION
@@ -95,6 +97,13 @@ static bool always_repeats(const struct est_pass *pass)
 static bool copies_heads(const struct est_pass *pass)
 {
 	return pass->request->attention == EST_SDPA && est_copies_for_sdpa(&pass->request->versions);
+}
+
+/* Whether q and k come out of a concatenation, contiguous; Liger's rotation works on the rows of the projection */
+static bool joins_heads(const struct est_pass *pass)
+{
+	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank
+	       || est_architecture_row(pass->model->architecture)->joins_heads;
 }
 
 /* ---- SDPA's math path (_scaled_dot_product_attention_math): q and k are scaled each, scores and softmax in their dtype */
@@ -123,7 +132,8 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 		bias = causal_bias(pass, q.element);
 	key = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
 	value = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
-	weights = est_bmm_heads(tape, scaled_q, est_mul_scalar(tape, key), scores);
+	weights = est_mul_scalar(tape, key);
+	weights = joins_heads(pass) ? est_bmm(tape, scaled_q, weights, scores) : est_bmm_heads(tape, scaled_q, weights, scores);
 	weights = est_safe_softmax(tape, weights, scores / pass->sequence);
 	weights = est_dropout(tape, weights, pass->model->attention_dropout);
 	out = est_bmm(tape, weights, value, est_attention_output(pass, q));
@@ -138,13 +148,6 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 }
 
 /* ---- callers */
-
-/* Whether q and k come out of a concatenation, contiguous; Liger's rotation works on the rows of the projection */
-static bool joins_heads(const struct est_pass *pass)
-{
-	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank
-	       || est_architecture_row(pass->model->architecture)->joins_heads;
-}
 
 /* query, key, value = query.contiguous(), key.contiguous(), value.contiguous(): frame[] holds what they were and are, in[]
  * follows. repeat_kv's result is contiguous already, unless it is one head expanded; one head alone is so too. */

@@ -137,10 +137,12 @@ static struct est_tensor intermediate(struct est_pass *pass, const struct est_la
 	return activated;
 }
 
-struct est_tensor est_bert_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+/* BertLayer, whatever its attention */
+static struct est_tensor layer_with(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				    est_layer_function *attention)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor context = self_attention(pass, layer, x), attended;
+	struct est_tensor context = est_hold(attention(pass, layer, x)), attended;
 
 	attended = est_hold(output(pass, &layer->o_proj, &layer->input_layernorm, context, x));
 	est_drop(tape, context);
@@ -148,6 +150,20 @@ struct est_tensor est_bert_layer(struct est_pass *pass, const struct est_layer *
 	x = output(pass, &layer->down_proj, &layer->post_attention_layernorm, context, attended);
 	est_drop(tape, context);
 	est_drop(tape, attended);
+	return x;
+}
+
+struct est_tensor est_bert_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return layer_with(pass, layer, x, self_attention);
+}
+
+/* The model's loop collects all hidden states. */
+struct est_tensor est_deberta_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	x = layer_with(pass, layer, x, est_disentangled_attention);
+	if (pass->runs_layers)
+		pass->tape->beside = est_hold(est_alias(pass->tape, x));
 	return x;
 }
 

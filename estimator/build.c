@@ -242,6 +242,12 @@ static void build_conv(struct est_pass *pass, struct est_mixer *mixer, uint64_t 
 	mixer->conv_bias = pass->model->conv_bias ? parameter(pass, channels) : EST_NO_LEAF;
 }
 
+/* A buffer with one factor for each feature of Mamba-2's projection. */
+static void build_multipliers(struct est_pass *pass, struct est_tensor *ret)
+{
+	*ret = est_hold(est_empty_as(pass->tape, est_width(pass->model, EST_WIDTH_SSM_PROJECTED), pass->parameter_element, EST_BUFFERS));
+}
+
 static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
 {
 
@@ -262,6 +268,8 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 			build_conv(pass, &layer->mixer, est_width(pass->model, module->out));
 		else if (module->kind == EST_MODULE_VECTOR)
 			*(uint32_t *)member = parameter(pass, est_width(pass->model, module->out));
+		else if (module->kind == EST_MODULE_MULTIPLIERS)
+			build_multipliers(pass, member);
 		else if (module->kind == EST_MODULE_XIELU)
 			build_xielu(pass, layer);
 		else if (module->kind == EST_MODULE_SINKS)

@@ -30,6 +30,16 @@ static void build_bert(struct est_pass *pass)
 	est_build_layers(pass);
 }
 
+static void build_deberta(struct est_pass *pass)
+{
+	pass->embed_tokens = est_build_matrix(pass, (uint64_t)pass->model->vocab_size, hidden_size(pass));
+	est_build_norm(pass, &pass->norm, hidden_size(pass));
+	build_id_buffers(pass, 1);
+	est_build_layers(pass);
+	pass->relative_embeddings = est_build_matrix(pass, 2 * (uint64_t)pass->model->position_buckets, hidden_size(pass));
+	est_build_norm(pass, &pass->embedding_norm, hidden_size(pass));
+}
+
 static void build_modernbert(struct est_pass *pass)
 {
 	pass->embed_tokens = est_build_matrix(pass, (uint64_t)pass->model->vocab_size, hidden_size(pass));
@@ -83,6 +93,8 @@ void est_encoder_build(struct est_pass *pass)
 	}
 	if (modern)
 		build_modernbert(pass);
+	else if (model->architecture == EST_ARCH_DEBERTA)
+		build_deberta(pass);
 	else
 		build_bert(pass);
 	pass->quantizes = pass->request->method == EST_QLORA;
@@ -102,5 +114,7 @@ struct est_tensor est_encoder_forward(struct est_pass *pass)
 {
 	if (pass->model->architecture == EST_ARCH_MODERNBERT)
 		return est_modernbert_forward(pass);
+	if (pass->model->architecture == EST_ARCH_DEBERTA)
+		return est_deberta_forward(pass);
 	return pass->model->num_decoder_layers ? est_t5_forward(pass) : est_bert_forward(pass);
 }

@@ -10,11 +10,15 @@ void est_encoder_build(struct est_pass *pass);
 /* input_ids -> last hidden state (held), which the head of the task takes. */
 struct est_tensor est_encoder_forward(struct est_pass *pass);
 
-/* ---- bert.c, t5.c */
+/* ---- bert.c, modernbert.c, deberta.c, t5.c */
 
 struct est_tensor est_bert_forward(struct est_pass *pass);
 struct est_tensor est_modernbert_forward(struct est_pass *pass);
+struct est_tensor est_deberta_forward(struct est_pass *pass);
 struct est_tensor est_t5_forward(struct est_pass *pass);
+
+/* DisentangledSelfAttention; x is borrowed. */
+est_layer_function est_disentangled_attention;
 
 /* ---- t5_bias.c */
 

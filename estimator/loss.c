@@ -156,6 +156,14 @@ static struct est_tensor scaled_logits(struct est_pass *pass, struct est_tensor 
 	return est_hold(logits);
 }
 
+/* lm_head(hidden), which Mamba-2 casts to the head's dtype first; hidden is borrowed, the result is held */
+static struct est_tensor logits_of(struct est_pass *pass, struct est_tensor hidden)
+{
+	if (pass->model->architecture == EST_ARCH_MAMBA2)
+		hidden = est_to(pass->tape, hidden, est_leaf_tensor(pass->tape, pass->lm_head.weight).element);
+	return scaled_logits(pass, head(pass, hidden));
+}
+
 /* The end of the model's forward; accelerate's convert_outputs_to_fp32 after it. logits move in and out */
 static struct est_tensor leave_forward(struct est_pass *pass, struct est_tensor logits)
 {
@@ -176,7 +184,7 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 	struct est_tensor logits, loss;
 
 	hidden = est_hold(est_head_input(tape, hidden));
-	logits = scaled_logits(pass, head(pass, hidden));
+	logits = logits_of(pass, hidden);
 	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
 		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), logits));
 	if (pass->tensor.splits_loss) { /* the loss is not the model's: its forward has returned */
@@ -201,7 +209,7 @@ struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidde
 	struct est_tensor logits;
 
 	hidden = est_hold(est_head_input(pass->tape, hidden));
-	logits = scaled_logits(pass, head(pass, hidden));
+	logits = logits_of(pass, hidden);
 	est_drop(pass->tape, hidden);
 	return leave_forward(pass, logits);
 }

@@ -206,6 +206,33 @@ static struct est_tensor gated_norm(struct est_pass *pass, const struct est_norm
 	return gated;
 }
 
+/* Falcon-H1 without the norm: x * silu(gate) */
+static struct est_tensor gated(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x, struct est_tensor gate)
+{
+	if (pass->model->ungated_norm)
+		return est_mul(pass->tape, x, est_silu(pass->tape, gate));
+	return gated_norm(pass, &mixer->norm, x, gate);
+}
+
+/* in_proj(x), with Falcon-H1's multipliers before and after. x is borrowed; ret_input, a variable of the frame, and the result are
+ * held */
+static struct est_tensor project(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x,
+				 struct est_tensor *ret_input)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor input = est_hold(est_without_padding(pass, est_alias(tape, x))), projected, scaled;
+
+	*ret_input = input;
+	if (!mixer->mup_vector.numel)
+		return est_hold(est_linear(tape, &mixer->in_proj, input));
+	*ret_input = est_hold(est_mul_scalar(tape, input));
+	est_drop(tape, input);
+	projected = est_hold(est_linear(tape, &mixer->in_proj, *ret_input));
+	scaled = est_hold(est_mul(tape, projected, mixer->mup_vector));
+	est_drop(tape, projected);
+	return scaled;
+}
+
 struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	const struct est_mixer *mixer = &layer->mixer;
@@ -213,10 +240,8 @@ struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer
 	struct est_tape *tape = pass->tape;
 	uint64_t inner = pass->tokens * (uint64_t)est_model_ssm_width(model), conv = pass->tokens * (uint64_t)est_model_conv_width(model);
 	uint64_t groups = (conv - inner) / 2;
-	struct est_tensor input = est_hold(est_without_padding(pass, est_alias(tape, x))), projected, a, parts[3], x_b_c[3], mixed, scanned, out;
+	struct est_tensor input, projected = project(pass, mixer, x, &input), a, parts[3], x_b_c[3], mixed, scanned, out;
 
-	projected = est_hold(est_linear(tape, &mixer->in_proj, input));
-	est_drop(tape, input);
 	a = est_hold(est_neg(tape, est_exp(tape, est_to(tape, est_leaf_tensor(tape, mixer->a_log), EST_32BIT))));
 	est_split(tape, projected, 3, (const uint64_t[]){ inner, conv, pass->tokens * (uint64_t)model->ssm_num_heads }, parts);
 	for (unsigned i = 0; i < 3; i++)
@@ -225,10 +250,11 @@ struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer
 	est_drop(tape, parts[1]);
 	mixed = est_hold(est_without_padding(pass, mixed));
 	est_split(tape, mixed, 3, (const uint64_t[]){ inner, groups, groups }, x_b_c);
+	est_drop(tape, input); /* hidden_states, B, C = ... */
 	for (unsigned i = 0; i < 3; i++)
 		x_b_c[i] = est_hold(x_b_c[i]);
 	scanned = est_hold(chunk_scan(pass, mixer, x_b_c, parts[2], a));
-	out = est_hold(gated_norm(pass, &mixer->norm, scanned, parts[0]));
+	out = est_hold(gated(pass, mixer, scanned, parts[0]));
 	x = est_linear(tape, &mixer->out_proj, est_to(tape, out, x.element));
 	est_drop(tape, out);
 	est_drop(tape, scanned); /* scan_result */

@@ -128,7 +128,8 @@ static int64_t mamba2_parameters(const struct est_model *model)
 	int64_t h = model->hidden_size, inner = est_model_ssm_width(model), conv = est_model_conv_width(model);
 
 	return linear_parameters(h, inner + conv + model->ssm_num_heads, model->mixer_bias) + conv * model->conv_kernel
-		+ (model->conv_bias ? conv : 0) + 3 * model->ssm_num_heads + inner + linear_parameters(inner, h, model->mixer_bias);
+		+ (model->conv_bias ? conv : 0) + 3 * model->ssm_num_heads + (model->ungated_norm ? 0 : inner)
+		+ linear_parameters(inner, h, model->mixer_bias);
 }
 
 /* Projections of q, k and v, of a gate as wide as v, and two of the heads; a convolution; two vectors of heads; a norm of a head */
@@ -158,6 +159,8 @@ static int64_t block_parameters(const struct est_model *model, int64_t layer)
 	enum est_block_kind kind = (enum est_block_kind)model->layer_kinds[layer];
 	int64_t mixes = kind == EST_LAYER_MIXES ? mixer_parameters(model) : attention_parameters(model);
 
+	if (model->attends_beside)
+		mixes += attention_parameters(model);
 	if (model->single_blocks)
 		return kind == EST_LAYER_FEEDS || kind == EST_LAYER_ROUTES ? feed_forward_parameters(model, layer) : mixes;
 	return mixes + feed_forward_parameters(model, layer);
@@ -205,6 +208,8 @@ static int64_t encoder_parameters(const struct est_model *model)
 
 	if (model->architecture == EST_ARCH_MODERNBERT) /* the head's dense layer and norm, less the norm that the first layer lacks */
 		return linear_parameters(h, h, false) + norm - norm;
+	if (model->architecture == EST_ARCH_DEBERTA)
+		return 2 * model->position_buckets * h + norm;
 
 	return model->type_vocab_size * h + (model->pooler ? linear_parameters(h, h, true) : 0) + (n ? 2 : 1) * bias + decoder;
 }
@@ -235,7 +240,8 @@ int64_t est_model_all_layers(const struct est_model *model)
 bool est_model_is_bidirectional(const struct est_model *model)
 {
 	return model->architecture == EST_ARCH_BERT || model->architecture == EST_ARCH_ROBERTA
-	       || model->architecture == EST_ARCH_DISTILBERT || model->architecture == EST_ARCH_MODERNBERT;
+	       || model->architecture == EST_ARCH_DISTILBERT || model->architecture == EST_ARCH_MODERNBERT
+	       || model->architecture == EST_ARCH_DEBERTA;
 }
 
 bool est_model_is_encoder(const struct est_model *model)

@@ -51,6 +51,9 @@ enum est_architecture {
 	EST_ARCH_ERNIE4_5_MOE, /* shared experts first, a router in fp32 */
 	EST_ARCH_LFM2,        /* short convolutions beside attention */
 	EST_ARCH_NEMOTRON_H,  /* layers of one block each: Mamba-2, attention, an MLP or experts without gates */
+	EST_ARCH_BAMBA,       /* Mamba-2 or attention before an MLP */
+	EST_ARCH_FALCON_H1,   /* both in each layer, side by side */
+	EST_ARCH_MAMBA2,      /* Mamba-2 alone */
 	EST_ARCH_QWEN3_5,     /* the gated delta rule beside attention with an output gate */
 	EST_ARCH_QWEN3_NEXT,  /* the same, its projections interleaved by head */
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
@@ -58,6 +61,7 @@ enum est_architecture {
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
 	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */
 	EST_ARCH_DISTILBERT,
+	EST_ARCH_DEBERTA,     /* the third version: attention by content and by relative position */
 	EST_ARCH_QWEN,        /* the first Qwen, by the code of its checkpoints (qwen.c) */
 	EST_ARCH_MODERNBERT,  /* pre-norm, rotary, with windows */
 	EST_ARCH_LITGPT,      /* LitGPT's GPT, whatever the family (litgpt.h) */
@@ -140,6 +144,9 @@ struct est_model {
 	bool single_blocks;           /* Nemotron-H: a layer has attention, a mixer or an MLP, and one norm */
 	int64_t conv_kernel;          /* width of the causal convolution of a mixer */
 	bool conv_bias, mixer_bias;   /* of the convolution, of the mixer's projections */
+	bool attends_beside;          /* Falcon-H1: the layers that mix attend too */
+	bool ungated_norm;            /* no norm of what Mamba-2's scan gives, which its gate multiplies by itself */
+	bool residual_in_fp32;        /* Mamba-2 alone */
 	int64_t ssm_num_heads, ssm_head_dim, ssm_state_size, ssm_num_groups, ssm_chunk_size; /* Mamba-2 */
 	int64_t linear_num_key_heads, linear_num_value_heads, linear_key_head_dim, linear_value_head_dim; /* gated delta rule */
 	bool gated_attention;         /* q_proj gives a gate for attention's output too */
@@ -151,6 +158,7 @@ struct est_model {
 	int64_t num_decoder_layers;   /* of a model that has an encoder of num_hidden_layers too; else 0 */
 	int64_t relative_attention_num_buckets; /* rows of each stack's position bias; 0: none */
 	bool scale_decoder_outputs;   /* T5 (1.0): the head's input is multiplied */
+	int64_t position_buckets;     /* DeBERTa: an embedding for each distance up to it, in either direction; 0: none */
 
 	struct est_vision vision;     /* the tower, or none */
 	enum est_mrope mrope;

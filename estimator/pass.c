@@ -211,7 +211,7 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 	struct est_call call = { .function = est_unit_is_checkpointed(pass->schedule) ? unit_function : layer_function,
 				 .context = pass, .argument = layer,
 				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask,
-					     pass->position_bias } };
+					     pass->position_bias, pass->relative_positions } };
 
 	if (est_compiles_layers(pass->request))
 		return est_compiled_layer(pass, layer, x);
@@ -446,6 +446,7 @@ void est_pass_release(struct est_pass *pass)
 	est_drop(pass->tape, pass->mask);
 	est_drop(pass->tape, pass->sliding_mask);
 	est_drop(pass->tape, pass->position_bias);
+	est_drop(pass->tape, pass->relative_positions);
 }
 
 void est_pass_end(struct est_pass *pass)

@@ -34,6 +34,7 @@ struct est_mixer {
 	struct est_linear in_proj, out_proj, z_proj, b_proj, a_proj;
 	uint32_t conv_weight, conv_bias;            /* conv_bias: EST_NO_LEAF where there is none */
 	uint32_t dt_bias, a_log, d;
+	struct est_tensor mup_vector;               /* Falcon-H1: multipliers of in_proj's features, a buffer; or none */
 	struct est_norm_weights norm;
 };
 
@@ -101,6 +102,8 @@ struct est_pass {
 	struct est_linear head_dense;               /* the pooler, or the dense layer of the task's head */
 	struct est_norm_weights head_norm, decoder_norm;
 	uint32_t relative_attention_bias[2];        /* of the encoder, of the decoder */
+	uint32_t relative_embeddings;               /* DeBERTa's, of distances */
+	struct est_tensor relative_positions;
 	struct est_tensor labels;                   /* of the micro-batch, as the task has them */
 	struct est_tensor pooler_output;            /* BERT's, for a classifier */
 	struct est_tensor encoder_last_hidden_state; /* held until the loss is known, as the decoder's cache is */
@@ -320,11 +323,11 @@ void est_pass_end(struct est_pass *pass);
 est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
 	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
 	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
-	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_distilbert_layer, est_modernbert_layer,
+	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_deberta_layer, est_distilbert_layer, est_modernbert_layer,
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer, est_lfm2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
+	est_granite_moe_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
 est_norm_function est_cohere_norm, est_qwen_norm;
 /* The first Qwen's tables (qwen.c). */
 void est_qwen_build_tables(struct est_pass *pass);

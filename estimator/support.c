@@ -253,6 +253,11 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 		est_fault_add(faults, "/task", EST_NOT_SUPPORTED_YET,
 			      "sequence_classification is not modelled yet with qlora: Transformers 5 quantises the classifier too, and PEFT "
 			      "cannot train it then");
+	if (model->architecture == EST_ARCH_DEBERTA && request->method == EST_FULL && request->use_reentrant
+	    && request->checkpointing != EST_CHECKPOINT_NONE)
+		est_fault_add(faults, "/use_reentrant", EST_CONTRADICTION,
+			      "must be false: all layers of DeBERTa read one normed table of distances, whose graph the first layer that is "
+			      "recomputed would free");
 	if (adapts && saves_pre_classifier && request->lora.target_modules.all)
 		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
 			      "must name modules: PEFT saves DistilBERT's pre_classifier whole and refuses to adapt it too");
@@ -269,6 +274,8 @@ static void check_mixers(const struct est_request *request, const struct est_mod
 		refuse_for("gradient_checkpointing", request, mixers, faults);
 	if (est_zero3_wanted(request))
 		refuse_for("parallelism.strategy", request, mixers, faults);
+	if (model->architecture == EST_ARCH_MAMBA2 && request->loss != EST_LOSS_STANDARD)
+		refuse_for("loss", request, "a stream in fp32", faults);
 }
 
 /* What is modelled of language models and not of those that see, whose tower no batch runs here */

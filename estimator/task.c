@@ -139,6 +139,8 @@ static struct est_tensor first_token(struct est_pass *pass, struct est_tensor hi
 
 	if (model->architecture == EST_ARCH_DISTILBERT)
 		return est_relu(tape, est_linear(tape, &pass->head_dense, x));
+	if (model->architecture == EST_ARCH_DEBERTA) /* ContextPooler, whose own dropout is 0 */
+		return est_gelu(tape, est_linear(tape, &pass->head_dense, x));
 	x = est_dropout(tape, x, model->classifier_dropout);
 	return est_tanh(tape, est_linear(tape, &pass->head_dense, x));
 }

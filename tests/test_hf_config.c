@@ -113,6 +113,9 @@ END_TEST
 	"\"intermediate_size\":160"
 #define CONFIG(type, more) "{\"model_type\":\"" type "\"," SIZES more "}"
 
+#define DEBERTA ",\"relative_attention\":true,\"share_att_key\":true,\"position_buckets\":16,\"norm_rel_ebd\":\"layer_norm\"," \
+	"\"position_biased_input\":false"
+#define DEBERTA3 DEBERTA ",\"pos_att_type\":\"p2c|c2p\""
 #define KV2 ",\"num_key_value_heads\":2"
 #define GRANITE_KINDS ",\"layer_types\":[\"mamba\",\"attention\",\"mamba\",\"mamba\",\"mamba\",\"full_attention\",\"mamba\"," \
 	"\"linear_attention\"]"
@@ -299,6 +302,24 @@ static const struct {
 	  EST_LAYER_ROUTES },
 	{ "no experts in the pattern, none in the model", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-M*M-M-\""),
 	  "num_experts", 0 },
+	{ "Bamba lists what attends", CONFIG("bamba", KV2 ",\"attn_layer_indices\":[5]"), "layer_kinds[5]", EST_LAYER_ATTENDS },
+	{ "Bamba mixes elsewhere", CONFIG("bamba", KV2 ",\"attn_layer_indices\":[5]"), "layer_kinds[4]", EST_LAYER_MIXES },
+	{ "Bamba rotates half of each head", CONFIG("bamba", KV2), "partial_rotary_factor", 0.5 },
+	{ "a z-loss is not modelled", CONFIG("bamba", KV2 ",\"z_loss_coefficient\":0.1"), "architecture", EST_ARCH_UNSUPPORTED },
+	{ "Falcon-H1 mixes everywhere", CONFIG("falcon_h1", KV2), "layer_kinds[1]", EST_LAYER_MIXES },
+	{ "Falcon-H1's mixers have a width of their own", CONFIG("falcon_h1", KV2 ",\"mamba_d_ssm\":2048,\"mamba_n_heads\":32"),
+	  "ssm_head_dim", 64 },
+	{ "Falcon-H1's mixers are as wide as expand gives", CONFIG("falcon_h1", KV2 ",\"mamba_d_ssm\":null,\"mamba_n_heads\":16"),
+	  "ssm_head_dim", 8 },
+	{ "a norm of what they scan is not modelled", CONFIG("falcon_h1", KV2 ",\"mamba_rms_norm\":true"), "architecture",
+	  EST_ARCH_UNSUPPORTED },
+	{ "Mamba-2 alone needs no attention's sizes", "{\"model_type\":\"mamba2\",\"hidden_size\":64,\"num_heads\":16,\"head_dim\":8}",
+	  "architecture", EST_ARCH_MAMBA2 },
+	{ "DeBERTa's third version", CONFIG("deberta-v2", DEBERTA3), "architecture", EST_ARCH_DEBERTA },
+	{ "its kinds of scores in a list", CONFIG("deberta-v2", DEBERTA ",\"pos_att_type\":[\"p2c\",\"c2p\"]"), "architecture",
+	  EST_ARCH_DEBERTA },
+	{ "the second has a convolution", CONFIG("deberta-v2", DEBERTA3 ",\"conv_kernel_size\":3"), "architecture", EST_ARCH_UNSUPPORTED },
+	{ "a DeBERTa by the class's defaults", CONFIG("deberta-v2", ""), "architecture", EST_ARCH_UNSUPPORTED },
 	{ "LFM-2 lists what attends", CONFIG("lfm2", KV2 ",\"full_attn_idxs\":[2,5]"), "layer_kinds[5]", EST_LAYER_ATTENDS },
 	{ "LFM-2 convolves elsewhere", CONFIG("lfm2", KV2 ",\"full_attn_idxs\":[2,5]"), "layer_kinds[4]", EST_LAYER_MIXES },
 	{ "MiniMax-M2 rotates rotary_dim", CONFIG("minimax_m2", KV2 ",\"head_dim\":64,\"rotary_dim\":32"), "partial_rotary_factor", 0.5 },
