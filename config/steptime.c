@@ -26,6 +26,7 @@ const char *const cfg_step_assumptions[] = {
 	"or more, else at 12.5 GB/s a node",
 	"communication of DDP, FSDP and ZeRO-3 runs beside the compute, that of ZeRO-1 and 2 after it",
 	"what is offloaded crosses PCIe at 20 GB/s; the optimizer on the host waits for 200 GB/s of memory that a node's GPUs share",
+	"tensor, pipeline and context ranks share the compute evenly; what they say to each other is not counted",
 	"the host's memory is not judged: host, in the estimate of a plan's request, tells what it has to hold",
 	NULL
 };
@@ -120,12 +121,18 @@ static double group_link(const struct est_parallelism *p, const struct cfg_speed
 	return ranks <= node || inside < outside ? inside : outside;
 }
 
+/* Ranks that share the model, or the sequence. */
+static double model_ranks(const struct est_parallelism *p)
+{
+	return (double)(p->tensor * p->pipeline);
+}
+
 /* Gathered weights and reduced gradients, of one micro-batch; the step's own parts are shared by its micro-batches. */
 static double communication(const struct cfg_step *step, const struct est_request *request, const struct cfg_speed *speed)
 {
 	const struct est_parallelism *p = &request->parallelism;
 	double ranks = (double)est_shard_ranks(p), replicas = (double)p->gpus / ranks, micro = (double)request->gradient_accumulation_steps;
-	double weights = step->element * step->all, gradients = step->element * step->trained, bytes;
+	double weights = step->element * step->all / model_ranks(p), gradients = step->element * step->trained / model_ranks(p), bytes;
 
 	if (request->method == EST_QLORA)
 		weights *= (double)request->quantization.bits / 16;
@@ -146,7 +153,7 @@ static double communication(const struct cfg_step *step, const struct est_reques
 static double optimizer_step(const struct cfg_step *step, const struct est_request *request, const struct cfg_speed *speed)
 {
 	const struct est_parallelism *p = &request->parallelism;
-	double shards = p->gpus > 1 && p->strategy >= EST_ZERO1 ? (double)est_shard_ranks(p) : 1;
+	double shards = model_ranks(p) * (p->gpus > 1 && p->strategy >= EST_ZERO1 ? (double)est_shard_ranks(p) : 1);
 	double node = (double)(p->gpus < p->gpus_per_node ? p->gpus : p->gpus_per_node);
 	double seconds = step->stepped / shards / speed->memory;
 
@@ -159,13 +166,14 @@ double cfg_step_time(const struct cfg_step *step, const struct est_request *requ
 {
 	const struct est_parallelism *p = &request->parallelism;
 	double length = (double)request->sequence_length, tokens = length * (double)request->micro_batch_size;
-	double once = forward(step, tokens, length, speed), moved = step->checkpoint * tokens * 2 / pcie;
+	double once = forward(step, tokens, length, speed) / model_ranks(p) / (double)p->context;
+	double moved = step->checkpoint * tokens * 2 / pcie / model_ranks(p) / (double)p->context;
 	double compute = once * (1 + step->backward + step->recomputed)
-			 + step->dequantised * (1 + step->backward + step->recomputed) / speed->memory;
+			 + step->dequantised * (1 + step->backward + step->recomputed) / speed->memory / model_ranks(p);
 	double talk = communication(step, request, speed), beside = fmax(compute, moved);
 
 	if (request->offload.parameters != EST_ON_GPU)
-		talk += 3 * step->element * step->all / (double)est_shard_ranks(p) / pcie;
+		talk += 3 * step->element * step->all / model_ranks(p) / (double)est_shard_ranks(p) / pcie;
 	if (p->strategy == EST_ZERO1 || p->strategy == EST_ZERO2)
 		beside += talk;
 	else
