@@ -233,13 +233,14 @@ static const char *wrap_of_adapters(const struct rule_input *input, double *ret)
 		? "the Trainer sets PEFT's fsdp_auto_wrap_policy() for FSDP1" : NULL;
 }
 
-static const char *storage_of_fsdp1(const struct rule_input *input, double *ret)
+static const char *storage_of_shards(const struct rule_input *input, double *ret)
 {
 	const struct est_request *request = input->request;
+	enum est_strategy strategy = request->parallelism.strategy;
 
 	*ret = EST_STORE_BF16;
-	return request->parallelism.strategy == EST_FSDP1 && request->method == EST_QLORA
-		? "FSDP1 flattens floating point only: bnb_4bit_quant_storage has to be the layer's type" : NULL;
+	return (strategy == EST_FSDP1 || strategy == EST_ZERO3) && request->method == EST_QLORA
+		? "FSDP1 and ZeRO-3 cut floating point only: bnb_4bit_quant_storage has to be the layer's type" : NULL;
 }
 
 static const char *checkpoint_of_old_transformers(const struct rule_input *input, double *ret)
@@ -284,7 +285,7 @@ static const struct {
 	{ "target_length", target_of_sequence, false },
 	{ "parallelism.strategy", strategy_of_gpus, false },
 	{ "parallelism.wrap", wrap_of_adapters, false },
-	{ "quantization.quant_storage", storage_of_fsdp1, false },
+	{ "quantization.quant_storage", storage_of_shards, false },
 	{ "parallelism.param_dtype", dtype_of_precision, false },
 	{ "parallelism.reduce_dtype", dtype_of_precision, false },
 	{ "parallelism.output_dtype", dtype_of_precision, false },

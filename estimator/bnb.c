@@ -112,6 +112,13 @@ static struct est_tensor gemm_4bit(struct est_tape *tape, const struct est_linea
 	return out;
 }
 
+/* The weight is an attribute of the node. FSDP empties its memory all the same; ZeRO-3 lets go of it, and it stays as long as the graph. */
+static void attach_weight(struct est_tape *tape, const struct est_linear *linear, const struct est_node *node)
+{
+	if (tape->zero3)
+		est_attach(tape, node, (struct est_tensor){ .storage = tape->leaves[linear->weight].unsharded });
+}
+
 static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
 	uint8_t element = x.element;
@@ -125,6 +132,7 @@ static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_lin
 		node->extra[3] = linear->from_fp32;
 		node->extra[4] = linear->flat;
 	}
+	attach_weight(tape, linear, node);
 	out = est_to(tape, est_output(tape, node, 0, gemm_4bit(tape, linear, input)), element);
 	est_drop(tape, input);
 	est_finish(tape, x);

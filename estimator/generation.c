@@ -5,6 +5,7 @@
 #include "estimator/adapters.h"
 #include "estimator/schedule.h"
 #include "estimator/zero.h"
+#include "estimator/zero3.h"
 
 enum { OLDEST = 4048, OLDEST_QWEN = 4032, HAS_QWEN = 4037, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
        GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8,
@@ -80,7 +81,7 @@ static bool is_sharded(const struct est_parallelism *parallelism)
 /* DeepSpeed's engine casts all of it back. */
 bool est_prepares_kbit(const struct est_request *request)
 {
-	return request->method == EST_QLORA && request->quantization.prepare_kbit && !est_zero_wanted(request)
+	return request->method == EST_QLORA && request->quantization.prepare_kbit && !est_zero_wanted(request) && !est_zero3_wanted(request)
 	       && !(request->framework == EST_TRL && is_sharded(&request->parallelism));
 }
 

@@ -70,10 +70,17 @@ struct est_tensor est_scratch(struct est_stepping *stepping, uint64_t numel, uin
 	return est_hold(est_empty_as(stepping->tape, numel, element, EST_OPTIMIZER));
 }
 
+/* On a disk they pass through buffers (zero3_gradients.c). */
+static void rest_on_host(struct est_tape *tape, const struct est_request *request, uint64_t bytes)
+{
+	if (request->offload.optimizer != EST_ON_NVME)
+		tape->host_states += bytes;
+}
+
 void est_state(struct est_stepping *stepping, uint64_t numel, uint8_t element)
 {
 	if (stepping->on_host)
-		stepping->tape->host_states += numel * element;
+		rest_on_host(stepping->tape, stepping->request, numel * element);
 	else
 		est_persistent(stepping->tape, numel, element, EST_OPTIMIZER);
 }
@@ -120,7 +127,7 @@ void est_optimizer_load(struct est_tape *tape, const struct est_request *request
 		if (is_stepped(&tape->leaves[i]) && !tape->leaves[i].on_host)
 			est_persistent(tape, at_rest(&tape->leaves[i]).numel, EST_32BIT, EST_OPTIMIZER);
 		else if (is_stepped(&tape->leaves[i]))
-			tape->host_states += at_rest(&tape->leaves[i]).numel * EST_32BIT;
+			rest_on_host(tape, request, at_rest(&tape->leaves[i]).numel * EST_32BIT);
 }
 
 /* One temporary per trained parameter, in element bytes; they are linked by their order in ret. */

@@ -433,7 +433,11 @@ static void note_limits(const struct est_request *request, const struct est_mode
 			     "that another rank's part may cut through");
 	else if (est_zero3_wanted(request))
 		est_note_add(&report->assumptions, "/parallelism/strategy", "",
-			     "replayed as one rank of DeepSpeed 0.19 in the order in which Transformers 5 calls the modules");
+			     "replayed as one rank of DeepSpeed 0.19 in the order in which Transformers 5 calls the modules%s%s",
+			     request->method == EST_QLORA ? "; bitsandbytes' products hold the weights that were gathered for them as long as "
+							    "the graph lives, so that a step has all of them at once" : "",
+			     request->offload.optimizer == EST_ON_NVME || request->offload.parameters == EST_ON_NVME
+				     ? "; what is on a disk passes through pinned buffers of DeepSpeed's default sizes" : "");
 	else if (est_has_master(request))
 		est_note_add(&report->assumptions, "/precision", "",
 			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "

@@ -44,14 +44,14 @@ static const struct modelled {
 	{ "parallelism.context", BIT(1), BIT(1) },
 	{ "parallelism.expert", BIT(1), BIT(1) },
 	{ "parallelism.sequence_parallel", ANY, BIT(false) },
-	{ "offload.optimizer", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
-	{ "offload.parameters", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
+	{ "offload.optimizer", ANY, BIT(EST_ON_GPU) },
+	{ "offload.parameters", ANY, BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
 	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ) | BIT(EST_HQQ) | BIT(EST_MXFP4),
 	  BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
 	{ "quantization.double_quant", ANY, BIT(true) },
-	{ "quantization.quant_storage", BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16), BIT(EST_STORE_UINT8) },
+	{ "quantization.quant_storage", BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16), BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16) },
 	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
 	{ "task", ANY, ANY },
 };
@@ -124,16 +124,16 @@ static void check_named(const char *const *names, size_t count, bool default_is_
 	}
 }
 
-/* FSDP2's CPUOffloadPolicy: parameters, gradients and the optimizer, or nothing. */
+/* FSDP2's CPUOffloadPolicy: parameters, gradients and the optimizer, or nothing. To a disk ZeRO-3 alone. */
 static void check_offload(const struct est_request *request, struct est_faults *faults)
 {
 	enum est_device parameters = request->offload.parameters, optimizer = request->offload.optimizer;
 
 	if (est_zero3_wanted(request))
 		return;
-	if (parameters != EST_ON_GPU && (!est_schedule_wanted(request) || optimizer != parameters))
+	if (parameters == EST_ON_NVME || (parameters != EST_ON_GPU && (!est_schedule_wanted(request) || optimizer != parameters)))
 		refuse(est_field_find("offload.parameters"), request, faults);
-	else if (optimizer != parameters && !est_zero_wanted(request))
+	else if (optimizer == EST_ON_NVME || (optimizer != parameters && !est_zero_wanted(request)))
 		refuse(est_field_find("offload.optimizer"), request, faults);
 	/* saved activations are checkpoints: what is kept within a layer is never moved */
 	if (request->offload.activations == EST_ON_CPU && request->checkpointing != EST_CHECKPOINT_OFFLOAD)
@@ -387,8 +387,8 @@ void est_support_check(const struct est_request *request, const struct est_model
 	} else if (request->parallelism.wrap == EST_WRAP_PEFT && request->parallelism.strategy != EST_FSDP1
 		   && request->parallelism.strategy != EST_ZERO3 && model->tie_word_embeddings) {
 		refuse_for("parallelism.wrap", request, "a tied head", faults);
-	} else if (request->method != EST_FULL && model->num_experts > 0 && !est_is_old_transformers(&request->versions)) {
-		refuse(est_field_find("method"), request, faults);
+	} else if (request->method != EST_FULL && est_adapts_parameters(model, &request->lora.target_modules)) {
+		refuse(est_field_find("lora.target_modules"), request, faults);
 	}
 	if (!est_schedule_wanted(request) || request->parallelism.strategy != EST_FSDP1)
 		check_named(fsdp1_schedules, sizeof(fsdp1_schedules) / sizeof(fsdp1_schedules[0]), true, request, faults);

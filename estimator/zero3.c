@@ -338,13 +338,21 @@ const struct est_strategy_row est_zero3_row = { before_forward, after_forward, b
 
 /* ---- */
 
+/* Weights in 4 bits are cut as any others where they are stored in 16. */
+static bool quantises(const struct est_request *request)
+{
+	const struct est_quantization *q = &request->quantization;
+
+	return request->method == EST_QLORA && (q->type == EST_NF4 || q->type == EST_FP4) && q->quant_storage == EST_STORE_BF16;
+}
+
 bool est_zero3_wanted(const struct est_request *request)
 {
 	bool whole = !request->lora.dora && request->lora.modules_to_save.count == 0;
+	bool adapts = (request->method == EST_LORA || quantises(request)) && whole;
 
-	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3
-	       && request->precision == EST_BF16_MASTER && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD
-	       && (request->method == EST_FULL || (request->method == EST_LORA && whole));
+	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && est_has_master(request)
+	       && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD && (request->method == EST_FULL || adapts);
 }
 
 /* "auto": as Transformers fills it in */

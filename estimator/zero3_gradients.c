@@ -133,6 +133,43 @@ static uint8_t element_of(enum est_dtype dtype)
 	return dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
 }
 
+/* DeepSpeed's defaults: buffers of the optimizer, one for each thing that Adam keeps; those of parameters, their elements, and the
+ * elements of trained parameters that stay on the host all the same. */
+enum { OPTIMIZER_BUFFERS = 4, PARAMETER_BUFFERS = 5, PARAMETER_BUFFER = 100000000, IN_CPU = 1000000000 };
+
+static uint64_t largest_sub_group(const struct est_tape *tape)
+{
+	uint64_t largest = 0;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (est_is_trained(&tape->leaves[i]) && tape->leaves[i].shard > largest)
+			largest = tape->leaves[i].shard;
+	return largest;
+}
+
+/* The gradients' partition stays there, and, but on a disk, the masters' own gradients. */
+static void rest_states_on_host(struct est_zero3 *zero3, uint64_t trained)
+{
+	struct est_tape *tape = zero3->tape;
+
+	tape->host_states += trained * zero3->accumulated_element;
+	if (zero3->schedule->request->offload.optimizer == EST_ON_NVME)
+		tape->host_shards += OPTIMIZER_BUFFERS * largest_sub_group(tape) * EST_32BIT;
+	else
+		tape->host_states += trained * EST_32BIT;
+}
+
+static void rest_weights_on_host(struct est_zero3 *zero3, uint64_t trained)
+{
+	struct est_tape *tape = zero3->tape;
+	uint64_t kept = trained < IN_CPU ? trained : IN_CPU;
+
+	if (zero3->schedule->request->offload.parameters == EST_ON_NVME)
+		tape->host_shards += (kept + (uint64_t)PARAMETER_BUFFERS * PARAMETER_BUFFER) * EST_16BIT;
+	else
+		tape->host_shards += (trained + count_parts(tape, false)) * EST_16BIT;
+}
+
 void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model)
 {
 	const struct est_parallelism *p = &zero3->schedule->request->parallelism;
@@ -146,12 +183,12 @@ void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model)
 	zero3->reduced_element = element_of(p->communication_data_type);
 	fold(zero3);
 	if (zero3->offloads_parameters)
-		tape->host_shards += (trained + count_parts(tape, false)) * EST_16BIT;
+		rest_weights_on_host(zero3, trained);
 	else
 		rest_on_gpu(zero3);
 	est_persistent(tape, zero3->bucket, zero3->reduced_element, EST_BUFFERS);
-	if (zero3->offloads_optimizer) /* the gradients' partition, and the masters' own gradients */
-		tape->host_states += trained * (zero3->accumulated_element + EST_32BIT);
+	if (zero3->offloads_optimizer)
+		rest_states_on_host(zero3, trained);
 	else
 		est_persistent(tape, trained, zero3->accumulated_element, EST_GRADIENTS);
 	tape->accumulated = arrived;

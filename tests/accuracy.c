@@ -89,7 +89,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              193, 0.01, 0.60, 0.60, 0.41 },
+	{ NULL,                              198, 0.01, 0.60, 0.60, 0.41 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -101,9 +101,9 @@ static const struct gate distributed[] = {
 	{ "fsdp lora peft",                    1, 0.01, 0.10, 0.01, 0.01 },
 	{ "fsdp qlora peft",                   1, 0.01, 0.10, 0.10, 0.10 },
 	{ "ddp full ",                         6, 0.01, 0.10, 0.60, 0.10 },
-	{ "fsdp lora accelerate",              6, 0.01, 0.10, 0.70, 0.70 },
+	{ "fsdp lora accelerate",              7, 0.01, 0.10, 0.70, 0.70 },
 	{ "ddp lora ",                         5, 0.01, 0.10, 0.50, 0.30 },
-	{ "fsdp qlora accelerate",            13, 0.01, 0.10, 0.40, 0.40 },
+	{ "fsdp qlora accelerate",            14, 0.01, 0.10, 0.40, 0.40 },
 	{ "fsdp qlora layer_root",             1, 0.01, 0.10, 0.40, 0.40 },
 	{ "ddp qlora ",                        2, 0.01, 0.10, 0.10, 0.10 },
 	{ "tensor full layer_root",           11, 0.01, 0.10, 0.60, 0.60 },
@@ -112,7 +112,8 @@ static const struct gate distributed[] = {
 	{ "zero2 qlora ",                      1, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero2 lora ",                       1, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero3 full ",                      29, 0.02, 0.60, 0.30, 0.30 },
-	{ "zero3 lora ",                       3, 0.01, 0.10, 0.01, 0.01 },
+	{ "zero3 lora ",                       4, 0.01, 0.10, 0.01, 0.01 },
+	{ "zero3 qlora ",                      2, 0.01, 0.10, 0.60, 0.10 },
 	{ .rows = 0 },
 };
 /* torch.compile */

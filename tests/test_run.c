@@ -509,10 +509,11 @@ START_TEST(each_stage_of_zero_needs_no_more_than_the_one_before)
 	static const enum est_method methods[] = { EST_FULL, EST_LORA, EST_QLORA };
 	static const int64_t ranks[] = { 8, 64, 1024 };
 	enum est_method method = methods[_i];
+	int count = method == EST_QLORA ? COUNT(stages) - 1 : COUNT(stages); /* ZeRO-3 gathers what bitsandbytes then holds */
 	uint64_t small = method == EST_FULL ? 0 : 64 << 20; /* a bucket weighs more than what is divided of adapters */
 
 	for (int k = 0; k < COUNT(ranks); k++)
-		for (int i = 1; i < COUNT(stages); i++)
+		for (int i = 1; i < count; i++)
 			ck_assert_uint_le(allocated_by(stages[i], ranks[k], method), allocated_by(stages[i - 1], ranks[k], method) + small);
 }
 END_TEST

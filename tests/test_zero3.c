@@ -101,8 +101,8 @@ static struct walk walk_through(enum est_part part, enum est_category category)
 	return walk;
 }
 
-/* The most that is gathered in the forward. */
-static int64_t gathered_in_forward(void)
+/* The most that is gathered in the forward; ret_end: what is at its end. */
+static int64_t gathered_to(int64_t *ret_end)
 {
 	bool *gathered = calloc(program.ids, sizeof(*gathered));
 	int64_t now = 0, most = 0;
@@ -121,7 +121,15 @@ static int64_t gathered_in_forward(void)
 		most = now > most ? now : most;
 	}
 	free(gathered);
+	*ret_end = now;
 	return most;
+}
+
+static int64_t gathered_in_forward(void)
+{
+	int64_t end;
+
+	return gathered_to(&end);
 }
 
 static const int64_t all_ranks[] = { 2, 3, 4, 8, 63, 1000 };
@@ -231,6 +239,51 @@ START_TEST(what_is_offloaded_lies_on_the_host)
 }
 END_TEST
 
+/* Of the card nothing changes; on the host there are DeepSpeed's buffers: four of the sub-group's fp32 elements, five of 1e8 weights,
+ * and up to 1e9 weights as well. */
+START_TEST(what_lies_on_a_disk_passes_through_buffers)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t parts = parts_among(RANKS);
+	struct walk card;
+
+	request.offload.optimizer = EST_ON_CPU;
+	request.offload.parameters = _i ? EST_ON_CPU : EST_ON_GPU;
+	trace(&request);
+	card = walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS);
+	request.offload.optimizer = EST_ON_NVME;
+	request.offload.parameters = _i ? EST_ON_NVME : EST_ON_GPU;
+	trace(&request);
+	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak, card.peak);
+	ck_assert_int_eq((int64_t)program.pinned, 4 * 4 * parts + (_i ? 2 * (parts + INT64_C(500000000)) : 0));
+	ck_assert_int_eq((int64_t)program.host_states, 2 * parts); /* the partition of gradients */
+}
+END_TEST
+
+/* MatMul4Bit holds its weight as an attribute: what ZeRO-3 lets go of stays until the graph goes. */
+START_TEST(weights_in_4_bits_stay_gathered_with_the_graph)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t packed = 0, held;
+
+	request.base_dtype = EST_BF16;
+	request.method = EST_QLORA;
+	request.quantization = (struct est_quantization){ .bits = 4, .type = EST_NF4, .quant_storage = EST_STORE_BF16 };
+	request.lora = (struct est_lora){ .rank = 16, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	request.parallelism.max_live_parameters = request.parallelism.max_reuse_distance = 1;
+	request.parallelism.buckets.prefetch_bucket_size = 0;
+	for (int i = 0; i < PARAMETERS; i++)
+		packed += sizes[i] == H || sizes[i] == (int64_t)V * H ? 0 : block(sizes[i] / 2);
+	trace(&request);
+	gathered_to(&held);
+	ck_assert_int_ge(held, packed);
+	request.use_reentrant = true; /* no graph in their forward */
+	trace(&request);
+	gathered_to(&held);
+	ck_assert_int_lt(held, packed);
+}
+END_TEST
+
 START_TEST(of_a_lora_the_adapters_alone_are_stepped)
 {
 	struct est_request request = sharded(RANKS);
@@ -263,6 +316,8 @@ int main(void)
 	tcase_add_loop_test(test, the_step_takes_one_sub_group_at_a_time, 0, 2);
 	tcase_add_test(test, gradients_in_fp32_are_stepped_as_they_lie);
 	tcase_add_loop_test(test, what_is_offloaded_lies_on_the_host, 0, 2);
+	tcase_add_loop_test(test, what_lies_on_a_disk_passes_through_buffers, 0, 2);
+	tcase_add_test(test, weights_in_4_bits_stay_gathered_with_the_graph);
 	tcase_add_test(test, of_a_lora_the_adapters_alone_are_stepped);
 	suite_add_tcase(suite, test);
 	runner = srunner_create(suite);
