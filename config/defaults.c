@@ -113,9 +113,23 @@ static const char *strategy_of_gpus(const struct rule_input *input, double *ret)
 {
 	const struct est_parallelism *parallelism = &input->request->parallelism;
 
-	*ret = EST_ZERO3;
+	*ret = parallelism->pipeline > 1 ? EST_FSDP : EST_ZERO3;
 	return parallelism->gpus > parallelism->tensor * parallelism->pipeline * parallelism->context
 		? "more than one data-parallel rank and no strategy named" : NULL;
+}
+
+static const char *precision_of_pipeline(const struct rule_input *input, double *ret)
+{
+	*ret = EST_BF16_MIXED;
+	return input->request->parallelism.pipeline > 1 && !has_adapters(input->request)
+		? "torchtitan's stages: fp32 parameters, bf16 compute" : NULL;
+}
+
+static const char *reshard_of_pipeline(const struct rule_input *input, double *ret)
+{
+	*ret = false;
+	return input->request->parallelism.pipeline > 1
+		? "torchtitan leaves a stage's parameters gathered from micro-batch to micro-batch" : NULL;
 }
 
 static const char *type_of_bits(const struct rule_input *input, double *ret)
@@ -264,6 +278,7 @@ static const struct {
 	bool over;
 } rules[] = {
 	{ "precision", precision_of_adapters, false },
+	{ "precision", precision_of_pipeline, false },
 	{ "optimizer", optimizer_of_old_torch, false },
 	{ "outputs_to_fp32", outputs_of_accelerate, false },
 	{ "attention", attention_of_model, true },
@@ -286,6 +301,7 @@ static const struct {
 	{ "parallelism.strategy", strategy_of_gpus, false },
 	{ "parallelism.wrap", wrap_of_adapters, false },
 	{ "quantization.quant_storage", storage_of_shards, false },
+	{ "parallelism.reshard_after_forward", reshard_of_pipeline, false },
 	{ "parallelism.param_dtype", dtype_of_precision, false },
 	{ "parallelism.reduce_dtype", dtype_of_precision, false },
 	{ "parallelism.output_dtype", dtype_of_precision, false },

@@ -308,6 +308,8 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 	const struct est_model *model = pass->model;
 	uint64_t hidden = (uint64_t)model->hidden_size;
 
+	if (model->lacks_embedding)
+		return;
 	pass->frozen = freezes(pass) && !model->tie_word_embeddings;
 	est_modules_new(pass->tape, 1);
 	pass->embed_tokens = matrix(pass, (uint64_t)(model->vocab_size + model->extra_embed_rows), embed_dim);
@@ -339,6 +341,9 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 	const struct est_model *model = pass->model;
 	uint64_t scores = est_objective_scores(pass->request);
 
+	pass->lm_head = (struct est_linear){ .in = embed_dim, .out = (uint64_t)model->vocab_size }; /* the widths are the embedding's too */
+	if (model->lacks_head)
+		return;
 	pass->tape->unit = est_unit_of_layer(model->num_hidden_layers) + 1;
 	if (scores) {
 		build_linear(pass, &pass->lm_head, embed_dim, scores, false);

@@ -139,10 +139,10 @@ void est_tape_seed(struct est_tape *tape, struct est_tensor root, struct est_ten
 	est_deliver(tape, root.source, est_hold(grad));
 }
 
-void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)
+void est_tape_backward_of(struct est_tape *tape, uint32_t first, uint32_t end, struct est_tensor root, struct est_tensor grad)
 {
 	est_tape_seed(tape, root, grad);
-	for (uint32_t i = tape->node_count; i-- > first;) {
+	for (uint32_t i = end; i-- > first;) {
 		struct est_node *node = &tape->nodes[i];
 
 		if (has_gradient(node))
@@ -150,6 +150,11 @@ void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor 
 		else
 			release_saved(tape, node);
 	}
-	tape->node_count = first;
 	tape->backwards--;
+}
+
+void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad)
+{
+	est_tape_backward_of(tape, first, tape->node_count, root, grad);
+	tape->node_count = first;
 }

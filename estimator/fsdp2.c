@@ -196,7 +196,8 @@ static void after_backward(struct est_schedule *schedule, unsigned number)
 
 	if (schedule->syncs)
 		place_gradients(schedule, number);
-	reshard(schedule, number);
+	if (!schedule->stays_gathered)
+		reshard(schedule, number);
 	unit->reduced = true;
 	if (!schedule->syncs) {
 		keep_gradients(schedule, number);

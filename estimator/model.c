@@ -110,7 +110,7 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer)
 {
 	if (model->single_blocks)
 		return model->layer_kinds[layer] == EST_LAYER_ROUTES;
-	return model->num_experts > 0 && layer >= model->first_k_dense_replace;
+	return model->num_experts > 0 && model->first_layer + layer >= model->first_k_dense_replace;
 }
 
 /* A convolution of three gates in one: LFM-2 */
@@ -253,7 +253,8 @@ bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer)
 {
 	if (!model->sliding_window || model->architecture == EST_ARCH_GPT_NEO) /* which masks by buffers of its layers */
 		return false;
-	return !model->full_attention_every || (layer + !model->full_attention_first) % model->full_attention_every != 0;
+	return !model->full_attention_every
+	       || (model->first_layer + layer + !model->full_attention_first) % model->full_attention_every != 0;
 }
 
 bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer)
@@ -261,6 +262,6 @@ bool est_model_layer_is_rotated(const struct est_model *model, int64_t layer)
 	if (model->position != EST_ROPE)
 		return false;
 	if (model->no_rope_layer_interval)
-		return (layer + 1) % model->no_rope_layer_interval != 0;
+		return (model->first_layer + layer + 1) % model->no_rope_layer_interval != 0;
 	return !model->rotates_windows_only || !model->sliding_window || est_model_layer_is_sliding(model, layer);
 }

@@ -166,6 +166,11 @@ struct est_model {
 	int64_t num_cross_attention_layers; /* Mllama: beside num_hidden_layers; without images they do not run */
 	int64_t extra_embed_rows;     /* Mllama: rows of the embedding that the head does not have */
 
+	/* of a pipeline's stage, whose num_hidden_layers and layer_kinds are those that it holds (pipeline.h) */
+	int64_t first_layer;          /* what its first one is in the whole model */
+	int64_t stages_on;            /* stages from this one to the last, both included */
+	bool lacks_embedding, lacks_head; /* other stages have them; the head with the final norm */
+
 	int64_t parameters;           /* total, tied embeddings once */
 	int64_t published_parameters; /* of the catalogue row; 0 when unknown */
 	bool inferred;                /* the shape was inferred from a parameter count: an assumption */

@@ -60,7 +60,7 @@ static bool uses_autocast(enum est_precision precision)
 }
 
 /* Up to the last hidden state. Reentrant checkpoints need what the layers share until the backward. */
-static struct est_tensor forward(struct est_pass *pass)
+struct est_tensor est_objective_forward(struct est_pass *pass)
 {
 	const struct est_request *request = pass->request;
 	bool recomputes_reentrantly = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
@@ -93,7 +93,7 @@ static void run_without_gradients(const struct est_pass *pass, bool off, enum es
 
 	tape->no_grad = true;
 	tape->adapters_off = off;
-	output = est_fused_lm_head(&copy, forward(&copy), metrics);
+	output = est_fused_lm_head(&copy, est_objective_forward(&copy), metrics);
 	tape->no_grad = tape->adapters_off = false;
 	*ret = (struct est_fused_output){ est_none, est_none, est_none };
 	if (kept)
@@ -121,7 +121,7 @@ static struct est_tensor language_model_loss(struct est_pass *pass)
 	struct inputs inputs;
 
 	take_inputs(pass, &inputs, masked ? 3 : 2);
-	loss = est_loss(pass, forward(pass));
+	loss = est_loss(pass, est_objective_forward(pass));
 	drop_inputs(pass->tape, &inputs);
 	return loss;
 }
@@ -141,7 +141,7 @@ static struct est_tensor dpo_loss(struct est_pass *pass)
 
 	take_inputs(pass, &inputs, 3); /* input_ids, attention_mask, completion_mask */
 	labels = completion_labels(pass);
-	output = est_fused_lm_head(pass, forward(pass), EST_METRICS_MEAN_LOGITS);
+	output = est_fused_lm_head(pass, est_objective_forward(pass), EST_METRICS_MEAN_LOGITS);
 	if (runs_reference(pass->request))
 		run_reference(pass, true, &reference);
 	loss = est_hold(est_sum(tape, output.log_probs));
@@ -162,7 +162,7 @@ static struct est_tensor grpo_loss(struct est_pass *pass)
 
 	take_inputs(pass, &inputs, 4); /* prompts and completions with their masks, joined: both are held */
 	labels = completion_labels(pass);
-	output = est_fused_lm_head(pass, forward(pass), EST_METRICS_ENTROPY);
+	output = est_fused_lm_head(pass, est_objective_forward(pass), EST_METRICS_ENTROPY);
 	est_drop(tape, labels);
 	loss = est_hold(est_sum(tape, output.log_probs));
 	est_fused_output_drop(tape, &output);
@@ -183,7 +183,7 @@ static struct est_tensor kto_loss(struct est_pass *pass)
 	run_without_gradients(pass, false, EST_METRICS_MEAN_LOGITS, false, &ignored);
 	est_drop(tape, labels);
 	labels = completion_labels(pass);
-	output = est_fused_lm_head(pass, forward(pass), EST_METRICS_MEAN_LOGITS);
+	output = est_fused_lm_head(pass, est_objective_forward(pass), EST_METRICS_MEAN_LOGITS);
 	if (runs_reference(pass->request)) {
 		struct est_tensor mismatched = completion_labels(pass);
 
@@ -207,7 +207,7 @@ static struct est_tensor score_loss(struct est_pass *pass)
 	struct inputs inputs;
 
 	take_inputs(pass, &inputs, 2); /* input_ids, attention_mask */
-	hidden = est_hold(est_head_input(tape, forward(pass)));
+	hidden = est_hold(est_head_input(tape, est_objective_forward(pass)));
 	scores = est_hold(est_linear(tape, &pass->lm_head, hidden));
 	loss = est_hold(
 		est_sum(tape, est_to(tape, est_slice(tape, scores, pass->batch * pass->lm_head.out), EST_32BIT)));
@@ -226,7 +226,7 @@ static struct est_tensor orpo_loss(struct est_pass *pass)
 
 	take_inputs(pass, &inputs,
 		    6); /* ids, masks, labels: of the chosen, of the rejected (half as long each), and joined */
-	loss = est_orpo_loss(pass, forward(pass));
+	loss = est_orpo_loss(pass, est_objective_forward(pass));
 	drop_inputs(pass->tape, &inputs);
 	return loss;
 }
@@ -240,7 +240,7 @@ static struct est_tensor encoder_loss(struct est_pass *pass)
 
 	take_inputs(pass, &inputs, pass->request->attention_mask ? 2 : 1); /* input_ids, attention_mask */
 	pass->labels = est_hold(est_empty_as(tape, est_task_labels(pass), EST_INT64, EST_BUFFERS));
-	loss = est_task_loss(pass, forward(pass));
+	loss = est_task_loss(pass, est_objective_forward(pass));
 	est_drop(tape, pass->labels);
 	drop_inputs(tape, &inputs);
 	return loss;

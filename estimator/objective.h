@@ -13,6 +13,9 @@ bool est_objective_holds_reference(const struct est_request *request);
 /* Rows of a head that scores whole sequences, in place of the language model's; 0: none. */
 uint64_t est_objective_scores(const struct est_request *request);
 
+/* From pass->input_ids to the last hidden state (held), under the autocast of the request's precision. */
+struct est_tensor est_objective_forward(struct est_pass *pass);
+
 /* From the inputs to the scalar that backward starts at (held). pass->reference is set where
  * est_objective_holds_reference(). */
 struct est_tensor est_objective_loss(struct est_pass *pass);

@@ -323,6 +323,24 @@ static struct est_tensor embed(struct est_pass *pass)
 	return est_hold(x);
 }
 
+/* The leaf that the stage's input is, as it was received. */
+static struct est_tensor receive(struct est_pass *pass)
+{
+	uint32_t leaf = est_leaf_new(pass->tape, est_alias(pass->tape, pass->received), true, false);
+
+	est_schedule_begin(pass->schedule, 0); /* the model itself, where its norm and head are its unit */
+	return est_hold(est_alias(pass->tape, est_leaf_tensor(pass->tape, leaf)));
+}
+
+void est_pass_give(struct est_pass *pass, struct est_tensor x)
+{
+	if (!pass->output)
+		return;
+	x = est_hold(est_alias(pass->tape, x));
+	est_drop(pass->tape, *pass->output);
+	*pass->output = x;
+}
+
 /* ALiBi. Bloom: one row for each head of each sequence, in the dtype of the stream; MPT: one for each head, for all positions, fp32 */
 static void make_position_bias(struct est_pass *pass)
 {
@@ -415,7 +433,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 		return est_encoder_forward(pass);
 	if (pass->model->architecture == EST_ARCH_LITGPT)
 		est_litgpt_hold_previous(pass);
-	inputs_embeds = embed(pass);
+	inputs_embeds = pass->model->lacks_embedding ? receive(pass) : embed(pass);
 	x = embed_with_positions(pass, inputs_embeds, &positions);
 	if (row->rebinds_embedding) {
 		est_drop(tape, inputs_embeds);

@@ -111,6 +111,8 @@ struct est_pass {
 	struct est_tensor *cache;
 	size_t cache_count;
 
+	struct est_tensor received;                 /* of a pipeline's stage: what the one before sent; or none */
+	struct est_tensor *output;                  /* and what its schedule holds of its last output; or NULL */
 	uint32_t forward_leaves;                    /* leaves from here on are the forward's own: embeddings made to require a gradient */
 	struct est_tensor input_ids;
 	const struct est_layer *layer;              /* the one that runs */
@@ -315,6 +317,9 @@ bool est_is_checkpointed(const struct est_pass *pass, int64_t layer);
 struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tensor x);
 /* Gives up cos, sin and the masks: at the end of the forward, or, where reentrant checkpoints still need them, of the backward. */
 void est_pass_release(struct est_pass *pass);
+
+/* Holds x, which the stage gives, in the place of the output before (pass->output). x is borrowed. */
+void est_pass_give(struct est_pass *pass, struct est_tensor x);
 
 /* After the backward: the graph goes, and with it the input's gradient. */
 void est_pass_end(struct est_pass *pass);

@@ -21,6 +21,13 @@ static const char *const phase_names[EST_PHASES] = {
 	[EST_PHASE_OPTIMIZER_STEP] = "optimizer_step",
 };
 
+static const char *const rank_kind_names[] = {
+	[EST_ANY_RANK] = "any_rank",
+	[EST_FIRST_STAGE] = "first_pipeline_stage",
+	[EST_MIDDLE_STAGE] = "middle_pipeline_stage",
+	[EST_LAST_STAGE] = "last_pipeline_stage",
+};
+
 static const char *const verdict_names[] = {
 	[EST_FITS] = "fits",
 	[EST_TIGHT] = "tight",
@@ -41,6 +48,11 @@ const char *est_phase_name(enum est_phase phase)
 const char *est_verdict_name(enum est_verdict verdict)
 {
 	return verdict <= EST_UNSUPPORTED ? verdict_names[verdict] : "";
+}
+
+const char *est_rank_kind_name(enum est_rank_kind kind)
+{
+	return kind <= EST_LAST_STAGE ? rank_kind_names[kind] : "";
 }
 
 void est_note_add(struct est_notes *notes, const char *pointer, const char *value, const char *format, ...)

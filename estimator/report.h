@@ -18,6 +18,9 @@ enum est_phase {
 	EST_PHASE_OPTIMIZER_STEP, EST_PHASES
 };
 
+/* Ranks that hold different parts of the model. est_rank_kind_name() gives the wire's word. */
+enum est_rank_kind { EST_ANY_RANK, EST_FIRST_STAGE, EST_MIDDLE_STAGE, EST_LAST_STAGE };
+
 enum est_verdict { EST_FITS, EST_TIGHT, EST_DOES_NOT_FIT, EST_UNSUPPORTED };
 
 struct est_range {
@@ -28,6 +31,15 @@ struct est_range {
 struct est_rows {
 	uint64_t weights, gradients, optimizer, activations, buffers, overhead, total;
 };
+
+/* A kind of rank, and the peak of torch.cuda.max_memory_allocated() of the most loaded one of them. */
+struct est_rank {
+	enum est_rank_kind kind;
+	int64_t layers;                      /* decoder layers that it holds */
+	int64_t micro_batches;               /* whose activations it holds together, at most */
+	uint64_t allocated;
+};
+enum { EST_RANK_KINDS = 3 };
 
 struct est_peak {
 	enum est_phase phase;
@@ -72,6 +84,9 @@ struct est_notes {
 struct est_report {
 	int64_t parameters, trainable_parameters;
 	struct est_rows single_gpu, per_gpu;
+	enum est_rank_kind rank_kind;        /* of the rank that per_gpu and peak are of: the most loaded one */
+	size_t rank_count;                   /* 0: all ranks are alike */
+	struct est_rank ranks[EST_RANK_KINDS];
 	bool replayed;                       /* false with accounting: rule_of_thumb: no peak, no timeline */
 	struct est_peak peak;
 	size_t moments;
@@ -90,6 +105,7 @@ struct est_report {
 const char *est_category_name(enum est_category category);
 const char *est_phase_name(enum est_phase phase);
 const char *est_verdict_name(enum est_verdict verdict);
+const char *est_rank_kind_name(enum est_rank_kind kind);
 
 /* Appends a note; detail is a printf format. Drops it when the list is full. */
 void est_note_add(struct est_notes *notes, const char *pointer, const char *value, const char *format, ...)

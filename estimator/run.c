@@ -8,6 +8,7 @@
 #include "estimator/floor.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
+#include "estimator/pipeline.h"
 #include "estimator/replay.h"
 #include "estimator/sharding.h"
 #include "estimator/tensor_parallel.h"
@@ -29,6 +30,9 @@ struct outcome {
 	uint64_t leftover;                  /* of the batch before, which may have been short */
 	uint64_t unmodelled;                /* what sharding may take beyond all that, at most */
 	uint64_t unpooled;                  /* and what the allocator may reserve for it */
+	enum est_rank_kind kind;            /* of the rank that this is of */
+	size_t rank_count;                  /* kinds of ranks, where they differ */
+	struct est_rank ranks[EST_RANK_KINDS];
 };
 
 /* What of an outcome is wanted: what is alive, nothing of the allocator; without the least limit; whole; or as much of it as the
@@ -114,15 +118,61 @@ static bool draw(struct run *run, const struct est_program *program)
 	return run->point_count > 0;
 }
 
+/* What a pipeline's stage allocates at most. */
+static bool weigh_stage(struct run *run, const struct est_model *part, const uint64_t shards[EST_CATEGORIES],
+			enum est_sdpa_choice sdpa, uint64_t *ret_allocated)
+{
+	size_t mark = run->arena->used;
+	struct est_program program;
+	struct est_levels levels;
+	bool complete = est_program_trace(&program, part, run->request, sdpa, shards, run->arena);
+
+	if (complete)
+		est_replay_levels(&program, &levels);
+	est_arena_rewind(run->arena, mark);
+	*ret_allocated = complete ? levels.allocated : 0;
+	return complete;
+}
+
+/* The model that the most loaded rank holds: of a pipeline the stage that allocates the most. False when the arena is too small. */
+static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, struct outcome *outcome,
+			struct est_model *ret_model)
+{
+	struct est_stage stages[EST_STAGE_KINDS];
+	uint64_t most = 0;
+
+	*ret_model = *run->model;
+	if (run->request->parallelism.pipeline <= 1)
+		return true;
+	outcome->rank_count = est_stage_candidates(run->model, run->request, stages);
+	for (size_t i = 0; i < outcome->rank_count; i++) {
+		const struct est_model part = est_stage_model(run->model, &stages[i]);
+		struct est_rank *rank = &outcome->ranks[i];
+
+		*rank = (struct est_rank){ stages[i].kind, stages[i].layers, (int64_t)stages[i].in_flight, 0 };
+		if (!weigh_stage(run, &part, shards, sdpa, &rank->allocated))
+			return false;
+		if (rank->allocated > most) {
+			most = rank->allocated;
+			outcome->kind = rank->kind;
+			*ret_model = part;
+		}
+	}
+	return true;
+}
+
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, enum effort effort,
 		     struct outcome *outcome)
 {
 	size_t mark = run->arena->used;
 	struct est_program program;
+	struct est_model held;
 	bool complete;
 
 	memset(outcome, 0, sizeof(*outcome));
-	complete = est_program_trace(&program, run->model, run->request, sdpa, shards, run->arena) && draw(run, &program);
+	memset(&program, 0, sizeof(program));
+	complete = choose_rank(run, shards, sdpa, outcome, &held)
+		   && est_program_trace(&program, &held, run->request, sdpa, shards, run->arena) && draw(run, &program);
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
 	outcome->host_states = program.host_states;
@@ -236,6 +286,16 @@ static void report_peak(const struct run *run, const struct outcome *outcome, co
 	peak->reserved.low = peak->allocated.low;
 	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
 	peak->device = plus(peak->device, resident(outcome, gpu, peak->device));
+}
+
+static void report_ranks(const struct outcome *outcome, const struct est_gpu *gpu, struct est_report *report)
+{
+	report->rank_kind = outcome->kind;
+	report->rank_count = outcome->rank_count;
+	for (size_t i = 0; i < outcome->rank_count; i++) {
+		report->ranks[i] = outcome->ranks[i];
+		report->ranks[i].allocated += workspaces(gpu);
+	}
 }
 
 static void report_host(const struct run *run, const struct outcome *outcome, struct est_report *report)
@@ -390,6 +450,23 @@ static void note_kernel(const struct est_request *request, struct est_report *re
 			   "nothing over GPTQ");
 }
 
+static void note_pipeline(const struct est_request *request, struct est_report *report)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	if (p->pipeline <= 1)
+		return;
+	est_note_add(&report->assumptions, "/parallelism/pipeline", "1f1b",
+		     "stages of torch.distributed.pipelining under Schedule1F1B, cut as torchtitan cuts them: the embedding counts as a layer, "
+		     "norm and head as another, the first stages take what is left over; each receives into a buffer of its own for each "
+		     "micro-batch; a tied embedding has a copy in the first and in the last");
+	est_note_add(&report->assumptions, "/gradient_accumulation_steps", "", "the micro-batches of a step in the pipeline");
+	if (request->gradient_accumulation_steps < p->pipeline)
+		est_note_add(&report->warnings, "/gradient_accumulation_steps", "",
+			     "fewer micro-batches than stages, which torch's Schedule1F1B refuses: with %lld or more the first stages hold more",
+			     (long long)p->pipeline);
+}
+
 static void note_unsloth(const struct est_request *request, struct est_report *report)
 {
 	if (request->framework == EST_UNSLOTH)
@@ -538,7 +615,9 @@ static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est
 	if (!outcome)
 		return false;
 	report->replayed = true;
-	report->trainable_parameters = outcome->trainable_parameters;
+	if (outcome->kind == EST_ANY_RANK) /* a stage trains a part of them */
+		report->trainable_parameters = outcome->trainable_parameters;
+	report_ranks(outcome, gpu, report);
 	report_peak(run, outcome, gpu, &report->peak);
 	report_host(run, outcome, report);
 	report_timeline(outcome, gpu, report);
@@ -570,6 +649,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_mixers(&own, ret_report);
 		note_kernel(request, ret_report);
 		note_unsloth(request, ret_report);
+		note_pipeline(request, ret_report);
 		note_objective(request, &own, ret_report);
 		note_torchtitan(request, model, ret_report);
 		note_tensor(request, ret_report);

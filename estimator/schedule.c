@@ -114,6 +114,19 @@ void est_schedule_backward_end(struct est_schedule *schedule)
 		finish_units(schedule);
 }
 
+void est_schedule_reduce(struct est_schedule *schedule)
+{
+	bool stays;
+
+	if (!schedule)
+		return;
+	stays = schedule->stays_gathered;
+	schedule->syncs = true;
+	schedule->stays_gathered = false;
+	finish_units(schedule);
+	schedule->stays_gathered = stays;
+}
+
 /* FSDP1's flat parameters lose theirs when the next forward finds none in the original ones. */
 void est_schedule_zero_grad(struct est_schedule *schedule)
 {
@@ -340,6 +353,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->request = request;
 	schedule->offloads = request->offload.parameters == EST_ON_CPU;
 	schedule->replicates = p->strategy == EST_HSDP;
+	schedule->stays_gathered = p->pipeline > 1;
 	schedule->ranks = est_shard_ranks(p);
 	schedule->layers = (unsigned)model->num_hidden_layers;
 	schedule->gathered_element = EST_16BIT;

@@ -55,6 +55,7 @@ struct est_schedule {
 	uint8_t gathered_element, reduced_element, shard_element;
 	bool rehearses;                /* the first micro-batch of all runs otherwise than the others */
 	bool syncs;                    /* this micro-batch's backward reduces (no_sync() otherwise) */
+	bool stays_gathered;           /* and leaves what it gathered to the next one's forward: a pipeline's stage */
 	struct est_unit *units;
 	unsigned unit_count, layers;
 	bool has_tail;                 /* final norm and head are a unit of their own */
@@ -90,6 +91,8 @@ void est_schedule_micro_begin(struct est_schedule *schedule);
 void est_schedule_forward_end(struct est_schedule *schedule);
 void est_schedule_backward_end(struct est_schedule *schedule);
 void est_schedule_zero_grad(struct est_schedule *schedule);
+/* Reduces all units' gradients at once, after the last backward of those that did not. */
+void est_schedule_reduce(struct est_schedule *schedule);
 
 /* Whether reentrant checkpoints lie around the layers' units, not inside of them. (Others do the same in both places.) */
 bool est_unit_is_checkpointed(const struct est_schedule *schedule);

@@ -8,6 +8,7 @@
 #include "estimator/lora.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
+#include "estimator/pipeline.h"
 #include "estimator/unsloth.h"
 #include "estimator/zero3.h"
 
@@ -152,13 +153,51 @@ static int64_t count_trainable(const struct est_tape *tape)
 	return count;
 }
 
+/* The micro-batches of a step: the rehearsal, the first and the others. */
+static void trace_micros(struct est_program *program, struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+
+	begin(program, tape, EST_PART_REHEARSAL);
+	rehearse(program, pass);
+	end(program, tape, EST_PART_REHEARSAL);
+	begin(program, tape, EST_PART_MICRO_FIRST);
+	program->accumulation_steps = trace_first(pass);
+	end(program, tape, EST_PART_MICRO_FIRST);
+	begin(program, tape, EST_PART_MICRO_NEXT);
+	if (pass->request->gradient_accumulation_steps > 1)
+		trace_micro(pass, true);
+	end(program, tape, EST_PART_MICRO_NEXT);
+}
+
+/* Those of a pipeline's stage, which do not come one after the other: all are the first. */
+static void trace_stage(struct est_program *program, struct est_pass *pass, struct est_pipeline *pipeline)
+{
+	struct est_tape *tape = pass->tape;
+
+	begin(program, tape, EST_PART_REHEARSAL);
+	end(program, tape, EST_PART_REHEARSAL);
+	begin(program, tape, EST_PART_MICRO_FIRST);
+	est_pipeline_step(pipeline);
+	end(program, tape, EST_PART_MICRO_FIRST);
+	program->accumulation_steps = 1;
+	begin(program, tape, EST_PART_MICRO_NEXT);
+	end(program, tape, EST_PART_MICRO_NEXT);
+}
+
+static int64_t table_layers(const struct est_model *model, const struct est_request *request)
+{
+	return request->parallelism.pipeline > 1 ? est_stage_traced_layers(model, request) : est_model_all_layers(model);
+}
+
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
 		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
 	const struct est_model whole = est_framework_model(request, model), own = est_tensor_part(request, &whole);
-	struct est_tape_limits limits = limits_for(est_model_all_layers(&own));
+	struct est_tape_limits limits = limits_for(table_layers(&own, request));
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
 	struct est_update update;
+	struct est_pipeline *pipeline = NULL;
 	struct est_pass pass, reference;
 
 	memset(program, 0, sizeof(*program));
@@ -180,17 +219,13 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	est_ddp_wrap(tape, request);
 	if (request->fuse_optimizer_in_backward)
 		est_optimizer_fuse(tape, request);
+	if (request->parallelism.pipeline > 1 && !(pipeline = est_pipeline_load(&pass)))
+		return false;
 	end(program, tape, EST_PART_LOAD);
-	begin(program, tape, EST_PART_REHEARSAL);
-	rehearse(program, &pass);
-	end(program, tape, EST_PART_REHEARSAL);
-	begin(program, tape, EST_PART_MICRO_FIRST);
-	program->accumulation_steps = trace_first(&pass);
-	end(program, tape, EST_PART_MICRO_FIRST);
-	begin(program, tape, EST_PART_MICRO_NEXT);
-	if (request->gradient_accumulation_steps > 1)
-		trace_micro(&pass, true);
-	end(program, tape, EST_PART_MICRO_NEXT);
+	if (pipeline)
+		trace_stage(program, &pass, pipeline);
+	else
+		trace_micros(program, &pass);
 	begin(program, tape, EST_PART_CLIP);
 	if (own.architecture == EST_ARCH_LITGPT)
 		est_litgpt_hold_previous(&pass);

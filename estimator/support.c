@@ -11,6 +11,7 @@
 #include "estimator/tensor_parallel.h"
 #include "estimator/liger.h"
 #include "estimator/lora.h"
+#include "estimator/pipeline.h"
 #include "estimator/schedule.h"
 #include "estimator/zero3.h"
 #include "estimator/unsloth.h"
@@ -40,7 +41,7 @@ static const struct modelled {
 	{ "liger_kernel", ANY, BIT(false) },
 	{ "torch_compile", ANY, BIT(false) },
 	{ "parallelism.tensor", ANY, BIT(1) },
-	{ "parallelism.pipeline", BIT(1), BIT(1) },
+	{ "parallelism.pipeline", ANY, BIT(1) },
 	{ "parallelism.context", BIT(1), BIT(1) },
 	{ "parallelism.expert", BIT(1), BIT(1) },
 	{ "parallelism.sequence_parallel", ANY, BIT(false) },
@@ -407,6 +408,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 		check_tower(request, faults);
 	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
 		refuse(est_field_find("liger_kernel"), request, faults);
+	est_pipeline_check(request, model, faults);
 	check_packed(request, model, faults);
 	check_generation(request, model, faults);
 	check_compile(request, model, faults);

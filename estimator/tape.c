@@ -246,6 +246,14 @@ void est_release_attributes(struct est_tape *tape, uint32_t count)
 		est_storage_release(tape, tape->attributes[--tape->attribute_count]);
 }
 
+void est_release_attributes_of(struct est_tape *tape, uint32_t first, uint32_t end)
+{
+	for (uint32_t i = end; i-- > first;) {
+		est_storage_release(tape, tape->attributes[i]);
+		tape->attributes[i] = 0;
+	}
+}
+
 /* Autocast's cached cast of a parameter outlives the product that made it. */
 static bool is_cached_cast(const struct est_tape *tape, const struct est_node *node)
 {

@@ -314,6 +314,8 @@ static inline struct est_tensor est_output(const struct est_tape *tape, const st
 void est_attach(struct est_tape *tape, const struct est_node *node, struct est_tensor tensor);
 /* The graph that has been attached to since attribute_count was count is destroyed. */
 void est_release_attributes(struct est_tape *tape, uint32_t count);
+/* The same of what was attached from first to end, where another graph has been attached to since. */
+void est_release_attributes_of(struct est_tape *tape, uint32_t first, uint32_t end);
 /* The nodes from first to end lead nowhere (their result was detached) and die: what they saved goes. */
 void est_discard_nodes(struct est_tape *tape, uint32_t first, uint32_t end);
 /* Moves the gradient of output i out of node. */
@@ -366,6 +368,8 @@ void est_mark_layer(struct est_tape *tape, unsigned layer);
 void est_tape_seed(struct est_tape *tape, struct est_tensor root, struct est_tensor grad);
 /* Runs the nodes from node_count down to first with grad (moved) arriving at root, then forgets them. */
 void est_tape_backward(struct est_tape *tape, uint32_t first, struct est_tensor root, struct est_tensor grad);
+/* The same of the graph whose nodes are those from first to end, where others were made since: no node is forgotten. */
+void est_tape_backward_of(struct est_tape *tape, uint32_t first, uint32_t end, struct est_tensor root, struct est_tensor grad);
 /* Keeps leaf's cast (moved in) until then. */
 void est_keep_cast(struct est_tape *tape, struct est_leaf *leaf, struct est_tensor cast);
 /* A gradient (moved in) arrives at an edge: of a node that runs later, or of a leaf. */

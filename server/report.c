@@ -101,6 +101,20 @@ static const struct srv_column fit_columns[] = {
 };
 enum { LIMITS = 3 };
 
+/* A kind of rank. */
+struct rank_row {
+	const char *kind;
+	int64_t layers, micro_batches;
+	uint64_t allocated;
+};
+static const struct srv_column rank_columns[] = {
+	SRV_COLUMN("rank_kind", SRV_TEXT, struct rank_row, kind),
+	SRV_COLUMN("layers", SRV_I64, struct rank_row, layers),
+	SRV_COLUMN("micro_batches", SRV_I64, struct rank_row, micro_batches),
+	SRV_COLUMN("allocated_bytes", SRV_U64, struct rank_row, allocated),
+};
+
+static const struct srv_table rank_table = SRV_TABLE(rank_columns);
 static const struct srv_table model_table = SRV_TABLE(model_columns), trainable_table = SRV_TABLE(trainable_columns);
 static const struct srv_table shape_table = SRV_TABLE(shape_columns), rows_table = SRV_TABLE(rows_columns);
 static const struct srv_table thumb_table = SRV_TABLE(thumb_columns), range_table = SRV_TABLE(range_columns);
@@ -277,6 +291,26 @@ static void write_ignored(struct srv_buffer *buffer, const struct cfg_ignored *i
 	srv_buffer_add_byte(buffer, ']');
 }
 
+/* The rows, of which kind of rank they are, and what the other kinds need. */
+static void write_per_gpu(struct srv_buffer *buffer, const struct est_report *report)
+{
+	srv_buffer_add_byte(buffer, '{');
+	srv_write_members(buffer, &rows_table, &report->per_gpu);
+	SRV_PUT(buffer, ",\"rank_kind\":\"");
+	srv_write_text(buffer, est_rank_kind_name(report->rank_kind));
+	srv_buffer_add_byte(buffer, '"');
+	for (size_t i = 0; i < report->rank_count; i++) {
+		const struct est_rank *rank = &report->ranks[i];
+		const struct rank_row row = { est_rank_kind_name(rank->kind), rank->layers, rank->micro_batches, rank->allocated };
+
+		srv_write_text(buffer, i ? "," : ",\"ranks\":[");
+		srv_write_object(buffer, &rank_table, &row);
+	}
+	if (report->rank_count)
+		srv_buffer_add_byte(buffer, ']');
+	srv_buffer_add_byte(buffer, '}');
+}
+
 static void write_document(struct srv_buffer *buffer, const struct srv_estimate *estimate, const void *const *rows)
 {
 	const struct cfg_request *request = estimate->request;
@@ -287,7 +321,7 @@ static void write_document(struct srv_buffer *buffer, const struct srv_estimate 
 	SRV_PUT(buffer, ",\"single_gpu\":");
 	srv_write_object(buffer, &rows_table, &report->single_gpu);
 	SRV_PUT(buffer, ",\"per_gpu\":");
-	srv_write_object(buffer, &rows_table, &report->per_gpu);
+	write_per_gpu(buffer, report);
 	if (report->replayed) {
 		write_peak(buffer, &report->peak);
 		if (report->point_count)

@@ -29,7 +29,8 @@ START_TEST(an_estimate_has_the_members_of_the_contract_in_their_order)
 	CHECK_KEYS(json_object_get(read, "single_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
 		   "activations_bytes", "buffers_bytes", "overhead_bytes", "total_bytes");
 	CHECK_KEYS(json_object_get(read, "per_gpu"), "weights_bytes", "gradients_bytes", "optimizer_bytes",
-		   "activations_bytes", "buffers_bytes", "overhead_bytes", "total_bytes");
+		   "activations_bytes", "buffers_bytes", "overhead_bytes", "total_bytes", "rank_kind");
+	ck_assert_str_eq(member(json_object_get(read, "per_gpu"), "rank_kind"), "any_rank");
 	peak = json_object_get(read, "peak");
 	CHECK_KEYS(peak, "phase", "gpu", "at_peak", "allocated", "reserved", "device");
 	CHECK_KEYS(json_object_get(peak, "at_peak"), "weights_bytes", "gradients_bytes", "optimizer_bytes",

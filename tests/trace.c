@@ -1,10 +1,12 @@
-/* trace REQUEST.json | -: the events of the replay of a request, one a line, for comparison with a trace of real PyTorch:
- * "A id bytes allocated category", "F id bytes", "== part", "-- phase". With no argument but stdin, reads the request from it. */
+/* trace REQUEST.json | - [STAGE]: the events of the replay of a request, one a line, for comparison with a trace of real PyTorch:
+ * "A id bytes allocated category", "F id bytes", "== part", "-- phase". With no argument but stdin, reads the request from it. Of a
+ * pipeline: of its stage STAGE, from 0, or of the first. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/config.h"
+#include "estimator/pipeline.h"
 #include "estimator/replay.h"
 
 static const char *const part_names[EST_PARTS] = { "load", "rehearsal", "micro_first", "micro_next", "clip", "states", "update" };
@@ -25,6 +27,18 @@ static void print_part(const struct est_program *program, enum est_part part, ui
 	}
 }
 
+/* What is traced of a model: of a pipeline one stage. */
+static struct est_model part_of(const struct cfg_request *request, const char *stage)
+{
+	const struct est_request *run = &request->request;
+	struct est_stage cut;
+
+	if (run->parallelism.pipeline == 1)
+		return request->model;
+	cut = est_stage(&request->model, &run->parallelism, run->gradient_accumulation_steps, stage ? strtol(stage, NULL, 10) : 0);
+	return est_stage_model(&request->model, &cut);
+}
+
 static void fail(const char *reason)
 {
 	fprintf(stderr, "trace: %s\n", reason);
@@ -35,6 +49,7 @@ int main(int argc, char **argv)
 {
 	static const uint64_t shards[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
 	static struct cfg_request request;
+	static struct est_model model;
 	static struct est_faults faults;
 	const char *source = getenv("VRAMCAST_SOURCE");
 	char error[512], directory[1024];
@@ -57,9 +72,10 @@ int main(int argc, char **argv)
 			fprintf(stderr, "%s %s\n", faults.item[i].pointer, faults.item[i].detail);
 		return 1;
 	}
-	size = est_program_arena_size(est_model_all_layers(&request.model));
+	model = part_of(&request, argc > 2 ? argv[2] : NULL);
+	size = est_program_arena_size(2 * est_model_all_layers(&request.model)); /* twice: a pipeline's micro-batches in flight */
 	est_arena_init(&arena, malloc(size), size);
-	if (!est_program_trace(&program, &request.model, &request.request, true, shards, &arena))
+	if (!est_program_trace(&program, &model, &request.request, true, shards, &arena))
 		fail("the arena or the tables are too small");
 	for (enum est_part part = EST_PART_LOAD; part < EST_PARTS; part++)
 		print_part(&program, part, &allocated);

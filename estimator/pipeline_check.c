@@ -1,0 +1,59 @@
+#include "estimator/architecture.h"
+#include "estimator/fields.h"
+#include "estimator/pipeline.h"
+
+/* Decoders that are an embedding, layers with rotary embeddings, a norm and a head, and nothing beside. */
+static bool cuts(const struct est_model *model)
+{
+	return model->architecture != EST_ARCH_UNSUPPORTED && !est_model_is_encoder(model) && model->position == EST_ROPE
+	       && model->vision.tower == EST_TOWER_NONE && model->embed_dim == 0 && !model->embedding_norm && !model->caches_in_training
+	       && est_architecture_row(model->architecture)->rotary && model->architecture != EST_ARCH_QWEN;
+}
+
+static bool runs_stages(enum est_framework framework)
+{
+	return framework == EST_TRANSFORMERS || framework == EST_TORCHTITAN;
+}
+
+static void refuse(const char *name, const struct est_request *request, struct est_faults *faults)
+{
+	const struct est_field *field = est_field_find(name);
+	char value[EST_NAME_MAX];
+
+	est_field_text(field, request, value, sizeof(value));
+	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet with a pipeline's stages%s", value,
+		      est_field_is_named(field, request) ? "" : " (the default here: name another)");
+}
+
+void est_pipeline_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	enum est_strategy strategy = request->parallelism.strategy;
+	bool shards = strategy == EST_FSDP || strategy == EST_HSDP;
+	bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
+	const struct { const char *field; bool refused; } rows[] = {
+		{ "framework", !runs_stages(request->framework) },
+		{ "parallelism.strategy", strategy == EST_ZERO1 || strategy == EST_FSDP1 },
+		{ "precision", shards && est_has_master(request) },
+		{ "optimizer", shards && !est_has_master(request) && !est_schedule_wanted(request) },
+		{ "method", request->method == EST_FREEZE },
+		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "task", request->task != EST_CAUSAL_LM },
+		{ "loss", request->loss != EST_LOSS_STANDARD },
+		{ "liger_kernel", request->liger_kernel },
+		{ "torch_compile", request->torch_compile },
+		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
+		{ "lora.modules_to_save", adapts && request->lora.modules_to_save.count > 0 },
+		{ "quantization.type", request->method == EST_QLORA && request->quantization.type > EST_INT8 },
+		{ "offload.optimizer", request->offload.optimizer != EST_ON_GPU },
+		{ "offload.parameters", request->offload.parameters != EST_ON_GPU },
+	};
+
+	if (request->parallelism.pipeline == 1 || request->accounting != EST_REPLAY)
+		return;
+	if (!cuts(model))
+		est_fault_add(faults, "/parallelism/pipeline", EST_NOT_SUPPORTED_YET,
+			      "stages of this model are not modelled yet: only those of decoders with rotary embeddings are");
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		if (rows[i].refused)
+			refuse(rows[i].field, request, faults);
+}
