@@ -113,16 +113,20 @@ static const char *strategy_of_gpus(const struct rule_input *input, double *ret)
 {
 	const struct est_parallelism *parallelism = &input->request->parallelism;
 
-	*ret = parallelism->pipeline > 1 ? EST_FSDP : EST_ZERO3;
-	return parallelism->gpus > parallelism->tensor * parallelism->pipeline * parallelism->context
+	*ret = parallelism->pipeline > 1 || parallelism->context > 1 ? EST_FSDP : EST_ZERO3;
+	if (parallelism->context > 1)
+		return "context parallelism's ranks share the parameters as data-parallel ones do";
+	return parallelism->gpus > parallelism->tensor * parallelism->pipeline
 		? "more than one data-parallel rank and no strategy named" : NULL;
 }
 
 static const char *precision_of_pipeline(const struct rule_input *input, double *ret)
 {
+	const struct est_parallelism *parallelism = &input->request->parallelism;
+
 	*ret = EST_BF16_MIXED;
-	return input->request->parallelism.pipeline > 1 && !has_adapters(input->request)
-		? "torchtitan's stages: fp32 parameters, bf16 compute" : NULL;
+	return (parallelism->pipeline > 1 || parallelism->context > 1) && !has_adapters(input->request)
+		? "as torchtitan trains in a pipeline, or over parts of sequences: fp32 parameters, bf16 compute" : NULL;
 }
 
 static const char *reshard_of_pipeline(const struct rule_input *input, double *ret)

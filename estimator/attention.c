@@ -176,7 +176,7 @@ static struct est_tensor fused(struct est_pass *pass, enum est_kernel kernel, co
 		.copies_output = (kernel == EST_KERNEL_FLASH && copies_heads(pass)) || (kernel == EST_KERNEL_CUDNN && joins_heads(pass)),
 	};
 
-	return est_fused_attention(pass, kernels[kernel], &call);
+	return (pass->request->parallelism.context > 1 ? est_ring_attention : est_fused_attention)(pass, kernels[kernel], &call);
 }
 
 /* pad_bias: the memory-efficient kernel wants rows of a multiple of 8 elements. bias moves in, held. */
@@ -330,7 +330,9 @@ struct est_permuted est_permuted_gradients(const struct est_pass *pass, const st
 	bool as_sums = (kernel == EST_KERNEL_EFFICIENT && repeated) || (kernel == EST_KERNEL_CUDNN && repeats(pass, kernel, masked))
 		       || (kernel == EST_KERNEL_FLEX && est_flex_repeats(pass->model));
 
-	return (struct est_permuted){ query, query || as_copied || as_sums };
+	bool as_received = pass->request->parallelism.context > 1; /* views of what went round the ring, head by head */
+
+	return (struct est_permuted){ query, query || as_copied || as_sums || as_received };
 }
 
 struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)

@@ -22,6 +22,7 @@ struct est_fused_call {
 	uint64_t output;            /* elements of the output */
 	bool unpadded;              /* one row of all sequences (cu_seqlens) */
 	bool windowed;              /* the layer's window is shorter than the sequence */
+	bool half_keys;             /* the keys are half as many as the queries, in est_fused_gradients() */
 	bool copies_output;         /* heads lie otherwise than the output's gradient: the backward copies one of them */
 	struct est_tensor *logsumexp; /* where flex_attention returns it, held */
 };
@@ -29,6 +30,9 @@ struct est_fused_call {
 /* The kernel's output; it keeps q, k, v, the mask, the output and the rows' logsumexp for its backward. in[] is released where
  * temporary. */
 struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call);
+
+/* The same over the ranks of context parallelism, of whose last one this is: each has a part of the sequence (attention_ring.c). */
+struct est_tensor est_ring_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call);
 
 /* The gradients of q, k and v alone, and what the kernel takes beside them for a while. */
 void est_fused_gradients(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call,

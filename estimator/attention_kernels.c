@@ -125,7 +125,7 @@ static struct heads heads_of(const struct est_pass *pass, const struct est_fused
 	uint64_t dim = (uint64_t)model->head_dim;
 
 	return (struct heads){
-		.batch = pass->batch, .count = (uint64_t)model->num_attention_heads, .groups = call->in[1].numel / (pass->tokens * dim),
+		.batch = pass->batch, .count = (uint64_t)model->num_attention_heads, .groups = (call->half_keys ? 2 : 1) * call->in[1].numel / (pass->tokens * dim),
 		.sequence = pass->sequence, .dim = dim, .tokens = pass->tokens, .output = call->output, .unpadded = call->unpadded,
 		.causal = !est_model_is_bidirectional(model) && !call->windowed, .windowed = call->windowed,
 		.softcapped = model->attn_logit_softcapping != 0,
@@ -274,6 +274,8 @@ static void size_backward(const struct est_pass *pass, enum est_fused_kernel ker
 	extra[ROWS] = extra[ACCUMULATOR] = extra[GROUPED] = 0;
 	extra[COPY] = call->copies_output ? call->output : 0;
 	rows[kernel].size(&heads, extra);
+	if (call->half_keys)
+		extra[GROUPED] /= 2;
 }
 
 void est_fused_gradients(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call,

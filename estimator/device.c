@@ -79,16 +79,18 @@ struct est_range est_device_context(const struct est_gpu *gpu)
 
 struct est_range est_device_communication(const struct est_gpu *gpu, const struct est_parallelism *parallelism)
 {
+	bool shares = parallelism->strategy != EST_SINGLE || parallelism->tensor > 1; /* else a stage talks to its neighbours alone */
 	uint64_t collective, peers;
 
 	if (parallelism->gpus <= 1)
 		return (struct est_range){ 0, 0, 0 };
-	collective = 1 + (uint64_t)(parallelism->strategy == EST_HSDP) + (uint64_t)(parallelism->tensor > 1);
+	collective = (uint64_t)(parallelism->strategy != EST_SINGLE) + (uint64_t)(parallelism->strategy == EST_HSDP)
+		     + (uint64_t)(parallelism->tensor > 1);
 	peers = (uint64_t)(parallelism->pipeline > 1) + (uint64_t)(parallelism->context > 1)
 		+ (uint64_t)(parallelism->expert > 1);
 	for (size_t i = 0; i < sizeof(communicators) / sizeof(communicators[0]); i++)
 		if (communicators[i].vendor == gpu->vendor && communicators[i].fast_links == gpu->fast_links)
-			return sum(sum(times(communicators[i].first, 1), times(communicators[i].further, collective - 1)),
+			return sum(sum(times(communicators[i].first, shares), times(communicators[i].further, collective - shares)),
 				   times(peer_group, peers));
 	return (struct est_range){ 0, 0, 0 };
 }

@@ -178,11 +178,14 @@ static inline bool est_has_master(const struct est_request *request)
 	return request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 }
 
-/* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. */
+/* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. With FSDP2 those of context parallelism
+ * too, which see other parts of the same sequences (the mesh dp_shard_cp of accelerate and torchtitan). */
 static inline uint64_t est_shard_ranks(const struct est_parallelism *p)
 {
 	if (p->strategy == EST_HSDP && p->shard_size)
-		return (uint64_t)p->shard_size;
+		return (uint64_t)(p->shard_size * p->context);
+	if (p->strategy == EST_FSDP || p->strategy == EST_HSDP)
+		return (uint64_t)(p->gpus / (p->tensor * p->pipeline));
 	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
 }
 

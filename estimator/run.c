@@ -467,6 +467,20 @@ static void note_pipeline(const struct est_request *request, struct est_report *
 			     (long long)p->pipeline);
 }
 
+static void note_context(const struct est_request *request, struct est_report *report)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	if (p->context > 1)
+		est_note_add(&report->assumptions, "/parallelism/context", "allgather",
+			     "the last rank of torch's context_parallel(): sequence_length / context tokens of each sequence; each layer gathers all keys "
+			     "and values at once and merges what the kernel gives for each rank in fp32");
+	if (p->context > 1 || p->pipeline > 1)
+		est_note_add(&report->assumptions, "/parallelism", "",
+			     "NCCL's buffers are outside PyTorch's allocator: 0.3 to 0.9 GiB for a group of ranks that reduce or gather over NVLink, 1 to 3 GiB "
+			     "for one whose ranks send to each other");
+}
+
 static void note_unsloth(const struct est_request *request, struct est_report *report)
 {
 	if (request->framework == EST_UNSLOTH)
@@ -650,6 +664,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 		note_kernel(request, ret_report);
 		note_unsloth(request, ret_report);
 		note_pipeline(request, ret_report);
+		note_context(request, ret_report);
 		note_objective(request, &own, ret_report);
 		note_torchtitan(request, model, ret_report);
 		note_tensor(request, ret_report);

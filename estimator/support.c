@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/adapters.h"
 #include "estimator/compile.h"
+#include "estimator/context.h"
 #include "estimator/fields.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
@@ -42,7 +43,7 @@ static const struct modelled {
 	{ "torch_compile", ANY, BIT(false) },
 	{ "parallelism.tensor", ANY, BIT(1) },
 	{ "parallelism.pipeline", ANY, BIT(1) },
-	{ "parallelism.context", BIT(1), BIT(1) },
+	{ "parallelism.context", ANY, BIT(1) },
 	{ "parallelism.expert", BIT(1), BIT(1) },
 	{ "parallelism.sequence_parallel", ANY, BIT(false) },
 	{ "offload.optimizer", ANY, BIT(EST_ON_GPU) },
@@ -409,6 +410,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
 		refuse(est_field_find("liger_kernel"), request, faults);
 	est_pipeline_check(request, model, faults);
+	est_context_check(request, model, faults);
 	check_packed(request, model, faults);
 	check_generation(request, model, faults);
 	check_compile(request, model, faults);

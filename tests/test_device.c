@@ -73,6 +73,8 @@ static const struct {
 	{ "PCIe", &rtx_4090, { .strategy = EST_DDP, .gpus = 2 }, 150, 230, 310 },
 	{ "hybrid sharding has two groups", &a100, { .strategy = EST_HSDP, .gpus = 16 }, 614, 1228, 1844 },
 	{ "a tensor group more", &h100, { .strategy = EST_FSDP, .gpus = 8, .tensor = 2 }, 614, 1228, 1844 },
+	{ "stages alone", &h100, { .strategy = EST_SINGLE, .gpus = 8, .pipeline = 8 }, 1024, 1536, 3072 },
+	{ "parts of sequences", &h100, { .strategy = EST_FSDP, .gpus = 8, .context = 2 }, 1331, 2150, 3994 },
 	{ "a pipeline's peers", &h100, { .strategy = EST_DDP, .gpus = 8, .pipeline = 2 }, 1331, 2150, 3994 },
 	{ "RCCL's first and further group", &mi300x, { .strategy = EST_HSDP, .gpus = 8 }, 1014, 1690, 2536 },
 	{ "TPUs have none of their own", &tpu, { .strategy = EST_FSDP, .gpus = 8 }, 0, 0, 0 },
