@@ -276,11 +276,14 @@ static void check_size(const struct est_request *request, const struct est_model
 	double weights = 64 * (double)model->parameters;
 	double tokens = sequences * length * (128 * layers * width + 32 * (double)model->vocab_size);
 	double scores = 32 * layers * sequences * heads * length * length;
+	/* a pipeline's stage receives into a buffer for each micro-batch, twice, and has the ids of all */
+	double received = request->parallelism.pipeline > 1
+				  ? 16 * (double)request->gradient_accumulation_steps * sequences * length * (double)model->hidden_size : 0;
 
 	if (weights > limit)
 		est_fault_add(faults, "/model", EST_OUT_OF_RANGE,
 			      "must need less than 2^60 bytes for its weights and states");
-	else if (tokens + scores > limit)
+	else if (tokens + scores + received > limit)
 		est_fault_add(faults, "/sequence_length", EST_OUT_OF_RANGE,
 			      "must need less than 2^60 bytes of activations with this micro_batch_size and model");
 }
