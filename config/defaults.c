@@ -125,7 +125,7 @@ static const char *precision_of_pipeline(const struct rule_input *input, double 
 	const struct est_parallelism *parallelism = &input->request->parallelism;
 
 	*ret = EST_BF16_MIXED;
-	return (parallelism->pipeline > 1 || parallelism->context > 1) && !has_adapters(input->request)
+	return (parallelism->pipeline > 1 || parallelism->context > 1) && !est_has_adapters(input->request)
 		? "as torchtitan trains in a pipeline, or over parts of sequences: fp32 parameters, bf16 compute" : NULL;
 }
 

@@ -29,7 +29,7 @@ void est_pipeline_check(const struct est_request *request, const struct est_mode
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 	bool shards = strategy == EST_FSDP || strategy == EST_HSDP;
-	bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
+	bool adapts = est_has_adapters(request);
 	const struct { const char *field; bool refused; } rows[] = {
 		{ "framework", !runs_stages(request->framework) },
 		{ "parallelism.strategy", strategy == EST_ZERO1 || strategy == EST_FSDP1 },
