@@ -496,7 +496,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 {
 	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
 				   .batch = (uint64_t)request->micro_batch_size * est_objective_sequences(request),
-				   .sequence = (uint64_t)(request->sequence_length / request->parallelism.context) };
+				   .sequence = est_rank_length(request) };
 	pass->tokens = pass->batch * pass->sequence;
 	pass->tensor = est_tensor_group_of(request);
 	pass->parameter_element = element_of(request);

@@ -178,6 +178,14 @@ static inline bool est_has_master(const struct est_request *request)
 	return request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 }
 
+/* Tokens of a sequence that a rank has: all, or its part under context parallelism. */
+static inline uint64_t est_rank_length(const struct est_request *request)
+{
+	int64_t context = request->parallelism.context;
+
+	return (uint64_t)(context > 1 ? request->sequence_length / context : request->sequence_length);
+}
+
 /* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. With FSDP2 those of context parallelism
  * too, which see other parts of the same sequences (the mesh dp_shard_cp of accelerate and torchtitan). */
 static inline uint64_t est_shard_ranks(const struct est_parallelism *p)

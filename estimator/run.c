@@ -318,9 +318,10 @@ static void report_timeline(const struct outcome *outcome, const struct est_gpu 
 {
 	report->moments = 0;
 	for (enum est_phase phase = EST_PHASE_FORWARD; phase < EST_PHASES; phase++)
-		report->timeline[report->moments++] =
-			(struct est_moment){ phase, outcome->levels.phase_peak[phase] + workspaces(gpu),
-					     outcome->reserved.phase[phase] + rounded_to_segments(workspaces(gpu)) };
+		if (outcome->levels.phase_peak[phase]) /* no stage but the last has a loss */
+			report->timeline[report->moments++] =
+				(struct est_moment){ phase, outcome->levels.phase_peak[phase] + workspaces(gpu),
+						     outcome->reserved.phase[phase] + rounded_to_segments(workspaces(gpu)) };
 }
 
 static void report_points(const struct run *run, const struct est_gpu *gpu, struct est_report *report)
