@@ -150,15 +150,27 @@ static void explain_optimizer(struct explaining *explaining)
 	say_shares(explaining, EST_ZERO1);
 }
 
+/* The rank that the rows are of, where ranks differ; or NULL */
+static const struct est_rank *rank_of(const struct est_report *report)
+{
+	for (size_t i = 0; i < report->rank_count; i++)
+		if (report->ranks[i].kind == report->rank_kind)
+			return &report->ranks[i];
+	return NULL;
+}
+
 static void explain_activations(struct explaining *explaining)
 {
 	const struct est_request *request = explaining->request;
-	int64_t tokens = request->micro_batch_size * request->sequence_length;
+	const struct est_rank *rank = rank_of(explaining->report);
+	int64_t length = (int64_t)est_rank_length(request), tokens = request->micro_batch_size * length;
 
 	begin(explaining, "activations", explaining->report->per_gpu.activations,
 	      "the model's code in Transformers, operator by operator (docs/replay.md)");
-	say(explaining, "what autograd keeps of %" PRId64 " layers for %" PRId64 " x %" PRId64 " tokens", est_model_stacked_layers(explaining->model),
-	    request->micro_batch_size, request->sequence_length);
+	say(explaining, "what autograd keeps of %" PRId64 " layers for %" PRId64 " x %" PRId64 " tokens",
+	    rank ? rank->layers : est_model_stacked_layers(explaining->model), request->micro_batch_size, length);
+	if (rank)
+		say(explaining, " of up to %" PRId64 " micro-batches at once", rank->micro_batches);
 	if (request->checkpointing != EST_CHECKPOINT_NONE)
 		say(explaining, ", checkpoints (%s) leaving out what is computed again",
 		    est_word_name(est_checkpointing_words, (int)request->checkpointing));

@@ -236,7 +236,7 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 		struct est_tensor weights = pass->attn_weights, y;
 
 		pass->attn_weights = est_none;
-		est_mark_layer(pass->tape, (unsigned)i + 1);
+		est_mark_layer(pass->tape, (unsigned)(pass->model->first_layer + i) + 1);
 		x = est_hold(est_schedule_enter(schedule, est_unit_of_layer(i), x));
 		if (est_unsloth_wanted(pass->request))
 			pass->tape->offloads = est_unsloth_offloads(pass, i);
