@@ -202,9 +202,9 @@ static void end_step(struct est_pipeline *pipeline)
 {
 	struct est_tape *tape = pipeline->pass->tape;
 
+	est_schedule_reduce(pipeline->pass->schedule); /* perform_reduce_grad(), before the function returns */
 	est_drop(tape, pipeline->output);
 	est_drop(tape, pipeline->sent);
-	est_schedule_reduce(pipeline->pass->schedule);
 	est_drop(tape, pipeline->ids);
 	tape->leaf_count = pipeline->leaves;
 	tape->attribute_count = 0;
