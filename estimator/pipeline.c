@@ -27,17 +27,6 @@ struct est_stage est_stage(const struct est_model *model, const struct est_paral
 	return stage;
 }
 
-unsigned est_stage_candidates(const struct est_model *model, const struct est_request *request, struct est_stage ret[EST_STAGE_KINDS])
-{
-	const struct est_parallelism *p = &request->parallelism;
-	const int64_t indices[EST_STAGE_KINDS] = { 0, 1, p->pipeline - 1 }; /* of two stages the second is the last */
-	unsigned count = p->pipeline > 2 ? 3 : 2;
-
-	for (unsigned i = 0; i < count; i++)
-		ret[i] = est_stage(model, p, request->gradient_accumulation_steps, indices[i]);
-	return count;
-}
-
 /* A tied embedding is in the first stage and, as the head, in the last: a copy each, with a gradient each. */
 struct est_model est_stage_model(const struct est_model *model, const struct est_stage *stage)
 {
@@ -55,6 +44,43 @@ struct est_model est_stage_model(const struct est_model *model, const struct est
 	if (part.lacks_embedding)
 		part.embedding_multiplier = 0;
 	return part;
+}
+
+/* A stage in the middle with the most parameters, the earliest of those: the second, unless layers differ. */
+static int64_t heaviest_in_the_middle(const struct est_model *model, const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+	int64_t heaviest = 1, most = 0;
+
+	for (int64_t i = 1; i < p->pipeline - 1; i++) {
+		const struct est_stage stage = est_stage(model, p, request->gradient_accumulation_steps, i);
+		const struct est_model part = est_stage_model(model, &stage);
+		int64_t parameters = est_model_count_parameters(&part);
+
+		if (parameters > most) {
+			most = parameters;
+			heaviest = i;
+		}
+	}
+	return heaviest;
+}
+
+unsigned est_stage_candidates(const struct est_model *model, const struct est_request *request, struct est_stage ret[EST_STAGES_MAX])
+{
+	const struct est_parallelism *p = &request->parallelism;
+	int64_t indices[EST_STAGES_MAX] = { 0, 1 }; /* of two stages the second is the last */
+	unsigned count = 2;
+
+	if (p->pipeline > 2) {
+		int64_t heaviest = heaviest_in_the_middle(model, request);
+
+		if (heaviest > 1)
+			indices[count++] = heaviest;
+		indices[count++] = p->pipeline - 1;
+	}
+	for (unsigned i = 0; i < count; i++)
+		ret[i] = est_stage(model, p, request->gradient_accumulation_steps, indices[i]);
+	return count;
 }
 
 uint64_t est_stage_in_flight(const struct est_model *stage, const struct est_request *request)

@@ -10,8 +10,7 @@
 #include "estimator/pass.h"
 #include "estimator/report.h"
 
-/* Stages of one rank that differ: no other holds more than one of these. */
-enum { EST_STAGE_KINDS = 3 };
+enum { EST_STAGES_MAX = 4 };
 
 struct est_stage {
 	enum est_rank_kind kind;
@@ -23,8 +22,9 @@ struct est_stage {
 /* Stage index (from 0) of a model whose step has so many micro-batches. */
 struct est_stage est_stage(const struct est_model *model, const struct est_parallelism *parallelism, int64_t micro_batches,
 			   int64_t index);
-/* The stages that may be the most loaded: the first, the second, which has as much as any other in the middle, and the last. How many. */
-unsigned est_stage_candidates(const struct est_model *model, const struct est_request *request, struct est_stage ret[EST_STAGE_KINDS]);
+/* The stages that may be the most loaded: the first; the second, which of those in the middle has the most micro-batches in flight; another
+ * with more parameters, where layers differ; and the last. In their order; how many. */
+unsigned est_stage_candidates(const struct est_model *model, const struct est_request *request, struct est_stage ret[EST_STAGES_MAX]);
 /* What the stage holds, as a model. */
 struct est_model est_stage_model(const struct est_model *model, const struct est_stage *stage);
 

@@ -134,27 +134,39 @@ static bool weigh_stage(struct run *run, const struct est_model *part, const uin
 	return complete;
 }
 
+/* Of a kind of ranks the most loaded one is told. */
+static void tell_rank(struct outcome *outcome, const struct est_rank *rank)
+{
+	struct est_rank *last = outcome->rank_count ? &outcome->ranks[outcome->rank_count - 1] : NULL;
+
+	if (!last || last->kind != rank->kind)
+		outcome->ranks[outcome->rank_count++] = *rank;
+	else if (rank->allocated > last->allocated)
+		*last = *rank;
+}
+
 /* The model that the most loaded rank holds: of a pipeline the stage that allocates the most. False when the arena is too small. */
 static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, struct outcome *outcome,
 			struct est_model *ret_model)
 {
-	struct est_stage stages[EST_STAGE_KINDS];
+	struct est_stage stages[EST_STAGES_MAX];
 	uint64_t most = 0;
+	unsigned count;
 
 	*ret_model = *run->model;
 	if (run->request->parallelism.pipeline <= 1)
 		return true;
-	outcome->rank_count = est_stage_candidates(run->model, run->request, stages);
-	for (size_t i = 0; i < outcome->rank_count; i++) {
+	count = est_stage_candidates(run->model, run->request, stages);
+	for (unsigned i = 0; i < count; i++) {
 		const struct est_model part = est_stage_model(run->model, &stages[i]);
-		struct est_rank *rank = &outcome->ranks[i];
+		struct est_rank rank = { stages[i].kind, stages[i].layers, (int64_t)stages[i].in_flight, 0 };
 
-		*rank = (struct est_rank){ stages[i].kind, stages[i].layers, (int64_t)stages[i].in_flight, 0 };
-		if (!weigh_stage(run, &part, shards, sdpa, &rank->allocated))
+		if (!weigh_stage(run, &part, shards, sdpa, &rank.allocated))
 			return false;
-		if (rank->allocated > most) {
-			most = rank->allocated;
-			outcome->kind = rank->kind;
+		tell_rank(outcome, &rank);
+		if (rank.allocated > most) {
+			most = rank.allocated;
+			outcome->kind = rank.kind;
 			*ret_model = part;
 		}
 	}

@@ -258,7 +258,7 @@ START_TEST(candidates_are_first_second_and_last)
 {
 	struct est_model model = LLAMA(LAYERS);
 	struct est_request request = staged(7, 16);
-	struct est_stage stages[EST_STAGE_KINDS], other;
+	struct est_stage stages[EST_STAGES_MAX], other;
 
 	ck_assert_uint_eq(est_stage_candidates(&model, &request, stages), 3);
 	ck_assert_int_eq(stages[0].kind, EST_FIRST_STAGE);
@@ -273,6 +273,25 @@ START_TEST(candidates_are_first_second_and_last)
 	request = staged(2, 16);
 	ck_assert_uint_eq(est_stage_candidates(&model, &request, stages), 2);
 	ck_assert_int_eq(stages[1].kind, EST_LAST_STAGE);
+}
+END_TEST
+
+/* Layers without experts hold less: of the stages in the middle another than the second may be the heaviest. */
+START_TEST(a_heavier_stage_is_a_candidate_too)
+{
+	struct est_model model = LLAMA(LAYERS);
+	struct est_request request = staged(8, 16);
+	struct est_stage stages[EST_STAGES_MAX];
+
+	model.num_experts = 8;
+	model.num_experts_per_tok = 2;
+	model.moe_intermediate_size = F;
+	model.first_k_dense_replace = 5;
+	ck_assert_uint_eq(est_stage_candidates(&model, &request, stages), 4);
+	ck_assert_int_eq(stages[1].index, 1);
+	ck_assert_int_eq(stages[2].index, 3); /* layers 5 and 6 */
+	ck_assert_int_eq(stages[2].kind, EST_MIDDLE_STAGE);
+	ck_assert_int_eq(stages[3].index, 7);
 }
 END_TEST
 
@@ -294,6 +313,7 @@ int main(void)
 	tcase_add_loop_test(tcase, a_step_leaves_nothing_behind, 0, 12);
 	tcase_add_test(tcase, a_sharded_stage_stays_gathered);
 	tcase_add_test(tcase, candidates_are_first_second_and_last);
+	tcase_add_test(tcase, a_heavier_stage_is_a_candidate_too);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_ENV);
 	failed = srunner_ntests_failed(runner);
