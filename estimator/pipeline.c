@@ -46,6 +46,16 @@ struct est_model est_stage_model(const struct est_model *model, const struct est
 	return part;
 }
 
+struct est_model est_stage_part(const struct est_model *model, const struct est_request *request, int64_t index)
+{
+	struct est_stage stage;
+
+	if (request->parallelism.pipeline <= 1)
+		return *model;
+	stage = est_stage(model, &request->parallelism, request->gradient_accumulation_steps, index);
+	return est_stage_model(model, &stage);
+}
+
 /* A stage in the middle with the most parameters, the earliest of those: the second, unless layers differ. */
 static int64_t heaviest_in_the_middle(const struct est_model *model, const struct est_request *request)
 {

@@ -28,6 +28,9 @@ unsigned est_stage_candidates(const struct est_model *model, const struct est_re
 /* What the stage holds, as a model. */
 struct est_model est_stage_model(const struct est_model *model, const struct est_stage *stage);
 
+/* The same of the request's stage index; the whole model where there is no pipeline. */
+struct est_model est_stage_part(const struct est_model *model, const struct est_request *request, int64_t index);
+
 /* Micro-batches of a stage's model that are between their forward and their backward, at most; those that a trace goes through, as what
  * is between the first and the last ones repeats; layers that it needs tables for. */
 uint64_t est_stage_in_flight(const struct est_model *stage, const struct est_request *request);

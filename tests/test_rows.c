@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "config/config.h"
+#include "estimator/pipeline.h"
 #include "estimator/sharding.h"
 #include "tests/plain.h"
 
@@ -65,6 +66,7 @@ static bool compare_row(json_t *row, bool judged, const char *name)
 {
 	static struct cfg_request request;
 	static struct est_faults faults;
+	struct est_model held;
 	uint64_t shards[EST_CATEGORIES];
 	struct est_program program;
 	struct est_arena arena;
@@ -79,7 +81,8 @@ static bool compare_row(json_t *row, bool judged, const char *name)
 	size = est_program_arena_size(layers) + est_replay_arena_size(est_program_ids(layers)) + (1 << 20);
 	est_arena_init(&arena, malloc(size), size);
 	est_sharding_shares(&request.request, shards);
-	ck_assert_msg(est_program_trace(&program, &request.model, &request.request, true, shards, &arena), "%s", name);
+	held = est_stage_part(&request.model, &request.request, 0);
+	ck_assert_msg(est_program_trace(&program, &held, &request.request, true, shards, &arena), "%s", name);
 	compare(&program, &arena, name);
 	est_arena_rewind(&arena, 0);
 	if (judged)

@@ -27,18 +27,6 @@ static void print_part(const struct est_program *program, enum est_part part, ui
 	}
 }
 
-/* What is traced of a model: of a pipeline one stage. */
-static struct est_model part_of(const struct cfg_request *request, const char *stage)
-{
-	const struct est_request *run = &request->request;
-	struct est_stage cut;
-
-	if (run->parallelism.pipeline == 1)
-		return request->model;
-	cut = est_stage(&request->model, &run->parallelism, run->gradient_accumulation_steps, stage ? strtol(stage, NULL, 10) : 0);
-	return est_stage_model(&request->model, &cut);
-}
-
 static void fail(const char *reason)
 {
 	fprintf(stderr, "trace: %s\n", reason);
@@ -72,7 +60,7 @@ int main(int argc, char **argv)
 			fprintf(stderr, "%s %s\n", faults.item[i].pointer, faults.item[i].detail);
 		return 1;
 	}
-	model = part_of(&request, argc > 2 ? argv[2] : NULL);
+	model = est_stage_part(&request.model, &request.request, argc > 2 ? strtol(argv[2], NULL, 10) : 0);
 	size = est_program_arena_size(2 * est_model_all_layers(&request.model)); /* twice: a pipeline's micro-batches in flight */
 	est_arena_init(&arena, malloc(size), size);
 	if (!est_program_trace(&program, &model, &request.request, true, shards, &arena))
