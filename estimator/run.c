@@ -488,6 +488,9 @@ static void note_context(const struct est_request *request, struct est_report *r
 		est_note_add(&report->assumptions, "/parallelism/context", "allgather",
 			     "the last rank of torch's context_parallel(): sequence_length / context tokens of each sequence; each layer gathers all keys "
 			     "and values at once and merges what the kernel gives for each rank in fp32");
+	if (p->tensor > 1 && (p->context > 1 || p->pipeline > 1))
+		est_note_add(&report->warnings, "/parallelism/tensor", "",
+			     "with pipeline or context both splits are replayed, each as it is held against traces alone; together they are not");
 	if (p->context > 1 || p->pipeline > 1)
 		est_note_add(&report->assumptions, "/parallelism", "",
 			     "NCCL's buffers are outside PyTorch's allocator: 0.3 to 0.9 GiB for a group of ranks that reduce or gather over NVLink, 1 to 3 GiB "
