@@ -48,7 +48,7 @@ static void add_parameters(struct est_floor *floor, const struct est_request *re
 	double master = est_has_master(request) && !adapts(request) ? 4 : 0;
 	unsigned optimizer = (unsigned)request->optimizer;
 
-	floor->trained = (int64_t)counted;
+	floor->trained = (int64_t)trained;
 	floor->weights = frozen * frozen_element(request) + trained * element;
 	if (idle || optimizer >= sizeof(states) / sizeof(states[0]))
 		return;
@@ -100,7 +100,7 @@ uint64_t est_floor_bytes(const struct est_floor *floor, const struct est_request
 	double tokens = (double)request->micro_batch_size * (double)request->sequence_length / (double)(p->context * p->tensor * p->pipeline);
 	double weights = floor->weights / (strategy >= EST_ZERO3 ? ranks : 1), gradients = floor->gradients / (strategy >= EST_ZERO2 ? ranks : 1);
 	double optimizer = floor->states / (strategy >= EST_ZERO1 ? ranks : 1), step, loss;
-	double copies = strategy <= EST_DDP ? 4 * floor->masters : strategy <= EST_ZERO2 ? 4 * floor->masters / ranks : 0;
+	double copies = strategy <= EST_DDP ? 4 * floor->masters : 0; /* DeepSpeed may drop what it has copied */
 
 	if (request->offload.parameters != EST_ON_GPU)
 		weights = 0;
