@@ -74,7 +74,8 @@ struct cfg_request {
 	char size_id[CFG_SIZES_MAX][32];
 };
 
-/* A JSON object -> request, field by field, then est_check(). All faults at once. Whether there were none. base is the JSON
+/* A JSON object -> request, field by field, then est_check(). All faults at once. Whether there were none (false without any when
+ * memory was short). base is the JSON
  * pointer of body ("" for a whole body, "/requests/3" in a batch). */
 bool cfg_read_request(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
 		      struct est_faults *faults);

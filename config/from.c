@@ -100,6 +100,7 @@ bool cfg_from_put(struct cfg_from *from, const char *name, const char *text, con
 	json_t *value = cfg_text_value(field, text);
 	bool right = value && cfg_from_put_value(from, field, value, pointer);
 
+	from->no_memory = from->no_memory || !value;
 	json_decref(value);
 	return right;
 }
@@ -110,6 +111,7 @@ void cfg_from_assume(struct cfg_from *from, const char *name, const char *text, 
 	const struct est_field *field = est_field_find(name);
 	json_t *value = cfg_text_value(field, text);
 
+	from->no_memory = from->no_memory || !value;
 	if (value && !est_field_is_named(field, &ret->request)) {
 		cfg_read_value(from->reader, field, value, field->pointer);
 		est_request_name(&ret->request, field);
@@ -487,7 +489,7 @@ static void drop_idle(struct cfg_from *from)
 	}
 }
 
-void cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char *base)
+bool cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char *base)
 {
 	size_t i, faults = reader->faults->count;
 
@@ -497,18 +499,19 @@ void cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char 
 	for (i = 0; i < CFG_FORMATS; i++)
 		reader->ret->ignored.listed = reader->ret->ignored.listed || reader->files[i];
 	if (!reader->ret->ignored.listed)
-		return;
+		return true;
 	for (i = 0; i < CFG_FORMATS; i++)
 		if (reader->files[i])
 			read_format(from, i);
 	if (reader->faults->count > faults)
-		return;
+		return !from->no_memory;
 	cfg_from_conclude_method(from);
 	for (i = CFG_FORMATS; i-- > 0;)
 		if (from->read[i])
 			take_absent(from, cfg_from_formats[i]);
 	cfg_from_conclude(from);
 	drop_idle(from);
+	return !from->no_memory;
 }
 
 void cfg_from_point(const struct cfg_from *from, struct est_faults *faults, size_t first)

@@ -69,6 +69,7 @@ struct cfg_fact {
 
 /* The reading of one "from". */
 struct cfg_from {
+	bool no_memory;                                 /* a value could not be made: the request is not read whole */
 	struct cfg_reader *reader;
 	const char *base;                               /* pointer of the request */
 	const struct cfg_from_format *format;           /* being read */
@@ -80,8 +81,9 @@ struct cfg_from {
 extern const struct cfg_from_format *const cfg_from_formats[CFG_FORMATS];
 
 /* Reads all files of reader->files, after the request's own fields, into the fields that those did not name. Contradictions
- * among files, or with a field, are faults at the file's value; what was not used is listed in reader->ret->ignored. */
-void cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char *base);
+ * among files, or with a field, are faults at the file's value; what was not used is listed in reader->ret->ignored. False when memory is
+ * short. */
+bool cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char *base);
 
 /* Draw the conclusions of the facts (from_facts.c): the method, then, with what the trainers take for keys that are absent,
  * the rest. */

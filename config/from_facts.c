@@ -33,6 +33,17 @@ static bool put_number(struct cfg_from *from, const char *field, int64_t value, 
 	return cfg_from_put(from, field, text, pointer);
 }
 
+/* a x b, which may be more than there is a number for. */
+static void put_product(struct cfg_from *from, const char *field, int64_t a, int64_t b, const char *pointer)
+{
+	int64_t product;
+
+	if (__builtin_mul_overflow(a, b, &product))
+		est_fault_add(from->reader->faults, pointer, EST_OUT_OF_RANGE, "asks for more ranks than there can be");
+	else
+		put_number(from, field, product, pointer);
+}
+
 static void fault(struct cfg_from *from, const char *pointer, const char *detail)
 {
 	est_fault_add(from->reader->faults, pointer, EST_CONTRADICTION, "%s", detail);
@@ -96,7 +107,7 @@ static void conclude_gpus(struct cfg_from *from)
 	if (shards && shards->value > 0 && shards->value <= 65536 && (!replicas || replicas->value <= 65536)) {
 		int64_t ranks = shards->value * (replicas && replicas->value > 0 ? replicas->value : 1);
 
-		put_number(from, "parallelism.gpus", ranks * model_ranks(from), shards->pointer);
+		put_product(from, "parallelism.gpus", ranks, model_ranks(from), shards->pointer);
 	}
 	if (nodes && nodes->value > 0 && is_named(from, "parallelism.gpus") && p->gpus % nodes->value == 0)
 		put_number(from, "parallelism.gpus_per_node", p->gpus / nodes->value, nodes->pointer);
@@ -125,7 +136,7 @@ static void conclude_batch(struct cfg_from *from)
 	else if (!micro)
 		put_number(from, "micro_batch_size", batch->value / known, batch->pointer);
 	else if (!gpus)
-		put_number(from, "parallelism.gpus", batch->value / known * model_ranks(from), batch->pointer);
+		put_product(from, "parallelism.gpus", batch->value / known, model_ranks(from), batch->pointer);
 	else if (batch->value != known)
 		fault(from, batch->pointer, "is not micro-batch x accumulation x data-parallel ranks");
 }

@@ -140,7 +140,8 @@ bool cfg_read_request(const json_t *body, const char *base, const struct cfg_cat
 		return false;
 	}
 	read_group(&reader, body, "", base);
-	cfg_from_read(&from, &reader, base);
+	if (!cfg_from_read(&from, &reader, base))
+		return false;
 	require_fields(&reader, base);
 	if (faults->count > before)
 		return false;

@@ -194,6 +194,9 @@ static const struct {
 	{ "what memory depends on and is not modelled", FACTORY("'use_badam':true"), "/from/llama_factory/use_badam", EST_NOT_SUPPORTED_YET },
 	{ "DeepSpeed without ZeRO", ZERO("'stage':0"), "/from/deepspeed/zero_optimization/stage", EST_NOT_SUPPORTED_YET },
 	{ "a rule across fields, at the file's value", AXOLOTL("'adapter':'lora','lora_r':65536"), "/from/axolotl/lora_r", EST_OUT_OF_RANGE },
+	{ "more ranks than there are numbers for", "{" LLAMA ",'parallelism':{'tensor':1048576,'pipeline':1048576,'context':1048576},'from':"
+	  "{'accelerate':{'parallelism_config':{'dp_shard_size':65536}}}}", "/from/accelerate/parallelism_config/dp_shard_size",
+	  EST_OUT_OF_RANGE },
 	{ "a quantised base without adapters", FACTORY("'finetuning_type':'full','quantization_bit':4"),
 	  "/from/llama_factory/quantization_bit", EST_CONTRADICTION },
 };
