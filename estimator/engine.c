@@ -39,6 +39,25 @@ static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
 		tape->accumulated(tape, leaf, tape->accumulated_context);
 }
 
+/* Of a tied weight that tensor-parallel ranks have a part each of, the head's gradient is that of the part, the embedding's the whole:
+ * DTensor's sum is that of the parts. */
+static struct est_tensor accumulate_part(struct est_tape *tape, struct est_tensor old, struct est_tensor whole)
+{
+	struct est_tensor part = est_hold(est_empty_as(tape, old.numel, whole.element, EST_GRADIENTS)), sum;
+
+	old.distributed = true;
+	sum = accumulate(tape, old, part, EST_GRADIENTS);
+	est_drop(tape, whole);
+	return sum;
+}
+
+static struct est_tensor arrive(struct est_tape *tape, const struct est_leaf *leaf, struct est_tensor grad)
+{
+	if (leaf->parts && leaf->arrived.storage && grad.numel > leaf->arrived.numel)
+		return accumulate_part(tape, leaf->arrived, grad);
+	return accumulate(tape, leaf->arrived, grad, leaf->parameter ? EST_GRADIENTS : EST_ACTIVATIONS);
+}
+
 void est_deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
 {
 	if (!edge) { /* a graph that is not whole: tape->exhausted */
@@ -46,8 +65,7 @@ void est_deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad)
 	} else if (edge & EST_EDGE_LEAF) {
 		struct est_leaf *leaf = &tape->leaves[edge & ~EST_EDGE_LEAF];
 
-		leaf->arrived = accumulate(tape, leaf->arrived, grad,
-					   leaf->parameter ? EST_GRADIENTS : EST_ACTIVATIONS);
+		leaf->arrived = arrive(tape, leaf, grad);
 		if (--leaf->uses == 0)
 			accumulate_grad(tape, leaf);
 	} else {

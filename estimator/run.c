@@ -556,8 +556,8 @@ static void note_tensor(const struct est_request *request, struct est_report *re
 	if (request->parallelism.tensor <= 1)
 		return;
 	est_note_add(&report->assumptions, "/parallelism/tensor", "",
-		     "split by DTensor as torchtitan's plan does it: embedding, head, attention and MLP; every rank has the embedding's gradient "
-		     "whole until it is reduced%s",
+		     "split by DTensor as torchtitan's plan does it: embedding, head, attention and MLP, a tied head being tied again; every rank has "
+		     "the embedding's gradient whole until it is reduced%s",
 		     request->framework == EST_TORCHTITAN
 			     ? ""
 			     : "; the upper figures have room for an embedding that is whole, as the tp_plan of Transformers' models leaves it");

@@ -157,9 +157,6 @@ void est_tensor_check(const struct est_request *request, const struct est_model 
 	if (model->architecture != EST_ARCH_UNSUPPORTED && !is_modelled(model))
 		est_fault_add(faults, "/parallelism/tensor", EST_NOT_SUPPORTED_YET,
 			      "above 1 is not modelled yet with the modules of this architecture");
-	if (model->tie_word_embeddings)
-		est_fault_add(faults, "/parallelism/tensor", EST_NOT_SUPPORTED_YET,
-			      "above 1 is not modelled yet with a tied head: parallelize_module() unties it, trainers tie it again");
 	check_divisions(request, model, faults);
 	check_strategy(request, faults);
 }
