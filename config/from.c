@@ -400,11 +400,10 @@ static const char *bare_key(const struct cfg_from *from, const char *prefix, con
 
 static void read_object(struct cfg_from *from, const json_t *object, const char *prefix, const char *pointer)
 {
-	union { const json_t *given; json_t *iterated; } both = { object }; /* jansson iterates mutable objects only */
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(both.iterated, key, value) {
+	json_object_foreach(cfg_json_iterable(object), key, value) {
 		char place[EST_POINTER_MAX], name[KEY_MAX];
 		const char *bare = bare_key(from, prefix, key);
 

@@ -4,37 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include "config/from.h"
+#include "tests/catalog.h"
 
-static struct cfg_catalog *catalog;
 static struct cfg_request request;
 static struct est_faults faults;
-
-static void open_catalog(void)
-{
-	char directory[1024], error[512];
-
-	snprintf(directory, sizeof(directory), "%s/config", getenv("VRAMCAST_SOURCE"));
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	ck_assert_msg(catalog != NULL, "%s", error);
-}
-
-static void close_catalog(void)
-{
-	cfg_catalog_destroy(catalog);
-}
 
 /* Reads text, with ' for ", as a request at base. */
 static bool read_at(const char *text, const char *base)
 {
-	char json[4096], reason[160];
-	bool no_memory, right;
-	json_t *body;
-	size_t i;
+	json_t *body = parse_quoted(text);
+	bool right;
 
-	for (i = 0; text[i]; i++)
-		json[i] = (char)(text[i] == '\'' ? '"' : text[i]);
-	body = cfg_parse_json(json, i, reason, sizeof(reason), &no_memory);
-	ck_assert_msg(body != NULL, "%s: %s", text, reason);
 	memset(&faults, 0, sizeof(faults));
 	right = cfg_read_request(body, base, catalog, &request, &faults);
 	json_decref(body);

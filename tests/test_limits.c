@@ -5,10 +5,10 @@
 #include "config/advice.h"
 #include "config/limits.h"
 #include "config/vary.h"
+#include "tests/catalog.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 
-static struct cfg_catalog *catalog;
 static struct cfg_request request;
 static struct est_arena arena;
 static struct cfg_trial trial;
@@ -16,20 +16,16 @@ static struct est_report report;
 
 static void start(void)
 {
-	char directory[4096], error[512];
-	const char *source = getenv("VRAMCAST_SOURCE");
 	size_t size = est_arena_size(CFG_CARDS_MAX) + cfg_limits_arena_size(CFG_CARDS_MAX);
 
-	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	ck_assert_msg(catalog != NULL, "%s", error);
+	open_catalog();
 	est_arena_init(&arena, malloc(size), size);
 }
 
 static void stop(void)
 {
 	free(arena.base);
-	cfg_catalog_destroy(catalog);
+	close_catalog();
 }
 
 static char asked[512]; /* what a failure is about */

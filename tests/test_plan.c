@@ -7,12 +7,12 @@
 #include "config/prices.h"
 #include "config/steptime.h"
 #include "estimator/device.h"
+#include "tests/catalog.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 
 enum { PLANS_MAX = 512 };
 
-static struct cfg_catalog *catalog;
 static struct est_arena arena;
 static struct est_faults faults;
 static struct cfg_space space;
@@ -22,20 +22,16 @@ static size_t plan_count;
 
 static void start(void)
 {
-	char directory[4096], error[512];
-	const char *source = getenv("VRAMCAST_SOURCE");
 	size_t size = est_arena_size(CFG_CARDS_MAX);
 
-	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	ck_assert_msg(catalog != NULL, "%s", error);
+	open_catalog();
 	est_arena_init(&arena, malloc(size), size);
 }
 
 static void stop(void)
 {
 	free(arena.base);
-	cfg_catalog_destroy(catalog);
+	close_catalog();
 }
 
 static bool read_space(const char *text)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "config/read.h"
+#include "tests/catalog.h"
 
 static struct est_faults faults;
 
@@ -116,22 +117,7 @@ END_TEST
 
 /* ---- Every row is reached both ways */
 
-static struct cfg_catalog *catalog;
 static struct cfg_request by_json, by_query;
-
-static void open_catalog(void)
-{
-	char directory[1024], error[512];
-
-	snprintf(directory, sizeof(directory), "%s/config", getenv("VRAMCAST_SOURCE"));
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	ck_assert_msg(catalog != NULL, "%s", error);
-}
-
-static void close_catalog(void)
-{
-	cfg_catalog_destroy(catalog);
-}
 
 /* A value that the field accepts and that is not its default, as it stands in a query. */
 static void write_value(const struct est_field *field, char *text, size_t size)

@@ -5,42 +5,22 @@
 #include <string.h>
 #include "config/frameworks.h"
 #include "config/read.h"
+#include "tests/catalog.h"
 
-static struct cfg_catalog *catalog;
 static struct cfg_request request;
 static struct est_faults faults;
 
 /* Reads text, with ' for ", into request and faults. */
 static bool read_at(const char *text, const char *base)
 {
-	char json[4096], reason[160];
-	bool no_memory, right;
-	json_t *body;
-	size_t i;
+	json_t *body = parse_quoted(text);
+	bool right;
 
-	for (i = 0; text[i]; i++)
-		json[i] = (char)(text[i] == '\'' ? '"' : text[i]);
-	body = cfg_parse_json(json, i, reason, sizeof(reason), &no_memory);
-	ck_assert_msg(body != NULL, "%s: %s", text, reason);
 	memset(&faults, 0, sizeof(faults));
 	right = cfg_read_request(body, base, catalog, &request, &faults);
 	json_decref(body);
 	ck_assert_msg(right == (faults.count == 0), "%s", text);
 	return right;
-}
-
-static void open_catalog(void)
-{
-	char directory[1024], error[512];
-
-	snprintf(directory, sizeof(directory), "%s/config", getenv("VRAMCAST_SOURCE"));
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	ck_assert_msg(catalog != NULL, "%s", error);
-}
-
-static void close_catalog(void)
-{
-	cfg_catalog_destroy(catalog);
 }
 
 #define LLAMA "'model':'llama-3.1-8b'"
