@@ -22,11 +22,13 @@
 #define DEEPSEEK (CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_SHARED_EXPERTS)
 #define LATENT_RANKS \
 	.kv_lora_rank = 512, .q_lora_rank = 1536, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64, .v_head_dim = 128
+#define DEEPSEEK_V3_LAYERS \
+	GATED(EST_RMSNORM, 2, EST_SILU), .num_experts = 256, .num_experts_per_tok = 8, .n_shared_experts = 1, \
+	.moe_intermediate_size = 2048, .first_k_dense_replace = 3, .norm_topk_prob = true, .router_correction_bias = true, \
+	.rope_interleave = true
 #define DEEPSEEK_V3 \
-	.architecture = EST_ARCH_DEEPSEEK_V3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096, \
-	.num_experts = 256, .num_experts_per_tok = 8, .n_shared_experts = 1, .moe_intermediate_size = 2048, \
-	.first_k_dense_replace = 3, .n_group = 8, .topk_group = 4, .norm_topk_prob = true, .router_correction_bias = true, \
-	.rope_interleave = true, LATENT_RANKS
+	.architecture = EST_ARCH_DEEPSEEK_V3, .max_position_embeddings = 4096, .n_group = 8, .topk_group = 4, DEEPSEEK_V3_LAYERS, \
+	LATENT_RANKS
 
 #define GRANITE_MOE \
 	.architecture = EST_ARCH_GRANITE_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048, \
@@ -95,6 +97,11 @@ const struct cfg_family cfg_families[] = {
 		.max_position_embeddings = 131072, .head_dim = 256,
 		.num_key_value_heads = 4, .tie_word_embeddings = true,
 		.qk_norm = EST_QK_NORM_HEAD, .sliding_window = 4096, .full_attention_every = 6 } },
+	{ "gemma4_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_SOFTCAP | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES
+		| CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_GEMMA4, .shape = {
+		.architecture = EST_ARCH_GEMMA4, GATED(EST_RMSNORM, 4, EST_GELU), .max_position_embeddings = 131072, .head_dim = 256,
+		.num_key_value_heads = 4, .tie_word_embeddings = true, .qk_norm = EST_QK_NORM_HEAD, .sliding_window = 512,
+		.full_attention_every = 6, .global_head_dim = 512 } },
 	{ "phi3", CFG_READS_GQA | CFG_READS_DROPOUT | CFG_READS_WINDOW | CFG_READS_PARTIAL_ROTARY, .shape = {
 		.architecture = EST_ARCH_PHI3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096 } },
 	{ "olmo", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_CLIP_QKV, .shape = {
@@ -225,6 +232,24 @@ const struct cfg_family cfg_families[] = {
 		| CFG_READS_NORM_TOPK, .shape = {
 		LFM2, .num_key_value_heads = 8, .num_experts = 32, .num_experts_per_tok = 4, .moe_intermediate_size = 1792,
 		.first_k_dense_replace = 2, .norm_topk_prob = true, .router_correction_bias = true } },
+	{ "phimoe", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_EXPERTS | CFG_READS_PHIMOE, .shape = {
+		.architecture = EST_ARCH_PHIMOE, GATED(EST_LAYERNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .num_experts = 16, .num_experts_per_tok = 2 } },
+	{ "deepseek_v32", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK | CFG_READS_INDEXER, .shape = {
+		.architecture = EST_ARCH_DEEPSEEK_V32, DEEPSEEK_V3_LAYERS, LATENT_RANKS, .max_position_embeddings = 163840,
+		.n_group = 8, .topk_group = 4, .refuses_flash = true,
+		.index_topk = 2048, .index_n_heads = 64, .index_head_dim = 128 } },
+	{ "glm_moe_dsa", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK | CFG_READS_INDEXER, .shape = {
+		.architecture = EST_ARCH_GLM_MOE_DSA, DEEPSEEK_V3_LAYERS, .max_position_embeddings = 202752, .refuses_flash = true,
+		.n_group = 1, .topk_group = 1, .kv_lora_rank = 512, .q_lora_rank = 2048, .qk_nope_head_dim = 192,
+		.qk_rope_head_dim = 64, .v_head_dim = 256,
+		.index_topk = 2048, .index_n_heads = 32, .index_head_dim = 128, .index_topk_freq = 1, .index_skip_topk_offset = 2 } },
+	{ "llama4_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_UNROTATED
+		| CFG_READS_LLAMA4, .shape = {
+		.architecture = EST_ARCH_LLAMA4, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .head_dim = 128, .intermediate_size = 16384, .num_experts = 16, .num_experts_per_tok = 1,
+		.moe_intermediate_size = 8192, .moe_layer_interval = 1, .no_rope_layer_interval = 4, .sliding_window = 8192,
+		.l2_qk_norm = true, .tunes_temperature = true, .refuses_flash = true } },
 	{ "gpt_oss", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES | CFG_READS_EXPERTS,
 		.shape = {
 		.architecture = EST_ARCH_GPT_OSS, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
@@ -332,21 +357,16 @@ const struct cfg_family cfg_families[] = {
 const struct cfg_refusal cfg_refusals[] = {
 	{ "baichuan", REMOTE },
 	{ "deepseek", MIXTURE },
-	{ "deepseek_v32", MIXTURE },
 	{ "deepseek_v4", MIXTURE },
 	{ "exaone", REMOTE },
 	{ "falcon_mamba", HYBRID },
 	{ "gemma3n", VISION },
-	{ "gemma4", VISION },
-	{ "gemma4_text", OTHER },
 	{ "gemma4_unified", VISION },
-	{ "glm_moe_dsa", MIXTURE },
 	{ "internlm2", REMOTE },
 	{ "internlm3", REMOTE },
 	{ "jamba", HYBRID },
 	{ "kimi_k3", MIXTURE },
 	{ "kimi_linear", MIXTURE },
-	{ "llama4", MIXTURE },
 	{ "mamba", HYBRID },
 	{ "mimo", REMOTE },
 	{ "mimo_v2_flash", MIXTURE },
@@ -355,7 +375,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "minimax_m3", MIXTURE },
 	{ "mistral4", MIXTURE },
 	{ "muse_glimmer", OTHER },
-	{ "phimoe", MIXTURE },
 	{ "zamba2", HYBRID },
 };
 /* clang-format on */

@@ -59,6 +59,10 @@ enum {
 #define CFG_READS_BAMBA (UINT64_C(1) << 54)     /* attn_layer_indices, z_loss_coefficient */
 #define CFG_READS_FALCON_H1 (UINT64_C(1) << 55) /* mamba_d_ssm, mamba_rms_norm, ... */
 #define CFG_READS_MAMBA2 (UINT64_C(1) << 56)    /* num_heads, state_size, ...: Mamba-2 alone */
+#define CFG_READS_PHIMOE (UINT64_C(1) << 57)    /* lm_head_bias, input_jitter_noise */
+#define CFG_READS_INDEXER (UINT64_C(1) << 58)   /* index_topk, index_n_heads, ...: DeepSeek's sparse attention */
+#define CFG_READS_LLAMA4 (UINT64_C(1) << 59)    /* intermediate_size_mlp, attention_chunk_size, moe_layers, ... */
+#define CFG_READS_GEMMA4 (UINT64_C(1) << 60)    /* global_head_dim, attention_k_eq_v, enable_moe_block, ... */
 #define CFG_READS_BLOOM (UINT64_C(1) << 40)     /* apply_residual_connection_post_layernorm, slow_but_exact */
 
 struct cfg_family {

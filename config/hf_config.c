@@ -1,5 +1,6 @@
 #include <stdio.h>
 #include <string.h>
+#include "config/chunked.h"
 #include "config/dense.h"
 #include "config/families.h"
 #include "config/hf_keys.h"
@@ -14,6 +15,7 @@ static const char other_deberta[] = "a DeBERTa with other attention or embedding
 static const char other_stablelm[] = "qk_layernorm or use_parallel_residual, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
+static const char jitter[] = "noise on the input of experts (input_jitter_noise), not modelled yet";
 static const char clipped_qkv[] = "clipped queries, keys and values (clip_qkv), not modelled yet";
 
 /* Transformers 5 writes the factor into rope_parameters. */
@@ -351,6 +353,14 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 		cfg_hf_refuse(model, unknown_activation);
 	if (family->reads & CFG_READS_UNROTATED)
 		read_unrotated(reading);
+	if ((family->reads & CFG_READS_PHIMOE) && json_number_value(json_object_get(reading->object, "input_jitter_noise")) > 0)
+		cfg_hf_refuse(model, jitter);
+	if (family->reads & CFG_READS_GEMMA4)
+		cfg_settle_gemma4(reading);
+	if (family->reads & CFG_READS_LLAMA4)
+		cfg_settle_llama4(reading);
+	if (family->reads & CFG_READS_INDEXER)
+		cfg_settle_indexer(reading);
 	if (family->reads & CFG_READS_PARTIAL_ROTARY)
 		read_rope_parameters(reading);
 	if (family->reads & CFG_READS_OPT)

@@ -12,6 +12,12 @@ const struct cfg_composite cfg_composites[] = {
 	{ "gemma3", "gemma3_text", .caches_in_training = true, .ties_by_default = true, .shape = {
 		EST_TOWER_SIGLIP, .hidden_size = 768, .intermediate_size = 3072, .num_hidden_layers = 12, .num_attention_heads = 12,
 		.patch_size = 16, .temporal_patch_size = 1, .image_size = 224 } },
+	{ "gemma4", "gemma4_text", .caches_in_training = true, .ties_by_default = true, .shape = {
+		EST_TOWER_GEMMA4, .hidden_size = 768, .intermediate_size = 3072, .num_hidden_layers = 16, .num_attention_heads = 12,
+		.patch_size = 16, .temporal_patch_size = 1, .num_position_embeddings = 10240 } },
+	{ "llama4", "llama4_text", .caches_in_training = true, .shape = {
+		EST_TOWER_LLAMA4, .hidden_size = 768, .intermediate_size = 5632, .num_hidden_layers = 34, .num_attention_heads = 16,
+		.patch_size = 14, .temporal_patch_size = 1, .image_size = 448, .vision_output_dim = 7680, .projector_dim = 4096 } },
 	{ "llava", "llama", .caches_in_training = true, .shape = {
 		EST_TOWER_CLIP, .hidden_size = 1024, .intermediate_size = 4096, .num_hidden_layers = 24, .num_attention_heads = 16,
 		.patch_size = 14, .temporal_patch_size = 1, .image_size = 336, .projector_bias = true } },
@@ -60,13 +66,14 @@ static const struct key {
 	KEY(temporal_patch_size, 16, "temporal_patch_size"),
 	KEY(image_size, 1 << 14, "image_size"),
 	KEY(spatial_merge_size, 16, "spatial_merge_size"),
-	KEY(num_position_embeddings, 1 << 20, "num_position_embeddings", "num_positions"),
+	KEY(num_position_embeddings, 1 << 20, "num_position_embeddings", "num_positions", "position_embedding_size"),
 	KEY(out_hidden_size, 1 << 17, "out_hidden_size"),
 	KEY(num_deepstack, 64, "n_deepstack"),
 	KEY(num_global_layers, 128, "num_global_layers"),
 	KEY(max_num_tiles, 64, "max_num_tiles"),
 	KEY(max_aspect_ratio_id, 1024, "max_aspect_ratio_id"),
-	KEY(vision_output_dim, 1 << 16, "vision_output_dim"),
+	KEY(vision_output_dim, 1 << 16, "vision_output_dim", "adapter_out"),
+	KEY(projector_dim, 1 << 16, "projector_input_dim", "adapter_out"),
 #undef KEY
 };
 /* clang-format on */
@@ -76,6 +83,7 @@ const size_t cfg_composite_count = sizeof(cfg_composites) / sizeof(cfg_composite
 static const char with_head[] = "a pooling head of the vision tower (vision_use_head), not modelled yet";
 static const char many_features[] = "several layers of the vision tower as features (vision_feature_layer), not modelled yet";
 static const char other_tower[] = "a vision tower that is not modelled yet";
+static const char hears[] = "an audio tower, not modelled yet";
 static const char irregular_heads[] = "heads that do not divide the width of the vision tower, not modelled yet";
 
 const struct cfg_composite *cfg_composite_find(const char *model_type)
@@ -147,9 +155,14 @@ static void read_embed_dim(const json_t *object, struct est_vision *vision)
 static const char *variant(const json_t *object, const json_t *tower, const struct est_vision *vision)
 {
 	const char *type = json_string_value(json_object_get(tower, "model_type"));
+	const char *kind = json_string_value(json_object_get(tower, "type")); /* the catalogue's */
 
 	if (vision->tower == EST_TOWER_SIGLIP && json_is_true(json_object_get(tower, "vision_use_head")))
 		return with_head;
+	if (vision->tower == EST_TOWER_GEMMA4 && !strcmp(kind ? kind : "gemma4_vision", "gemma4_unified"))
+		return other_tower;
+	if (json_is_object(json_object_get(object, "audio_config")) || json_is_object(json_object_get(object, "audio")))
+		return hears;
 	if (json_is_array(json_object_get(object, "vision_feature_layer")))
 		return many_features;
 	if (type && vision->tower == EST_TOWER_CLIP && strcmp(type, "clip_vision_model") != 0)

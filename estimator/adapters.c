@@ -51,7 +51,7 @@ static int64_t projection_parameters(const struct est_model *model, const struct
  * see. */
 static bool translates_names(const struct est_model *model)
 {
-	return model->num_experts > 0 && model->vision.tower == EST_TOWER_NONE
+	return model->architecture != EST_ARCH_UNSUPPORTED && model->num_experts > 0 && model->vision.tower == EST_TOWER_NONE
 	       && !est_architecture_row(model->architecture)->experts_by_their_own_names;
 }
 
@@ -150,12 +150,13 @@ static int64_t layer_parameters(const struct est_model *model, const struct est_
 int64_t est_lora_parameters(const struct est_model *model, const struct est_lora *lora)
 {
 	int64_t count = lora->modules_to_save.count ? saved_parameters(model, &lora->modules_to_save) : 0;
+	struct est_model space;
 	bool known = model->architecture != EST_ARCH_UNSUPPORTED; /* else Llama's modules stand for it */
 
 	if (model->architecture == EST_ARCH_LITGPT)
 		return est_litgpt_lora_parameters(model, lora);
 	for (int64_t i = 0; i < est_model_stacked_layers(model); i++)
-		count += layer_parameters(model, lora, known ? est_layer_modules(model, i)
+		count += layer_parameters(est_model_of_layer(model, i, &space), lora, known ? est_layer_modules(model, i)
 							     : est_architecture_row(EST_ARCH_LLAMA)->modules);
 	return count + projection_parameters(model, lora);
 }

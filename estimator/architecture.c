@@ -44,6 +44,17 @@ static const struct est_module gemma3[] = {
 	NORM(input_layernorm, HIDDEN), NORM(post_attention_layernorm, HIDDEN),
 	NORM(pre_feedforward_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN), END
 };
+#define GEMMA4_DENSE \
+	LINEAR(q_proj, HIDDEN, QUERY, QKV), NORM(q_norm, HEAD), NORM(k_norm, HEAD), LINEAR(k_proj, HIDDEN, KEY, QKV), \
+	LINEAR(v_proj, HIDDEN, VALUE, QKV), LINEAR(o_proj, QUERY, HIDDEN, O), LINEAR(gate_proj, HIDDEN, MLP, MLP), \
+	LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP), NORM(input_layernorm, HIDDEN), \
+	NORM(post_attention_layernorm, HIDDEN), NORM(pre_feedforward_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN)
+static const struct est_module gemma4[] = { GEMMA4_DENSE, END };
+static const struct est_module gemma4_moe[] = {
+	GEMMA4_DENSE, WIDE(router_scale, VECTOR, HIDDEN), WIDE(per_expert_scale, VECTOR, EXPERT_COUNT),
+	NAMED(router, "proj", HIDDEN, EXPERT_COUNT, NONE), EXPERTS, NORM(post_feedforward_layernorm_1, HIDDEN),
+	NORM(post_feedforward_layernorm_2, HIDDEN), NORM(pre_feedforward_layernorm_2, HIDDEN), END
+};
 static const struct est_module phi3[] = {
 	LINEAR(o_proj, QUERY, HIDDEN, O), LINEAR(qkv_proj, HIDDEN, QKV, QKV),
 	LINEAR(gate_up_proj, HIDDEN, GATE_UP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP),
@@ -101,6 +112,10 @@ static const struct est_module olmoe[] = {
 };
 static const struct est_module latent[] = { LATENT, DENSE_MLP, NORMS, END };
 static const struct est_module latent_moe[] = { LATENT, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
+#define INDEXER NAMED(indexer.wq_b, "wq_b", Q_RANK, INDEX_HEADS, NONE), NAMED(indexer.wk, "wk", HIDDEN, INDEX_HEAD, NONE), \
+	WIDE(indexer.k_norm, LAYER_NORM, INDEX_HEAD), NAMED(indexer.weights_proj, "weights_proj", HIDDEN, INDEX_WEIGHTS, NONE)
+static const struct est_module indexed[] = { LATENT, INDEXER, DENSE_MLP, NORMS, END };
+static const struct est_module indexed_moe[] = { LATENT, INDEXER, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module glm4[] = { ATTENTION, HEAD_NORMS, DENSE_MLP, NORMS, END };
 static const struct est_module glm4_moe[] = { ATTENTION, HEAD_NORMS, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module ernie4_5_moe[] = { ATTENTION, ROUTER, EXPERTS, SHARED_EXPERTS, NORMS, END };
@@ -158,6 +173,7 @@ static const struct est_module qwen3_5[] = { GATED_ATTENTION, DENSE_MLP, NORMS, 
 static const struct est_module qwen3_5_moe[] = { GATED_ATTENTION, GATED_MIXTURE, NORMS, END };
 static const struct est_module qwen3_5_delta[] = { DELTA_NET, DENSE_MLP, NORMS, END };
 static const struct est_module qwen3_5_delta_moe[] = { DELTA_NET, GATED_MIXTURE, NORMS, END };
+static const struct est_module llama4_moe[] = { ATTENTION, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
 /* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and LayerNorm */
@@ -262,6 +278,8 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GEMMA2]   = { gemma2, est_gemma2_layer, est_gemma_norm, .scaled_embedding = true, .rotary = true },
 	[EST_ARCH_GEMMA3]   = { gemma3, est_gemma3_layer, est_gemma_norm, .scaled_embedding = true, .rotary = true,
 				.rope_per_layer_type = true },
+	[EST_ARCH_GEMMA4]   = { gemma4, est_gemma4_layer, est_gemma4_norm, .scaled_embedding = true, .rotary = true,
+				.rope_per_layer_type = true, .sparse = gemma4_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_PHI3]     = { phi3, est_phi3_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_OLMO]     = { llama, est_olmo_layer, est_olmo_norm, .rotary = true, .fp32_rope = true },
 	[EST_ARCH_OLMO2]    = { olmo2, est_olmo2_layer, est_olmo2_norm, .rotary = true, .fp32_rope = true,
@@ -296,6 +314,10 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_DEEPSEEK_V2] = { latent, est_deepseek_v2_layer, est_llama_norm, .rotary = true, .complex_rope = true,
 				   .sparse = latent_moe },
 	[EST_ARCH_DEEPSEEK_V3] = { latent, est_deepseek_v3_layer, est_llama_norm, .rotary = true, .sparse = latent_moe },
+	[EST_ARCH_DEEPSEEK_V32] = { latent, est_deepseek_v3_layer, est_llama_norm, .rotary = true, .sparse = latent_moe,
+				   .always_masked = true },
+	[EST_ARCH_GLM_MOE_DSA] = { latent, est_deepseek_v3_layer, est_llama_norm, .rotary = true, .sparse = latent_moe,
+				   .always_masked = true },
 	[EST_ARCH_GLM4_MOE]    = { glm4, est_glm4_moe_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
 	[EST_ARCH_DOTS1]       = { glm4, est_dots1_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
 	[EST_ARCH_EXAONE_MOE]  = { glm4, est_exaone_moe_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
@@ -320,6 +342,10 @@ static const struct est_architecture_row architectures[] = {
 				   .mixer = qwen3_next_delta, .mixer_sparse = qwen3_next_delta_moe, .flat_shared_experts = true },
 	[EST_ARCH_LFM2]        = { lfm2, est_lfm2_layer, est_llama_norm, .rotary = true, .sparse = lfm2_moe, .mixer = lfm2_conv,
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
+	[EST_ARCH_PHIMOE]      = { llama, est_phimoe_layer, est_torch_layer_norm, .rotary = true, .sparse = mixtral,
+				   .experts_by_their_own_names = true, .peft_refuses_router = true },
+	[EST_ARCH_LLAMA4]      = { llama, est_llama4_layer, est_llama4_norm, .rotary = true, .complex_rope = true, .sparse = llama4_moe,
+				   .flat_shared_experts = true, .experts_by_their_own_names = true, .peft_refuses_router = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
 				   .experts_by_their_own_names = true },
 	[EST_ARCH_QWEN]        = { qwen, est_qwen_layer, est_qwen_norm, .rotary = false },
@@ -354,9 +380,17 @@ const struct est_module *est_layer_modules(const struct est_model *model, int64_
 		return modernbert_first;
 	if (model->layer_kinds[layer] == EST_LAYER_MIXES)
 		return est_model_layer_is_sparse(model, layer) ? row->mixer_sparse : row->mixer;
+	if (est_model_layer_is_indexed(model, layer))
+		return est_model_layer_is_sparse(model, layer) ? indexed_moe : indexed;
 	if (est_model_layer_is_sparse(model, layer))
 		return row->sparse;
 	return model->layer_kinds[layer] == EST_LAYER_FEEDS ? row->feeds : row->modules;
+}
+
+bool est_is_indexer(const struct est_module *module)
+{
+	return module->offset >= offsetof(struct est_layer, indexer)
+	       && module->offset < offsetof(struct est_layer, indexer) + sizeof(struct est_indexer);
 }
 
 bool est_module_exists(const struct est_model *model, const struct est_module *module)
@@ -419,6 +453,12 @@ static uint64_t latent_width(const struct est_model *model, enum est_width width
 		return value;
 	case EST_WIDTH_Q_HEADS:
 		return query;
+	case EST_WIDTH_INDEX_HEADS:
+		return (uint64_t)(model->index_n_heads * model->index_head_dim);
+	case EST_WIDTH_INDEX_HEAD:
+		return (uint64_t)model->index_head_dim;
+	case EST_WIDTH_INDEX_WEIGHTS:
+		return (uint64_t)model->index_n_heads;
 	default:
 		return mixer_width(model, width);
 	}
@@ -434,6 +474,10 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return query;
 	case EST_WIDTH_GATED_QUERY:
 		return 2 * query;
+	case EST_WIDTH_VALUE:
+		return model->lacks_v_proj ? 0 : key;
+	case EST_WIDTH_EXPERT_COUNT:
+		return (uint64_t)model->num_experts;
 	case EST_WIDTH_KEY:
 		return key;
 	case EST_WIDTH_QKV:

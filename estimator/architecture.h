@@ -16,15 +16,20 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 /* latent attention: q as heads (at once, or from its compressed form), q and k/v compressed, k_nope and v as heads */
 		 EST_WIDTH_Q_DIRECT, EST_WIDTH_Q_HEADS, EST_WIDTH_Q_RANK, EST_WIDTH_KV_COMPRESSED, EST_WIDTH_KV_RANK,
 		 EST_WIDTH_KV_HEADS, EST_WIDTH_V_HEADS,
+		 /* an indexer's queries, its key, a weight for each head */
+		 EST_WIDTH_INDEX_HEADS, EST_WIDTH_INDEX_HEAD, EST_WIDTH_INDEX_WEIGHTS,
 		 /* mixers: three gates of LFM-2; Mamba-2's projection, what it mixes, what it convolves, its heads */
 		 EST_WIDTH_GATES, EST_WIDTH_SSM_PROJECTED, EST_WIDTH_SSM, EST_WIDTH_SSM_NORM, EST_WIDTH_SSM_CONV, EST_WIDTH_SSM_HEADS,
 		 /* the gated delta rule's values, their heads, one of them; q with a gate beside it */
-		 EST_WIDTH_DELTA, EST_WIDTH_DELTA_QKVZ, EST_WIDTH_DELTA_BA, EST_WIDTH_DELTA_HEADS, EST_WIDTH_DELTA_HEAD, EST_WIDTH_GATED_QUERY };
+		 EST_WIDTH_DELTA, EST_WIDTH_DELTA_QKVZ, EST_WIDTH_DELTA_BA, EST_WIDTH_DELTA_HEADS, EST_WIDTH_DELTA_HEAD, EST_WIDTH_GATED_QUERY,
+		 EST_WIDTH_VALUE,       /* of all heads, where v has a projection of its own */
+		 EST_WIDTH_EXPERT_COUNT };
 
 /* Linear layers are adapted and quantised; a router is a bare weight, experts are bare 3-D weights. */
 enum est_module_kind { EST_MODULE_LINEAR, EST_MODULE_NORM, EST_MODULE_ROUTER, EST_MODULE_EXPERTS, EST_MODULE_SINKS,
 		       EST_MODULE_XIELU, EST_MODULE_SINUSOIDS, EST_MODULE_TRIANGLE,
-		       EST_MODULE_CONV, EST_MODULE_VECTOR, EST_MODULE_MULTIPLIERS };
+		       EST_MODULE_CONV, EST_MODULE_VECTOR, EST_MODULE_MULTIPLIERS,
+		       EST_MODULE_LAYER_NORM }; /* nn.LayerNorm beside norms of another kind */
 /* Whether a linear layer has a bias: never, always, or as a flag of the shape says. */
 enum est_bias { EST_BIAS_NONE, EST_BIAS_QKV, EST_BIAS_O, EST_BIAS_MLP, EST_BIAS_MIXER };
 
@@ -53,6 +58,7 @@ struct est_architecture_row {
 	bool always_masked;                /* Falcon: SDPA gets a mask always, and k and v with fewer heads as they are */
 	bool returns_weights;              /* the model's loop holds attention's weights until the next layer returns */
 	bool experts_by_their_own_names;   /* PEFT does not translate the names that experts had as single layers */
+	bool peft_refuses_router;          /* an nn.Linear whose forward returns several tensors */
 	bool peft_refuses_out_proj;        /* its kernels take the weight, not the module */
 	bool flat_shared_experts;          /* they are given a matrix of tokens */
 	bool fp32_logits;                  /* logits.float() in the place of the logits, before any loss */
@@ -69,6 +75,8 @@ const struct est_architecture_row *est_architecture_row(enum est_architecture ar
 
 /* The modules of a layer (from 0). */
 const struct est_module *est_layer_modules(const struct est_model *model, int64_t layer);
+/* Whether the module is of an indexer, which runs without gradients. */
+bool est_is_indexer(const struct est_module *module);
 /* Whether this model's layers have the module. */
 bool est_module_exists(const struct est_model *model, const struct est_module *module);
 

@@ -252,10 +252,11 @@ struct est_tensor est_matmul_heads(struct est_tape *tape, struct est_tensor a, b
 	return a;
 }
 
-/* softmax(weights, dtype=torch.float32).to(dtype); GPT-2's has no dtype, and is in fp32 under autocast only */
+/* softmax(weights, dtype=torch.float32).to(dtype); GPT-2's and Llama-4's have no dtype, and are in fp32 under autocast only */
 static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weights, uint8_t element)
 {
-	bool in_fp32 = pass->model->architecture != EST_ARCH_GPT2 || pass->tape->autocast;
+	bool in_own = pass->model->architecture == EST_ARCH_GPT2 || pass->model->architecture == EST_ARCH_LLAMA4;
+	bool in_fp32 = !in_own || pass->tape->autocast;
 
 	if (in_fp32)
 		weights = est_to(pass->tape, weights, EST_32BIT);
@@ -341,11 +342,14 @@ struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer
 	return pass->fills_cache || est_permuted_gradients(pass, layer, v.element).key_value ? permuted_heads(pass, v) : v;
 }
 
+struct est_tensor est_unrotated_query(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return est_permuted_gradients(pass, layer, x.element).query ? permuted_heads(pass, x) : x;
+}
+
 struct est_tensor est_query_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	if (layer->rotated)
-		return est_rope_heads(pass, x);
-	return est_permuted_gradients(pass, layer, x.element).query ? permuted_heads(pass, x) : x;
+	return layer->rotated ? est_rope_heads(pass, x) : est_unrotated_query(pass, layer, x);
 }
 
 struct est_tensor est_key_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

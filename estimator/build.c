@@ -75,6 +75,15 @@ static void build_norm(struct est_pass *pass, struct est_norm_weights *norm, uin
 		pass->tape->leaves[norm->weight].unsummed = true;
 }
 
+/* nn.LayerNorm in a model of other norms */
+static void build_layer_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width)
+{
+	norm->width = width;
+	norm->module = est_modules_new(pass->tape, 1);
+	norm->weight = parameter(pass, width);
+	norm->bias = parameter(pass, width);
+}
+
 static bool has_bias(const struct est_model *model, enum est_bias bias)
 {
 	return (bias == EST_BIAS_QKV && model->qkv_bias) || (bias == EST_BIAS_O && model->o_bias)
@@ -231,6 +240,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	linear->permuted = module->out == EST_WIDTH_GATES || module->out == EST_WIDTH_DELTA_HEADS
 			   || module->out == EST_WIDTH_DELTA_BA || module->out == EST_WIDTH_SSM_CONV;
 	linear->flat = module->in == EST_WIDTH_EXPERT_LATENT || module->out == EST_WIDTH_EXPERT_LATENT;
+	linear->flat |= module->out == EST_WIDTH_EXPERT_COUNT;
 	if (est_architecture_row(pass->model->architecture)->flat_shared_experts)
 		linear->flat = module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE;
 }
@@ -256,8 +266,11 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 
 		if (!est_module_exists(pass->model, module))
 			continue;
+		pass->idle = est_is_indexer(module);
 		if (module->kind == EST_MODULE_NORM)
 			build_norm(pass, member, est_width(pass->model, module->out));
+		else if (module->kind == EST_MODULE_LAYER_NORM)
+			build_layer_norm(pass, member, est_width(pass->model, module->out));
 		else if (module->kind == EST_MODULE_ROUTER)
 			build_router(pass, member);
 		else if (module->kind == EST_MODULE_EXPERTS)
@@ -276,6 +289,7 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 			build_sinks(pass, layer, member);
 		else
 			build_projection(pass, module, member);
+		pass->idle = false;
 	}
 }
 
@@ -288,13 +302,21 @@ static void name_blocks(struct est_tape *tape, struct est_layer *layer)
 
 static void build_layers(struct est_pass *pass)
 {
+	const struct est_model *model = pass->model;
+	struct est_model space;
+
 	pass->quantizes = pass->request->method == EST_QLORA && !est_is_mxfp4(pass->request);
 	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++) {
 		pass->frozen = freezes(pass) && i < pass->model->num_hidden_layers - pass->request->trainable_layers;
 		pass->tape->unit = est_unit_of_layer(i);
 		name_blocks(pass->tape, &pass->layers[i]);
+		pass->model = est_model_of_layer(model, i, &space);
 		build_layer(pass, est_layer_modules(pass->model, i), &pass->layers[i]);
+		pass->model = model;
+		if (model->architecture == EST_ARCH_GEMMA4)
+			pass->layers[i].layer_scalar = est_hold(est_empty_as(pass->tape, 1, pass->parameter_element, EST_BUFFERS));
 		pass->layers[i].kind = (enum est_block_kind)pass->model->layer_kinds[i];
+		pass->layers[i].indexed = est_model_layer_is_indexed(pass->model, i);
 		pass->layers[i].sparse = est_model_layer_is_sparse(pass->model, i);
 		pass->layers[i].rotated = est_model_layer_is_rotated(pass->model, i);
 		pass->layers[i].sliding = est_model_layer_is_sliding(pass->model, i);
@@ -438,6 +460,17 @@ static void cast_vocabulary_back(struct est_pass *pass)
 	pass->parameter_element = EST_16BIT;
 }
 
+/* The shape of the first layer that attends in full, in the arena; NULL when that is too small. */
+static const struct est_model *shape_of_full_layers(struct est_pass *pass)
+{
+	struct est_model *shape = est_arena_take(pass->tape->arena, 1, sizeof(*shape));
+	int64_t layer = 0;
+
+	while (layer + 1 < pass->model->num_hidden_layers && est_model_layer_is_sliding(pass->model, layer))
+		layer++;
+	return shape ? est_model_of_layer(pass->model, layer, shape) : NULL;
+}
+
 static bool build_model(struct est_pass *pass)
 {
 	const struct est_model *model = pass->model;
@@ -448,6 +481,8 @@ static bool build_model(struct est_pass *pass)
 	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 2 * (size_t)model->num_hidden_layers + 1,
 				     sizeof(*pass->cache));
 	if (!pass->layers || !pass->cache)
+		return false;
+	if (model->global_head_dim && !(pass->full = shape_of_full_layers(pass)))
 		return false;
 	if (est_model_is_encoder(model)) {
 		est_encoder_build(pass);
@@ -474,7 +509,7 @@ static bool build_model(struct est_pass *pass)
 		est_qwen_build_tables(pass);
 	/* rotary_emb.inv_freq and its original */
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
-		est_empty_as(pass->tape, est_rotary_width(model) / 2, EST_32BIT, EST_BUFFERS);
+		est_empty_as(pass->tape, est_rotary_width(i < 2 && pass->full ? pass->full : model) / 2, EST_32BIT, EST_BUFFERS);
 	if (head_first)
 		est_litgpt_build_rope(pass);
 	else

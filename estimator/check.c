@@ -145,8 +145,10 @@ static void check_attention(const struct est_request *request, const struct est_
 	if (est_framework_model(request, model).refuses_sdpa && uses_sdpa(request))
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be sdpa: the model's class refuses it (eager is its default)");
-	else if (model->refuses_flash && request->attention != EST_EAGER)
+	else if (model->refuses_flash && model->refuses_sdpa && request->attention != EST_EAGER)
 		est_fault_add(faults, "/attention", EST_CONTRADICTION, "must be eager: the model's class has nothing else");
+	else if (model->refuses_flash && (request->attention == EST_FLASH_ATTENTION_2 || request->attention == EST_FLASH_ATTENTION_3))
+		est_fault_add(faults, "/attention", EST_CONTRADICTION, "must not be a package of flash attention: the model's class refuses it");
 	else if (flash && request->precision == EST_PURE_FP32)
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be flash attention with precision fp32");

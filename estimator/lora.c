@@ -53,7 +53,7 @@ static struct est_adapter *make_adapter(struct est_pass *pass, uint64_t in, uint
 	return adapter;
 }
 
-static bool wrap(struct est_pass *pass, struct est_linear *linear)
+static bool wrap_linear(struct est_pass *pass, struct est_linear *linear)
 {
 	struct est_adapter *adapter = make_adapter(pass, linear->in, linear->out, (uint64_t)pass->request->lora.rank);
 
@@ -67,15 +67,29 @@ static bool wrap(struct est_pass *pass, struct est_linear *linear)
 	return true;
 }
 
+static bool wrap(struct est_pass *pass, struct est_layer *layer, const struct est_module *module)
+{
+	bool wrapped;
+
+	pass->idle = est_is_indexer(module);
+	wrapped = wrap_linear(pass, (struct est_linear *)((char *)layer + module->offset));
+	pass->idle = false;
+	return wrapped;
+}
+
 static bool wrap_layers(struct est_pass *pass, enum est_module_kind kind)
 {
 	const struct est_names *targets = &pass->request->lora.target_modules;
 
+	struct est_model space;
+
 	for (int64_t i = 0; i < est_model_stacked_layers(pass->model); i++) {
+		const struct est_model *model = est_model_of_layer(pass->model, i, &space);
+
 		pass->tape->unit = est_unit_of_layer(i);
-		for (const struct est_module *module = est_layer_modules(pass->model, i); module->offset != SIZE_MAX; module++)
-			if (module->kind == kind && est_is_adapted(pass->model, targets, module)
-			    && !wrap(pass, (struct est_linear *)((char *)&pass->layers[i] + module->offset)))
+		for (const struct est_module *module = est_layer_modules(model, i); module->offset != SIZE_MAX; module++)
+			if (module->kind == kind && est_is_adapted(model, targets, module)
+			    && !wrap(pass, &pass->layers[i], module))
 				return false;
 	}
 	return true;
@@ -143,9 +157,9 @@ static bool wrap_projections(struct est_pass *pass)
 
 	if (!pass->project_in.out)
 		return true;
-	if ((targets->all || is_listed(targets, "project_out")) && !wrap(pass, &pass->project_out))
+	if ((targets->all || is_listed(targets, "project_out")) && !wrap_linear(pass, &pass->project_out))
 		return false;
-	return (!targets->all && !is_listed(targets, "project_in")) || wrap(pass, &pass->project_in);
+	return (!targets->all && !is_listed(targets, "project_in")) || wrap_linear(pass, &pass->project_in);
 }
 
 /* The dense layer of an encoder's head, unless it is one of the classifier's modules and trained as a whole. */
@@ -155,7 +169,7 @@ static bool wrap_head(struct est_pass *pass)
 
 	if (!pass->head_dense.out || saves_head_dense(pass))
 		return true;
-	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || wrap(pass, &pass->head_dense);
+	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || wrap_linear(pass, &pass->head_dense);
 }
 
 /* DeepSpeed's engine casts the whole module to 16 bits, adapters too. */

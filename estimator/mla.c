@@ -1,5 +1,5 @@
 /* DeepSeek's latent attention (MLA): modeling_deepseek_v2.py, modeling_deepseek_v3.py. */
-#include "estimator/pass.h"
+#include "estimator/dsa.h"
 
 /* ---- rotary embedding of pairs */
 
@@ -94,31 +94,41 @@ static void backward_complex(struct est_tape *tape, struct est_node *node, struc
 static const struct est_op complex_op = { "ComplexMul", backward_complex };
 
 static struct est_tensor complex_mul(struct est_tape *tape, struct est_tensor x, struct est_tensor freqs,
-				     bool several_heads)
+				     bool copies_grad)
 {
 	struct est_node *node = est_node_new(tape, &complex_op, 1, &x);
 
 	est_save(tape, node, freqs);
 	if (node) {
 		node->extra[0] = freqs.numel;
-		node->extra[1] = several_heads;
+		node->extra[1] = copies_grad;
 	}
 	return est_output(tape, node, 0, est_empty(tape, x.numel, EST_32BIT));
 }
 
 /* apply_rotary_emb: both in fp32, as complex numbers, and back */
-static void apply_complex_rope(struct est_pass *pass, struct est_tensor q, struct est_tensor k,
-			       struct est_tensor ret[2])
+void est_apply_complex_rope(struct est_pass *pass, struct est_permuted permuted, bool one_by_one, struct est_tensor q, struct est_tensor k,
+			    struct est_tensor ret[2])
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor in[2] = { q, k }, x32[2];
+	struct est_tensor in[2] = { q, k }, x32[2], out[2];
 
 	for (unsigned i = 0; i < 2; i++)
 		x32[i] = est_hold(est_to(tape, in[i], EST_32BIT));
-	for (unsigned i = 0; i < 2; i++)
-		ret[i] = est_hold(est_to(tape, complex_mul(tape, x32[i], pass->ropes[0].cos, i == 0), in[i].element));
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < 2; i++) {
+		out[i] = complex_mul(tape, x32[i], pass->ropes[0].cos, i == 0 ? permuted.query : permuted.key_value);
+		if (one_by_one)
+			ret[i] = est_hold(est_to(tape, out[i], in[i].element));
+		else
+			out[i] = est_hold(out[i]);
+	}
+	for (unsigned i = 0; i < 2 && !one_by_one; i++)
+		ret[i] = est_hold(est_to(tape, out[i], in[i].element));
+	for (unsigned i = 0; i < 2; i++) {
 		est_drop(tape, x32[i]);
+		if (!one_by_one)
+			est_drop(tape, out[i]);
+	}
 }
 
 /* ---- keys: new_empty(), into which k_nope and k_rot, expanded to all heads, are copied */
@@ -162,14 +172,18 @@ static struct est_tensor fill_keys(struct est_pass *pass, struct est_tensor k_no
 
 /* ---- attention */
 
-static struct est_tensor project_q(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+/* ret_resid: the compressed form, held where an indexer takes it too */
+static struct est_tensor project_q(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor *ret_resid)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q;
 
+	*ret_resid = est_none;
 	if (!pass->model->q_lora_rank)
 		return est_view_as_heads(tape, est_linear(tape, &layer->q_proj, x));
 	q = est_llama_norm(pass, &layer->q_a_layernorm, est_linear(tape, &layer->q_a_proj, x));
+	if (pass->model->index_topk)
+		*ret_resid = q = est_hold(q);
 	return est_view_as_heads(tape, est_linear(tape, &layer->q_b_proj, q));
 }
 
@@ -189,7 +203,7 @@ static void rotate_parts(struct est_pass *pass, const struct est_layer *layer, s
 	const struct est_rope *rope = est_layer_rope(pass, layer);
 
 	if (pass->model->architecture == EST_ARCH_DEEPSEEK_V2)
-		apply_complex_rope(pass, q, k, ret);
+		est_apply_complex_rope(pass, (struct est_permuted){ true, false }, true, q, k, ret);
 	else if (pass->model->rope_interleave)
 		est_apply_paired_rope(pass, rope, true, q, k, ret);
 	else
@@ -212,12 +226,37 @@ static void expand_kv(struct est_pass *pass, const struct est_layer *layer, stru
 	est_drop(tape, kv);
 }
 
+/* GLM-5's layers return their choice, for the next ones to take, but for a recomputation's, which ends with the layer; choice moves
+ * in */
+static void hand_on(struct est_pass *pass, struct est_tensor choice)
+{
+	if (pass->model->architecture != EST_ARCH_GLM_MOE_DSA)
+		est_drop(pass->tape, choice);
+	else if (pass->runs_layers)
+		pass->next_indices = choice;
+	else
+		pass->frame = choice;
+}
+
+/* Attention under the mask of the tokens that were chosen, where the model chooses. frame: what is held to the end */
+static struct est_tensor attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor q_resid,
+				const struct est_tensor qkv[3], struct est_tensor frame[3])
+{
+	struct est_tensor causal = pass->mask, out;
+
+	if (pass->model->index_topk)
+		frame[2] = pass->mask = est_choose_tokens(pass, layer, x, q_resid, frame);
+	out = est_hold(est_attention(pass, layer, qkv[0], qkv[1], qkv[2]));
+	pass->mask = causal;
+	return out;
+}
+
 struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t heads = pass->tokens * (uint64_t)pass->model->num_attention_heads;
-	struct est_tensor q = est_hold(project_q(pass, layer, x)), compressed, q_parts[2], kv_parts[2], rotated[2],
-			  kv[2], query, out, latent;
+	struct est_tensor q_resid, q = est_hold(project_q(pass, layer, x, &q_resid)), compressed, q_parts[2], kv_parts[2], rotated[2],
+			  kv[2], query, out, latent, frame[3] = { { 0 } };
 
 	split_held(tape, q, heads * (uint64_t)pass->model->qk_nope_head_dim, q_parts);
 	compressed = est_hold(est_linear(tape, &layer->kv_a_proj_with_mqa, x));
@@ -229,7 +268,7 @@ struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_l
 	est_drop(tape, kv_parts[1]);
 	query = est_hold(est_cat(tape, q_parts[0], rotated[0]));
 	expand_kv(pass, layer, latent, rotated[1], kv);
-	out = est_hold(est_attention(pass, layer, query, kv[0], kv[1]));
+	out = attend(pass, layer, x, q_resid, (const struct est_tensor[]){ query, kv[0], kv[1] }, frame);
 	x = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, out);
 	est_drop(tape, q);
@@ -241,5 +280,9 @@ struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_l
 	est_drop(tape, query);
 	est_drop(tape, kv[0]);
 	est_drop(tape, kv[1]);
+	est_drop(tape, q_resid);
+	est_drop(tape, frame[1]);
+	est_drop(tape, frame[2]);
+	hand_on(pass, frame[0]);
 	return x;
 }

@@ -53,7 +53,8 @@ static int64_t attention_parameters(const struct est_model *model)
 
 	if (model->kv_lora_rank)
 		return latent_attention_parameters(model);
-	return (model->attention_sinks ? model->num_attention_heads : 0) + linear_parameters(h, model->gated_attention ? 2 * q : q, model->qkv_bias) + 2 * linear_parameters(h, kv, model->qkv_bias)
+	return (model->attention_sinks ? model->num_attention_heads : 0) + linear_parameters(h, model->gated_attention ? 2 * q : q, model->qkv_bias)
+		+ (model->lacks_v_proj ? 1 : 2) * linear_parameters(h, kv, model->qkv_bias)
 		+ linear_parameters(q, h, model->o_bias) + qk_norm_parameters(model);
 }
 
@@ -110,6 +111,8 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer)
 {
 	if (model->single_blocks)
 		return model->layer_kinds[layer] == EST_LAYER_ROUTES;
+	if (model->moe_layer_interval > 1 && (model->first_layer + layer + 1) % model->moe_layer_interval != 0)
+		return false;
 	return model->num_experts > 0 && model->first_layer + layer >= model->first_k_dense_replace;
 }
 
@@ -150,7 +153,19 @@ static int64_t mixer_parameters(const struct est_model *model)
 
 static int64_t feed_forward_parameters(const struct est_model *model, int64_t layer)
 {
-	return est_model_layer_is_sparse(model, layer) ? mixture_parameters(model) : mlp_parameters(model);
+	bool sparse = est_model_layer_is_sparse(model, layer);
+	int64_t dense = !sparse || model->dense_mlp_beside_experts ? mlp_parameters(model) : 0;
+	int64_t scales = sparse && model->dense_mlp_beside_experts ? model->hidden_size + model->num_experts : 0;
+
+	return dense + (sparse ? mixture_parameters(model) : 0) + scales;
+}
+
+/* DeepSeek-V3.2: queries of all heads, one key with a LayerNorm, a weight for each head */
+static int64_t indexer_parameters(const struct est_model *model, int64_t layer)
+{
+	int64_t h = model->hidden_size, d = model->index_head_dim, heads = model->index_n_heads;
+
+	return est_model_layer_is_indexed(model, layer) ? model->q_lora_rank * heads * d + h * d + 2 * d + h * heads : 0;
 }
 
 /* Without the norms. */
@@ -166,11 +181,35 @@ static int64_t block_parameters(const struct est_model *model, int64_t layer)
 	return mixes + feed_forward_parameters(model, layer);
 }
 
-static int64_t layer_parameters(const struct est_model *model, int64_t layer)
+static int64_t layer_parameters(const struct est_model *whole, int64_t layer)
 {
+	struct est_model space;
+	const struct est_model *model = est_model_of_layer(whole, layer, &space);
 	int64_t xielu = model->activation == EST_XIELU ? 2 : 0;
 
-	return block_parameters(model, layer) + xielu + model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+	return block_parameters(model, layer) + indexer_parameters(model, layer) + xielu + model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+}
+
+const struct est_model *est_model_of_layer(const struct est_model *model, int64_t layer, struct est_model *space)
+{
+	if (model->architecture != EST_ARCH_GEMMA4 || est_model_layer_is_sliding(model, layer))
+		return model;
+	*space = *model;
+	if (model->global_head_dim)
+		space->head_dim = model->global_head_dim;
+	if (model->attention_k_eq_v && model->num_global_key_value_heads)
+		space->num_key_value_heads = model->num_global_key_value_heads;
+	space->lacks_v_proj = model->attention_k_eq_v;
+	return space;
+}
+
+bool est_model_layer_is_indexed(const struct est_model *model, int64_t layer)
+{
+	int64_t since = model->first_layer + layer - model->index_skip_topk_offset + 1;
+
+	if (!model->index_topk)
+		return false;
+	return model->index_topk_freq <= 1 || since <= 0 || since % model->index_topk_freq == 0;
 }
 
 bool est_model_mixes(const struct est_model *model)

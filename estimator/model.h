@@ -15,6 +15,7 @@ enum est_architecture {
 	EST_ARCH_GEMMA,
 	EST_ARCH_GEMMA2,
 	EST_ARCH_GEMMA3,
+	EST_ARCH_GEMMA4,      /* layers that attend in full have heads of their own width; experts beside the MLP */
 	EST_ARCH_PHI3,        /* fused qkv_proj and gate_up_proj */
 	EST_ARCH_OLMO,        /* non-parametric LayerNorm */
 	EST_ARCH_OLMO2,       /* post-norm, full-width q_norm and k_norm */
@@ -44,6 +45,8 @@ enum est_architecture {
 	EST_ARCH_OLMOE,
 	EST_ARCH_DEEPSEEK_V2, /* latent attention, dense first layers, shared experts */
 	EST_ARCH_DEEPSEEK_V3,
+	EST_ARCH_DEEPSEEK_V32, /* DeepSeek-V3 with an indexer that chooses the tokens to attend to */
+	EST_ARCH_GLM_MOE_DSA, /* the same, whose choice the next layers may take */
 	EST_ARCH_GLM4_MOE,    /* DeepSeek-V3's mixture, grouped-query attention */
 	EST_ARCH_DOTS1,
 	EST_ARCH_EXAONE_MOE,
@@ -57,6 +60,8 @@ enum est_architecture {
 	EST_ARCH_QWEN3_5,     /* the gated delta rule beside attention with an output gate */
 	EST_ARCH_QWEN3_NEXT,  /* the same, its projections interleaved by head */
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
+	EST_ARCH_PHIMOE,      /* Mixtral with LayerNorm, a router that samples */
+	EST_ARCH_LLAMA4,      /* every expert gets every token, scaled by its score */
 	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
 	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */
@@ -111,6 +116,11 @@ struct est_model {
 	bool full_attention_first;    /* ModernBERT: layers 0, n, 2n, ... attend in full, not the ones before them */
 	int64_t full_attention_every; /* with a window: layers n, 2n, ... attend in full (Gemma-2: 2, Gemma-3: 6); 0: none does */
 	int64_t no_rope_layer_interval; /* SmolLM3: layers n, 2n, ... have no rotary embedding; 0: all have one */
+	int64_t global_head_dim, num_global_key_value_heads; /* Gemma-4: of layers that attend in full; 0: as in others */
+	bool attention_k_eq_v;        /* Gemma-4: layers that attend in full take their keys for values */
+	bool lacks_v_proj;            /* of the shape of such a layer */
+	bool dense_mlp_beside_experts;
+	bool l2_qk_norm, tunes_temperature; /* Llama-4: heads that are rotated are normed, others are scaled by their position */
 	bool rotates_windows_only;    /* Cohere-2, EXAONE-4: with a window, the layers that attend in full have none */
 	bool parallel_residual;       /* GPT-NeoX: attention and MLP read the same input */
 	bool do_layer_norm_before;    /* OPT: false in 350m only */
@@ -128,6 +138,7 @@ struct est_model {
 	bool shared_expert_gate;      /* its output is weighted by a gate of one feature */
 	int64_t first_k_dense_replace; /* the first layers, whose MLP is dense */
 	int64_t moe_latent_size;      /* experts work on so many features, projected; 0: on those of the stream */
+	int64_t moe_layer_interval;   /* Llama-4: of so many layers one, the last, has experts; 0: all */
 	int64_t n_group, topk_group;  /* groups of experts, and how many of them the router chooses */
 	bool norm_topk_prob;          /* the weights of the chosen experts are made to add up to 1 */
 	bool group_limited;           /* DeepSeek-V2's topk_method group_limited_greedy */
@@ -138,6 +149,9 @@ struct est_model {
 	int64_t q_lora_rank;          /* 0: q is projected at once */
 	int64_t qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
 	bool rope_interleave;
+	int64_t index_topk;           /* DeepSeek-V3.2: so many tokens that an indexer chooses for each; 0: no indexer */
+	int64_t index_n_heads, index_head_dim;
+	int64_t index_topk_freq, index_skip_topk_offset; /* GLM-5: how often a layer has an indexer of its own; 0: all have */
 	bool attention_sinks;         /* a learned logit for each head */
 
 	uint8_t layer_kinds[EST_LAYERS_MAX]; /* enum est_block_kind of each layer */
@@ -206,6 +220,12 @@ bool est_model_is_encoder(const struct est_model *model);
 
 /* Layers of all stacks and of the tower: what takes memory for tables. */
 int64_t est_model_all_layers(const struct est_model *model);
+
+/* The shape of a layer (from 0): model itself, or space, filled, where the layer attends with heads of its own width. */
+const struct est_model *est_model_of_layer(const struct est_model *model, int64_t layer, struct est_model *space);
+
+/* True when layer (from 0) chooses tokens itself, where the model does: others take the choice of the layer before. */
+bool est_model_layer_is_indexed(const struct est_model *model, int64_t layer);
 
 /* True when layer (from 0) attends within the sliding window. */
 bool est_model_layer_is_sliding(const struct est_model *model, int64_t layer);

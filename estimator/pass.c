@@ -28,9 +28,9 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 
 /* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream. gpt-oss has each
  * angle once. */
-static void make_rope(struct est_pass *pass, struct est_rope *rope, uint8_t element)
+static void make_rope(struct est_pass *pass, const struct est_model *model, struct est_rope *rope, uint8_t element)
 {
-	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
+	uint64_t pairs = pass->sequence * est_rotary_width(model);
 	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS, last = est_scales_rope_last(&pass->request->versions);
 	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb, cos, sin, raw[2];
 	bool cast = element == EST_16BIT;
@@ -87,18 +87,24 @@ void est_make_ropes(struct est_pass *pass, uint8_t element)
 		else if (row->complex_rope)
 			make_complex_rope(pass, rope);
 		else
-			make_rope(pass, rope, row->fp32_rope ? EST_32BIT : element);
+			make_rope(pass, i == 0 && pass->full ? pass->full : pass->model, rope, row->fp32_rope ? EST_32BIT : element);
 	}
 }
 
-/* true & (k > q - window) & (k <= q) */
+/* Llama-4's chunks are counted from where the padding of each sequence ends. */
+static bool masks_each_sequence(const struct est_pass *pass, bool window)
+{
+	return window && pass->model->architecture == EST_ARCH_LLAMA4;
+}
+
+/* true & (k > q - window, or of the same chunk) & (k <= q) */
 static struct est_tensor causal_window(struct est_pass *pass)
 {
-	uint64_t scores = pass->sequence * pass->sequence;
+	uint64_t square = pass->sequence * pass->sequence, scores = (masks_each_sequence(pass, true) ? pass->batch : 1) * square;
 	struct est_tensor in_window = buffer(pass, scores, EST_BYTE), so_far = buffer(pass, scores, EST_BYTE), causal, both;
 
 	est_drop(pass->tape, in_window);
-	causal = buffer(pass, scores, EST_BYTE);
+	causal = buffer(pass, square, EST_BYTE);
 	both = buffer(pass, scores, EST_BYTE);
 	est_drop(pass->tape, causal);
 	est_drop(pass->tape, so_far);
@@ -116,7 +122,7 @@ static struct est_tensor make_mask(struct est_pass *pass, bool window)
 		return est_block_mask(pass);
 	causal = mask = window ? causal_window(pass) : buffer(pass, scores, EST_BYTE);
 	if (padded) { /* causal & padding */
-		struct est_tensor both = buffer(pass, scores, EST_BYTE);
+		struct est_tensor both = buffer(pass, masks_each_sequence(pass, window) ? pass->batch * scores : scores, EST_BYTE);
 
 		est_drop(pass->tape, causal);
 		mask = buffer(pass, pass->batch * scores, EST_BYTE);
@@ -171,10 +177,14 @@ static est_layer_function *layer_of(const struct est_pass *pass)
 static struct est_tensor layer_function(void *context, struct est_tensor x, const void *layer)
 {
 	struct est_pass *pass = context;
+	const struct est_model *model = pass->model;
 	struct est_tensor y;
 
 	pass->layer = layer;
+	if (pass->full && !pass->layer->sliding)
+		pass->model = pass->full;
 	y = layer_of(pass)(pass, layer, x);
+	pass->model = model;
 	est_drop(pass->tape, pass->frame);
 	pass->frame = est_none;
 	if (pass->runs_layers && est_architecture_row(pass->model->architecture)->returns_weights)
@@ -211,7 +221,7 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 	struct est_call call = { .function = est_unit_is_checkpointed(pass->schedule) ? unit_function : layer_function,
 				 .context = pass, .argument = layer,
 				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask,
-					     pass->position_bias, pass->relative_positions } };
+					     pass->position_bias, pass->relative_positions, pass->topk_indices } };
 
 	if (est_compiles_layers(pass->request))
 		return est_compiled_layer(pass, layer, x);
@@ -243,6 +253,9 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
 		est_drop(pass->tape, weights);
 		est_drop(pass->tape, x);
+		est_drop(pass->tape, pass->topk_indices);
+		pass->topk_indices = pass->next_indices;
+		pass->next_indices = est_none;
 		keep_beside(pass);
 		x = est_hold(est_schedule_leave(schedule, est_unit_of_layer(i), y));
 	}
@@ -451,7 +464,8 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	est_drop(tape, inputs_embeds);
 	est_drop(tape, positions);
 	est_drop(tape, pass->attn_weights);
-	pass->attn_weights = est_none;
+	est_drop(tape, pass->topk_indices);
+	pass->attn_weights = pass->topk_indices = est_none;
 	return x;
 }
 

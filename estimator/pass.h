@@ -38,6 +38,12 @@ struct est_mixer {
 	struct est_norm_weights norm;
 };
 
+/* DeepSeek-V3.2's choice of tokens; no gradient reaches it. */
+struct est_indexer {
+	struct est_linear wq_b, wk, weights_proj;
+	struct est_norm_weights k_norm;
+};
+
 /* The modules of a decoder layer under the names of Llama's; a family uses those it has (architecture.c lists them). */
 struct est_layer {
 	struct est_linear q_proj, k_proj, v_proj, o_proj;
@@ -46,14 +52,18 @@ struct est_layer {
 	struct est_linear gate_up_proj;             /* fused: Phi-3 */
 	struct est_norm_weights input_layernorm, post_attention_layernorm;
 	struct est_norm_weights pre_feedforward_layernorm, post_feedforward_layernorm;
+	struct est_norm_weights post_feedforward_layernorm_1, post_feedforward_layernorm_2, pre_feedforward_layernorm_2;
 	struct est_norm_weights q_norm, k_norm;
 	struct est_linear router;
+	uint32_t router_scale, per_expert_scale;    /* Gemma-4 */
+	struct est_tensor layer_scalar;
 	struct est_experts experts;
 	struct est_linear shared_expert_gate;
 	/* latent attention */
 	struct est_linear q_a_proj, q_b_proj, kv_a_proj_with_mqa, kv_b_proj;
 	struct est_norm_weights q_a_layernorm, kv_a_layernorm;
 	uint32_t sinks;
+	struct est_indexer indexer;
 	/* a decoder's attention to the encoder's output */
 	struct est_linear cross_q_proj, cross_k_proj, cross_v_proj, cross_o_proj;
 	struct est_norm_weights cross_attn_layernorm;
@@ -61,7 +71,7 @@ struct est_layer {
 	struct est_mixer mixer;
 	struct est_linear fc1_latent_proj, fc2_latent_proj;
 	uint32_t self_attn, mlp, act_fn;            /* numbers of modules without parameters of their own */
-	bool sliding, sparse, rotated;
+	bool sliding, sparse, rotated, indexed;
 	enum est_block_kind kind;
 };
 
@@ -80,6 +90,7 @@ struct est_pass {
 	struct est_tape *tape;
 	const struct est_model *model;
 	const struct est_request *request;
+	const struct est_model *full;               /* the shape of layers that attend in full, where it is another; else NULL */
 	uint64_t batch, sequence, tokens;
 	uint8_t parameter_element;                  /* bytes of a parameter that is not quantised: the dtype of the stream */
 	struct est_schedule *schedule;              /* of a sharded model, or NULL */
@@ -124,6 +135,7 @@ struct est_pass {
 	struct est_tensor last_layer;               /* the output of torchtune's, which its frame holds until the head is through */
 	struct est_tensor previous[2];              /* what LitGPT's loop still holds of the batch before: logits, inputs */
 	struct est_tensor attn_weights;             /* eager: the layer's frame holds them to its end (`hidden_states, _ = ...`) */
+	struct est_tensor topk_indices, next_indices; /* the tokens that the layer before chose, and that this one has */
 	struct est_tensor frame;                    /* another variable of the layer's frame, held to its end */
 	struct est_compiled_layer *compiled;        /* one a layer, or NULL: nothing is compiled */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
@@ -147,6 +159,8 @@ struct est_tensor est_rope_heads(struct est_pass *pass, struct est_tensor x);
 /* q or v as heads, where no RoPE follows: its gradient comes back permuted, and is copied, unless a fused kernel takes it as it
  * is. The tensor is released when temporary. */
 struct est_tensor est_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v);
+/* q as heads, where nothing but attention transposes them. x is released when temporary. */
+struct est_tensor est_unrotated_query(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
 /* q and k as heads, in a layer that rotates them or leaves them as they are. x is released when temporary. */
 struct est_tensor est_query_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
 struct est_tensor est_key_heads(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
@@ -276,6 +290,11 @@ struct est_tensor est_clamped_gate(struct est_pass *pass, struct est_tensor gate
 void est_apply_paired_rope(struct est_pass *pass, const struct est_rope *rope, bool interleaved, struct est_tensor q,
 			   struct est_tensor k, struct est_tensor ret[2]);
 
+/* DeepSeek-V2's and Llama-4's apply_rotary_emb, by complex numbers. q and k are borrowed, ret[] held. permuted: gradients that are
+ * copied first; one_by_one: each is cast back before the next is turned. */
+void est_apply_complex_rope(struct est_pass *pass, struct est_permuted permuted, bool one_by_one, struct est_tensor q, struct est_tensor k,
+			    struct est_tensor ret[2]);
+
 /* ---- mamba2.c, lfm2.c, delta_net.c */
 
 /* The mixers' forward without packages of kernels, as Transformers' modelling code has it; x is borrowed. */
@@ -332,8 +351,8 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_starcoder2_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
-est_norm_function est_cohere_norm, est_qwen_norm;
+	est_granite_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
+est_norm_function est_cohere_norm, est_qwen_norm, est_llama4_norm, est_gemma4_norm;
 /* The first Qwen's tables (qwen.c). */
 void est_qwen_build_tables(struct est_pass *pass);
 

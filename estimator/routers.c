@@ -191,6 +191,18 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 	drop_all(tape, open, 2);
 }
 
+struct est_tensor est_choose_evenly(struct est_pass *pass, struct est_tensor probabilities, struct est_tensor *ret_indices)
+{
+	struct est_tensor weights = est_hold(top_k(pass, probabilities, ret_indices));
+
+	return est_hold(divide_in_place(pass->tape, weights, sum_of_each(pass, weights)));
+}
+
+struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows)
+{
+	return gather(tape, x, rows);
+}
+
 void est_route_linear(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
@@ -274,9 +286,9 @@ static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tens
 
 	best = held(tape, 2 * groups, EST_32BIT);
 	work[0] = held(tape, 2 * groups, EST_INT64);
+	keep_in_graph(tape, scores, &work[0]);
 	work[1] = held(tape, groups, EST_32BIT);
 	est_drop(tape, best);
-	keep_in_graph(tape, scores, &work[0]);
 	work[5] = est_hold(mask_groups(pass, &work[2]));
 	work[6] = held(tape, scores.numel, EST_32BIT);
 	keep_in_graph(tape, scores, &work[5]);
@@ -400,6 +412,32 @@ void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, st
 	est_drop(tape, weights);
 	est_drop(tape, frame[1]);
 	drop_all(tape, open, 2);
+}
+
+/* What was scattered gets its part of the gradient. */
+static void backward_scatter_source(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+}
+static const struct est_op scatter_op = { "ScatterSource", backward_scatter_source };
+
+void est_route_llama4(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor values, indices, scores;
+	struct est_node *node;
+
+	ret->logits = est_hold(est_linear(tape, &layer->router, x));
+	ret->indices = est_none;
+	values = est_hold(top_k(pass, ret->logits, &indices));
+	scores = est_empty(tape, ret->logits.numel, ret->logits.element);
+	node = est_node_new(tape, &scatter_op, 1, &values);
+	est_save(tape, node, indices);
+	scores = est_hold(est_output(tape, node, 0, scores));
+	ret->weights = est_hold(est_to(tape, est_tanh(tape, est_to(tape, scores, EST_32BIT)), scores.element)); /* sigmoid */
+	est_drop(tape, scores);
+	est_drop(tape, values);
+	est_drop(tape, indices);
 }
 
 void est_routing_drop(struct est_tape *tape, const struct est_routing *routing)

@@ -21,8 +21,15 @@ est_router est_route_gpt_oss, est_route_granite;
 est_router est_route_minimax_m2;
 /* sigmoid, chosen by corrected scores: LFM-2 */
 est_router est_route_lfm2;
+/* sigmoid of the chosen logits, 0 elsewhere: a weight for every expert, no indices. Llama-4; x is tokens */
+est_router est_route_llama4;
 /* softmax in fp32, chosen by corrected probabilities: ERNIE 4.5 */
 est_router est_route_ernie4_5;
+
+/* topk of probabilities, made to add up to 1: the weights, held. ret_indices: held */
+struct est_tensor est_choose_evenly(struct est_pass *pass, struct est_tensor probabilities, struct est_tensor *ret_indices);
+/* x[rows]; x is borrowed */
+struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows);
 
 /* x.view(-1, hidden) -> router, experts -> reshape; x is borrowed. */
 struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route);

@@ -184,6 +184,11 @@ static void check_adapters(const struct est_request *request, const struct est_m
 {
 	bool adapts = est_has_adapters(request);
 
+	if (adapts && model->architecture != EST_ARCH_UNSUPPORTED && est_architecture_row(model->architecture)->peft_refuses_router
+	    && est_is_target(&request->lora.target_modules, "router"))
+		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
+			      "must name modules other than router: PEFT adapts one result, and this model's router returns several; "
+			      "all-linear stands for it too");
 	if (!adapts || model->architecture == EST_ARCH_UNSUPPORTED || !est_model_mixes(model)
 	    || !est_architecture_row(model->architecture)->peft_refuses_out_proj)
 		return;

@@ -114,7 +114,7 @@ static inline bool est_is_trained(const struct est_leaf *leaf)
 
 /* What torch.utils.checkpoint is called with: function(context, input, argument); kwargs are the tensors that the call keeps
  * alive beside its input (cos, sin, masks). */
-enum { EST_CALL_KWARGS = 5 };
+enum { EST_CALL_KWARGS = 6 };
 struct est_call {
 	struct est_tensor (*function)(void *context, struct est_tensor input, const void *argument);
 	void *context;

@@ -5,6 +5,7 @@
 /* A width in terms of the tower's shape; the last ones are the language model's. */
 enum width {
 	ONE, HIDDEN, QKV, MLP, PATCH, MERGED, POSITIONS, POSITIONS_AND_CLASS, OUT, TILES, RATIOS, TILE_PATCHES, LAYERS_OUT,
+	ADAPTER, HEAD, BOTH_POSITIONS,
 	TEXT, TEXT_QUERY, TEXT_KEY, TEXT_HEAD, TEXT_MLP
 };
 
@@ -88,6 +89,25 @@ static const struct module mistral3_projector[] = {
 	PROJECTOR("linear_2", OUT, OUT), LAST
 };
 
+static const struct module gemma4_patches[] = { BARE("input_proj", PATCH, HIDDEN), PARAMETER(BOTH_POSITIONS, HIDDEN), LAST };
+static const struct module gemma4_layer[] = {
+	BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN),
+	RMS(HEAD), RMS(HEAD), BARE("linear", HIDDEN, MLP), BARE("linear", HIDDEN, MLP), BARE("linear", MLP, HIDDEN),
+	RMS(HIDDEN), RMS(HIDDEN), RMS(HIDDEN), RMS(HIDDEN), LAST
+};
+static const struct module gemma4_projector[] = { BARE("embedding_projection", HIDDEN, TEXT), LAST };
+static const struct module llama4_embeddings[] = {
+	BARE("linear", PATCH, HIDDEN), PARAMETER(ONE, HIDDEN), PARAMETER(POSITIONS_AND_CLASS, HIDDEN), FREQUENCIES, LAYER_NORM(HIDDEN),
+	LAYER_NORM(HIDDEN), LAST
+};
+static const struct module llama4_layer[] = {
+	LINEAR("q_proj", HIDDEN, HIDDEN), LINEAR("k_proj", HIDDEN, HIDDEN), LINEAR("v_proj", HIDDEN, HIDDEN), LINEAR("o_proj", HIDDEN, HIDDEN),
+	PLAIN_MLP, LAYER_NORM(HIDDEN), LAYER_NORM(HIDDEN), LAST
+};
+static const struct module llama4_projector[] = {
+	BARE("fc1", MLP, ADAPTER), BARE("fc2", ADAPTER, ADAPTER), BARE("linear_1", LAYERS_OUT, TEXT), LAST
+};
+
 #define GATE PARAMETER(ONE, ONE)
 static const struct module mllama_embeddings[] = {
 	PATCHES("patch_embedding", WITHOUT), PARAMETER(ONE, HIDDEN), GATE, PARAMETER(POSITIONS_AND_CLASS, HIDDEN),
@@ -116,6 +136,8 @@ static const struct stack towers[][STACKS] = {
 	[EST_TOWER_SIGLIP]     = { { ONCE, siglip_embeddings }, { PER_LAYER, siglip_layer }, { ONCE, gemma3_projector } },
 	[EST_TOWER_PIXTRAL]    = { { ONCE, pixtral_patches }, { PER_LAYER, pixtral_layer }, { ONCE, mistral3_projector } },
 	[EST_TOWER_CLIP]       = { { ONCE, clip_embeddings }, { PER_LAYER, clip_layer }, { ONCE, llava_projector } },
+	[EST_TOWER_GEMMA4]     = { { ONCE, gemma4_patches }, { PER_LAYER, gemma4_layer }, { ONCE, gemma4_projector } },
+	[EST_TOWER_LLAMA4]     = { { ONCE, llama4_embeddings }, { PER_LAYER, llama4_layer }, { ONCE, llama4_projector } },
 	[EST_TOWER_MLLAMA]     = { { ONCE, mllama_embeddings }, { PER_LAYER, mllama_layer },
 				   { PER_GLOBAL_LAYER, mllama_global_layer }, { PER_CROSS_LAYER, mllama_cross_layer },
 				   { ONCE, mllama_projector } },
@@ -194,6 +216,12 @@ static int64_t width_of(const struct est_model *model, enum width width)
 		return vision->max_aspect_ratio_id + 1;
 	case TILE_PATCHES:
 		return vision->max_num_tiles * (patches_of(vision) + 1) * hidden;
+	case HEAD:
+		return hidden / vision->num_attention_heads;
+	case BOTH_POSITIONS:
+		return 2 * patches_of(vision);
+	case ADAPTER:
+		return vision->projector_dim;
 	case LAYERS_OUT:
 		return vision->vision_output_dim;
 	default:

@@ -16,6 +16,8 @@ enum est_tower {
 	EST_TOWER_SIGLIP,  /* Gemma-3 */
 	EST_TOWER_PIXTRAL, /* Mistral-3 */
 	EST_TOWER_CLIP,    /* LLaVA */
+	EST_TOWER_LLAMA4,
+	EST_TOWER_GEMMA4,
 	EST_TOWER_MLLAMA   /* with the language model's cross-attention layers */
 };
 
@@ -28,6 +30,7 @@ struct est_vision {
 	int64_t out_hidden_size;          /* of the language model */
 	int64_t num_deepstack;            /* Qwen3-VL: mergers for the first layers of the language model */
 	bool projector_bias;
+	int64_t projector_dim;            /* Llama-4: of its adapter */
 	int64_t num_global_layers, max_num_tiles, max_aspect_ratio_id, vision_output_dim; /* Mllama */
 };
 

@@ -111,8 +111,8 @@ static void check_class(const struct cfg_preset *preset)
 	ck_assert_int_eq(flag_of(config, "final_norm", true), model->final_norm);
 	ck_assert_int_eq(whole(config, "norms_per_layer", 2), model->norms_per_layer);
 	ck_assert_int_eq(whole(config, "position_offset", 0), model->position_offset);
-	/* ModernBERT's local attention is half of it to each side */
-	ck_assert_int_eq(whole(config, "sliding_window", 0),
+	/* ModernBERT's local attention is half of it to each side; Llama-4's chunks take its place */
+	ck_assert_int_eq(whole(config, "sliding_window", whole(config, "attention_chunk_size", 0)),
 			 est_model_is_bidirectional(model) ? 2 * model->sliding_window : model->sliding_window);
 	ck_assert_int_eq(whole(config, "head_dim", 0), model->head_dim);
 	ck_assert_int_eq(whole(config, "num_key_value_heads", 0), model->num_key_value_heads);

@@ -303,9 +303,14 @@ static void refuse_sdpa(struct est_model *model)
 	model->refuses_sdpa = true;
 }
 
-static void refuse_flash(struct est_model *model)
+static void refuse_package(struct est_model *model)
 {
 	model->refuses_flash = true;
+}
+
+static void refuse_flash(struct est_model *model)
+{
+	model->refuses_flash = model->refuses_sdpa = true;
 }
 
 static void learn_positions(struct est_model *model)
@@ -439,6 +444,8 @@ static const struct {
 	{ "sdpa where there is only eager", refuse_flash, "", "/attention", EST_CONTRADICTION },
 	{ "flash attention where there is only eager", refuse_flash, "attention=1", "/attention", EST_CONTRADICTION },
 	{ "eager where there is only eager", refuse_flash, "attention=3", NULL, 0 },
+	{ "a package of flash attention where the class refuses it", refuse_package, "attention=1", "/attention", EST_CONTRADICTION },
+	{ "sdpa where only the packages are refused", refuse_package, "", NULL, 0 },
 	{ "beyond the table of rotations", tabulate_positions, "sequence_length=1025", "/sequence_length",
 	  EST_CONTRADICTION },
 	{ "beyond the learned positions", learn_positions, "sequence_length=1025", "/sequence_length",

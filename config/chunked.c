@@ -1,0 +1,83 @@
+#include "config/chunked.h"
+
+#include <string.h>
+
+static const char irregular_chunks[] = "chunked attention in an irregular pattern of layers, not modelled yet";
+static const char irregular_experts[] = "experts in an irregular pattern of layers (moe_layers), not modelled yet";
+static const char per_layer_embeddings[] = "embeddings of each layer, and layers that share keys and values, not modelled yet";
+static const char irregular_indexers[] = "indexers in an irregular pattern of layers (indexer_types), not modelled yet";
+
+/* Whether moe_layers lists the layers that the interval gives. */
+static bool is_regular(const json_t *moe_layers, const struct est_model *model)
+{
+	size_t next = 0;
+
+	for (int64_t i = 0; i < model->num_hidden_layers; i++)
+		if (est_model_layer_is_sparse(model, i) && json_integer_value(json_array_get(moe_layers, next++)) != i)
+			return false;
+	return next == json_array_size(moe_layers);
+}
+
+void cfg_settle_llama4(const struct cfg_hf_reading *reading)
+{
+	const json_t *layer_types = json_object_get(reading->object, "layer_types"), *type;
+	const json_t *moe_layers = json_object_get(reading->object, "moe_layers");
+	struct est_model *model = reading->model;
+	size_t layer;
+
+	model->shared_expert_intermediate_size = model->moe_intermediate_size;
+	model->full_attention_every = model->sliding_window ? model->no_rope_layer_interval : 0;
+	json_array_foreach(layer_types, layer, type) {
+		const char *word = json_string_value(type);
+
+		if (word && !strcmp(word, "chunked_attention") != est_model_layer_is_sliding(model, (int64_t)layer))
+			cfg_hf_refuse(model, irregular_chunks);
+	}
+	if (json_is_array(moe_layers) && !is_regular(moe_layers, model))
+		cfg_hf_refuse(model, irregular_experts);
+}
+
+/* Whether key has a number other than 0. */
+static bool has(const struct cfg_hf_reading *reading, const char *key)
+{
+	return json_integer_value(json_object_get(reading->object, key)) != 0;
+}
+
+void cfg_settle_gemma4(const struct cfg_hf_reading *reading)
+{
+	struct est_model *model = reading->model;
+
+	model->dense_mlp_beside_experts = model->num_experts > 0;
+	if (model->num_experts)
+		model->norms_per_layer += 3;
+	if (has(reading, "hidden_size_per_layer_input") || has(reading, "num_kv_shared_layers"))
+		cfg_hf_refuse(model, per_layer_embeddings);
+}
+
+static bool is_full(const json_t *types, size_t layer)
+{
+	const char *type = json_string_value(json_array_get(types, layer));
+
+	return type && !strcmp(type, "full");
+}
+
+void cfg_settle_indexer(const struct cfg_hf_reading *reading)
+{
+	const json_t *types = json_object_get(reading->object, "indexer_types");
+	struct est_model *model = reading->model;
+	size_t first = 0, count = json_array_size(types), next;
+
+	if (json_object_get(reading->object, "index_topk_pattern"))
+		cfg_hf_refuse(model, irregular_indexers);
+	if (!json_is_array(types))
+		return;
+	while (first < count && is_full(types, first))
+		first++;
+	for (next = first; next < count && !is_full(types, next);)
+		next++;
+	model->index_skip_topk_offset = (int64_t)first;
+	model->index_topk_freq = (int64_t)(next - first) + 1;
+	for (size_t i = 0; i < count; i++)
+		if (is_full(types, i) != est_model_layer_is_indexed(model, (int64_t)i))
+			cfg_hf_refuse(model, irregular_indexers);
+}
