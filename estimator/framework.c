@@ -27,6 +27,13 @@ struct est_model est_framework_model(const struct est_request *request, const st
 	return frameworks[request->framework].model ? frameworks[request->framework].model(model) : *model;
 }
 
+uint64_t est_framework_surplus(const struct est_request *request, const struct est_model *model)
+{
+	uint64_t pairs = (uint64_t)(request->micro_batch_size * request->sequence_length * model->num_experts_per_tok);
+
+	return request->framework == EST_TORCHTITAN && model->num_experts > 0 ? 12 * pairs * (uint64_t)model->hidden_size : 0;
+}
+
 void est_framework_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const char *name = NULL, *why = NULL;

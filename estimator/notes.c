@@ -1,0 +1,221 @@
+/* What a report says of itself: what was assumed, and what its figures leave out. */
+#include "estimator/notes.h"
+#include "estimator/compile.h"
+#include "estimator/framework.h"
+#include "estimator/generation.h"
+#include "estimator/sharding.h"
+#include "estimator/words.h"
+#include "estimator/zero.h"
+#include "estimator/zero3.h"
+
+static void note_kernel(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	bool old = est_is_old_transformers(&request->versions);
+
+	(void)model;
+	if (request->method != EST_QLORA)
+		return;
+	if (request->quantization.type == EST_HQQ)
+		est_note_add(&report->assumptions, "/quantization/type", "hqq",
+			     "hqq's default backend, which dequantises by PyTorch's operators and keeps each layer's input; scales and zeros in 16 "
+			     "bits; prepare_kbit casts nothing over HQQ");
+	if (request->quantization.type == EST_MXFP4)
+		est_note_add(&report->assumptions, "/quantization/type", "mxfp4",
+			     "Transformers does not train over MXFP4: dequantised to base_dtype while loaded (Mxfp4Config(dequantize=True))");
+	if (request->quantization.type != EST_GPTQ)
+		return;
+	est_note_add(&report->assumptions, "/quantization/type", "gptq",
+		     old ? "AutoGPTQ's Triton kernel, which dequantises again in the backward; the upper figures have room for one that "
+			   "keeps the dequantised weights"
+			 : "GPT-QModel's kernel for training, of whose product autograd keeps the dequantised weight; prepare_kbit casts "
+			   "nothing over GPTQ");
+}
+
+static void note_pipeline(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	(void)model;
+	if (p->pipeline <= 1)
+		return;
+	est_note_add(&report->assumptions, "/parallelism/pipeline", "1f1b",
+		     "stages of torch.distributed.pipelining under Schedule1F1B, cut as torchtitan cuts them: the embedding counts as a layer, "
+		     "norm and head as another, the first stages take what is left over; each receives into a buffer of its own for each "
+		     "micro-batch; a tied embedding has a copy in the first and in the last");
+	est_note_add(&report->assumptions, "/gradient_accumulation_steps", "", "the micro-batches of a step in the pipeline");
+	if (request->gradient_accumulation_steps < p->pipeline)
+		est_note_add(&report->warnings, "/gradient_accumulation_steps", "",
+			     "fewer micro-batches than stages, which torch's Schedule1F1B refuses: with %lld or more the first stages hold more",
+			     (long long)p->pipeline);
+}
+
+static void note_context(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	(void)model;
+	if (p->context > 1)
+		est_note_add(&report->assumptions, "/parallelism/context", "allgather",
+			     "the last rank of torch's context_parallel(): sequence_length / context tokens of each sequence; each layer gathers all keys "
+			     "and values at once and merges what the kernel gives for each rank in fp32");
+	if (p->tensor > 1 && (p->context > 1 || p->pipeline > 1))
+		est_note_add(&report->warnings, "/parallelism/tensor", "",
+			     "with pipeline or context both splits are replayed, each as it is held against traces alone; together they are not");
+	if (p->context > 1 || p->pipeline > 1)
+		est_note_add(&report->assumptions, "/parallelism", "",
+			     "NCCL's buffers are outside PyTorch's allocator: 0.3 to 0.9 GiB for a group of ranks that reduce or gather over NVLink, 1 to 3 GiB "
+			     "for one whose ranks send to each other");
+}
+
+static void note_unsloth(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	(void)model;
+	if (request->framework == EST_UNSLOTH)
+		est_note_add(&report->assumptions, "/framework", "unsloth",
+			     "Unsloth of August 2026 over Llama's forward: padding and packing change nothing, attention takes grouped heads as "
+			     "they are, two buffers bring checkpoints back from the host, and the loss is compiled, in chunks of 4 GiB of "
+			     "fp32 logits at most; the upper figures have room for one such chunk more");
+}
+
+static void note_mixers(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	(void)request;
+	if (est_model_mixes(model))
+		est_note_add(&report->assumptions, "/model", "",
+			     "layers that are no attention run as Transformers does without packages of kernels (mamba-ssm, causal-conv1d, "
+			     "flash-linear-attention); with them a step is faster and takes less");
+}
+
+static void note_limits(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	if (est_sharding_is_static(request))
+		est_note_add(&report->warnings, "/parallelism/strategy", "",
+			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is left out of the expected "
+			     "figures; the upper ones have room for it");
+	if (model->vision.tower != EST_TOWER_NONE)
+		est_note_add(&report->warnings, "/model", model->id,
+			     "batches without images: the vision tower is weights, whose gradients and states, where it is trained, the upper "
+			     "figures have room for; what images take on their way through it is in none of these figures");
+	if (model->caches_in_training && request->framework != EST_TRL && request->checkpointing == EST_CHECKPOINT_NONE)
+		est_note_add(&report->assumptions, "/gradient_checkpointing", "none",
+			     "the Trainer's use_cache=False does not reach the language model's part of the configuration: a cache of keys "
+			     "and values is filled in training");
+	if (model->num_experts > 0 && est_is_old_transformers(&request->versions))
+		est_note_add(&report->assumptions, "/model", "", "tokens are shared evenly among the experts, which run one by one");
+	else if (request->method == EST_QLORA && model->num_experts > 0)
+		est_note_add(&report->warnings, "/method", "",
+			     "the experts stay as they are: Transformers 5 keeps them in 3-D parameters, and bitsandbytes replaces linear layers "
+			     "only; prepare_kbit then casts them to fp32 with the rest");
+	if (est_zero_wanted(request))
+		est_note_add(&report->assumptions, "/parallelism/strategy", "",
+			     "replayed as rank 0 of DeepSpeed 0.19, all parameters in one group; the upper figures have room for the parameters "
+			     "that another rank's part may cut through");
+	else if (est_zero3_wanted(request))
+		est_note_add(&report->assumptions, "/parallelism/strategy", "",
+			     "replayed as one rank of DeepSpeed 0.19 in the order in which Transformers 5 calls the modules%s%s",
+			     request->method == EST_QLORA ? "; bitsandbytes' products hold the weights that were gathered for them as long as "
+							    "the graph lives, so that a step has all of them at once" : "",
+			     request->offload.optimizer == EST_ON_NVME || request->offload.parameters == EST_ON_NVME
+				     ? "; what is on a disk passes through pinned buffers of DeepSpeed's default sizes" : "");
+	else if (est_has_master(request))
+		est_note_add(&report->assumptions, "/precision", "",
+			     "the step makes an fp32 gradient for every master weight at once (4 bytes a parameter); an optimizer that steps in "
+			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
+}
+
+static void note_tensor(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	(void)model;
+	if (request->parallelism.tensor <= 1)
+		return;
+	est_note_add(&report->assumptions, "/parallelism/tensor", "",
+		     "split by DTensor as torchtitan's plan does it: embedding, head, attention and MLP, a tied head being tied again; every rank has "
+		     "the embedding's gradient whole until it is reduced%s",
+		     request->framework == EST_TORCHTITAN
+			     ? ""
+			     : "; the upper figures have room for an embedding that is whole, as the tp_plan of Transformers' models leaves it");
+}
+
+static void note_torchtitan(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	if (est_framework_surplus(request, model))
+		est_note_add(&report->warnings, "/framework", est_word_name(est_framework_words, (int)request->framework),
+			     "the experts are Transformers'; torchtitan's weigh what they give in fp32: the upper figures have room for it");
+	if (est_compiles_layers(request))
+		est_note_add(&report->assumptions, "/torch_compile", "true",
+			     "each layer is one graph with its checkpoint, in the order that inductor chooses for long sequences; the upper figures have "
+			     "room for temporaries in another%s",
+			     est_compiles_loss(request) ? "" : "; the loss is not compiled, as with versions.torch 2.8: the lower figures are with that");
+	if (est_compile_falls_back(request))
+		est_note_add(&report->assumptions, "/torch_compile", "true",
+			     "the layers run uncompiled: the flash attention package ends the compiled graph within each checkpoint, and "
+			     "torch.utils.checkpoint then runs outside of it");
+}
+
+static void note_framework(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	const char *framework = est_word_name(est_framework_words, (int)request->framework);
+
+	(void)model;
+	if (request->framework == EST_TORCHTUNE)
+		est_note_add(&report->assumptions, "/framework", framework,
+			     "torchtune's own modules as of 0.4 and after 0.6; 0.5 to 0.6.1 keep 2 bytes a feature more of each trained norm");
+	if (request->framework != EST_LITGPT)
+		return;
+	est_note_add(&report->assumptions, "/framework", framework,
+		     "LitGPT's model code and fine-tuning loops of 2024, with Lightning's precision plugins and bitsandbytes 0.42");
+	est_note_add(&report->assumptions, "/sequence_length", "",
+		     "the logits of a batch (with QLoRA its layers' inputs too) live until those of the next are there: the batch before is taken "
+		     "to be as long; where it was short the lower figures hold. The scripts of 2023 (torch 2.1) began with the longest");
+}
+
+static void note_objective(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	const char *loss = est_word_name(est_loss_words, (int)request->loss);
+	const char *objective = est_word_name(est_objective_words, (int)request->objective);
+
+	if (request->loss == EST_LOSS_CUT_CROSS_ENTROPY)
+		est_note_add(&report->warnings, "/loss", loss,
+			     "modelled from its source, not held against a trace; its variants that accumulate the head's gradient in fp32 need "
+			     "4 bytes more for each of the head's elements");
+	if (request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN)
+		est_note_add(&report->assumptions, "/loss", loss, "prime-rl's fused head: all positions by 2,048 words at a time");
+	else if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->framework != EST_UNSLOTH
+		 && request->objective <= EST_PRETRAIN)
+		est_note_add(&report->assumptions, "/loss", loss, "tiles as TRL 1.16 cuts them: 4,096 positions by 32,768 words");
+	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0 && request->framework != EST_TORCHTITAN)
+		est_note_add(&report->warnings, "/loss", loss,
+			     "TRL adds the routers' auxiliary loss: about 4 bytes for each token, expert and sparse layer, not in these figures");
+	if (request->objective == EST_GRPO)
+		est_note_add(&report->warnings, "/objective", objective, "the update alone: generation is not in these figures");
+	if (request->objective == EST_DPO || request->objective == EST_ORPO || request->objective == EST_REWARD)
+		est_note_add(&report->assumptions, "/micro_batch_size", "", "counts pairs: two sequences each");
+}
+
+typedef void note_function(const struct est_request *request, const struct est_model *model, struct est_report *report);
+
+/* In the order in which they are told. */
+static note_function *const notes[] = {
+	note_limits, note_mixers, note_kernel, note_unsloth, note_pipeline, note_context, note_objective, note_torchtitan, note_tensor,
+	note_framework,
+};
+
+void est_notes_of_replay(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	for (size_t i = 0; i < sizeof(notes) / sizeof(notes[0]); i++)
+		notes[i](request, model, report);
+}
+
+/* The rule of thumb is CUDA's too, and the only figure there is for a Mac. */
+void est_notes_of_thumb(const struct est_request *request, const struct est_gpu *const *gpus, size_t count, struct est_report *report)
+{
+	size_t i = 0;
+
+	while (i < count && gpus[i]->vendor != EST_APPLE)
+		i++;
+	if (i == count && request->framework != EST_MLX)
+		return;
+	est_note_add(&report->warnings, "/accounting", "rule_of_thumb",
+		     "the rule of thumb knows nothing of Apple's GPUs: MLX writes out attention scores in training, 2 bytes and more a head and pair "
+		     "of tokens of each layer without checkpoints, and MLX and PyTorch's MPS both keep freed buffers; leave room for them");
+}
