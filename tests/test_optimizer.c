@@ -214,7 +214,7 @@ static void give_gradients(void)
 START_TEST(a_step_gives_back_what_it_takes)
 {
 	struct est_request request = request_for(updates[_i].optimizer, updates[_i].element);
-	struct est_update update;
+	struct est_update update = { 0 };
 	struct rise rise;
 	size_t first;
 
@@ -237,7 +237,7 @@ END_TEST
 START_TEST(masters_are_what_is_stepped)
 {
 	struct est_request request = request_for(EST_ADAMW_TORCH_FUSED, EST_16BIT);
-	struct est_update update;
+	struct est_update update = { 0 };
 	size_t first;
 
 	request.precision = EST_BF16_MASTER;
@@ -286,7 +286,7 @@ static const struct {
 START_TEST(a_parameter_is_stepped_as_its_gradient_arrives)
 {
 	struct est_request request = request_for(fused[_i].optimizer, EST_16BIT);
-	struct est_update update;
+	struct est_update update = { 0 };
 	struct rise rise;
 	size_t first;
 
