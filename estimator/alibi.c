@@ -1,5 +1,6 @@
 /* BloomBlock and MptBlock: positions as a bias on the scores, by python operators. */
 #include "estimator/architecture.h"
+#include "estimator/recurrent.h"
 
 /* ---- Bloom */
 
@@ -152,24 +153,6 @@ struct est_tensor est_bloom_layer(struct est_pass *pass, const struct est_layer 
 
 /* ---- MPT */
 
-/* scores.masked_fill(mask, min): a copy; the mask is kept */
-static void backward_masked_fill(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op masked_fill_op = { "MaskedFill", backward_masked_fill };
-
-static struct est_tensor masked_fill(struct est_tape *tape, struct est_tensor x, struct est_tensor mask)
-{
-	struct est_node *node = est_node_new(tape, &masked_fill_op, 1, &x);
-	struct est_tensor out;
-
-	est_save(tape, node, mask);
-	out = est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
-	est_finish(tape, x);
-	return out;
-}
-
 /* softmax((q @ k.T * scale + alibi).masked_fill(mask).float()).to(dtype) @ v */
 static struct est_tensor mpt_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
@@ -183,7 +166,7 @@ static struct est_tensor mpt_attention(struct est_pass *pass, const struct est_l
 	in[1] = est_hold(in[1]);
 	in[2] = est_hold(est_view_as_heads(tape, in[2]));
 	masked = est_mul_scalar(tape, est_matmul_heads(tape, in[0], true, in[1], true, scores));
-	masked = est_hold(masked_fill(tape, est_add(tape, masked, pass->position_bias), pass->mask));
+	masked = est_hold(est_masked_fill(tape, est_add(tape, masked, pass->position_bias), pass->mask));
 	weights = est_to(tape, est_softmax(tape, est_to(tape, est_hold(masked), EST_32BIT)), in[2].element);
 	weights = est_hold(est_dropout(tape, weights, pass->model->attention_dropout));
 	out = est_hold(est_merge_heads(tape, est_matmul_heads(tape, weights, false, in[2], true, width)));

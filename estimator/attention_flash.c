@@ -3,19 +3,10 @@
 #include "estimator/attention.h"
 
 /* tensor.reshape(-1, heads, head_dim)[indices]: its gradient is zeros of the tensor's size with the rows' put in */
-static void backward_gather(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-	ret[0].view = true;
-}
-static const struct est_op gather_op = { "Index", backward_gather };
+static const struct est_op gather_op = { "Index", est_backward_view };
 
 /* zeros[indices] = rows: the rows' gradient is gathered */
-static void backward_scatter(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op scatter_op = { "IndexPut", backward_scatter };
+static const struct est_op scatter_op = { "IndexPut", est_backward_one };
 
 /* Both copy all rows: how many are padding is not known. indices (held) is kept. x is released when temporary. */
 static struct est_tensor copy_rows(struct est_tape *tape, const struct est_op *op, struct est_tensor x, struct est_tensor indices)

@@ -9,11 +9,8 @@ static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t e
 
 /* ---- operators */
 
-static void backward_gather(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element); /* zeros that the gradient is scattered into */
-}
-static const struct est_op gather_op = { "Gather", backward_gather };
+/* zeros that the gradient is scattered into */
+static const struct est_op gather_op = { "Gather", est_backward_one };
 
 /* torch.gather, which keeps its operand too. x is released when temporary, index is borrowed. */
 static struct est_tensor gather(struct est_tape *tape, struct est_tensor x, struct est_tensor index, uint64_t numel)
@@ -27,8 +24,6 @@ static struct est_tensor gather(struct est_tape *tape, struct est_tensor x, stru
 	est_finish(tape, x);
 	return est_output(tape, node, 0, out);
 }
-
-static const struct est_op repeat_op = { "Repeat", backward_gather };
 
 /* transpose_for_scores() of a projection: a copy, whose gradient is copied back. x is released when temporary. */
 static struct est_tensor transpose_for_scores(struct est_pass *pass, struct est_tensor x)
@@ -52,7 +47,7 @@ static struct est_tensor project_positions(struct est_pass *pass, const struct e
 	struct est_tensor x = est_linear(tape, linear, embeddings);
 
 	if (pass->batch > 1)
-		return est_hold(est_unary(tape, &repeat_op, transpose_for_scores(pass, x), false, false, pass->batch * x.numel));
+		return est_hold(est_repeat_interleave(tape, transpose_for_scores(pass, x), pass->batch));
 	if (pass->model->num_attention_heads > 1)
 		x = est_contiguous(tape, x);
 	return est_hold(est_contiguous(tape, x));

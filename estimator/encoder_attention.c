@@ -135,11 +135,7 @@ static struct est_tensor aligned(struct est_tape *tape, struct est_tensor bias, 
 }
 
 /* expand() over the batch: its gradient is the sum */
-static void backward_expand(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op expand_op = { "Expand", backward_expand };
+static const struct est_op expand_op = { "Expand", est_backward_one };
 
 static struct est_tensor expanded(struct est_tape *tape, struct est_tensor bias, uint64_t numel)
 {

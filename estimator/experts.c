@@ -2,12 +2,7 @@
  * to be shared evenly; what the experts take together hangs on how little. */
 #include "estimator/routers.h"
 
-static void backward_index(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-	ret[0].view = true;
-}
-static const struct est_op index_op = { "Index", backward_index };
+static const struct est_op index_op = { "Index", est_backward_view };
 
 /* x[None, rows] and its kin: keeps the rows, its backward fills zeros of x, which pass the unsqueezing */
 static struct est_tensor gather(struct est_tape *tape, struct est_tensor x, struct est_tensor rows, uint64_t numel)

@@ -3,11 +3,7 @@
 #include "estimator/architecture.h"
 
 /* x[..., [i], :]: a copy, whose gradient is put into zeros. extra[0]: elements of x */
-static void backward_index(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op index_op = { "Index", backward_index };
+static const struct est_op index_op = { "Index", est_backward_one };
 
 static struct est_tensor one_head_of_each(struct est_tape *tape, struct est_tensor x, uint64_t numel)
 {

@@ -22,21 +22,10 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	struct est_tensor q = est_hold(est_rope_heads(pass, est_linear(tape, &layer->q_proj, x)));
 	struct est_tensor k = est_hold(est_rope_heads(pass, est_linear(tape, &layer->k_proj, x)));
 	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
-	struct est_tensor embed[2], out;
 
 	q = norm_heads(pass, &layer->q_norm, q);
 	k = norm_heads(pass, &layer->k_norm, k);
-	est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
-	est_drop(tape, q);
-	est_drop(tape, k);
-	est_cache_update(pass, &embed[1], &v);
-	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
-	q = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	est_drop(tape, embed[0]);
-	est_drop(tape, embed[1]);
-	est_drop(tape, v);
-	return q;
+	return est_attend(pass, layer, q, k, v);
 }
 
 /* residual + post(block(pre(x))) */

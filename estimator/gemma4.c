@@ -62,7 +62,7 @@ static struct est_tensor rotate(struct est_pass *pass, const struct est_layer *l
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = est_hold(est_linear(tape, &layer->q_proj, x)), k, v, out;
+	struct est_tensor q = est_hold(est_linear(tape, &layer->q_proj, x)), k, v;
 
 	q = rotate(pass, layer, norm_heads(pass, &layer->q_norm, q));
 	k = est_linear(tape, &layer->k_proj, x);
@@ -75,13 +75,7 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	k = rotate(pass, layer, norm_heads(pass, &layer->k_norm, k));
 	v = norm_heads(pass, NULL, v);
 	est_cache_update(pass, &k, &v);
-	out = est_hold(est_attention(pass, layer, q, k, v));
-	x = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	est_drop(tape, q);
-	est_drop(tape, k);
-	est_drop(tape, v);
-	return x;
+	return est_attend_as_is(pass, layer, q, k, v);
 }
 
 /* ---- experts */
@@ -100,12 +94,13 @@ static struct est_tensor scale_tokens(struct est_pass *pass, const struct est_la
 static void route(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor tokens = scale_tokens(pass, layer, x), scores = est_hold(est_linear(tape, &layer->router, tokens)), weights;
+	struct est_tensor tokens = scale_tokens(pass, layer, x), scores = est_hold(est_linear(tape, &layer->router, tokens));
+	struct est_tensor weights, scales;
 
 	ret->logits = est_hold(est_softmax(tape, est_to(tape, scores, EST_32BIT)));
 	weights = est_choose_evenly(pass, ret->logits, &ret->indices);
-	ret->weights = est_mul(tape, weights, est_gather_rows(tape, est_leaf_tensor(tape, layer->per_expert_scale), ret->indices));
-	ret->weights = est_hold(ret->weights);
+	scales = est_gather_rows(tape, est_leaf_tensor(tape, layer->per_expert_scale), ret->indices, ret->indices.numel);
+	ret->weights = est_hold(est_mul(tape, weights, scales));
 	est_drop(tape, weights);
 	est_drop(tape, scores);
 	est_drop(tape, tokens);
@@ -135,11 +130,7 @@ static struct est_tensor add_experts(struct est_pass *pass, const struct est_lay
 
 /* ---- the layer */
 
-static void backward_scale(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op scale_op = { "ScaleInPlace", backward_scale };
+static const struct est_op scale_op = { "ScaleInPlace", est_backward_one };
 
 /* x *= self.layer_scalar, a buffer, which autograd keeps: x moves in and out */
 static struct est_tensor scale_in_place(struct est_tape *tape, const struct est_layer *layer, struct est_tensor x)
@@ -168,7 +159,7 @@ struct est_tensor est_gemma4_layer(struct est_pass *pass, const struct est_layer
 		z = add_experts(pass, layer, residual, z, frame, &routing);
 	y = est_gemma4_norm(pass, &layer->post_feedforward_layernorm, z);
 	est_drop(tape, z);
-	y = scale_in_place(tape, layer, est_add(tape, residual, y));;
+	y = scale_in_place(tape, layer, est_add(tape, residual, y));
 	est_drop(tape, residual);
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, frame[i]);

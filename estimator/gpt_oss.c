@@ -1,5 +1,5 @@
 /* gpt-oss: rotary embedding of halves, attention sinks, experts with clamped activations. modeling_gpt_oss.py. */
-#include "estimator/pass.h"
+#include "estimator/recurrent.h"
 
 /* ---- attention */
 
@@ -36,11 +36,7 @@ static struct est_tensor cat_sinks(struct est_tape *tape, struct est_tensor weig
 }
 
 /* Zeros, into which the rows' gradients are scattered */
-static void backward_max(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op max_op = { "Max", backward_max };
+static const struct est_op max_op = { "Max", est_backward_one };
 
 /* the maximum's gradient is the negative of the difference's, summed over the row */
 static void backward_shift(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -83,47 +79,23 @@ struct est_tensor est_gpt_oss_attention(struct est_pass *pass, const struct est_
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_hold(est_rope_heads(pass, est_linear(tape, &layer->q_proj, x)));
 	struct est_tensor k = est_hold(est_rope_heads(pass, est_linear(tape, &layer->k_proj, x)));
-	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x))), rotated[2], out;
+	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x))), rotated[2];
 
 	est_apply_paired_rope(pass, est_layer_rope(pass, layer), false, q, k, rotated);
 	est_drop(tape, q);
 	est_drop(tape, k);
-	out = est_hold(est_attention(pass, layer, rotated[0], rotated[1], v));
-	x = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	est_drop(tape, rotated[0]);
-	est_drop(tape, rotated[1]);
-	est_drop(tape, v);
-	return x;
+	return est_attend_as_is(pass, layer, rotated[0], rotated[1], v);
 }
 
 /* ---- experts */
 
-/* where(within the limits, grad, 0): a mask for each limit. extra[0]: limits */
-static void backward_clamp(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	struct est_tensor masks[2] = { { 0 } };
-
-	for (unsigned i = 0; i < node->extra[0]; i++)
-		masks[i] = est_empty(tape, node->edge_numel[0], EST_BYTE);
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-	est_drop(tape, masks[1]);
-	est_drop(tape, masks[0]);
-}
-static const struct est_op clamp_op = { "Clamp", backward_clamp };
-
 /* x.clamp(), held; x is given up */
 static struct est_tensor clamp(struct est_tape *tape, struct est_tensor x, unsigned limits)
 {
-	struct est_node *node = est_node_new(tape, &clamp_op, 1, &x);
-	struct est_tensor out;
+	struct est_tensor out = est_hold(est_clamp(tape, x, limits));
 
-	est_save(tape, node, x);
-	if (node)
-		node->extra[0] = limits;
-	out = est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
 	est_drop(tape, x);
-	return est_hold(out);
+	return out;
 }
 
 struct est_tensor est_clamped_gate(struct est_pass *pass, struct est_tensor gate_up)

@@ -4,11 +4,7 @@
 /* ---- attention's arithmetic, q, k and v as permuted heads */
 
 /* torch.where(self.bias, weights, mask_value): the mask is a part of a buffer */
-static void backward_where(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op where_op = { "Where", backward_where };
+static const struct est_op where_op = { "Where", est_backward_one };
 
 static struct est_tensor where_causal(struct est_tape *tape, struct est_tensor x)
 {

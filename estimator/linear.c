@@ -195,13 +195,7 @@ struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, ui
 	return out;
 }
 
-static void backward_bmm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	for (unsigned i = 2; i-- > 0;)
-		if (est_needs(node, i))
-			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
-}
-static const struct est_op bmm_op = { "Bmm", backward_bmm };
+static const struct est_op bmm_op = { "Bmm", est_backward_products };
 
 struct est_tensor est_bmm(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
 {

@@ -153,11 +153,7 @@ static struct est_tensor convolve(struct est_tape *tape, const struct est_adapte
 }
 
 /* index_copy_() into zeros keeps its source, of which its formula asks the shape */
-static void backward_index_copy(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op index_copy_op = { "IndexCopy", backward_index_copy };
+static const struct est_op index_copy_op = { "IndexCopy", est_backward_one };
 
 /* zero_pad(): nothing for the parts without an adapter. x is borrowed, held. */
 static struct est_tensor zero_pad(struct est_tape *tape, struct est_tensor x, uint64_t numel)

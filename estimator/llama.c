@@ -43,6 +43,19 @@ struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *laye
 	return est_attend_gated(pass, layer, q, k, v, est_none);
 }
 
+struct est_tensor est_attend_as_is(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+				   struct est_tensor v)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor out = est_hold(est_attention(pass, layer, q, k, v)), projected = est_linear(tape, &layer->o_proj, out);
+
+	est_drop(tape, out);
+	est_drop(tape, q);
+	est_drop(tape, k);
+	est_drop(tape, v);
+	return projected;
+}
+
 struct est_tensor est_llama_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;

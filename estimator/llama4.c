@@ -65,7 +65,7 @@ static struct est_tensor tune(struct est_pass *pass, struct est_tensor q)
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = est_linear(tape, &layer->q_proj, x), k, v, rotated[2], out;
+	struct est_tensor q = est_linear(tape, &layer->q_proj, x), k, v, rotated[2];
 
 	q = est_hold(layer->rotated ? q : est_unrotated_query(pass, layer, q));
 	k = est_linear(tape, &layer->k_proj, x);
@@ -81,45 +81,10 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 		q = tune(pass, q);
 	}
 	est_cache_update(pass, &k, &v);
-	out = est_hold(est_attention(pass, layer, q, k, v));
-	x = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	est_drop(tape, q);
-	est_drop(tape, k);
-	est_drop(tape, v);
-	return x;
+	return est_attend_as_is(pass, layer, q, k, v);
 }
 
 /* ---- experts */
-
-/* The repetitions' gradients are summed; those of a sum over experts are expanded. extra[0]: elements of the gradient */
-static void backward_repeat(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op repeat_op = { "Repeat", backward_repeat };
-
-static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op sum_op = { "SumOverExperts", backward_sum };
-
-/* x.repeat(experts, 1), held; x is borrowed */
-static struct est_tensor repeat(struct est_tape *tape, struct est_tensor x, uint64_t experts)
-{
-	struct est_node *node = est_node_new(tape, &repeat_op, 1, &x);
-
-	return est_hold(est_output(tape, node, 0, est_empty(tape, experts * x.numel, x.element)));
-}
-
-/* x.sum(dim=0), into fp32 under autocast; x is borrowed */
-static struct est_tensor sum_over_experts(struct est_tape *tape, struct est_tensor x, uint64_t experts)
-{
-	struct est_node *node = est_node_new(tape, &sum_op, 1, &x);
-
-	return est_output(tape, node, 0, est_empty(tape, x.numel / experts, tape->autocast ? EST_32BIT : x.element));
-}
 
 /* bmm(up * act(gate), down_proj) of bmm(x, gate_up_proj), held; x is borrowed */
 static struct est_tensor run_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
@@ -150,12 +115,12 @@ static struct est_tensor mixture(struct est_pass *pass, const struct est_layer *
 		return est_gated_mlp(pass, layer, x);
 	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
 	est_route_llama4(pass, layer, tokens, &routing);
-	routed_in = repeat(tape, tokens, experts);
+	routed_in = est_hold(est_repeat_interleave(tape, tokens, experts));
 	scaled = est_hold(est_mul(tape, routed_in, est_permuted_copy(tape, routing.weights)));
 	est_drop(tape, routed_in);
 	routed_out = run_experts(pass, layer, scaled);
 	out = est_gated_mlp(pass, layer, tokens);
-	out = est_add_in_place(tape, out, sum_over_experts(tape, routed_out, experts));
+	out = est_add_in_place(tape, out, est_sum_of_experts(tape, routed_out, tokens.numel));
 	est_drop(tape, routed_out);
 	est_drop(tape, scaled);
 	est_drop(tape, pass->attn_weights); /* hidden_states, _ = hidden_states */

@@ -44,12 +44,8 @@ uint64_t est_shifted_positions(const struct est_pass *pass)
 }
 
 /* nll_loss_backward and _log_softmax_backward_data: a tensor of the logits' size and dtype each */
-static void backward_like_input(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op log_softmax_op = { "LogSoftmax", backward_like_input };
-static const struct est_op nll_loss_op = { "NllLoss", backward_like_input };
+static const struct est_op log_softmax_op = { "LogSoftmax", est_backward_like_input };
+static const struct est_op nll_loss_op = { "NllLoss", est_backward_like_input };
 
 /* log_softmax keeps its result, nll_loss the same tensor, which autocast makes fp32, and the labels */
 struct est_tensor est_cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)
@@ -109,7 +105,7 @@ static struct est_tensor shifted_logits_loss(struct est_pass *pass, struct est_t
 }
 
 /* torch.compile(cross_entropy): the logits as they are, their maxima and the logarithms of sums; no copy in fp32 */
-static const struct est_op compiled_loss_op = { "CompiledCrossEntropy", backward_like_input };
+static const struct est_op compiled_loss_op = { "CompiledCrossEntropy", est_backward_like_input };
 
 static struct est_tensor compiled_loss(struct est_pass *pass, struct est_tensor logits)
 {

@@ -183,11 +183,7 @@ static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hi
 
 /* ---- positions in, positions out */
 
-static void backward_index(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op index_op = { "Index", backward_index };
+static const struct est_op index_op = { "Index", est_backward_like_input };
 
 /* x[mask]: nonzero's coordinates, then the positions; x is borrowed */
 static struct est_tensor masked(struct est_tape *tape, struct est_tensor x, struct est_tensor mask, uint64_t positions)

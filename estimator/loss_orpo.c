@@ -3,11 +3,7 @@
 #include "estimator/loss.h"
 
 /* trl/kernels/logprob_entropy.py: keeps the logits; their gradient is another tensor of their size */
-static void backward_log_prob(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op log_prob_op = { "LogProbEntropy", backward_log_prob };
+static const struct est_op log_prob_op = { "LogProbEntropy", est_backward_like_input };
 
 /* selective_log_softmax_and_entropy: logits and labels are borrowed */
 static struct est_tensor log_probabilities(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)

@@ -26,12 +26,7 @@ static void backward_nll_loss(struct est_tape *tape, struct est_node *node, stru
 }
 static const struct est_op nll_loss_op = { "ParallelNllLoss", backward_nll_loss };
 
-static void backward_log_softmax(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	(void)tape;
-	ret[0] = est_take_grad(node, 0);
-}
-static const struct est_op log_softmax_op = { "ParallelLogSoftmax", backward_log_softmax };
+static const struct est_op log_softmax_op = { "ParallelLogSoftmax", est_backward_pass };
 
 /* shifted = x - max; shifted - log(sum(exp(shifted))), which is kept. logits are released when temporary. */
 static struct est_tensor log_softmax(struct est_tape *tape, struct est_tensor logits32)

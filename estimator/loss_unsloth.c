@@ -22,11 +22,7 @@ uint64_t est_unsloth_surplus(const struct est_pass *pass)
 }
 
 /* inputs x; grad_inputs * scale */
-static void backward_fused(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op fused_op = { "UnslothFusedLoss", backward_fused };
+static const struct est_op fused_op = { "UnslothFusedLoss", est_backward_like_input };
 
 /* Logits in 16 bits, each row's maximum and sum, the gradient of the logits, that of the positions */
 static void run_chunk(struct est_tape *tape, uint64_t positions, uint64_t vocabulary, uint64_t hidden)

@@ -14,14 +14,9 @@ static struct est_tensor indices(struct est_tape *tape, uint64_t numel, uint8_t 
 
 /* ---- operators */
 
-static void backward_index(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op index_op = { "Index", backward_index };
+static const struct est_op index_op = { "Index", est_backward_one };
 
-/* x[indices]: keeps the indices, its backward fills zeros of x */
-static struct est_tensor gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows, uint64_t numel)
+struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows, uint64_t numel)
 {
 	struct est_node *node = est_node_new(tape, &index_op, 1, &x);
 	struct est_tensor out;
@@ -36,9 +31,7 @@ static struct est_tensor gather_rows(struct est_tape *tape, struct est_tensor x,
 /* The weight's gradient first; it passes the transposition of the weight, where there is one (extra[0]). */
 static void backward_grouped(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	for (unsigned i = 2; i-- > 0;)
-		if (est_needs(node, i))
-			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+	est_backward_products(tape, node, ret);
 	ret[1].view = node->extra[0];
 }
 static const struct est_op grouped_op = { "GroupedMm", backward_grouped };
@@ -62,38 +55,13 @@ static struct est_tensor grouped_mm(struct est_tape *tape, struct est_tensor x, 
 	return out;
 }
 
-static void backward_add_bias(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+static const struct est_op sum_op = { "SumOfExperts", est_backward_like_input };
+
+struct est_tensor est_sum_of_experts(struct est_tape *tape, struct est_tensor x, uint64_t numel)
 {
-	struct est_tensor grad = est_take_grad(node, 0);
-
-	if (est_needs(node, 0) && est_needs(node, 1))
-		ret[1] = est_hold(est_alias(tape, grad));
-	ret[est_needs(node, 0) ? 0 : 1] = grad;
-}
-static const struct est_op add_bias_op = { "AddBias", backward_add_bias };
-
-/* x.add_(bias): x in place */
-static struct est_tensor add_in_place(struct est_tape *tape, struct est_tensor x, struct est_tensor bias)
-{
-	struct est_node *node = est_node_new(tape, &add_bias_op, 2, (struct est_tensor[]){ x, bias });
-
-	return est_output(tape, node, 0, x);
-}
-
-static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op sum_op = { "SumOfExperts", backward_sum };
-
-/* x.view(tokens, top_k, hidden).sum(dim=1), which autocast runs into fp32; the gradient is expanded and copied */
-static struct est_tensor sum_of_experts(struct est_pass *pass, struct est_tensor x)
-{
-	struct est_tape *tape = pass->tape;
 	struct est_node *node = est_node_new(tape, &sum_op, 1, &x);
-	uint64_t numel = pass->tokens * (uint64_t)est_model_expert_width(pass->model);
 
-	return est_hold(est_output(tape, node, 0, est_empty(tape, numel, tape->autocast ? EST_32BIT : x.element)));
+	return est_output(tape, node, 0, est_empty(tape, numel, tape->autocast ? EST_32BIT : x.element));
 }
 
 /* ---- experts */
@@ -102,7 +70,7 @@ static struct est_tensor bias_of(struct est_pass *pass, uint32_t leaf, struct es
 {
 	if (leaf == EST_NO_LEAF)
 		return est_none;
-	return est_hold(gather_rows(pass->tape, est_leaf_tensor(pass->tape, leaf), rows, pairs_of(pass) * width));
+	return est_hold(est_gather_rows(pass->tape, est_leaf_tensor(pass->tape, leaf), rows, pairs_of(pass) * width));
 }
 
 static struct est_tensor grouped_linear(struct est_pass *pass, struct est_tensor x, struct est_tensor weight,
@@ -111,7 +79,7 @@ static struct est_tensor grouped_linear(struct est_pass *pass, struct est_tensor
 	bool transposed = pass->model->architecture != EST_ARCH_GPT_OSS;
 	struct est_tensor out = grouped_mm(pass->tape, x, weight, pairs_of(pass) * width, transposed);
 
-	return est_hold(bias.numel ? add_in_place(pass->tape, out, bias) : out);
+	return est_hold(bias.numel ? est_add_in_place(pass->tape, out, bias) : out);
 }
 
 /* act_fn(gate) * up of the two halves; gate_up is borrowed */
@@ -177,9 +145,9 @@ static struct est_tensor combine(struct est_pass *pass, struct est_tensor weight
 	ret_frame[0] = indices(tape, pairs_of(pass), EST_INT64);
 	range = indices(tape, pairs_of(pass), EST_INT64);
 	est_drop(tape, range);
-	ret_frame[1] = est_hold(gather_rows(tape, weighted, ret_frame[0], weighted.numel));
+	ret_frame[1] = est_hold(est_gather_rows(tape, weighted, ret_frame[0], weighted.numel));
 	est_drop(tape, weighted);
-	sum = sum_of_experts(pass, ret_frame[1]);
+	sum = est_hold(est_sum_of_experts(tape, ret_frame[1], pass->tokens * (uint64_t)est_model_expert_width(pass->model)));
 	weighted = est_to(tape, sum, element);
 	est_drop(tape, sum);
 	return weighted;
@@ -203,8 +171,8 @@ static struct est_tensor grouped_experts_forward(struct est_pass *pass, const st
 	struct est_tensor expert_ids = indices(tape, pairs, EST_INT64), permutation = indices(tape, pairs, EST_INT64);
 	struct est_tensor tokens = est_empty(tape, pairs, EST_INT64), selected, weights, histogram, out, frame[2];
 
-	selected = est_hold(gather_rows(tape, x, tokens, pairs * hidden));
-	weights = est_hold(gather_rows(tape, routing->weights, permutation, pairs));
+	selected = est_hold(est_gather_rows(tape, x, tokens, pairs * hidden));
+	weights = est_hold(est_gather_rows(tape, routing->weights, permutation, pairs));
 	histogram = indices(tape, pairs, EST_32BIT);
 	out = run_experts(pass, layer, selected, expert_ids, open);
 	x = combine(pass, est_hold(est_mul(tape, out, weights)), frame, x.element);

@@ -16,21 +16,12 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = project(pass, &layer->q_proj, &layer->q_norm, x);
 	struct est_tensor k = project(pass, &layer->k_proj, &layer->k_norm, x);
-	struct est_tensor v = est_linear(tape, &layer->v_proj, x), embed[2], out;
+	struct est_tensor v = est_linear(tape, &layer->v_proj, x);
 
 	q = est_hold(est_rope_heads(pass, q));
 	k = est_hold(est_rope_heads(pass, k));
 	v = est_hold(est_heads(pass, layer, v));
-	est_apply_rope(pass, est_layer_rope(pass, layer), q, k, embed);
-	est_drop(tape, q);
-	est_drop(tape, k);
-	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
-	q = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	est_drop(tape, embed[0]);
-	est_drop(tape, embed[1]);
-	est_drop(tape, v);
-	return q;
+	return est_attend(pass, layer, q, k, v);
 }
 
 /* x + norm(block(x)) */

@@ -1,13 +1,46 @@
-/* Elementwise operators, reductions and views. */
+/* Elementwise operators and reductions. */
 #include "estimator/ops.h"
 
-/* ---- casts, sums, products */
+/* ---- backwards that many operators share */
 
-static void backward_to(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+void est_backward_one(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+}
+
+void est_backward_view(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	est_backward_one(tape, node, ret);
+	ret[0].view = true;
+}
+
+void est_backward_like_input(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
 }
-static const struct est_op to_op = { "ToCopy", backward_to };
+
+void est_backward_pass(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	(void)tape;
+	ret[0] = est_take_grad(node, 0);
+}
+
+void est_backward_pass_view(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	est_backward_pass(tape, node, ret);
+	ret[0].view = true;
+}
+
+void est_backward_products(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 2; i-- > 0;)
+		if (est_needs(node, i))
+			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+}
+
+/* ---- casts, sums, products */
+
+static const struct est_op to_op = { "ToCopy", est_backward_like_input };
 
 struct est_tensor est_to(struct est_tape *tape, struct est_tensor x, uint8_t element)
 {
@@ -128,29 +161,19 @@ struct est_tensor est_unary(struct est_tape *tape, const struct est_op *op, stru
 	return est_output(tape, node, 0, out);
 }
 
-static void backward_pass(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	(void)tape;
-	ret[0] = est_take_grad(node, 0);
-}
-static const struct est_op pass_op = { "AddScalar", backward_pass };
+static const struct est_op pass_op = { "AddScalar", est_backward_pass };
 
 struct est_tensor est_add_scalar(struct est_tape *tape, struct est_tensor x)
 {
 	return est_unary(tape, &pass_op, x, false, false, x.numel);
 }
 
-/* One new tensor in the gradient's dtype, of the input's size. */
-static void backward_one(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op scale_op = { "MulScalar", backward_one };
-static const struct est_op mean_op = { "Mean", backward_one };
-static const struct est_op silu_op = { "Silu", backward_one };
-static const struct est_op gelu_op = { "Gelu", backward_one };
-static const struct est_op relu_op = { "Relu", backward_one };
-static const struct est_op tanh_op = { "Tanh", backward_one };
+static const struct est_op scale_op = { "MulScalar", est_backward_one };
+static const struct est_op mean_op = { "Mean", est_backward_one };
+static const struct est_op silu_op = { "Silu", est_backward_one };
+static const struct est_op gelu_op = { "Gelu", est_backward_one };
+static const struct est_op relu_op = { "Relu", est_backward_one };
+static const struct est_op tanh_op = { "Tanh", est_backward_one };
 
 struct est_tensor est_mul_scalar(struct est_tape *tape, struct est_tensor x)
 {
@@ -165,10 +188,8 @@ struct est_tensor est_mean(struct est_tape *tape, struct est_tensor x, uint64_t 
 /* The gradient of each element is its sum's: expanded, a view. */
 static void backward_sum(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	(void)tape;
-	ret[0] = est_take_grad(node, 0);
+	est_backward_pass_view(tape, node, ret);
 	ret[0].numel = node->edge_numel[0];
-	ret[0].view = true;
 }
 static const struct est_op sum_op = { "Sum", backward_sum };
 
@@ -226,8 +247,6 @@ struct est_tensor est_rsqrt(struct est_tape *tape, struct est_tensor x)
 	return est_unary(tape, &rsqrt_op, x, false, true, x.numel);
 }
 
-static const struct est_op dropout_op = { "NativeDropout", backward_one };
-
 struct est_tensor est_div_in_place(struct est_tape *tape, struct est_tensor x)
 {
 	struct est_node *node = est_node_new(tape, &scale_op, 1, &x);
@@ -236,6 +255,8 @@ struct est_tensor est_div_in_place(struct est_tape *tape, struct est_tensor x)
 	est_finish(tape, x);
 	return out;
 }
+
+static const struct est_op dropout_op = { "NativeDropout", est_backward_one };
 
 struct est_tensor est_dropout(struct est_tape *tape, struct est_tensor x, double p)
 {
@@ -253,7 +274,7 @@ struct est_tensor est_dropout(struct est_tape *tape, struct est_tensor x, double
 	return est_output(tape, node, 0, out);
 }
 
-static const struct est_op softmax_op = { "Softmax", backward_one };
+static const struct est_op softmax_op = { "Softmax", est_backward_one };
 
 struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x)
 {
@@ -319,146 +340,4 @@ struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uin
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
 	return est_output(tape, node, 0, out);
-}
-
-/* ---- views and copies */
-
-/* cat's gradient is two views; neg of one; two slices that fill zeros and are added */
-static void backward_rotate_half(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	uint8_t element = node->grad[0].element;
-	struct est_tensor negated = est_empty(tape, node->edge_numel[0] / 2, element), other;
-
-	ret[0] = est_grad_for(tape, node, 0, element);
-	est_drop(tape, negated);
-	other = est_grad_for(tape, node, 0, element);
-	est_drop(tape, est_take_grad(node, 0));
-	est_drop(tape, other);
-}
-static const struct est_op rotate_half_op = { "RotateHalf", backward_rotate_half };
-
-struct est_tensor est_rotate_half(struct est_tape *tape, struct est_tensor x)
-{
-	struct est_node *node = est_node_new(tape, &rotate_half_op, 1, &x);
-	struct est_tensor negated = est_empty(tape, x.numel / 2, x.element), out;
-
-	out = est_empty(tape, x.numel, x.element);
-	est_drop(tape, negated);
-	est_finish(tape, x);
-	return est_output(tape, node, 0, out);
-}
-
-static void backward_cat(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	struct est_tensor grad = est_take_grad(node, 0);
-
-	for (unsigned i = 0; i < EST_NODE_INPUTS; i++) {
-		if (!est_needs(node, i))
-			continue;
-		ret[i] = est_hold(est_alias(tape, grad));
-		ret[i].numel = node->edge_numel[i];
-		ret[i].view = true;
-	}
-	est_drop(tape, grad);
-}
-static const struct est_op cat_op = { "Cat", backward_cat };
-
-struct est_tensor est_cat_of(struct est_tape *tape, unsigned n, const struct est_tensor parts[])
-{
-	struct est_node *node = est_node_new(tape, &cat_op, n, parts);
-	uint8_t element = 0;
-	uint64_t numel = 0;
-	struct est_tensor out;
-
-	for (unsigned i = 0; i < n; i++) {
-		numel += parts[i].numel;
-		element = parts[i].element > element ? parts[i].element : element;
-	}
-	out = est_output(tape, node, 0, est_empty(tape, numel, element));
-	for (unsigned i = 0; i < n; i++)
-		est_finish(tape, parts[i]);
-	return out;
-}
-
-struct est_tensor est_cat(struct est_tape *tape, struct est_tensor a, struct est_tensor b)
-{
-	return est_cat_of(tape, 2, (struct est_tensor[]){ a, b });
-}
-
-static void backward_split(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op split_op = { "Split", backward_split };
-
-void est_split(struct est_tape *tape, struct est_tensor x, unsigned n, const uint64_t numel[], struct est_tensor ret[])
-{
-	struct est_node *node = est_node_new(tape, &split_op, 1, &x);
-
-	for (unsigned i = 0; i < n; i++) {
-		ret[i] = est_output(tape, node, i, est_detach(tape, x));
-		ret[i].numel = numel[i];
-	}
-	est_finish(tape, x);
-}
-
-static const struct est_op slice_op = { "Slice", backward_one };
-static const struct est_op heads_op = { "ViewAsHeads", backward_one };
-
-/* A view whose node is op. */
-static struct est_tensor view(struct est_tape *tape, const struct est_op *op, struct est_tensor x, uint64_t numel)
-{
-	struct est_node *node = est_node_new(tape, op, 1, &x);
-	struct est_tensor out = est_detach(tape, x);
-
-	out.numel = numel;
-	est_finish(tape, x);
-	return est_output(tape, node, 0, out);
-}
-
-struct est_tensor est_view_as_heads(struct est_tape *tape, struct est_tensor x)
-{
-	return view(tape, &heads_op, x, x.numel);
-}
-
-struct est_tensor est_slice(struct est_tape *tape, struct est_tensor x, uint64_t numel)
-{
-	return view(tape, &slice_op, x, numel);
-}
-
-static void backward_reshape(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	(void)tape;
-	ret[0] = est_take_grad(node, 0);
-	ret[0].view = true;
-}
-static const struct est_op reshape_op = { "Reshape", backward_reshape };
-
-struct est_tensor est_reshape(struct est_tape *tape, struct est_tensor x)
-{
-	return view(tape, &reshape_op, x, x.numel);
-}
-
-static const struct est_op clone_op = { "Clone", backward_pass };
-
-struct est_tensor est_contiguous(struct est_tape *tape, struct est_tensor x)
-{
-	return est_unary(tape, &clone_op, x, false, false, x.numel);
-}
-
-static const struct est_op merge_op = { "MergeHeads", backward_one };
-
-struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x)
-{
-	return est_unary(tape, &merge_op, x, false, false, x.numel);
-}
-
-/* the sum over the copies of each head */
-static const struct est_op repeat_op = { "RepeatKv", backward_one };
-
-struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep, bool one_head)
-{
-	if (one_head && n_rep > 1)
-		return view(tape, &repeat_op, x, x.numel * n_rep);
-	return n_rep == 1 ? x : est_unary(tape, &repeat_op, x, false, false, x.numel * n_rep);
 }

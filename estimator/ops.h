@@ -47,6 +47,15 @@ struct est_adapter {
 	bool one_sequence;
 };
 
+/* Backward functions that many operators share (est_op.backward), each but the last of one input: */
+typedef void est_backward_function(struct est_tape *tape, struct est_node *node, struct est_tensor ret[]);
+/* a new tensor of the input's size in the gradient's dtype; the same, viewed; in the input's dtype */
+est_backward_function est_backward_one, est_backward_view, est_backward_like_input;
+/* the gradient as it came; as a view of it */
+est_backward_function est_backward_pass, est_backward_pass_view;
+/* a new tensor for each of two inputs that needs one, of its size in the gradient's dtype, the second's first */
+est_backward_function est_backward_products;
+
 /* x.to(dtype): the same tensor when it has that dtype already. */
 struct est_tensor est_to(struct est_tape *tape, struct est_tensor x, uint8_t element);
 /* Elementwise, with broadcasting of the smaller operand and promotion to the larger dtype. */

@@ -258,7 +258,10 @@ est_layer_function est_llama_attention, est_qwen3_attention, est_head_norm_atten
 /* o_proj(attention(rope(q), rope(k), v)); q, k and v, as heads, move in */
 struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 			     struct est_tensor v);
-/* The same with attention's output multiplied by sigmoid(gate), which moves in. */
+/* o_proj(attention(q, k, v)) of what is rotated already, or is not; q, k and v move in */
+struct est_tensor est_attend_as_is(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
+				   struct est_tensor v);
+/* est_attend() with attention's output multiplied by sigmoid(gate), which moves in. */
 struct est_tensor est_attend_gated(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 				   struct est_tensor v, struct est_tensor gate);
 
@@ -273,6 +276,10 @@ struct est_routing {
  * borrowed. */
 struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 				      const struct est_routing *routing);
+/* x[rows], or torch.gather(): numel elements. Keeps rows; its backward fills zeros of x. Both are released when temporary. */
+struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows, uint64_t numel);
+/* x.sum() over experts to numel elements, which autocast runs into fp32; the gradient is expanded and copied. x is borrowed. */
+struct est_tensor est_sum_of_experts(struct est_tape *tape, struct est_tensor x, uint64_t numel);
 /* The loop over experts of Transformers 4 (experts.c); x [tokens, hidden] and routing are borrowed. */
 struct est_tensor est_looped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 				     const struct est_routing *routing);

@@ -44,7 +44,7 @@ static void project(struct est_pass *pass, const struct est_layer *layer, struct
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor states[2], v, embed[2], joined[2], out, projected;
+	struct est_tensor states[2], v, embed[2], joined[2];
 	struct parts parts;
 
 	project(pass, layer, x, states, &v);
@@ -54,16 +54,12 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	for (unsigned i = 0; i < 2; i++)
 		joined[i] = est_hold(est_cat(tape, embed[i], parts.rest[i]));
 	drop_pair(tape, states);
-	out = est_hold(est_attention(pass, layer, joined[0], joined[1], v));
-	projected = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	drop_pair(tape, joined);
-	est_drop(tape, v);
+	x = est_attend_as_is(pass, layer, joined[0], joined[1], v);
 	for (unsigned i = 0; i < 2; i++) {
 		est_drop(tape, embed[i]);
 		est_drop(tape, parts.rest[i]);
 	}
-	return projected;
+	return x;
 }
 
 /* self.resid_dropout(block(x)) */

@@ -11,7 +11,7 @@ static struct est_tensor heads(struct est_tensor view, struct est_tape *tape, st
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor qkv = est_hold(est_linear(tape, &layer->qkv_proj, x)), q, k, v, embed[2], out;
+	struct est_tensor qkv = est_hold(est_linear(tape, &layer->qkv_proj, x)), q, k, v, embed[2];
 	uint64_t query = pass->tokens * (uint64_t)(pass->model->num_attention_heads * pass->model->head_dim);
 	uint64_t key = pass->tokens * (uint64_t)(pass->model->num_key_value_heads * pass->model->head_dim);
 
@@ -24,14 +24,9 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	est_apply_partial_rope(pass, est_layer_rope(pass, layer), q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
-	out = est_hold(est_attention(pass, layer, embed[0], embed[1], v));
-	q = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	est_drop(tape, embed[0]);
-	est_drop(tape, embed[1]);
-	est_drop(tape, v);
+	x = est_attend_as_is(pass, layer, embed[0], embed[1], v);
 	est_drop(tape, qkv);
-	return q;
+	return x;
 }
 
 struct est_tensor est_fused_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

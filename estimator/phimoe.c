@@ -3,12 +3,7 @@
 #include "estimator/routers.h"
 
 /* Zeros where a value was written, in a copy of the gradient */
-static void backward_scatter(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op scatter_op = { "Scatter", backward_scatter };
-static const struct est_op gather_op = { "Gather", backward_scatter };
+static const struct est_op scatter_op = { "Scatter", est_backward_one };
 
 /* PhimoeMultiplier.backward: what it saved was the multiplier, the choice and the gates. extra[0]: bytes of an element */
 static void backward_multiplier(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -124,16 +119,13 @@ static struct est_tensor choose(struct est_pass *pass, struct mixer *mixer, stru
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor masked, gates, multiplier;
-	struct est_node *node;
 
 	find_sparse(pass, mixer, scores);
 	masked = est_hold(est_masked_fill(tape, candidates, mixer->mask));
 	*ret_selected = keep(mixer, sample(pass, masked));
 	gates = keep(mixer, est_softmax(tape, tape->autocast ? est_to(tape, masked, EST_32BIT) : masked));
 	est_drop(tape, masked);
-	node = est_node_new(tape, &gather_op, 1, &gates);
-	est_save(tape, node, *ret_selected);
-	multiplier = keep(mixer, est_output(tape, node, 0, est_empty(tape, pass->tokens, gates.element)));
+	multiplier = keep(mixer, est_gather_rows(tape, gates, *ret_selected, pass->tokens));
 	make_mask_for_one(pass, mixer, gates);
 	return keep(mixer, apply_multiplier(tape, scores, multiplier, *ret_selected, gates));
 }

@@ -102,7 +102,7 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t width = pass->tokens * (uint64_t)pass->model->hidden_size;
-	struct est_tensor mixed_x_layer = est_hold(est_linear(tape, &layer->qkv_proj, x)), part[3], query, key, out;
+	struct est_tensor mixed_x_layer = est_hold(est_linear(tape, &layer->qkv_proj, x)), part[3], query, key;
 
 	est_split(tape, mixed_x_layer, 3, (const uint64_t[]){ width, width, width }, part);
 	for (unsigned i = 0; i < 3; i++)
@@ -111,12 +111,7 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	est_drop(tape, part[0]);
 	key = rotated(pass, part[1]);
 	est_drop(tape, part[1]);
-	out = est_hold(est_attention(pass, layer, query, key, part[2]));
-	x = est_linear(tape, &layer->o_proj, out);
-	est_drop(tape, out);
-	est_drop(tape, query);
-	est_drop(tape, key);
-	est_drop(tape, part[2]);
+	x = est_attend_as_is(pass, layer, query, key, part[2]);
 	est_drop(tape, mixed_x_layer);
 	return x;
 }

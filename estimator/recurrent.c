@@ -17,16 +17,12 @@ void est_variables_drop(struct est_tape *tape, const struct est_variables *varia
 
 /* ---- functions of one operand */
 
-static void backward_one(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op exp_op = { "Exp", backward_one };
-static const struct est_op softplus_op = { "Softplus", backward_one };
-static const struct est_op neg_op = { "Neg", backward_one };
-static const struct est_op masked_fill_op = { "MaskedFill", backward_one };
-static const struct est_op pad_op = { "ConstantPad", backward_one };
-static const struct est_op repeat_op = { "RepeatInterleave", backward_one };
+static const struct est_op exp_op = { "Exp", est_backward_one };
+static const struct est_op softplus_op = { "Softplus", est_backward_one };
+static const struct est_op neg_op = { "Neg", est_backward_one };
+static const struct est_op masked_fill_op = { "MaskedFill", est_backward_one };
+static const struct est_op pad_op = { "ConstantPad", est_backward_one };
+static const struct est_op repeat_op = { "RepeatInterleave", est_backward_one };
 
 static struct est_tensor in_fp32(struct est_tape *tape, struct est_tensor x)
 {
@@ -68,7 +64,7 @@ struct est_tensor est_permuted_copy(struct est_tape *tape, struct est_tensor x)
 	return est_contiguous(tape, est_reshape(tape, est_alias(tape, x)));
 }
 
-static const struct est_op padding_op = { "MaskPadding", backward_one };
+static const struct est_op padding_op = { "MaskPadding", est_backward_one };
 
 struct est_tensor est_without_padding(struct est_pass *pass, struct est_tensor x)
 {

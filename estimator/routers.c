@@ -23,12 +23,7 @@ static void drop_all(struct est_tape *tape, const struct est_tensor work[], unsi
 /* ---- operators */
 
 /* Zeros of the operand, into which the gradient is scattered */
-static void backward_scatter(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op topk_op = { "Topk", backward_scatter };
-static const struct est_op gather_op = { "Gather", backward_scatter };
+static const struct est_op topk_op = { "Topk", est_backward_one };
 
 /* torch.topk(x, k): values, and the indices held in ret_indices */
 static struct est_tensor top_k(struct est_pass *pass, struct est_tensor x, struct est_tensor *ret_indices)
@@ -44,12 +39,10 @@ static struct est_tensor top_k(struct est_pass *pass, struct est_tensor x, struc
 	return est_output(tape, node, 0, values);
 }
 
-static struct est_tensor gather(struct est_tape *tape, struct est_tensor x, struct est_tensor indices)
+/* The values of what was chosen, one for each index; both are borrowed */
+static struct est_tensor chosen_values(struct est_tape *tape, struct est_tensor x, struct est_tensor indices)
 {
-	struct est_node *node = est_node_new(tape, &gather_op, 1, &x);
-
-	est_save(tape, node, indices);
-	return est_output(tape, node, 0, est_empty(tape, indices.numel, x.element));
+	return est_gather_rows(tape, x, indices, indices.numel);
 }
 
 static struct est_tensor sum_of_each(struct est_pass *pass, struct est_tensor x)
@@ -109,9 +102,7 @@ static struct est_tensor divide(struct est_tape *tape, struct est_tensor x, stru
 /* the weight's gradient first, which is transposed */
 static void backward_matmul(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	for (unsigned i = 2; i-- > 0;)
-		if (est_needs(node, i))
-			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+	est_backward_products(tape, node, ret);
 	ret[1].view = true;
 }
 static const struct est_op matmul_op = { "RouterMm", backward_matmul };
@@ -196,11 +187,6 @@ struct est_tensor est_choose_evenly(struct est_pass *pass, struct est_tensor pro
 	struct est_tensor weights = est_hold(top_k(pass, probabilities, ret_indices));
 
 	return est_hold(divide_in_place(pass->tape, weights, sum_of_each(pass, weights)));
-}
-
-struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows)
-{
-	return gather(tape, x, rows);
 }
 
 void est_route_linear(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
@@ -308,7 +294,7 @@ void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer,
 	ret->logits = router_logits(pass, &layer->router, x, VIEWED | IN_FP32, open);
 	scores = est_hold(est_tanh(tape, ret->logits)); /* sigmoid: it keeps its result too */
 	ret->indices = choose_corrected(pass, scores, work);
-	weights = est_hold(gather(tape, scores, ret->indices));
+	weights = est_hold(chosen_values(tape, scores, ret->indices));
 	if (pass->model->norm_topk_prob)
 		weights = est_hold(divide_in_place(tape, weights, est_add_scalar(tape, sum_of_each(pass, weights))));
 	ret->weights = est_hold(est_mul_scalar(tape, weights));
@@ -362,7 +348,7 @@ void est_route_minimax_m2(struct est_pass *pass, const struct est_layer *layer, 
 	ret->logits = router_logits(pass, &layer->router, x, VIEWED, open);
 	scores = est_hold(est_tanh(tape, est_to(tape, ret->logits, EST_32BIT))); /* sigmoid */
 	ret->indices = choose_best(pass, scores, frame);
-	weights = est_hold(gather(tape, scores, ret->indices));
+	weights = est_hold(chosen_values(tape, scores, ret->indices));
 	ret->weights = est_hold(divide_in_place(tape, weights, sum_of_each(pass, weights)));
 	est_drop(tape, scores);
 	drop_all(tape, frame, 2);
@@ -378,7 +364,7 @@ void est_route_lfm2(struct est_pass *pass, const struct est_layer *layer, struct
 	ret->logits = router_logits(pass, &layer->router, x, PLAIN, open);
 	scores = est_hold(est_tanh(tape, ret->logits)); /* sigmoid */
 	ret->indices = choose_best(pass, scores, frame);
-	weights = est_hold(gather(tape, scores, ret->indices));
+	weights = est_hold(chosen_values(tape, scores, ret->indices));
 	est_drop(tape, scores);
 	if (pass->model->norm_topk_prob) {
 		scaled = est_hold(divide(tape, weights, est_add_scalar(tape, sum_of_each(pass, weights))));
@@ -403,7 +389,7 @@ void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, st
 	probabilities = est_hold(est_softmax(tape, ret->logits));
 	ret->indices = choose_best(pass, probabilities, frame);
 	est_drop(tape, frame[0]); /* a temporary here */
-	chosen = est_hold(gather(tape, probabilities, ret->indices));
+	chosen = est_hold(chosen_values(tape, probabilities, ret->indices));
 	est_drop(tape, probabilities);
 	weights = est_hold(divide(tape, chosen, est_clamp(tape, sum_of_each(pass, chosen), 1)));
 	est_drop(tape, chosen);
@@ -415,11 +401,7 @@ void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, st
 }
 
 /* What was scattered gets its part of the gradient. */
-static void backward_scatter_source(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-}
-static const struct est_op scatter_op = { "ScatterSource", backward_scatter_source };
+static const struct est_op scatter_op = { "ScatterSource", est_backward_one };
 
 void est_route_llama4(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
 {

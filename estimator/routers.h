@@ -28,8 +28,6 @@ est_router est_route_ernie4_5;
 
 /* topk of probabilities, made to add up to 1: the weights, held. ret_indices: held */
 struct est_tensor est_choose_evenly(struct est_pass *pass, struct est_tensor probabilities, struct est_tensor *ret_indices);
-/* x[rows]; x is borrowed */
-struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows);
 
 /* x.view(-1, hidden) -> router, experts -> reshape; x is borrowed. */
 struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route);

@@ -21,49 +21,6 @@ uint64_t est_task_labels(const struct est_pass *pass)
 	return pass->tokens;
 }
 
-/* ---- CrossEntropyLoss on logits as they are: log_softmax in their dtype, nll_loss in fp32 under autocast */
-
-static void backward_like_input(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_grad_for(tape, node, 0, node->edge_element[0]);
-}
-static const struct est_op log_softmax_op = { "LogSoftmax", backward_like_input };
-static const struct est_op nll_loss_op = { "NllLoss", backward_like_input };
-
-static struct est_tensor log_softmax(struct est_tape *tape, struct est_tensor logits)
-{
-	struct est_node *node = est_node_new(tape, &log_softmax_op, 1, &logits);
-	struct est_tensor out = est_empty(tape, logits.numel, logits.element);
-
-	est_save(tape, node, out);
-	est_finish(tape, logits);
-	return est_output(tape, node, 0, out);
-}
-
-static struct est_tensor nll_loss(struct est_tape *tape, struct est_tensor x, struct est_tensor labels)
-{
-	struct est_node *node = est_node_new(tape, &nll_loss_op, 1, &x);
-	struct est_tensor loss, total_weight;
-
-	est_save(tape, node, x);
-	est_save(tape, node, labels);
-	loss = est_empty(tape, 1, x.element);
-	total_weight = est_empty(tape, 1, x.element);
-	est_save(tape, node, total_weight);
-	est_drop(tape, total_weight);
-	est_finish(tape, x);
-	return est_hold(est_output(tape, node, 0, loss));
-}
-
-static struct est_tensor cross_entropy(struct est_tape *tape, struct est_tensor logits, struct est_tensor labels)
-{
-	struct est_tensor x = est_hold(log_softmax(tape, logits)), loss;
-
-	loss = nll_loss(tape, tape->autocast ? est_to(tape, x, EST_32BIT) : x, labels);
-	est_drop(tape, x);
-	return loss;
-}
-
 /* ---- what the logits are made of: the frame's own variables */
 
 /* The model's outputs, the encoder's last hidden state and the decoder's cache among them, until the loss is taken out;
@@ -90,9 +47,9 @@ static struct est_tensor labels_loss(struct est_pass *pass, struct est_tensor lo
 	struct est_tensor logits32, loss;
 
 	if (pass->model->architecture != EST_ARCH_MODERNBERT)
-		return cross_entropy(pass->tape, logits, pass->labels);
+		return est_hold(est_cross_entropy(pass->tape, logits, pass->labels));
 	logits32 = est_hold(est_to(pass->tape, logits, EST_32BIT));
-	loss = cross_entropy(pass->tape, logits32, pass->labels);
+	loss = est_hold(est_cross_entropy(pass->tape, logits32, pass->labels));
 	est_drop(pass->tape, logits32);
 	return loss;
 }

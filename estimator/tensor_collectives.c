@@ -65,13 +65,7 @@ static void backward_all_reduce(struct est_tape *tape, struct est_node *node, st
 }
 static const struct est_op replicated_op = { "FromReplicated", backward_all_reduce };
 
-static void backward_pass(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	(void)tape;
-	ret[0] = est_take_grad(node, 0);
-	ret[0].view = true;
-}
-static const struct est_op sum_op = { "PartialToReplicate", backward_pass };
+static const struct est_op sum_op = { "PartialToReplicate", est_backward_pass_view };
 
 static void backward_all_gather(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
@@ -86,19 +80,10 @@ static void backward_reduce_scatter(struct est_tape *tape, struct est_node *node
 static const struct est_op gather_op = { "ShardToReplicate", backward_reduce_scatter };
 
 /* chunk(dim)[rank].clone() */
-static void backward_chunk(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	ret[0] = est_hold(est_grad_for(tape, node, 0, node->grad[0].element));
-}
-static const struct est_op gather_logits_op = { "ShardToReplicateAtEnd", backward_chunk };
+static const struct est_op gather_logits_op = { "ShardToReplicateAtEnd", est_backward_one };
 
 /* from_local() of a rank's part: its gradient leaves the DTensors */
-static void backward_leave(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	(void)tape;
-	ret[0] = est_take_grad(node, 0);
-}
-static const struct est_op from_local_op = { "FromLocal", backward_leave };
+static const struct est_op from_local_op = { "FromLocal", est_backward_pass };
 
 struct est_tensor est_sequence_enter(struct est_tape *tape, struct est_tensor x)
 {
