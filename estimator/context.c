@@ -38,7 +38,7 @@ void est_context_check(const struct est_request *request, const struct est_model
 	enum est_strategy strategy = request->parallelism.strategy;
 	bool zero = strategy == EST_ZERO1 || strategy == EST_ZERO2 || strategy == EST_ZERO3;
 	bool shards = strategy == EST_FSDP || strategy == EST_HSDP;
-	const struct { const char *field; bool refused; } rows[] = {
+	const struct est_refusal rows[] = {
 		{ "framework", !deals_out(request->framework) },
 		{ "parallelism.strategy", zero }, /* DeepSpeed's Ulysses */
 		{ "precision", shards && est_has_master(request) },
@@ -54,14 +54,5 @@ void est_context_check(const struct est_request *request, const struct est_model
 	if (request->parallelism.context == 1 || request->accounting != EST_REPLAY || model->architecture == EST_ARCH_UNSUPPORTED)
 		return;
 	check_ring(request, model, faults);
-	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-		const struct est_field *field = est_field_find(rows[i].field);
-		char value[EST_NAME_MAX];
-
-		if (!rows[i].refused)
-			continue;
-		est_field_text(field, request, value, sizeof(value));
-		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet with context parallelism%s", value,
-			      est_field_is_named(field, request) ? "" : " (the default here: name another)");
-	}
+	est_refuse_with("context parallelism", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
 }

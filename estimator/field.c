@@ -1,5 +1,6 @@
 #include "estimator/fields.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -182,4 +183,25 @@ const char *est_field_text(const struct est_field *field, const struct est_reque
 		break;
 	}
 	return text;
+}
+
+void est_field_refuse(const char *name, const struct est_request *request, struct est_faults *faults, const char *why, ...)
+{
+	const struct est_field *field = est_field_find(name);
+	char value[EST_NAME_MAX], reason[EST_DETAIL_MAX];
+	va_list arguments;
+
+	va_start(arguments, why);
+	vsnprintf(reason, sizeof(reason), why, arguments);
+	va_end(arguments);
+	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s %s%s", est_field_text(field, request, value, sizeof(value)), reason,
+		      est_field_is_named(field, request) ? "" : " (the default here: name another)");
+}
+
+void est_refuse_with(const char *what, const struct est_refusal rows[], size_t count, const struct est_request *request,
+		     struct est_faults *faults)
+{
+	for (size_t i = 0; i < count; i++)
+		if (rows[i].refused)
+			est_field_refuse(rows[i].field, request, faults, "is not modelled yet with %s", what);
 }

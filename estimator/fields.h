@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "estimator/fault.h"
 #include "estimator/request.h"
 #include "estimator/words.h"
 
@@ -76,6 +77,20 @@ void est_field_set(const struct est_field *field, struct est_request *request, d
  * without that is a contradiction, *ret_only says with what it goes ("method lora or qlora"); else NULL. ret_only may
  * be NULL. */
 bool est_field_applies(const struct est_field *field, const struct est_request *request, const char **ret_only);
+
+/* Adds that the value of the field called name is not supported yet: the value, why (a format, "is not modelled yet with ..."), and, where
+ * the client did not name it, how to get past the default. */
+void est_field_refuse(const char *name, const struct est_request *request, struct est_faults *faults, const char *why, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* A table of what does not go with something: each row refused whose value the request has. */
+struct est_refusal {
+	const char *field;
+	bool refused;
+};
+/* est_field_refuse() of those rows: they are not modelled yet with what. */
+void est_refuse_with(const char *what, const struct est_refusal rows[], size_t count, const struct est_request *request,
+		     struct est_faults *faults);
 
 /* A field's value as text, as it would stand in a query string, into text (size bytes, cut when short). Returns text;
  * "" for the kinds without offset. */

@@ -37,8 +37,6 @@ uint64_t est_framework_surplus(const struct est_request *request, const struct e
 void est_framework_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const char *name = NULL, *why = NULL;
-	const struct est_field *field;
-	char value[EST_NAME_MAX];
 
 	if (frameworks[request->framework].unmodelled) {
 		name = "framework";
@@ -46,12 +44,8 @@ void est_framework_check(const struct est_request *request, const struct est_mod
 	} else if (frameworks[request->framework].refuses) {
 		why = frameworks[request->framework].refuses(request, model, &name);
 	}
-	if (why && !name) {
+	if (why && !name)
 		est_fault_add(faults, "/model", EST_NOT_SUPPORTED_YET, "%s", why);
-	} else if (why) {
-		field = est_field_find(name);
-		est_field_text(field, request, value, sizeof(value));
-		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s %s%s", value, why,
-			      est_field_is_named(field, request) ? "" : " (the default here: name another)");
-	}
+	else if (why)
+		est_field_refuse(name, request, faults, "%s", why);
 }

@@ -15,22 +15,12 @@ static bool runs_stages(enum est_framework framework)
 	return framework == EST_TRANSFORMERS || framework == EST_TORCHTITAN;
 }
 
-static void refuse(const char *name, const struct est_request *request, struct est_faults *faults)
-{
-	const struct est_field *field = est_field_find(name);
-	char value[EST_NAME_MAX];
-
-	est_field_text(field, request, value, sizeof(value));
-	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet with a pipeline's stages%s", value,
-		      est_field_is_named(field, request) ? "" : " (the default here: name another)");
-}
-
 void est_pipeline_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 	bool shards = strategy == EST_FSDP || strategy == EST_HSDP;
 	bool adapts = est_has_adapters(request);
-	const struct { const char *field; bool refused; } rows[] = {
+	const struct est_refusal rows[] = {
 		{ "framework", !runs_stages(request->framework) },
 		{ "parallelism.strategy", strategy == EST_ZERO1 || strategy == EST_FSDP1 },
 		{ "precision", shards && est_has_master(request) },
@@ -53,7 +43,5 @@ void est_pipeline_check(const struct est_request *request, const struct est_mode
 	if (!cuts(model))
 		est_fault_add(faults, "/parallelism/pipeline", EST_NOT_SUPPORTED_YET,
 			      "stages of this model are not modelled yet: only those of decoders with rotary embeddings are");
-	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		if (rows[i].refused)
-			refuse(rows[i].field, request, faults);
+	est_refuse_with("a pipeline's stages", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
 }

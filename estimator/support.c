@@ -82,15 +82,10 @@ static bool has_bit(uint64_t bits, double value)
 	return bits == ANY || (value < 64 && bits >> (unsigned)value & 1);
 }
 
-static void refuse(const struct est_field *field, const struct est_request *request, struct est_faults *faults)
+static void refuse(const char *name, const struct est_request *request, struct est_faults *faults)
 {
-	bool named = est_field_is_named(field, request);
-	char value[EST_NAME_MAX];
-
-	est_field_text(field, request, value, sizeof(value));
-	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet%s with accounting %s",
-		      value, named ? "" : " (the default here: name another)",
-		      est_word_name(est_accounting_words, (int)request->accounting));
+	est_field_refuse(name, request, faults, "is not modelled yet with accounting %s",
+			 est_word_name(est_accounting_words, (int)request->accounting));
 }
 
 static void check_values(const struct est_request *request, struct est_faults *faults)
@@ -108,7 +103,7 @@ static void check_values(const struct est_request *request, struct est_faults *f
 			continue;
 		method_refused = method_refused || !strcmp(field->name, "method");
 		if (est_field_is_named(field, request) || est_field_applies(field, request, NULL))
-			refuse(field, request, faults);
+			refuse(field->name, request, faults);
 	}
 }
 
@@ -122,7 +117,7 @@ static void check_named(const char *const *names, size_t count, bool default_is_
 
 		if (est_field_is_named(field, request)
 		    && !(default_is_fine && !(est_field_get(field, request) != field->fallback)))
-			refuse(field, request, faults);
+			refuse(field->name, request, faults);
 	}
 }
 
@@ -134,12 +129,12 @@ static void check_offload(const struct est_request *request, struct est_faults *
 	if (est_zero3_wanted(request))
 		return;
 	if (parameters == EST_ON_NVME || (parameters != EST_ON_GPU && (!est_schedule_wanted(request) || optimizer != parameters)))
-		refuse(est_field_find("offload.parameters"), request, faults);
+		refuse("offload.parameters", request, faults);
 	else if (optimizer == EST_ON_NVME || (optimizer != parameters && !est_zero_wanted(request)))
-		refuse(est_field_find("offload.optimizer"), request, faults);
+		refuse("offload.optimizer", request, faults);
 	/* saved activations are checkpoints: what is kept within a layer is never moved */
 	if (request->offload.activations == EST_ON_CPU && request->checkpointing != EST_CHECKPOINT_OFFLOAD)
-		refuse(est_field_find("offload.activations"), request, faults);
+		refuse("offload.activations", request, faults);
 }
 
 static void check_model(const struct est_model *model, struct est_faults *faults)
@@ -164,7 +159,7 @@ static void check_kernel(const struct est_request *request, const struct est_mod
 			      "%s attention is not modelled yet with this model's %s", flex ? "flex" : "flash",
 			      padded ? "values, narrower than its keys" : "attention sinks");
 	if (request->checkpointing == EST_CHECKPOINT_SELECTIVE && model->num_experts > 0)
-		refuse(est_field_find("gradient_checkpointing"), request, faults);
+		refuse("gradient_checkpointing", request, faults);
 }
 
 /* modules_to_save: the embedding and the head so far */
@@ -221,11 +216,7 @@ static bool packs_buffers(const struct est_request *request)
 
 static void refuse_for(const char *name, const struct est_request *request, const char *model, struct est_faults *faults)
 {
-	const struct est_field *field = est_field_find(name);
-	char value[EST_NAME_MAX];
-
-	est_field_text(field, request, value, sizeof(value));
-	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet with %s", value, model);
+	est_field_refuse(name, request, faults, "is not modelled yet with %s", model);
 }
 
 /* What is modelled of decoders and not of encoders yet */
@@ -237,7 +228,7 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 	bool saves_pre_classifier = model->architecture == EST_ARCH_DISTILBERT && request->task == EST_SEQUENCE_CLASSIFICATION;
 	bool plain = request->checkpointing == EST_CHECKPOINT_NONE || request->checkpointing == EST_CHECKPOINT_FULL
 		     || request->checkpointing == EST_CHECKPOINT_EVERY_N;
-	const struct { const char *field; bool refused; } rows[] = {
+	const struct est_refusal rows[] = {
 		{ "method", request->method == EST_FREEZE },
 		{ "quantization.type", packs_buffers(request) },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
@@ -253,9 +244,7 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 		{ "use_reentrant", t5 && request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant },
 	};
 
-	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		if (rows[i].refused)
-			refuse_for(rows[i].field, request, t5 ? "an encoder and decoder" : "an encoder", faults);
+	est_refuse_with(t5 ? "an encoder and decoder" : "an encoder", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
 	if (request->method == EST_QLORA && request->task == EST_SEQUENCE_CLASSIFICATION)
 		est_fault_add(faults, "/task", EST_NOT_SUPPORTED_YET,
 			      "sequence_classification is not modelled yet with qlora: Transformers 5 quantises the classifier too, and PEFT "
@@ -290,7 +279,7 @@ static void check_tower(const struct est_request *request, struct est_faults *fa
 {
 	bool units = est_schedule_wanted(request) && !est_zero3_wanted(request); /* in which modules do not gather by themselves */
 	bool sharded = units || est_zero_wanted(request) || request->parallelism.strategy == EST_DDP;
-	const struct { const char *field; bool refused; } rows[] = {
+	const struct est_refusal rows[] = {
 		{ "parallelism.strategy", sharded },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
 		{ "task", request->task != EST_CAUSAL_LM },
@@ -302,9 +291,7 @@ static void check_tower(const struct est_request *request, struct est_faults *fa
 		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
 	};
 
-	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
-		if (rows[i].refused)
-			refuse_for(rows[i].field, request, "a vision tower", faults);
+	est_refuse_with("a vision tower", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
 }
 
 static void check_task(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
@@ -319,13 +306,10 @@ static void check_task(const struct est_request *request, const struct est_model
 
 static void check_generation(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	const struct est_field *field = est_field_find("versions.transformers");
 	const char *why = est_generation_refuses(request, model);
-	char value[EST_NAME_MAX];
 
 	if (why)
-		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s %s",
-			      est_field_text(field, request, value, sizeof(value)), why);
+		est_field_refuse("versions.transformers", request, faults, "%s", why);
 }
 
 /* GPTQ's and HQQ's packed weights are no parameters: no strategy shards them, and nothing but a linear layer holds them */
@@ -363,11 +347,10 @@ static void check_unsloth(const struct est_request *request, const struct est_mo
 
 static void check_compile(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	const struct est_field *field = est_field_find("torch_compile");
 	const char *why = est_compile_refuses(request, model);
 
 	if (why)
-		est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s", why);
+		est_fault_add(faults, "/torch_compile", EST_NOT_SUPPORTED_YET, "%s", why);
 }
 
 /* Tensor-parallel ranks without others beside them that see other data */
@@ -395,12 +378,12 @@ void est_support_check(const struct est_request *request, const struct est_model
 		   && request->parallelism.strategy != EST_ZERO3 && model->tie_word_embeddings) {
 		refuse_for("parallelism.wrap", request, "a tied head", faults);
 	} else if (request->method != EST_FULL && est_adapts_parameters(model, &request->lora.target_modules)) {
-		refuse(est_field_find("lora.target_modules"), request, faults);
+		refuse("lora.target_modules", request, faults);
 	}
 	if (!est_schedule_wanted(request) || request->parallelism.strategy != EST_FSDP1)
 		check_named(fsdp1_schedules, sizeof(fsdp1_schedules) / sizeof(fsdp1_schedules[0]), true, request, faults);
 	if (request->lora.modules_to_save.count > 0 && !saves_vocabulary_only(&request->lora.modules_to_save))
-		refuse(est_field_find("lora.modules_to_save"), request, faults);
+		refuse("lora.modules_to_save", request, faults);
 	if (request->accounting != EST_REPLAY)
 		return;
 	check_model(model, faults);
@@ -413,7 +396,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	if (model->vision.tower != EST_TOWER_NONE)
 		check_tower(request, faults);
 	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
-		refuse(est_field_find("liger_kernel"), request, faults);
+		refuse("liger_kernel", request, faults);
 	est_pipeline_check(request, model, faults);
 	est_context_check(request, model, faults);
 	check_packed(request, model, faults);

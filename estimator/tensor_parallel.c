@@ -97,8 +97,7 @@ static void check_strategy(const struct est_request *request, struct est_faults 
 		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
 			      "must not be ddp with tensor above 1: accelerate and torchtitan refuse it (fsdp, or none on one group of ranks)");
 	else if (strategy == EST_FSDP1 || (strategy >= EST_ZERO1 && strategy <= EST_ZERO3))
-		est_fault_add(faults, "/parallelism/strategy", EST_NOT_SUPPORTED_YET, "%s is not modelled yet with tensor above 1",
-			      est_word_name(est_strategy_words, (int)strategy));
+		est_field_refuse("parallelism.strategy", request, faults, "is not modelled yet with tensor above 1");
 }
 
 /* The optimizers of torch.optim step DTensors; others take a rank's part for a parameter, or have not been traced. */
@@ -126,7 +125,7 @@ static bool casts(const struct est_request *request)
 void est_tensor_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	bool own_loss = request->objective != EST_SFT && request->objective != EST_PRETRAIN;
-	const struct { const char *field; bool refused; } rows[] = {
+	const struct est_refusal rows[] = {
 		{ "framework", request->framework == EST_TORCHTUNE || request->framework == EST_LITGPT
 			       || request->framework == EST_UNSLOTH || request->framework == EST_DEEPSPEED },
 		{ "method", request->method != EST_FULL },
@@ -146,14 +145,7 @@ void est_tensor_check(const struct est_request *request, const struct est_model 
 			est_fault_add(faults, "/loss", EST_CONTRADICTION, "must not be vocab_parallel: it needs tensor above 1");
 		return;
 	}
-	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-		const struct est_field *field = est_field_find(rows[i].field);
-		char value[EST_NAME_MAX];
-
-		if (rows[i].refused)
-			est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s is not modelled yet with tensor above 1",
-				      est_field_text(field, request, value, sizeof(value)));
-	}
+	est_refuse_with("tensor above 1", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
 	if (model->architecture != EST_ARCH_UNSUPPORTED && !is_modelled(model))
 		est_fault_add(faults, "/parallelism/tensor", EST_NOT_SUPPORTED_YET,
 			      "above 1 is not modelled yet with the modules of this architecture");

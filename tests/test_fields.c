@@ -264,6 +264,25 @@ START_TEST(faults_are_counted_beyond_the_list)
 }
 END_TEST
 
+START_TEST(a_refusal_names_the_value_and_tells_a_default_from_what_was_named)
+{
+	struct est_faults faults = { 0 };
+	struct est_request request;
+
+	est_request_init(&request);
+	request.objective = EST_DPO;
+	est_field_refuse("objective", &request, &faults, "is not modelled %s", "here");
+	est_request_name(&request, est_field_find("objective"));
+	est_refuse_with("care", (const struct est_refusal[]){ { "task", false }, { "objective", true } }, 2, &request, &faults);
+	ck_assert_uint_eq(faults.count, 2);
+	ck_assert_str_eq(faults.item[0].pointer, "/objective");
+	ck_assert_int_eq(faults.item[0].code, EST_NOT_SUPPORTED_YET);
+	ck_assert_str_eq(faults.item[0].detail, "dpo is not modelled here (the default here: name another)");
+	ck_assert_str_eq(faults.item[1].pointer, "/objective");
+	ck_assert_str_eq(faults.item[1].detail, "dpo is not modelled yet with care");
+}
+END_TEST
+
 START_TEST(every_fault_has_a_name_of_its_own)
 {
 	int other;
@@ -345,6 +364,7 @@ int main(void)
 	tcase_add_loop_test(values_case, a_field_matters_with_what_it_is_for, 0,
 			    sizeof(conditions) / sizeof(conditions[0]));
 	tcase_add_test(lists, faults_are_counted_beyond_the_list);
+	tcase_add_test(lists, a_refusal_names_the_value_and_tells_a_default_from_what_was_named);
 	tcase_add_loop_test(lists, every_fault_has_a_name_of_its_own, 0, EST_FAULT_CODES);
 	tcase_add_test(lists, notes_beyond_the_list_are_dropped);
 	tcase_add_test(lists, an_arena_gives_zeroed_aligned_room_until_it_is_full);
