@@ -62,15 +62,6 @@ bool srv_check_work(const struct cfg_request *request, const char *base, struct 
 	return false;
 }
 
-/* Faults, or none when memory is short. */
-static void refuse(struct srv_call *call)
-{
-	if (cfg_json_out_of_memory() || !call->context->faults.count)
-		srv_reply_no_memory(call->reply);
-	else
-		srv_reply_faults(call->reply, &call->context->faults);
-}
-
 /* body -> context->request. Answers the faults when there are some. */
 static bool read_request(struct srv_call *call, const json_t *body)
 {
@@ -79,10 +70,7 @@ static bool read_request(struct srv_call *call, const json_t *body)
 	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults)
 	    && srv_check_work(&context->request, "", &context->faults))
 		return true;
-	if (cfg_json_out_of_memory())
-		srv_reply_no_memory(call->reply);
-	else
-		srv_reply_faults(call->reply, &context->faults);
+	srv_reply_refusal(call->reply, &context->faults);
 	return false;
 }
 
@@ -126,7 +114,7 @@ static void estimate_anew(struct srv_call *call)
 	json_t *body = parse_body(call);
 
 	if (body && !cfg_query_into(call->request->query, not_fields, body, &call->context->faults))
-		refuse(call);
+		srv_reply_refusal(call->reply, &call->context->faults);
 	else if (body && read_request(call, body))
 		run(call);
 	json_decref(body);
@@ -163,7 +151,7 @@ void srv_get_estimate(struct srv_call *call)
 	json_t *body = cfg_query_to_json(query, not_fields, &call->context->faults);
 
 	if (!body)
-		refuse(call);
+		srv_reply_refusal(call->reply, &call->context->faults);
 	else if (read_request(call, body) && !is_unchanged(call))
 		run(call);
 	json_decref(body);

@@ -82,7 +82,7 @@ static bool run(struct srv_context *context, const json_t *body, const char *bas
 
 static void write_failure(struct srv_context *context, struct srv_buffer *buffer)
 {
-	if (cfg_json_out_of_memory() || !context->faults.count)
+	if (srv_refusal(&context->faults) == SRV_OUT_OF_MEMORY)
 		srv_write_text(buffer, srv_no_memory_body);
 	else
 		srv_problem_write_faults(buffer, &context->faults);
@@ -91,7 +91,7 @@ static void write_failure(struct srv_context *context, struct srv_buffer *buffer
 static void write_document(struct batch_stream *batch, const json_t *body, const char *base, struct srv_buffer *buffer)
 {
 	struct srv_context *context = batch->context;
-	size_t start = buffer->length;
+	size_t start;
 
 	if (batch->done)
 		srv_buffer_add_byte(buffer, ',');
@@ -108,10 +108,10 @@ static void write_document(struct batch_stream *batch, const json_t *body, const
 static void fill_failure(struct srv_context *context, struct batch_row *row)
 {
 	const struct est_fault *fault = &context->faults.item[0];
-	bool no_memory = cfg_json_out_of_memory() || !context->faults.count;
+	enum srv_problem problem = srv_refusal(&context->faults);
 
-	row->status = srv_problem_row(no_memory ? SRV_OUT_OF_MEMORY : SRV_INVALID)->status;
-	if (no_memory)
+	row->status = srv_problem_row(problem)->status;
+	if (problem == SRV_OUT_OF_MEMORY)
 		snprintf(row->error, sizeof row->error, "memory ran short; try again");
 	else
 		snprintf(row->error, sizeof row->error, "%s %s", fault->pointer, fault->detail);
@@ -300,7 +300,7 @@ static void begin_stream(struct srv_call *call, json_t *body)
 	}
 	if (!cfg_batch_init(&batch->batch, body, &call->context->faults)) {
 		free(batch);
-		srv_reply_faults(call->reply, &call->context->faults);
+		srv_reply_refusal(call->reply, &call->context->faults);
 		return;
 	}
 	batch->stream = (struct srv_stream){ next_part, destroy };

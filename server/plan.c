@@ -251,10 +251,7 @@ static void begin_stream(struct srv_call *call, const json_t *body)
 
 	if (!search) {
 		free(plans);
-		if (cfg_json_out_of_memory() || !call->context->faults.count)
-			srv_reply_no_memory(call->reply);
-		else
-			srv_reply_faults(call->reply, &call->context->faults);
+		srv_reply_refusal(call->reply, &call->context->faults);
 		return;
 	}
 	*plans = (struct plan_stream){ .stream = { next_part, destroy }, .context = call->context, .format = call->format,

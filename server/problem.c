@@ -1,5 +1,6 @@
 #include "server/problem.h"
 #include <stdio.h>
+#include "config/config.h"
 #include "server/write.h"
 
 const char srv_problem_type[] = "application/problem+json";
@@ -120,4 +121,17 @@ void srv_reply_no_memory(struct srv_reply *reply)
 	srv_reply_fixed(reply, srv_problem_type, srv_no_memory_body, sizeof srv_no_memory_body - 1);
 	srv_reply_header(reply, "Cache-Control", "no-store");
 	srv_reply_header(reply, "Retry-After", "1");
+}
+
+enum srv_problem srv_refusal(const struct est_faults *faults)
+{
+	return cfg_json_out_of_memory() || !faults->count ? SRV_OUT_OF_MEMORY : SRV_INVALID;
+}
+
+void srv_reply_refusal(struct srv_reply *reply, const struct est_faults *faults)
+{
+	if (srv_refusal(faults) == SRV_OUT_OF_MEMORY)
+		srv_reply_no_memory(reply);
+	else
+		srv_reply_faults(reply, faults);
 }
