@@ -100,6 +100,7 @@ static void scan_byte(struct scan *scan, char c)
 	}
 }
 
+/* A NUL is refused here: jansson 2.14 overlooks one behind a number. */
 static bool scan_text(const char *text, size_t length, char *reason, size_t size)
 {
 	struct scan scan = { .line = 1 };
@@ -107,6 +108,10 @@ static bool scan_text(const char *text, size_t length, char *reason, size_t size
 
 	for (i = 0; i < length; i++) {
 		scan_byte(&scan, text[i]);
+		if (!text[i]) {
+			snprintf(reason, size, "line %d, column %d: a NUL character", scan.line, scan.column);
+			return false;
+		}
 		if (scan.nesting > NESTING_MAX || scan.values > VALUES_MAX) {
 			if (scan.nesting > NESTING_MAX)
 				snprintf(reason, size, "line %d, column %d: nested deeper than %d levels", scan.line,

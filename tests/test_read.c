@@ -539,6 +539,19 @@ START_TEST(says_in_its_own_words_why_it_is_not_json)
 }
 END_TEST
 
+START_TEST(refuses_a_nul_outside_of_strings)
+{
+	static const char after_number[] = "[1\0]", at_end[] = "12\0";
+	char reason[160];
+	bool no_memory;
+
+	ck_assert_ptr_null(cfg_parse_json(after_number, sizeof after_number - 1, reason, sizeof reason, &no_memory));
+	ck_assert_str_eq(reason, "line 1, column 3: a NUL character");
+	ck_assert_ptr_null(cfg_parse_json(at_end, sizeof at_end - 1, reason, sizeof reason, &no_memory));
+	ck_assert(!no_memory);
+}
+END_TEST
+
 static json_t *parse_nested(size_t levels)
 {
 	char text[256], reason[160];
@@ -666,6 +679,7 @@ int main(void)
 	tcase_add_test(reading, judges_every_card_when_none_is_named);
 	tcase_add_test(reading, keeps_the_order_of_cards_with_sizes_behind);
 	tcase_add_loop_test(parsing, says_in_its_own_words_why_it_is_not_json, 0, sizeof(texts) / sizeof(texts[0]));
+	tcase_add_test(parsing, refuses_a_nul_outside_of_strings);
 	tcase_add_test(parsing, bounds_nesting_and_values_before_anything_is_allocated);
 	tcase_add_test(parsing, does_not_count_what_lies_in_strings);
 	tcase_add_loop_test(parsing, tells_a_failed_allocation_from_bad_text, 0, 72);
