@@ -14,144 +14,8 @@ import sys
 import threading
 import time
 
-MODEL = b'{"model":"llama-3.2-1b","gpus":"t4"}'
-HOST = b"Host: x\r\n"
-JSON = b"Content-Type: application/json\r\n"
-GET = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
-TESTS = []
-
-
-def test(function):
-    TESTS.append(function)
-    return function
-
-
-def post(body, extra=b"", path=b"/estimate", length=None):
-    size = len(body) if length is None else length
-    return b"POST " + path + b" HTTP/1.1\r\n" + HOST + JSON + extra + b"Content-Length: %d\r\n\r\n" % size + body
-
-
-class Service:
-    """The program, started on a free port; its log is read in the background."""
-
-    def __init__(self, *options, env=None, limits=None, check=True, log=None):
-        before = limits and (lambda: __import__("resource").setrlimit(*limits))
-        self.process = subprocess.Popen(
-            [PROGRAM, "--listen", "127.0.0.1:0", "--catalog", CATALOG, *options], stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if log is None else log, env={**os.environ, **(env or {})}, preexec_fn=before)
-        line = self.process.stdout.readline().decode()
-        found = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
-        assert found or not check, "it said %r" % line
-        self.port = int(found.group(1)) if found else 0
-        self.log = b""
-        self.reader = threading.Thread(target=self.read_log, daemon=True)
-        if log is None:
-            self.reader.start()
-
-    def read_log(self):
-        for line in self.process.stderr:
-            self.log += line
-
-    def connect(self, timeout=10):
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection
-
-    def exchange(self, data, count=1):
-        """Sends data, waits for count answers and a little for more; all of them, and whether the server closed."""
-        with self.connect() as connection:
-            connection.sendall(data)
-            return read_answers(connection, count)
-
-    def one(self, data):
-        """The answer to data. (That no second one comes is a matter of the tests of framing.)"""
-        with self.connect() as connection:
-            connection.sendall(data)
-            answer, rest = read_one(connection)
-            assert not rest, rest[:100]
-            return answer
-
-    def stop(self, number=signal.SIGTERM, timeout=20):
-        self.process.send_signal(number)
-        code = self.process.wait(timeout)
-        self.reader.join(5) if self.reader.is_alive() else None
-        return code
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if self.process.poll() is None:
-            if kind is None:
-                code = self.stop()
-                assert code == 0, "ended with %d" % code
-            else:
-                self.process.kill()
-                self.process.wait()
-
-
-class Answer:
-    def __init__(self, head, body):
-        lines = head.decode("latin-1").split("\r\n")
-        self.status = int(lines[0].split()[1])
-        self.headers = {}
-        for line in lines[1:]:
-            name, _, value = line.partition(":")
-            assert name.lower() not in self.headers, "%s twice" % name
-            self.headers[name.lower()] = value.strip()
-        self.body = body
-
-
-def take_answer(data, head=False):
-    """The first whole answer in data and what is behind it; None when there is none yet."""
-    top, found, rest = data.partition(b"\r\n\r\n")
-    if not found:
-        return None
-    answer = Answer(top, b"")
-    if answer.status == 100:
-        return answer, rest
-    length = 0 if head or answer.status in (204, 304) else int(answer.headers.get("content-length", "0"))
-    if len(rest) < length:
-        return None
-    answer.body = rest[:length]
-    return answer, rest[length:]
-
-
-def read_answers(connection, count=1):
-    """count answers, then all that come until the server closes (True) or says nothing for a while (False)."""
-    data, answers, closed = b"", [], False
-    while not closed:
-        connection.settimeout(10 if len(answers) < count else 0.2)
-        try:
-            piece = connection.recv(65536)
-        except socket.timeout:
-            break
-        except ConnectionResetError:
-            piece = b""
-        closed = not piece
-        data += piece
-        while (taken := take_answer(data)) is not None:
-            answers.append(taken[0])
-            data = taken[1]
-    assert not data, "left over: %r" % data[:200]
-    return answers, closed
-
-
-def read_one(connection, data=b"", head=False):
-    while (taken := take_answer(data, head)) is None:
-        piece = connection.recv(65536)
-        assert piece, "closed after %r" % data[:200]
-        data += piece
-    return taken
-
-
-def problem(answer, status):
-    assert answer.status == status, "%d instead of %d: %r" % (answer.status, status, answer.body[:200])
-    assert answer.headers["content-type"] == "application/problem+json", answer.headers
-    told = json.loads(answer.body)
-    assert told["status"] == status and told["type"] and told["title"] and told["detail"], told
-    assert answer.headers["cache-control"] == "no-store"
-    return told
+import client
+from client import (GET, HOST, JSON, MODEL, TESTS, Service, own, post, problem, read_answers, read_one, test)
 
 
 # ---- one connection after another
@@ -437,12 +301,6 @@ def a_hundred_and_fifty_connections_at_once_do_not_stall(service):
 
 # ---- services with settings of their own
 
-def own(function):
-    """A test that starts what it needs itself."""
-    function.own = True
-    return test(function)
-
-
 @own
 def a_long_batch_is_streamed_while_others_are_answered():
     with Service("--threads", "1") as service:
@@ -670,7 +528,7 @@ def stops_under_load_lose_no_answer():
 @own
 def a_second_copy_on_the_port_fails():
     with Service() as service:
-        second = subprocess.run([PROGRAM, "--listen", "127.0.0.1:%d" % service.port, "--catalog", CATALOG],
+        second = subprocess.run([client.PROGRAM, "--listen", "127.0.0.1:%d" % service.port, "--catalog", client.CATALOG],
                                 capture_output=True, timeout=20)
         assert second.returncode == 1 and b"in use" in second.stderr and not second.stdout, second
         assert service.one(GET).status == 200
@@ -797,11 +655,11 @@ def metrics_add_up_over_threads():
 # ---- the command line
 
 def run(*arguments):
-    return subprocess.run([PROGRAM, *arguments], capture_output=True, timeout=30)
+    return subprocess.run([client.PROGRAM, *arguments], capture_output=True, timeout=30)
 
 
 def estimate(body, *arguments):
-    told = subprocess.run([PROGRAM, "estimate", "--catalog", CATALOG, *arguments], input=body, capture_output=True, timeout=30)
+    told = subprocess.run([client.PROGRAM, "estimate", "--catalog", client.CATALOG, *arguments], input=body, capture_output=True, timeout=30)
     return told.returncode, told.stdout, told.stderr
 
 
@@ -837,7 +695,7 @@ def version_help_and_check_exit_with_0():
     assert re.fullmatch(rb"vramcast \d+\.\d+\.\d+\n", run("--version").stdout)
     told = run("--help")
     assert told.returncode == 0 and b"--listen" in told.stdout
-    told = run("--check", "--catalog", CATALOG)
+    told = run("--check", "--catalog", client.CATALOG)
     assert told.returncode == 0 and re.search(rb"\d+ presets", told.stdout), told
 
 
@@ -859,7 +717,7 @@ def bad_arguments_exit_with_2_and_a_line():
 
 @own
 def an_address_that_is_not_ours_fails():
-    told = run("--listen", "192.0.2.1:0", "--catalog", CATALOG)
+    told = run("--listen", "192.0.2.1:0", "--catalog", client.CATALOG)
     assert told.returncode == 1 and b"cannot listen on 192.0.2.1:0" in told.stderr, told
 
 
@@ -883,26 +741,5 @@ def a_healthcheck_of_something_silent_ends():
         assert told.returncode == 1 and 1 < time.monotonic() - begun < 10
 
 
-def main():
-    failed = 0
-    print("1..%d" % len(TESTS), flush=True)
-    with Service("--threads", "2", "--max-body", "4096") as shared:
-        for number, function in enumerate(TESTS, 1):
-            name = function.__name__.replace("_", " ")
-            try:
-                function() if hasattr(function, "own") else function(shared)
-            except Exception as error:  # one failure must not hide the others
-                failed += 1
-                where = error.__traceback__
-                while where.tb_next and where.tb_next.tb_frame.f_code.co_filename == __file__:
-                    where = where.tb_next
-                told = "line %d: %s: %s" % (where.tb_lineno, type(error).__name__, error)
-                print("not ok %d - %s\n# %s" % (number, name, told.replace("\n", "\n# ")), flush=True)
-            else:
-                print("ok %d - %s" % (number, name), flush=True)
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    PROGRAM, CATALOG = sys.argv[1:]
-    sys.exit(main())
+    sys.exit(client.run_tests(*sys.argv[1:3], "--threads", "2", "--max-body", "4096"))
