@@ -57,7 +57,7 @@ enum { CFG_FORMATS = 5 };
 extern const struct cfg_from_format cfg_from_deepspeed, cfg_from_accelerate, cfg_from_training_arguments, cfg_from_axolotl,
 	cfg_from_llama_factory;
 extern const struct cfg_from_row cfg_from_fsdp_rows[], cfg_from_training_rows[];
-extern const struct cfg_from_word cfg_from_switch[], cfg_from_devices[], cfg_from_fsdp_words[];
+extern const struct cfg_from_word cfg_from_switch[], cfg_from_devices[], cfg_from_fsdp_words[], cfg_from_fsdp_versions[];
 
 /* A fact with where it stands. */
 struct cfg_fact {
@@ -84,6 +84,11 @@ extern const struct cfg_from_format *const cfg_from_formats[CFG_FORMATS];
  * among files, or with a field, are faults at the file's value; what was not used is listed in reader->ret->ignored. False when memory is
  * short. */
 bool cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char *base);
+
+/* Takes row's part of a value that the file has at pointer (from_values.c): a field, a fact, a warning or a fault. */
+void cfg_from_take(struct cfg_from *from, const struct cfg_from_row *row, const json_t *value, const char *pointer);
+/* A fact; a fault where another key says otherwise. */
+void cfg_from_say(struct cfg_from *from, enum cfg_from_fact which, int64_t value, const char *pointer);
 
 /* Draw the conclusions of the facts (from_facts.c): the method, then, with what the trainers take for keys that are absent,
  * the rest. */

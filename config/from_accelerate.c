@@ -1,13 +1,7 @@
 /* accelerate's config (accelerate/commands/config/config_args.py), and the keys of its FSDP plugin, which trainers share. */
-#include "config/from.h"
+#include "config/from_rows.h"
 
 /* clang-format off */
-#define FIELD(path, to) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, NULL, NULL }
-#define WORDS(path, to, table) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, table, NULL, NULL }
-#define FACT(path, what, table) { path, CFG_FROM_FACT, NULL, what, table, NULL, NULL }
-#define OFF(path, reason) { path, CFG_FROM_OFF, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define FILE_OF(path, format) { path, CFG_FROM_FILE, NULL, CFG_FROM_FACTS, NULL, NULL, format }
-#define END { NULL, CFG_FROM_FIELD, NULL, CFG_FROM_FACTS, NULL, NULL, NULL }
 
 /* fsdp_sharding_strategy by name or number, fsdp_reshard_after_forward also as a switch */
 static const struct cfg_from_word shardings[] = {
@@ -20,10 +14,10 @@ const struct cfg_from_word cfg_from_fsdp_words[] = {
 	{ "true", "" }, { "offload", NULL }, { NULL, NULL }
 };
 static const struct cfg_from_word wraps[] = { { "TRANSFORMER_BASED_WRAP", NULL }, { NULL, NULL } };
-static const struct cfg_from_word versions[] = { { "1", "1" }, { "2", "2" }, { NULL, NULL } };
+const struct cfg_from_word cfg_from_fsdp_versions[] = { { "1", "1" }, { "2", "2" }, { NULL, NULL } };
 
 const struct cfg_from_row cfg_from_fsdp_rows[] = {
-	FACT("fsdp_config.version", CFG_FSDP_VERSION, versions),
+	FACT("fsdp_config.version", CFG_FSDP_VERSION, cfg_from_fsdp_versions),
 	FACT("fsdp_config.sharding_strategy", CFG_SHARDING, shardings),
 	FACT("fsdp_config.reshard_after_forward", CFG_SHARDING, shardings),
 	FACT("fsdp_config.offload_params", CFG_FSDP_OFFLOAD, cfg_from_switch),

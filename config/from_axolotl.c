@@ -1,40 +1,17 @@
 /* Axolotl's YAML (axolotl/utils/schemas/). */
-#include "config/from.h"
+#include "config/from_rows.h"
 
 /* clang-format off */
-#define FIELD(path, to) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, NULL, NULL }
-#define OR(path, to, absent) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, absent, NULL }
-#define WORDS(path, to, table) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, table, NULL, NULL }
-#define FACT(path, what, table) { path, CFG_FROM_FACT, NULL, what, table, NULL, NULL }
-#define OFF(path, reason) { path, CFG_FROM_OFF, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define WARN(path, reason) { path, CFG_FROM_WARN, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define FILE_OF(path, format) { path, CFG_FROM_FILE, NULL, CFG_FROM_FACTS, NULL, NULL, format }
-#define END { NULL, CFG_FROM_FIELD, NULL, CFG_FROM_FACTS, NULL, NULL, NULL }
 
 static const struct cfg_from_word adapters[] = { /* as enum est_method */
 	{ "lora", "1" }, { "qlora", "2" }, { "", NULL }, { NULL, NULL }
 };
-static const struct cfg_from_word four[] = { { "true", "4" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word eight[] = { { "true", "8" }, { "false", NULL }, { NULL, NULL } };
 static const struct cfg_from_word optimizers[] = {
-	{ "adamw_torch_4bit", "adamw_4bit" }, { "adamw_torch_8bit", "adamw_8bit_torchao" }, { "lion_32bit", "lion" },
-	{ "ao_adamw_4bit", "adamw_4bit" }, { "ao_adamw_8bit", "adamw_8bit_torchao" }, { "ao_adamw_fp8", "adamw_fp8" },
-	{ NULL, NULL }
+	OPTIMIZER_NAMES, { NULL, NULL }
 };
-static const struct cfg_from_word all_linear[] = { { "true", "all-linear" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word flash[] = { { "true", "flash_attention_2" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word sdpa[] = { { "true", "sdpa" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word eager[] = { { "true", "eager" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word flex[] = { { "true", "flex_attention" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word gptq[] = { { "true", "gptq" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word liger[] = { { "true", "liger" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word cut[] = { { "true", "cut_cross_entropy" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word reward[] = { { "true", "reward" }, { "false", NULL }, { NULL, NULL } };
-static const struct cfg_from_word precomputed[] = { { "true", "precomputed" }, { "false", NULL }, { NULL, NULL } };
 static const struct cfg_from_word storages[] = {
 	{ "bfloat16", "bf16" }, { "float16", "fp16" }, { "float32", "fp32" }, { NULL, NULL }
 };
-static const struct cfg_from_word fsdp_versions[] = { { "1", "1" }, { "2", "2" }, { NULL, NULL } };
 
 static const struct cfg_from_row rows[] = {
 	FIELD("base_model", "model"),
@@ -57,16 +34,16 @@ static const struct cfg_from_row rows[] = {
 	OFF("float32", "name precision fp32 instead"),
 	/* PEFT and what it adapts */
 	FACT("adapter", CFG_ADAPTER, adapters),
-	FACT("load_in_4bit", CFG_BITS, four),
-	FACT("load_in_8bit", CFG_BITS, eight),
-	WORDS("gptq", "quantization.type", gptq),
+	FACT("load_in_4bit", CFG_BITS, WHEN_TRUE("4")),
+	FACT("load_in_8bit", CFG_BITS, WHEN_TRUE("8")),
+	WORDS("gptq", "quantization.type", WHEN_TRUE("gptq")),
 	FIELD("bnb_config_kwargs.bnb_4bit_quant_type", "quantization.type"),
 	FIELD("bnb_config_kwargs.bnb_4bit_use_double_quant", "quantization.double_quant"),
 	WORDS("bnb_config_kwargs.bnb_4bit_quant_storage", "quantization.quant_storage", storages),
 	FIELD("lora_r", "lora.rank"),
 	FIELD("lora_alpha", "lora.alpha"),
 	FIELD("lora_dropout", "lora.dropout"),
-	WORDS("lora_target_linear", "lora.target_modules", all_linear),
+	WORDS("lora_target_linear", "lora.target_modules", WHEN_TRUE("all-linear")),
 	FIELD("lora_target_modules", "lora.target_modules"),
 	FIELD("lora_modules_to_save", "lora.modules_to_save"),
 	FIELD("peft_use_dora", "lora.dora"),
@@ -85,14 +62,14 @@ static const struct cfg_from_row rows[] = {
 	WARN("lora_o_kernel", "fuses o with its adapter"),
 	/* kernels and losses */
 	FIELD("attn_implementation", "attention"),
-	WORDS("flash_attention", "attention", flash),
-	WORDS("sdp_attention", "attention", sdpa),
-	WORDS("eager_attention", "attention", eager),
-	WORDS("flex_attention", "attention", flex),
+	WORDS("flash_attention", "attention", WHEN_TRUE("flash_attention_2")),
+	WORDS("sdp_attention", "attention", WHEN_TRUE("sdpa")),
+	WORDS("eager_attention", "attention", WHEN_TRUE("eager")),
+	WORDS("flex_attention", "attention", WHEN_TRUE("flex_attention")),
 	OFF("xformers_attention", "xFormers' attention is not modelled"),
 	OFF("sage_attention", "SageAttention is not modelled"),
-	WORDS("liger_fused_linear_cross_entropy", "loss", liger),
-	WORDS("cut_cross_entropy", "loss", cut),
+	WORDS("liger_fused_linear_cross_entropy", "loss", WHEN_TRUE("liger")),
+	WORDS("cut_cross_entropy", "loss", WHEN_TRUE("cut_cross_entropy")),
 	OFF("chunked_cross_entropy", "Axolotl's chunked loss is not modelled"),
 	WARN("liger_rms_norm", "saves less of the norms"),
 	WARN("liger_glu_activation", "saves less of the MLP"),
@@ -100,8 +77,8 @@ static const struct cfg_from_row rows[] = {
 	WARN("tiled_mlp", "runs the MLP in tiles"),
 	FIELD("torch_compile", "torch_compile"),
 	FIELD("rl", "objective"),
-	WORDS("reward_model", "objective", reward),
-	WORDS("precompute_ref_log_probs", "reference_model", precomputed),
+	WORDS("reward_model", "objective", WHEN_TRUE("reward")),
+	WORDS("precompute_ref_log_probs", "reference_model", WHEN_TRUE("precomputed")),
 	FIELD("trl.beta", "beta"),
 	WARN("neftune_noise_alpha", "adds noise to the embeddings"),
 	WARN("auto_find_batch_size", "halves the batch until it fits"),
@@ -113,8 +90,8 @@ static const struct cfg_from_row rows[] = {
 	FACT("dp_replicate_size", CFG_REPLICAS, NULL),
 	FACT("dp_shard_size", CFG_SHARDS, NULL),
 	FILE_OF("deepspeed", "deepspeed"),
-	{ "fsdp", CFG_FROM_FSDP, NULL, CFG_FSDP_ON, NULL, NULL, NULL },
-	FACT("fsdp_version", CFG_FSDP_VERSION, fsdp_versions),
+	FSDP("fsdp"),
+	FACT("fsdp_version", CFG_FSDP_VERSION, cfg_from_fsdp_versions),
 	END
 };
 const struct cfg_from_format cfg_from_axolotl = {

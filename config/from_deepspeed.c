@@ -1,12 +1,7 @@
 /* DeepSpeed's JSON (deepspeed/runtime/config.py, runtime/zero/config.py), and what files share. */
-#include "config/from.h"
+#include "config/from_rows.h"
 
 /* clang-format off */
-#define FIELD(path, to) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, NULL, NULL }
-#define WORDS(path, to, table) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, table, NULL, NULL }
-#define FACT(path, what, table) { path, CFG_FROM_FACT, NULL, what, table, NULL, NULL }
-#define OFF(path, reason) { path, CFG_FROM_OFF, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define END { NULL, CFG_FROM_FIELD, NULL, CFG_FROM_FACTS, NULL, NULL, NULL }
 
 const struct cfg_from_word cfg_from_switch[] = {
 	{ "true", "1" }, { "yes", "1" }, { "1", "1" }, { "false", "0" }, { "no", "0" }, { "0", "0" }, { NULL, NULL }
@@ -14,7 +9,6 @@ const struct cfg_from_word cfg_from_switch[] = {
 const struct cfg_from_word cfg_from_devices[] = {
 	{ "none", "none" }, { "cpu", "cpu" }, { "nvme", "nvme" }, { "", NULL }, { NULL, NULL }
 };
-static const struct cfg_from_word cpu_words[] = { { "true", "cpu" }, { "false", NULL }, { NULL, NULL } };
 static const struct cfg_from_word types[] = {
 	{ "fp32", "fp32" }, { "float32", "fp32" }, { "bf16", "bf16" }, { "bfp16", "bf16" }, { "bfloat16", "bf16" },
 	{ "fp16", "fp16" }, { "float16", "fp16" }, { NULL, NULL }
@@ -49,7 +43,7 @@ static const struct cfg_from_row rows[] = {
 	FIELD("zero_optimization.max_reuse_distance", "parallelism.max_reuse_distance"),
 	WORDS("zero_optimization.offload_optimizer.device", "offload.optimizer", cfg_from_devices),
 	WORDS("zero_optimization.offload_param.device", "offload.parameters", cfg_from_devices),
-	WORDS("zero_optimization.cpu_offload", "offload.optimizer", cpu_words),
+	WORDS("zero_optimization.cpu_offload", "offload.optimizer", WHEN_TRUE("cpu")),
 	OFF("zero_optimization.offload_optimizer.ratio", "a part of the optimizer offloaded is not modelled"),
 	OFF("zero_optimization.zero_quantized_weights", "ZeRO++'s quantised weights are not modelled"),
 	OFF("zero_optimization.zero_quantized_nontrainable_weights", "ZeRO++'s quantised weights are not modelled"),

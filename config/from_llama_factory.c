@@ -1,14 +1,7 @@
 /* LLaMA-Factory's YAML (llamafactory/hparams/), which takes all that TrainingArguments do. */
-#include "config/from.h"
+#include "config/from_rows.h"
 
 /* clang-format off */
-#define FIELD(path, to) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, NULL, NULL }
-#define OR(path, to, absent) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, absent, NULL }
-#define WORDS(path, to, table) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, table, NULL, NULL }
-#define FACT(path, what, table) { path, CFG_FROM_FACT, NULL, what, table, NULL, NULL }
-#define OFF(path, reason) { path, CFG_FROM_OFF, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define WARN(path, reason) { path, CFG_FROM_WARN, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define END { NULL, CFG_FROM_FIELD, NULL, CFG_FROM_FACTS, NULL, NULL, NULL }
 
 static const struct cfg_from_word methods[] = { /* as enum est_method */
 	{ "full", "0" }, { "lora", "1" }, { "freeze", "3" }, { NULL, NULL }
@@ -28,7 +21,6 @@ static const struct cfg_from_word attentions[] = {
 	{ "disabled", "eager" }, { "fa2", "flash_attention_2" }, { "fa3", "flash_attention_3" }, { NULL, NULL }
 };
 static const struct cfg_from_word checkpoints[] = { { "true", "false" }, { "false", "true" }, { NULL, NULL } };
-static const struct cfg_from_word muon[] = { { "true", "muon" }, { "false", NULL }, { NULL, NULL } };
 
 static const struct cfg_from_row rows[] = {
 	FIELD("model_name_or_path", "model"),
@@ -54,7 +46,7 @@ static const struct cfg_from_row rows[] = {
 	FIELD("enable_liger_kernel", "liger_kernel"),
 	WORDS("disable_gradient_checkpointing", "gradient_checkpointing", checkpoints),
 	FIELD("use_reentrant_gc", "use_reentrant"),
-	WORDS("use_muon", "optimizer", muon),
+	WORDS("use_muon", "optimizer", WHEN_TRUE("muon")),
 	OFF("use_unsloth", "Unsloth under LLaMA-Factory is not modelled: framework unsloth is"),
 	OFF("use_unsloth_gc", "Unsloth's checkpoints under LLaMA-Factory are not modelled"),
 	OFF("use_galore", "LLaMA-Factory's GaLore is not modelled"),

@@ -1,27 +1,15 @@
 /* TrainingArguments (transformers/training_args.py), with what TRL's configs add to it. */
-#include "config/from.h"
+#include "config/from_rows.h"
 
 /* clang-format off */
-#define FIELD(path, to) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, NULL, NULL }
-#define OR(path, to, absent) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, absent, NULL }
-#define WORDS(path, to, table) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, table, NULL, NULL }
-#define FACT(path, what, table) { path, CFG_FROM_FACT, NULL, what, table, NULL, NULL }
-#define OFF(path, reason) { path, CFG_FROM_OFF, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define WARN(path, reason) { path, CFG_FROM_WARN, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
-#define FILE_OF(path, format) { path, CFG_FROM_FILE, NULL, CFG_FROM_FACTS, NULL, NULL, format }
-#define END { NULL, CFG_FROM_FIELD, NULL, CFG_FROM_FACTS, NULL, NULL, NULL }
 
-/* OptimizerNames that the contract calls otherwise */
 static const struct cfg_from_word optimizers[] = {
-	{ "adamw_torch_4bit", "adamw_4bit" }, { "adamw_torch_8bit", "adamw_8bit_torchao" }, { "lion_32bit", "lion" },
-	{ "ao_adamw_4bit", "adamw_4bit" }, { "ao_adamw_8bit", "adamw_8bit_torchao" }, { "ao_adamw_fp8", "adamw_fp8" },
-	{ "paged_adamw", "paged_adamw_32bit" }, { NULL, NULL }
+	OPTIMIZER_NAMES, { "paged_adamw", "paged_adamw_32bit" }, { NULL, NULL }
 };
 static const struct cfg_from_word attentions[] = { { "kernels-community/flash-attn2", "flash_attention_2" }, { NULL, NULL } };
 static const struct cfg_from_word loaded[] = { /* as enum est_dtype */
 	{ "bfloat16", "0" }, { "float16", "1" }, { "float32", "2" }, { "auto", NULL }, { NULL, NULL }
 };
-static const struct cfg_from_word precomputed[] = { { "true", "precomputed" }, { "false", NULL }, { NULL, NULL } };
 
 const struct cfg_from_row cfg_from_training_rows[] = {
 	OR("per_device_train_batch_size", "micro_batch_size", "8"),
@@ -39,7 +27,7 @@ const struct cfg_from_row cfg_from_training_rows[] = {
 	OFF("fp8", "fp8 arithmetic is not modelled"),
 	FIELD("torch_compile", "torch_compile"),
 	FILE_OF("deepspeed", "deepspeed"),
-	{ "fsdp", CFG_FROM_FSDP, NULL, CFG_FSDP_ON, NULL, NULL, NULL },
+	FSDP("fsdp"),
 	FIELD("parallelism_config.tp_size", "parallelism.tensor"),
 	FIELD("parallelism_config.cp_size", "parallelism.context"),
 	FACT("parallelism_config.dp_replicate_size", CFG_REPLICAS, NULL),
@@ -57,7 +45,7 @@ static const struct cfg_from_row rows[] = {
 	FIELD("max_length", "sequence_length"),
 	FIELD("max_seq_length", "sequence_length"),
 	FIELD("beta", "beta"),
-	WORDS("precompute_ref_log_probs", "reference_model", precomputed),
+	WORDS("precompute_ref_log_probs", "reference_model", WHEN_TRUE("precomputed")),
 	OFF("activation_offloading", "name gradient_checkpointing offload instead: TRL's own is not modelled"),
 	WORDS("model_init_kwargs.attn_implementation", "attention", attentions),
 	FACT("model_init_kwargs.dtype", CFG_LOADED, loaded),
