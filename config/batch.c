@@ -6,30 +6,12 @@ enum { NAME_MAX_LENGTH = 64 };
 
 /* ---- the envelope */
 
-static void fault_member(struct est_faults *faults, const char *place, const char *key, enum est_fault_code code,
-			 const char *detail)
+static void fault_list(struct est_faults *faults, const char *key, enum est_fault_code code, const char *detail)
 {
-	char pointer[EST_POINTER_MAX];
+	char pointer[EST_POINTER_MAX] = "/sweep";
 
-	snprintf(pointer, sizeof(pointer), "%s", place);
 	cfg_pointer_add(pointer, key);
 	est_fault_add(faults, pointer, code, "%s", detail);
-}
-
-static void check_members(const json_t *body, struct est_faults *faults)
-{
-	static const char *const known[] = { "requests", "request", "sweep", NULL };
-	const char *key;
-	json_t *value;
-
-	json_object_foreach(cfg_json_iterable(body), key, value) {
-		size_t i = 0;
-
-		while (known[i] && strcmp(known[i], key))
-			i++;
-		if (!known[i])
-			fault_member(faults, "", key, EST_UNKNOWN_FIELD, "is not a known field: there are requests, request and sweep");
-	}
 }
 
 /* How many requests the sweep makes; stops counting beyond the most that are taken. */
@@ -41,9 +23,9 @@ static size_t count_sweep(const json_t *sweep, struct est_faults *faults)
 
 	json_object_foreach(cfg_json_iterable(sweep), key, values) {
 		if (!json_is_array(values) || json_array_size(values) == 0)
-			fault_member(faults, "/sweep", key, EST_WRONG_TYPE, "must be a list of at least one value");
+			fault_list(faults, key, EST_WRONG_TYPE, "must be a list of at least one value");
 		else if (strlen(key) >= NAME_MAX_LENGTH)
-			fault_member(faults, "/sweep", key, EST_UNKNOWN_FIELD, "is not a known field");
+			fault_list(faults, key, EST_UNKNOWN_FIELD, "is not a known field");
 		else if (count <= CFG_BATCH_MAX)
 			count *= json_array_size(values);
 	}
@@ -77,6 +59,7 @@ static void read_list(struct cfg_batch *batch, struct est_faults *faults)
 
 bool cfg_batch_init(struct cfg_batch *batch, json_t *body, struct est_faults *faults)
 {
+	static const char *const known[] = { "requests", "request", "sweep", NULL };
 	size_t before = faults->count;
 
 	memset(batch, 0, sizeof(*batch));
@@ -84,7 +67,7 @@ bool cfg_batch_init(struct cfg_batch *batch, json_t *body, struct est_faults *fa
 		est_fault_add(faults, "", EST_WRONG_TYPE, "must be an object");
 		return false;
 	}
-	check_members(body, faults);
+	cfg_check_members(body, known, faults);
 	batch->requests = json_object_get(body, "requests");
 	batch->request = json_object_get(body, "request");
 	batch->sweep = json_object_get(body, "sweep");

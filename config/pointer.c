@@ -44,3 +44,36 @@ void cfg_pointer_add_index(char pointer[EST_POINTER_MAX], size_t index)
 	snprintf(digits, sizeof(digits), "%zu", index);
 	cfg_pointer_add(pointer, digits);
 }
+
+static bool is_listed(const char *const known[], const char *key)
+{
+	while (*known && strcmp(*known, key))
+		known++;
+	return *known != NULL;
+}
+
+/* "a, b and c" */
+static void list_names(const char *const names[], char *text, size_t size)
+{
+	for (size_t i = 0, used = 0; names[i] && used < size; i++) {
+		const char *before = i == 0 ? "" : names[i + 1] ? ", " : " and ";
+
+		used += (size_t)snprintf(text + used, size - used, "%s%s", before, names[i]);
+	}
+}
+
+void cfg_check_members(const json_t *body, const char *const known[], struct est_faults *faults)
+{
+	char names[EST_DETAIL_MAX] = "";
+	const char *key;
+	json_t *value;
+
+	list_names(known, names, sizeof(names));
+	json_object_foreach(cfg_json_iterable(body), key, value) {
+		char pointer[EST_POINTER_MAX] = "";
+
+		cfg_pointer_add(pointer, key);
+		if (!is_listed(known, key))
+			est_fault_add(faults, pointer, EST_UNKNOWN_FIELD, "is not a known field: there are %.200s", names);
+	}
+}

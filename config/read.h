@@ -26,6 +26,9 @@ void cfg_pointer_add(char pointer[EST_POINTER_MAX], const char *key);
 /* The same for an index into an array. */
 void cfg_pointer_add_index(char pointer[EST_POINTER_MAX], size_t index);
 
+/* Faults every member of the body that is not among known, which ends with NULL and is named in the detail. */
+void cfg_check_members(const json_t *body, const char *const known[], struct est_faults *faults);
+
 /* json_loadb() of any JSON value without duplicate keys, made safe against failing allocations: NULL then, and
  * cfg_json_out_of_memory() says so. New reference; ret_error may be NULL. The caller has bounded the text. */
 json_t *cfg_json_load(const char *text, size_t length, json_error_t *ret_error);

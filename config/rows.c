@@ -201,7 +201,6 @@ static bool check_memory(const json_t *row, double marketed_mib, double planning
 	double usable = number_of(row, "memory_mib_usable");
 	double least = json_object_get(row, "metal_default_limit_fraction") ? 0.6 : 0.85;
 
-
 	if (planning_mib < least * marketed_mib || planning_mib > 1.05 * marketed_mib)
 		snprintf(fault, size, "memory_mib_planning does not go with memory_gib_marketed");
 	else if (usable > 0 && fabs(usable - planning_mib) > 0.5)
