@@ -60,7 +60,7 @@ struct est_tensor est_flash_package(struct est_pass *pass, const struct est_laye
 
 	to_half(pass, call.in);
 	if (unpadded) {
-		indices = est_hold(est_empty_as(tape, pass->tokens, EST_INT64, EST_BUFFERS));
+		indices = est_buffer(tape, pass->tokens, EST_INT64);
 		unpad(pass, call.in, indices, joined);
 	}
 	out = est_fused_attention(pass, package(pass), &call);

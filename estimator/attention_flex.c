@@ -9,7 +9,7 @@ struct est_tensor est_block_mask(struct est_pass *pass)
 {
 	uint64_t blocks = est_round_up(pass->sequence, BLOCK) / BLOCK;
 
-	return est_hold(est_empty_as(pass->tape, pass->batch * 4 * (blocks + blocks * blocks), EST_32BIT, EST_BUFFERS));
+	return est_buffer(pass->tape, pass->batch * 4 * (blocks + blocks * blocks), EST_32BIT);
 }
 
 bool est_flex_repeats(const struct est_model *model)

@@ -1,11 +1,6 @@
 /* BertEmbeddings and BertLayer, with what RoBERTa, XLM-RoBERTa and DistilBERT do in another way. */
 #include "estimator/encoder.h"
 
-static struct est_tensor integers(struct est_pass *pass, uint64_t count, uint8_t element)
-{
-	return est_hold(est_empty_as(pass->tape, count, element, EST_BUFFERS));
-}
-
 /* ---- embeddings */
 
 /* RoBERTa counts the positions of what is no padding: (cumsum(mask) * mask).long() + padding_idx */
@@ -13,18 +8,18 @@ static struct est_tensor positions_of_tokens(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t tokens = pass->tokens;
-	struct est_tensor flags = integers(pass, tokens, EST_BYTE), mask = integers(pass, tokens, EST_32BIT), sum, next;
+	struct est_tensor flags = est_buffer(pass->tape, tokens, EST_BYTE), mask = est_buffer(pass->tape, tokens, EST_32BIT), sum, next;
 
 	est_drop(tape, flags);
-	sum = integers(pass, tokens, EST_INT64);
-	next = integers(pass, tokens, EST_32BIT);
+	sum = est_buffer(pass->tape, tokens, EST_INT64);
+	next = est_buffer(pass->tape, tokens, EST_32BIT);
 	est_drop(tape, sum);
-	sum = integers(pass, tokens, EST_32BIT); /* + past_key_values_length */
+	sum = est_buffer(pass->tape, tokens, EST_32BIT); /* + past_key_values_length */
 	est_drop(tape, next);
-	next = integers(pass, tokens, EST_32BIT);
+	next = est_buffer(pass->tape, tokens, EST_32BIT);
 	est_drop(tape, sum);
-	sum = integers(pass, tokens, EST_INT64);
-	flags = integers(pass, tokens, EST_INT64);
+	sum = est_buffer(pass->tape, tokens, EST_INT64);
+	flags = est_buffer(pass->tape, tokens, EST_INT64);
 	est_drop(tape, sum);
 	est_drop(tape, mask);
 	est_drop(tape, next);
@@ -35,11 +30,11 @@ static struct est_tensor positions_of_tokens(struct est_pass *pass)
 static struct est_tensor embed_token_types(struct est_pass *pass, uint64_t positions)
 {
 	const struct est_model *model = pass->model;
-	struct est_tensor types = integers(pass, positions, EST_INT64), ids = types, copy = est_none, out;
+	struct est_tensor types = est_buffer(pass->tape, positions, EST_INT64), ids = types, copy = est_none, out;
 
 	ids.numel = pass->tokens;
 	if (positions < pass->tokens) /* F.embedding's reshape of expanded indices */
-		copy = integers(pass, pass->tokens, EST_INT64);
+		copy = est_buffer(pass->tape, pass->tokens, EST_INT64);
 	out = est_embedding(pass->tape, ids, pass->token_type_embeddings, (uint64_t)model->type_vocab_size,
 			    (uint64_t)model->hidden_size);
 	est_drop(pass->tape, copy);

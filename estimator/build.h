@@ -2,7 +2,7 @@
 #ifndef EST_BUILD_H
 #define EST_BUILD_H
 
-#include "estimator/pass.h"
+#include "estimator/architecture.h"
 
 /* A parameter of numel elements, one of rows x columns, a linear layer (quantised while pass->quantizes) and a norm of the model's
  * kind. */
@@ -13,6 +13,11 @@ void est_build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64
 
 /* The vision tower and its projector, or nothing (tower.c). */
 void est_tower_build(struct est_pass *pass);
+
+/* A buffer of all positions: EST_MODULE_SINUSOIDS, GPT-J's sines and cosines, or EST_MODULE_TRIANGLE, a boolean causal mask. */
+void est_build_buffer(struct est_pass *pass, enum est_module_kind kind);
+/* Marks a layer that was built with the widths of this rank's part. The bias of a sum over ranks is whole. */
+void est_build_cut(struct est_pass *pass, struct est_linear *linear, enum est_cut cut);
 
 /* All layers of pass->layers: of the model's stack, and of its decoder after them. */
 void est_build_layers(struct est_pass *pass);

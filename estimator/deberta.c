@@ -2,11 +2,6 @@
 #include "estimator/encoder.h"
 #include "estimator/recurrent.h"
 
-static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty_as(pass->tape, numel, element, EST_BUFFERS));
-}
-
 /* ---- operators */
 
 /* zeros that the gradient is scattered into */
@@ -57,11 +52,11 @@ static struct est_tensor project_positions(struct est_pass *pass, const struct e
 static struct est_tensor clamped_positions(struct est_pass *pass, bool negated)
 {
 	uint64_t scores = pass->sequence * pass->sequence;
-	struct est_tensor negative = negated ? buffer(pass, scores, EST_INT64) : est_none;
-	struct est_tensor sum = buffer(pass, scores, EST_INT64), clamped;
+	struct est_tensor negative = negated ? est_buffer(pass->tape, scores, EST_INT64) : est_none;
+	struct est_tensor sum = est_buffer(pass->tape, scores, EST_INT64), clamped;
 
 	est_drop(pass->tape, negative);
-	clamped = buffer(pass, scores, EST_INT64);
+	clamped = est_buffer(pass->tape, scores, EST_INT64);
 	est_drop(pass->tape, sum);
 	return clamped;
 }
@@ -142,7 +137,7 @@ struct est_tensor est_disentangled_attention(struct est_pass *pass, const struct
 	bias = est_hold(attention_bias(pass, layer, query, key, embeddings, numel));
 	sum = est_hold(est_add(tape, scores, bias));
 	est_drop(tape, scores);
-	mask = buffer(pass, pass->batch * pass->sequence * pass->sequence, EST_BYTE);
+	mask = est_buffer(pass->tape, pass->batch * pass->sequence * pass->sequence, EST_BYTE);
 	probs = probabilities(pass, &sum);
 	context = est_hold(est_bmm(tape, probs, value, query.numel));
 	out = merge(pass, context);
@@ -188,7 +183,7 @@ static struct est_tensor chain(struct est_pass *pass, uint64_t numel, unsigned c
 	struct est_tensor x = est_none, next;
 
 	for (unsigned i = 0; i < count; i++) {
-		next = buffer(pass, numel, element);
+		next = est_buffer(pass->tape, numel, element);
 		est_drop(pass->tape, x);
 		x = next;
 	}
@@ -199,22 +194,22 @@ static struct est_tensor chain(struct est_pass *pass, uint64_t numel, unsigned c
 static struct est_tensor log_buckets(struct est_pass *pass, uint64_t scores)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor sign = buffer(pass, scores, EST_INT64), below = buffer(pass, scores, EST_BYTE), above, near;
+	struct est_tensor sign = est_buffer(pass->tape, scores, EST_INT64), below = est_buffer(pass->tape, scores, EST_BYTE), above, near;
 	struct est_tensor magnitude, abs_pos, log_pos, far, out;
 
-	above = buffer(pass, scores, EST_BYTE);
-	near = buffer(pass, scores, EST_BYTE);
+	above = est_buffer(pass->tape, scores, EST_BYTE);
+	near = est_buffer(pass->tape, scores, EST_BYTE);
 	est_drop(tape, above);
 	est_drop(tape, below);
-	magnitude = buffer(pass, scores, EST_INT64);
-	abs_pos = buffer(pass, scores, EST_INT64);
+	magnitude = est_buffer(pass->tape, scores, EST_INT64);
+	abs_pos = est_buffer(pass->tape, scores, EST_INT64);
 	est_drop(tape, magnitude);
 	est_drop(tape, near);
 	log_pos = chain(pass, scores, 6, EST_32BIT); /* ceil(log(abs_pos / mid) / log(...) * (mid - 1)) + mid */
-	near = buffer(pass, scores, EST_BYTE);
-	below = buffer(pass, scores, EST_32BIT);
-	far = buffer(pass, scores, EST_32BIT);
-	out = buffer(pass, scores, EST_32BIT);
+	near = est_buffer(pass->tape, scores, EST_BYTE);
+	below = est_buffer(pass->tape, scores, EST_32BIT);
+	far = est_buffer(pass->tape, scores, EST_32BIT);
+	out = est_buffer(pass->tape, scores, EST_32BIT);
 	est_drop(tape, far);
 	est_drop(tape, below);
 	est_drop(tape, near);
@@ -229,11 +224,11 @@ static struct est_tensor relative_positions(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = pass->sequence * pass->sequence;
-	struct est_tensor q_ids = buffer(pass, pass->sequence, EST_INT64), k_ids = buffer(pass, pass->sequence, EST_INT64);
-	struct est_tensor distance = buffer(pass, scores, EST_INT64), buckets = log_buckets(pass, scores), out;
+	struct est_tensor q_ids = est_buffer(pass->tape, pass->sequence, EST_INT64), k_ids = est_buffer(pass->tape, pass->sequence, EST_INT64);
+	struct est_tensor distance = est_buffer(pass->tape, scores, EST_INT64), buckets = log_buckets(pass, scores), out;
 
 	est_drop(tape, distance);
-	out = buffer(pass, scores, EST_INT64);
+	out = est_buffer(pass->tape, scores, EST_INT64);
 	est_drop(tape, buckets);
 	est_drop(tape, k_ids);
 	est_drop(tape, q_ids);
@@ -248,10 +243,10 @@ struct est_tensor est_deberta_forward(struct est_pass *pass)
 	struct est_tensor mask = { .numel = pass->tokens, .element = element }, types, x, y;
 
 	if (!padded)
-		mask = buffer(pass, pass->tokens, element);
-	types = buffer(pass, pass->tokens, EST_INT64);
+		mask = est_buffer(pass->tape, pass->tokens, element);
+	types = est_buffer(pass->tape, pass->tokens, EST_INT64);
 	x = embeddings(pass, mask);
-	pass->mask = buffer(pass, pass->tokens * pass->sequence, element); /* each query's by each key's */
+	pass->mask = est_buffer(pass->tape, pass->tokens * pass->sequence, element); /* each query's by each key's */
 	pass->relative_positions = relative_positions(pass);
 	pass->position_bias = est_hold(est_torch_layer_norm(pass, &pass->embedding_norm,
 							    est_leaf_tensor(tape, pass->relative_embeddings)));

@@ -15,10 +15,10 @@ struct est_tensor est_bidirectional_mask(struct est_pass *pass, uint64_t queries
 
 	if (unpadded || two_dimensional)
 		return est_none;
-	mask = est_hold(est_empty_as(tape, pass->batch * queries * keys, EST_BYTE, EST_BUFFERS));
+	mask = est_buffer(tape, pass->batch * queries * keys, EST_BYTE);
 	if (pass->request->attention != EST_EAGER)
 		return mask;
-	additive = est_hold(est_empty_as(tape, mask.numel, element, EST_BUFFERS));
+	additive = est_buffer(tape, mask.numel, element);
 	est_drop(tape, mask);
 	return additive;
 }

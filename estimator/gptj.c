@@ -76,8 +76,8 @@ static void gather_angles(struct est_pass *pass, uint8_t element, struct angles 
 	uint64_t rotary = est_rotary_width(pass->model), gathered = pass->sequence * rotary;
 	struct est_tape *tape = pass->tape;
 
-	ret->table = est_hold(est_empty_as(tape, (uint64_t)pass->model->max_position_embeddings * rotary, EST_32BIT, EST_BUFFERS));
-	ret->ids = est_hold(est_empty_as(tape, gathered, EST_INT64, EST_BUFFERS));
+	ret->table = est_buffer(tape, (uint64_t)pass->model->max_position_embeddings * rotary, EST_32BIT);
+	ret->ids = est_buffer(tape, gathered, EST_INT64);
 	ret->both = est_hold(est_to(tape, est_empty_as(tape, gathered, EST_32BIT, EST_BUFFERS), element));
 }
 
@@ -86,8 +86,8 @@ static struct est_tensor rotated(struct est_pass *pass, struct est_tensor x, uin
 {
 	uint64_t angles = pass->sequence * est_rotary_width(pass->model);
 	struct est_tape *tape = pass->tape;
-	struct est_tensor sin = est_hold(est_empty_as(tape, angles, element, EST_BUFFERS)), with_cos, out;
-	struct est_tensor cos = est_hold(est_empty_as(tape, angles, element, EST_BUFFERS));
+	struct est_tensor sin = est_buffer(tape, angles, element), with_cos, out;
+	struct est_tensor cos = est_buffer(tape, angles, element);
 
 	with_cos = est_mul(tape, x, cos);
 	out = est_add(tape, with_cos, est_mul(tape, est_rotate_half(tape, x), sin));

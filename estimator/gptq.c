@@ -67,11 +67,11 @@ static struct est_tensor function(struct est_tape *tape, const struct est_linear
 /* torch.matmul(x, weights): autograd keeps the dequantised weight for the gradient of x */
 static struct est_tensor product(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
-	struct est_tensor weight = est_hold(est_empty_as(tape, linear->in * linear->out, EST_16BIT, EST_BUFFERS)), cast, input, out;
+	struct est_tensor weight = est_buffer(tape, linear->in * linear->out, EST_16BIT), cast, input, out;
 	struct est_node *node;
 
 	if (x.element == EST_32BIT && !tape->autocast) {
-		cast = est_hold(est_empty_as(tape, weight.numel, EST_32BIT, EST_BUFFERS));
+		cast = est_buffer(tape, weight.numel, EST_32BIT);
 		est_drop(tape, weight);
 		weight = cast;
 	}

@@ -163,7 +163,7 @@ static struct est_tensor triangle(struct est_pass *pass, uint8_t element)
 	uint64_t scores = pass->sequence * pass->sequence;
 	struct est_tensor ones = est_empty_as(pass->tape, scores, element, EST_BUFFERS), mask;
 
-	mask = est_hold(est_empty_as(pass->tape, scores, element, EST_BUFFERS));
+	mask = est_buffer(pass->tape, scores, element);
 	est_drop(pass->tape, ones);
 	est_drop(pass->tape, est_empty_as(pass->tape, scores, EST_BYTE, EST_BUFFERS));
 	return mask;

@@ -74,8 +74,8 @@ static struct est_tensor for_causal_lm_loss(struct est_pass *pass, struct est_te
 	struct est_tape *tape = pass->tape;
 	struct est_tensor logits32 = est_hold(est_to(tape, logits, EST_32BIT)), padded, shifted, loss;
 
-	padded = est_hold(est_empty_as(tape, pass->batch * (pass->sequence + 1), EST_INT64, EST_BUFFERS));
-	shifted = est_hold(est_empty_as(tape, pass->tokens, EST_INT64, EST_BUFFERS));
+	padded = est_buffer(tape, pass->batch * (pass->sequence + 1), EST_INT64);
+	shifted = est_buffer(tape, pass->tokens, EST_INT64);
 	loss = est_hold(est_cross_entropy(tape, logits32, shifted));
 	est_drop(tape, logits32);
 	est_drop(tape, padded);
@@ -95,7 +95,7 @@ static struct est_tensor shifted_logits_loss(struct est_pass *pass, struct est_t
 
 	shifted = est_hold(copies ? est_contiguous(tape, shifted) : shifted);
 	/* the batch's own labels, of which nothing is kept otherwise: as large as its input_ids */
-	labels = copies ? est_hold(est_empty_as(tape, positions, EST_INT64, EST_BUFFERS)) : pass->input_ids;
+	labels = copies ? est_buffer(tape, positions, EST_INT64) : pass->input_ids;
 	loss = est_hold(est_cross_entropy(tape, shifted, labels));
 	est_drop(tape, whole);
 	est_drop(tape, shifted);

@@ -47,7 +47,7 @@ struct est_tensor est_parallel_loss(struct est_pass *pass, struct est_tensor log
 	struct est_tensor logits32 = est_hold(est_to(tape, logits, EST_32BIT)), labels, out, loss;
 	struct est_node *node;
 
-	labels = est_hold(est_empty_as(tape, pass->tokens, EST_INT64, EST_BUFFERS));
+	labels = est_buffer(tape, pass->tokens, EST_INT64);
 	out = est_hold(log_softmax(tape, logits32));
 	node = est_node_new(tape, &nll_loss_op, 1, &out);
 	est_save(tape, node, out);

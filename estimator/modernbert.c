@@ -76,24 +76,19 @@ struct est_tensor est_modernbert_layer(struct est_pass *pass, const struct est_l
 
 /* ---- model */
 
-static struct est_tensor integers(struct est_pass *pass, uint64_t count, uint8_t element)
-{
-	return est_hold(est_empty_as(pass->tape, count, element, EST_BUFFERS));
-}
-
 /* create_bidirectional_sliding_window_mask: |q - k| <= window */
 static struct est_tensor window_mask(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = pass->sequence * pass->sequence;
-	struct est_tensor difference = integers(pass, scores, EST_INT64), distance = integers(pass, scores, EST_INT64), mask, next;
+	struct est_tensor difference = est_buffer(pass->tape, scores, EST_INT64), distance = est_buffer(pass->tape, scores, EST_INT64), mask, next;
 	bool padded = pass->request->attention_mask;
 
 	est_drop(tape, difference);
-	mask = integers(pass, scores, EST_BYTE);
+	mask = est_buffer(pass->tape, scores, EST_BYTE);
 	est_drop(tape, distance);
 	for (unsigned i = 0; i < (padded ? 4 : 2); i++) { /* & of as many conditions, padding the last */
-		next = integers(pass, i == 3 ? pass->batch * scores : scores, EST_BYTE);
+		next = est_buffer(pass->tape, i == 3 ? pass->batch * scores : scores, EST_BYTE);
 		est_drop(tape, mask);
 		mask = next;
 	}

@@ -32,7 +32,7 @@ uint64_t est_objective_scores(const struct est_request *request)
 /* One value a token, as the collator makes them */
 static struct est_tensor input(struct est_pass *pass)
 {
-	return est_hold(est_empty_as(pass->tape, pass->tokens, EST_INT64, EST_BUFFERS));
+	return est_buffer(pass->tape, pass->tokens, EST_INT64);
 }
 
 enum { INPUTS_MAX = 8 };
@@ -239,7 +239,7 @@ static struct est_tensor encoder_loss(struct est_pass *pass)
 	struct inputs inputs;
 
 	take_inputs(pass, &inputs, pass->request->attention_mask ? 2 : 1); /* input_ids, attention_mask */
-	pass->labels = est_hold(est_empty_as(tape, est_task_labels(pass), EST_INT64, EST_BUFFERS));
+	pass->labels = est_buffer(tape, est_task_labels(pass), EST_INT64);
 	loss = est_task_loss(pass, est_objective_forward(pass));
 	est_drop(tape, pass->labels);
 	drop_inputs(tape, &inputs);

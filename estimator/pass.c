@@ -7,168 +7,6 @@
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
 
-unsigned est_rope_count(const struct est_pass *pass)
-{
-	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
-	bool sliding = false, full = false;
-
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
-		*(pass->layers[i].sliding ? &sliding : &full) = true;
-	if (!row->rotary || pass->model->position != EST_ROPE)
-		return 0;
-	return row->rope_per_layer_type && sliding && full ? 2 : 1;
-}
-
-/* ---- buffers of a forward: positions, cos and sin, masks */
-
-static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty_as(pass->tape, numel, element, EST_BUFFERS));
-}
-
-/* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream. gpt-oss has each
- * angle once. */
-static void make_rope(struct est_pass *pass, const struct est_model *model, struct est_rope *rope, uint8_t element)
-{
-	uint64_t pairs = pass->sequence * est_rotary_width(model);
-	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS, last = est_scales_rope_last(&pass->request->versions);
-	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), emb, cos, sin, raw[2];
-	bool cast = element == EST_16BIT;
-
-	emb = twice ? buffer(pass, pairs, EST_32BIT) : est_none;
-	pairs /= twice ? 1 : 2;
-	raw[0] = buffer(pass, pairs, EST_32BIT);
-	if (last)
-		raw[1] = buffer(pass, pairs, EST_32BIT);
-	cos = buffer(pass, pairs, EST_32BIT);
-	est_drop(pass->tape, raw[0]);
-	if (!last)
-		raw[1] = buffer(pass, pairs, EST_32BIT);
-	sin = buffer(pass, pairs, EST_32BIT);
-	est_drop(pass->tape, raw[1]);
-	rope->cos = cast ? buffer(pass, pairs, EST_16BIT) : cos;
-	rope->sin = cast ? buffer(pass, pairs, EST_16BIT) : sin;
-	est_drop(pass->tape, freqs);
-	est_drop(pass->tape, emb);
-	if (cast) {
-		est_drop(pass->tape, cos);
-		est_drop(pass->tape, sin);
-	}
-}
-
-/* DeepSeek-V2's: complex numbers, scaled once more */
-static void make_complex_rope(struct est_pass *pass, struct est_rope *rope)
-{
-	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
-	struct est_tensor freqs = buffer(pass, pairs / 2, EST_32BIT), ones = buffer(pass, pairs / 2, EST_32BIT);
-	struct est_tensor polar = buffer(pass, pairs, EST_32BIT);
-
-	est_drop(pass->tape, ones);
-	rope->cos = buffer(pass, pairs, EST_32BIT);
-	rope->sin = est_none;
-	est_drop(pass->tape, polar);
-	est_drop(pass->tape, freqs);
-}
-
-void est_make_ropes(struct est_pass *pass, uint8_t element)
-{
-	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
-
-	if (est_unsloth_wanted(pass->request)) {
-		pass->ropes[0].cos = est_hold(est_alias(pass->tape, pass->angles.cos));
-		pass->ropes[0].sin = est_hold(est_alias(pass->tape, pass->angles.sin));
-		return;
-	}
-	for (unsigned i = 0; i < est_rope_count(pass); i++) {
-		struct est_rope *rope = &pass->ropes[i];
-
-		if (pass->model->mrope)
-			est_make_multimodal_rope(pass, rope);
-		else if (row->complex_rope)
-			make_complex_rope(pass, rope);
-		else
-			make_rope(pass, i == 0 && pass->full ? pass->full : pass->model, rope, row->fp32_rope ? EST_32BIT : element);
-	}
-}
-
-/* Llama-4's chunks are counted from where the padding of each sequence ends. */
-static bool masks_each_sequence(const struct est_pass *pass, bool window)
-{
-	return window && pass->model->architecture == EST_ARCH_LLAMA4;
-}
-
-/* true & (k > q - window, or of the same chunk) & (k <= q) */
-static struct est_tensor causal_window(struct est_pass *pass)
-{
-	uint64_t square = pass->sequence * pass->sequence, scores = (masks_each_sequence(pass, true) ? pass->batch : 1) * square;
-	struct est_tensor in_window = buffer(pass, scores, EST_BYTE), so_far = buffer(pass, scores, EST_BYTE), causal, both;
-
-	est_drop(pass->tape, in_window);
-	causal = buffer(pass, square, EST_BYTE);
-	both = buffer(pass, scores, EST_BYTE);
-	est_drop(pass->tape, causal);
-	est_drop(pass->tape, so_far);
-	return both;
-}
-
-/* masking_utils: a boolean mask for SDPA; eager gets an additive one in the dtype of the stream */
-static struct est_tensor make_mask(struct est_pass *pass, bool window)
-{
-	uint64_t scores = pass->sequence * pass->sequence;
-	bool padded = pass->request->attention_mask || pass->request->framework == EST_TRL; /* TRL's collators always pass one */
-	struct est_tensor causal, mask;
-
-	if (pass->request->attention == EST_FLEX_ATTENTION)
-		return est_block_mask(pass);
-	causal = mask = window ? causal_window(pass) : buffer(pass, scores, EST_BYTE);
-	if (padded) { /* causal & padding */
-		struct est_tensor both = buffer(pass, masks_each_sequence(pass, window) ? pass->batch * scores : scores, EST_BYTE);
-
-		est_drop(pass->tape, causal);
-		mask = buffer(pass, pass->batch * scores, EST_BYTE);
-		est_drop(pass->tape, both);
-	} else {
-		mask.numel = pass->batch * scores; /* expanded over the batch, without memory */
-	}
-	if (pass->request->attention == EST_EAGER) {
-		causal = mask;
-		mask = buffer(pass, pass->batch * scores, pass->parameter_element);
-		est_drop(pass->tape, causal);
-	}
-	if (pass->model->architecture == EST_ARCH_MPT) { /* .to(torch.bool) */
-		causal = mask;
-		mask = buffer(pass, pass->batch * scores, EST_BYTE);
-		est_drop(pass->tape, causal);
-	}
-	return mask;
-}
-
-static void make_masks(struct est_pass *pass)
-{
-	bool full = false, sliding = false;
-	bool sliding_first = pass->model->vision.tower == EST_TOWER_SIGLIP; /* Gemma-3's: in the order of the layers' types */
-
-	if (pass->request->attention == EST_FLASH_ATTENTION_2 || pass->request->attention == EST_FLASH_ATTENTION_3)
-		return; /* the padding mask itself, two-dimensional */
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
-		if (est_layer_is_masked(pass, &pass->layers[i]))
-			*(pass->layers[i].sliding ? &sliding : &full) = true;
-	if (sliding && sliding_first)
-		pass->sliding_mask = make_mask(pass, true);
-	if (full)
-		pass->mask = make_mask(pass, false);
-	/* Qwen2-MoE makes the sliding mask, of whatever window, whether a layer takes it or not */
-	if ((sliding && !sliding_first) || pass->model->architecture == EST_ARCH_QWEN2_MOE)
-		pass->sliding_mask = make_mask(pass, true);
-}
-
-const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer)
-{
-	return &pass->ropes[layer->sliding && pass->ropes[1].cos.numel];
-}
-
-/* ---- forward */
-
 static est_layer_function *layer_of(const struct est_pass *pass)
 {
 	return est_unsloth_wanted(pass->request) ? est_unsloth_layer : est_architecture_row(pass->model->architecture)->layer;
@@ -269,7 +107,7 @@ static struct est_tensor look_up_positions(struct est_pass *pass)
 {
 	bool per_token = pass->model->architecture == EST_ARCH_OPT;
 	uint32_t module = pass->tape->leaves[pass->embed_positions].module;
-	struct est_tensor ids = buffer(pass, per_token ? pass->tokens : pass->sequence, EST_INT64), positions;
+	struct est_tensor ids = est_buffer(pass->tape, per_token ? pass->tokens : pass->sequence, EST_INT64), positions;
 
 	est_module_begin(pass->tape, module);
 	positions = est_embedding(pass->tape, ids, pass->embed_positions,
@@ -354,32 +192,13 @@ void est_pass_give(struct est_pass *pass, struct est_tensor x)
 	*pass->output = x;
 }
 
-/* ALiBi. Bloom: one row for each head of each sequence, in the dtype of the stream; MPT: one for each head, for all positions, fp32 */
-static void make_position_bias(struct est_pass *pass)
-{
-	uint64_t heads = (uint64_t)pass->model->num_attention_heads, rows = heads * pass->sequence;
-	struct est_tensor alibi, repeated;
-
-	if (pass->model->position != EST_ALIBI)
-		return;
-	if (pass->model->architecture == EST_ARCH_MPT) {
-		pass->position_bias = buffer(pass, heads * (uint64_t)pass->model->max_position_embeddings, EST_32BIT);
-		return;
-	}
-	alibi = pass->request->attention_mask ? est_none : buffer(pass, rows, EST_32BIT); /* else of each sequence at once */
-	repeated = buffer(pass, rows * pass->batch, EST_32BIT);
-	pass->position_bias = est_hold(est_to(pass->tape, est_hold(repeated), pass->parameter_element));
-	est_drop(pass->tape, repeated);
-	est_drop(pass->tape, alibi);
-}
-
 /* Bloom: word_embeddings_layernorm, then alibi and the mask */
 static struct est_tensor norm_embedding(struct est_pass *pass, struct est_tensor inputs_embeds)
 {
 	struct est_tensor x = est_torch_layer_norm(pass, &pass->embedding_norm, inputs_embeds);
 
-	make_position_bias(pass);
-	make_masks(pass);
+	est_make_position_bias(pass);
+	est_make_masks(pass);
 	return x;
 }
 
@@ -392,15 +211,15 @@ static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_
 	*ret_positions = est_none;
 	if (pass->embedding_norm.width)
 		return norm_embedding(pass, inputs_embeds);
-	make_position_bias(pass);
+	est_make_position_bias(pass);
 	if (!masks_last)
-		make_masks(pass);
+		est_make_masks(pass);
 	if (pass->model->position != EST_LEARNED_POSITIONS)
 		return est_alias(pass->tape, inputs_embeds);
 	*ret_positions = look_up_positions(pass);
 	x = est_add(pass->tape, inputs_embeds, *ret_positions);
 	if (masks_last)
-		make_masks(pass);
+		est_make_masks(pass);
 	return x;
 }
 

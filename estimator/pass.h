@@ -228,9 +228,6 @@ struct est_tensor est_gated_mlp(struct est_pass *pass, const struct est_layer *l
 struct est_tensor est_gate_and_up(struct est_pass *pass, const struct est_linear *gate_proj, const struct est_linear *up_proj,
 				  const struct est_linear *down_proj, struct est_tensor x);
 
-/* The rotary embedding of a layer. */
-const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer);
-
 /* What a decoder layer of Llama's kind is made of. */
 struct est_blocks {
 	est_norm_function *norm;
@@ -314,8 +311,6 @@ void est_rotate(struct est_pass *pass, const struct est_layer *layer, struct est
 		struct est_tensor ret[2]);
 /* ModernBERT's: of halves, in fp32. */
 est_rope_function est_apply_modernbert_rope;
-/* Cos and sin of all layers, as the forward makes them (pass.c), in element bytes unless the architecture has them in fp32. */
-void est_make_ropes(struct est_pass *pass, uint8_t element);
 /* Of neighbouring features: in fp32 (ERNIE 4.5, Cohere), or of a part of each head (GLM). */
 est_rope_function est_apply_ernie_rope, est_apply_cohere_rope, est_apply_glm_rope;
 /* Qwen's VisionRotaryEmbedding.forward of the language model: cos and sin of three positions a token, for each sequence. */
@@ -323,10 +318,21 @@ void est_make_multimodal_rope(struct est_pass *pass, struct est_rope *rope);
 /* Ministral 3: q * (1 + beta * log(1 + floor(position / original_max_position_embeddings))).to(dtype); others: q. q moves in. */
 struct est_tensor est_scale_query(struct est_pass *pass, struct est_tensor q);
 
-/* ---- architecture.c */
+/* ---- pass_buffers.c */
 
-/* Pairs of cos and sin of a forward. */
+/* Pairs of cos and sin of a forward, and the one of a layer. */
 unsigned est_rope_count(const struct est_pass *pass);
+const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer);
+/* Cos and sin of all layers, in element bytes unless the architecture has them in fp32: pass->ropes. */
+void est_make_ropes(struct est_pass *pass, uint8_t element);
+/* The 4-D masks that some layer needs: pass->mask, pass->sliding_mask. */
+void est_make_masks(struct est_pass *pass);
+/* ALiBi. Bloom: one row for each head of each sequence, in the dtype of the stream; MPT: one for each head, for all positions, fp32.
+ * pass->position_bias. */
+void est_make_position_bias(struct est_pass *pass);
+
+/* ---- build.c, pass.c */
+
 /* A parameter's memory: none yet where a schedule cuts it into shards. */
 struct est_tensor est_parameter_empty(struct est_pass *pass, uint64_t numel, uint8_t element);
 /* Builds the parameters as the model's constructor does, in its order: weights in the events, leaves in the tape. */

@@ -195,7 +195,7 @@ static void begin_step(struct est_pipeline *pipeline)
 		pipeline->pass->schedule->syncs = false;
 	pipeline->ids = est_none;
 	if (pipeline->first || pipeline->last)
-		pipeline->ids = est_hold(est_empty_as(tape, all, EST_INT64, EST_BUFFERS));
+		pipeline->ids = est_buffer(tape, all, EST_INT64);
 	pipeline->output = pipeline->sent = est_none;
 }
 

@@ -12,9 +12,9 @@ static struct est_tensor rotated(struct est_tape *tape, struct est_tensor x, str
 /* cos[..., :half].repeat_interleave(2): a tensor of its own for each layer */
 static struct est_rope interleave(struct est_tape *tape, const struct est_rope *rope)
 {
-	struct est_rope pairs = { est_hold(est_empty_as(tape, rope->cos.numel, rope->cos.element, EST_BUFFERS)), est_none };
+	struct est_rope pairs = { est_buffer(tape, rope->cos.numel, rope->cos.element), est_none };
 
-	pairs.sin = est_hold(est_empty_as(tape, rope->sin.numel, rope->sin.element, EST_BUFFERS));
+	pairs.sin = est_buffer(tape, rope->sin.numel, rope->sin.element);
 	return pairs;
 }
 
@@ -76,15 +76,10 @@ void est_apply_glm_rope(struct est_pass *pass, const struct est_rope *rope, stru
 
 /* ---- three positions a token: cos and sin of each sequence */
 
-static struct est_tensor buffer(struct est_pass *pass, uint64_t numel)
-{
-	return est_hold(est_empty_as(pass->tape, numel, EST_32BIT, EST_BUFFERS));
-}
-
 /* position_ids[..., None].float() * self.inv_freq */
 static struct est_tensor frequencies(struct est_pass *pass, uint64_t numel)
 {
-	struct est_tensor positions = buffer(pass, 3 * pass->tokens), freqs = buffer(pass, numel);
+	struct est_tensor positions = est_buffer(pass->tape, 3 * pass->tokens, EST_32BIT), freqs = est_buffer(pass->tape, numel, EST_32BIT);
 
 	est_drop(pass->tape, positions);
 	return freqs;
@@ -93,7 +88,7 @@ static struct est_tensor frequencies(struct est_pass *pass, uint64_t numel)
 /* freqs.cos() * self.attention_scaling */
 static struct est_tensor waves(struct est_pass *pass, uint64_t numel)
 {
-	struct est_tensor raw = buffer(pass, numel), scaled = buffer(pass, numel);
+	struct est_tensor raw = est_buffer(pass->tape, numel, EST_32BIT), scaled = est_buffer(pass->tape, numel, EST_32BIT);
 
 	est_drop(pass->tape, raw);
 	return scaled;
@@ -107,12 +102,12 @@ static struct est_tensor recomposed(struct est_pass *pass, struct est_tensor wav
 	struct est_tensor both;
 
 	if (pass->model->mrope == EST_MROPE_INTERLEAVED) {
-		both = buffer(pass, pairs);
+		both = est_buffer(pass->tape, pairs, EST_32BIT);
 		est_drop(pass->tape, waves);
 	} else {
-		struct est_tensor half = buffer(pass, pairs / 2);
+		struct est_tensor half = est_buffer(pass->tape, pairs / 2, EST_32BIT);
 
-		both = buffer(pass, pairs);
+		both = est_buffer(pass->tape, pairs, EST_32BIT);
 		est_drop(pass->tape, half);
 		est_drop(pass->tape, waves);
 	}

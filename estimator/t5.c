@@ -18,11 +18,6 @@ struct block {
 	struct est_tensor made_bias, made_cross_bias;
 };
 
-static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty_as(pass->tape, numel, element, EST_BUFFERS));
-}
-
 /* ---- modules */
 
 /* weight * (x * rsqrt(mean(x32^2) + eps)): x keeps its dtype, and is multiplied in fp32 */
@@ -132,7 +127,7 @@ static struct est_tensor bias_mask(struct stack *stack, struct est_tensor bias, 
 	if (mask.numel) {
 		out = est_where(tape, mask, out, mask.numel * (uint64_t)stack->pass.model->num_attention_heads);
 	} else if (is_causal) {
-		causal = buffer(&stack->pass, stack->pass.sequence * stack->pass.sequence, EST_BYTE);
+		causal = est_buffer(stack->pass.tape, stack->pass.sequence * stack->pass.sequence, EST_BYTE);
 		out = est_where(tape, causal, out, bias.numel);
 	}
 	out = permuted ? est_contiguous(tape, out) : out;
@@ -344,9 +339,9 @@ static void make_masks(struct stack *stack, uint8_t element)
 		return;
 	}
 	if (eager) { /* causal, booleans first; SDPA's path says it to the bias instead */
-		struct est_tensor causal = buffer(pass, pass->sequence * pass->sequence, EST_BYTE);
+		struct est_tensor causal = est_buffer(pass->tape, pass->sequence * pass->sequence, EST_BYTE);
 
-		stack->mask = buffer(pass, pass->batch * pass->sequence * pass->sequence, element);
+		stack->mask = est_buffer(pass->tape, pass->batch * pass->sequence * pass->sequence, element);
 		est_drop(pass->tape, causal);
 	}
 	stack->cross_mask = est_bidirectional_mask(pass, pass->sequence, stack->source_length, element);
@@ -396,10 +391,10 @@ static struct stack *stack_new(struct est_pass *pass, uint64_t length)
 /* _shift_right(labels) */
 static struct est_tensor shift_right(struct est_pass *pass, uint64_t length)
 {
-	struct est_tensor ids = buffer(pass, pass->batch * length, EST_INT64);
+	struct est_tensor ids = est_buffer(pass->tape, pass->batch * length, EST_INT64);
 
-	est_drop(pass->tape, buffer(pass, pass->batch * (length - 1), EST_INT64));
-	est_drop(pass->tape, buffer(pass, ids.numel, EST_BYTE));
+	est_drop(pass->tape, est_buffer(pass->tape, pass->batch * (length - 1), EST_INT64));
+	est_drop(pass->tape, est_buffer(pass->tape, ids.numel, EST_BYTE));
 	return ids;
 }
 

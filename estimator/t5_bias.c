@@ -1,15 +1,10 @@
 /* T5Attention.compute_bias: a bucket for each pair of positions, a learned number for each bucket and head. */
 #include "estimator/encoder.h"
 
-static struct est_tensor buffer(struct est_pass *pass, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty_as(pass->tape, numel, element, EST_BUFFERS));
-}
-
 /* new = f(old), one integer or float for each pair of positions */
 static struct est_tensor step(struct est_pass *pass, struct est_tensor old, uint8_t element)
 {
-	struct est_tensor next = buffer(pass, old.numel, element);
+	struct est_tensor next = est_buffer(pass->tape, old.numel, element);
 
 	est_drop(pass->tape, old);
 	return next;
@@ -22,12 +17,12 @@ static struct est_tensor distances(struct est_pass *pass, uint64_t pairs, bool i
 
 	if (is_decoder) { /* -min(distance, 0) */
 		*ret_buckets = est_none;
-		distance = buffer(pass, pairs, EST_INT64);
+		distance = est_buffer(pass->tape, pairs, EST_INT64);
 		return step(pass, step(pass, distance, EST_INT64), EST_INT64);
 	}
-	*ret_buckets = step(pass, step(pass, buffer(pass, pairs, EST_BYTE), EST_INT64), EST_INT64);
+	*ret_buckets = step(pass, step(pass, est_buffer(pass->tape, pairs, EST_BYTE), EST_INT64), EST_INT64);
 	*ret_buckets = step(pass, *ret_buckets, EST_INT64); /* 0 + (distance > 0) * n */
-	return buffer(pass, pairs, EST_INT64);
+	return est_buffer(pass->tape, pairs, EST_INT64);
 }
 
 /* T5Attention._relative_position_bucket */
@@ -37,19 +32,19 @@ static struct est_tensor relative_buckets(struct est_pass *pass, uint64_t pairs,
 	struct est_tensor buckets, distance = distances(pass, pairs, is_decoder, &buckets);
 	struct est_tensor small, large, full, chosen;
 
-	small = buffer(pass, pairs, EST_BYTE);
-	large = buffer(pass, pairs, EST_32BIT);
+	small = est_buffer(pass->tape, pairs, EST_BYTE);
+	large = est_buffer(pass->tape, pairs, EST_32BIT);
 	for (unsigned i = 0; i < 4; i++) /* / max_exact, log, / log(...), * bins */
 		large = step(pass, large, EST_32BIT);
 	large = step(pass, step(pass, large, EST_INT64), EST_INT64);
-	full = buffer(pass, pairs, EST_INT64);
-	chosen = buffer(pass, pairs, EST_INT64);
+	full = est_buffer(pass->tape, pairs, EST_INT64);
+	chosen = est_buffer(pass->tape, pairs, EST_INT64);
 	est_drop(tape, full);
 	est_drop(tape, large);
 	large = chosen;
-	chosen = buffer(pass, pairs, EST_INT64);
+	chosen = est_buffer(pass->tape, pairs, EST_INT64);
 	if (is_decoder)
-		buckets = buffer(pass, pairs, EST_INT64); /* 0 + chosen; in the encoder it is added in place */
+		buckets = est_buffer(pass->tape, pairs, EST_INT64); /* 0 + chosen; in the encoder it is added in place */
 	est_drop(tape, chosen);
 	est_drop(tape, distance);
 	est_drop(tape, small);
@@ -60,11 +55,11 @@ static struct est_tensor relative_buckets(struct est_pass *pass, uint64_t pairs,
 struct est_tensor est_position_bias(struct est_pass *pass, uint32_t relative_attention_bias, bool is_decoder)
 {
 	uint64_t length = pass->sequence, heads = (uint64_t)pass->model->num_attention_heads;
-	struct est_tensor context = buffer(pass, length, EST_INT64), positions = step(pass, context, EST_INT64);
+	struct est_tensor context = est_buffer(pass->tape, length, EST_INT64), positions = step(pass, context, EST_INT64);
 	struct est_tensor memory, relative, buckets, values;
 
-	memory = buffer(pass, length, EST_INT64);
-	relative = buffer(pass, length * length, EST_INT64);
+	memory = est_buffer(pass->tape, length, EST_INT64);
+	relative = est_buffer(pass->tape, length * length, EST_INT64);
 	buckets = relative_buckets(pass, length * length, is_decoder);
 	values = est_embedding(pass->tape, buckets, relative_attention_bias,
 			       (uint64_t)pass->model->relative_attention_num_buckets, heads);

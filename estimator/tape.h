@@ -276,6 +276,12 @@ static inline struct est_tensor est_hold(struct est_tensor tensor)
 	return tensor;
 }
 
+/* A variable that no gradient reaches: positions, masks, labels. */
+static inline struct est_tensor est_buffer(struct est_tape *tape, uint64_t numel, uint8_t element)
+{
+	return est_hold(est_empty_as(tape, numel, element, EST_BUFFERS));
+}
+
 static inline void est_drop(struct est_tape *tape, struct est_tensor tensor)
 {
 	est_storage_release(tape, tensor.storage);

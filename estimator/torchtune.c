@@ -281,7 +281,7 @@ static struct est_tensor whole_loss(struct est_pass *pass, struct est_tensor hid
 /* _loss_step(): labels shifted by hstack() */
 struct est_tensor est_torchtune_loss(struct est_pass *pass, struct est_tensor hidden)
 {
-	struct est_tensor labels = est_hold(est_empty_as(pass->tape, pass->tokens, EST_INT64, EST_BUFFERS)), loss;
+	struct est_tensor labels = est_buffer(pass->tape, pass->tokens, EST_INT64), loss;
 
 	hidden = est_hold(est_head_input(pass->tape, hidden));
 	loss = pass->request->loss == EST_LOSS_CHUNKED ? chunked_loss(pass, hidden, labels) : whole_loss(pass, hidden, labels);

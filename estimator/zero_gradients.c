@@ -68,7 +68,7 @@ static void make_buffers(struct est_zero *zero, struct est_tape *tape)
 {
 	for (unsigned i = 0; i < zero->buffers; i++)
 		if (!zero->buffer[i].storage)
-			zero->buffer[i] = est_hold(est_empty_as(tape, zero->bucket, EST_16BIT, EST_BUFFERS));
+			zero->buffer[i] = est_buffer(tape, zero->bucket, EST_16BIT);
 }
 
 /* async_inplace_copy_grad_to_fp32_buffer_from_gpu(), after its norm in fp64; in fp32 it goes as it is */
