@@ -150,7 +150,7 @@ json_t *cfg_batch_request(const struct cfg_batch *batch, size_t i, char base[EST
 		return json_incref(json_array_get(batch->requests, i));
 	}
 	request = json_deep_copy(batch->request);
-	if (request && (!batch->sweep || put_values(batch->sweep, i, batch->count, request)))
+	if (request && (!batch->sweep || put_values(batch->sweep, i, batch->count, request)) && !cfg_json_is_short())
 		return request;
 	json_decref(request);
 	return NULL;

@@ -97,6 +97,8 @@ json_t *cfg_parse_json(const char *text, size_t length, char *reason, size_t siz
 void cfg_json_init(void);
 /* Whether an allocation of this thread's jansson failed since the last call; resets it. */
 bool cfg_json_out_of_memory(void);
+/* The same without the reset: what jansson made since is not to be trusted, it leaves out what it has no memory for. */
+bool cfg_json_is_short(void);
 
 /* ---- Near misses (suggest.c). */
 

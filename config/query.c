@@ -203,7 +203,7 @@ json_t *cfg_query_to_json(const char *query, const char *const *skip, struct est
 		if (length)
 			read_pair(object, query, length, skip, buffer, faults);
 	}
-	if (!buffer || !object || faults->count > before) {
+	if (!buffer || !object || faults->count > before || cfg_json_is_short()) {
 		json_decref(object);
 		object = NULL;
 	}
@@ -243,7 +243,7 @@ bool cfg_query_into(const char *query, const char *const *skip, json_t *body, st
 	if (!query || !*query)
 		return true;
 	fields = cfg_query_to_json(query, skip, faults);
-	right = fields && (!json_is_object(body) || merge(body, fields, "", faults));
+	right = fields && (!json_is_object(body) || merge(body, fields, "", faults)) && !cfg_json_is_short();
 	json_decref(fields);
 	return right;
 }

@@ -149,5 +149,5 @@ bool cfg_read_request(const json_t *body, const char *base, const struct cfg_cat
 	cfg_defaults_apply(&ret->request, &ret->model, &reasons);
 	cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
 	cfg_warn_of_versions(&ret->request, &ret->warnings);
-	return check(ret, &from, base, faults);
+	return check(ret, &from, base, faults) && !cfg_json_is_short();
 }

@@ -55,6 +55,11 @@ bool cfg_json_out_of_memory(void)
 	return failed;
 }
 
+bool cfg_json_is_short(void)
+{
+	return allocation_failed;
+}
+
 /* What the scan has seen; whether the text is JSON at all is for jansson to say. */
 struct scan {
 	size_t nesting, values;

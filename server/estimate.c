@@ -42,8 +42,7 @@ static void run(struct srv_call *call)
 {
 	struct srv_context *context = call->context;
 
-	if (!srv_run(context)
-	    || !srv_write_estimate(context, call->format, call->reply->buffer)) {
+	if (!srv_run(context) || !srv_write_estimate(context, call->format, call->reply->buffer) || cfg_json_is_short()) {
 		srv_reply_no_memory(call->reply);
 		return;
 	}

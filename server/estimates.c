@@ -96,8 +96,7 @@ static void write_document(struct batch_stream *batch, const json_t *body, const
 	if (batch->done)
 		srv_buffer_add_byte(buffer, ',');
 	start = buffer->length;
-	if (body && run(context, body, base)
-	    && srv_write_estimate(context, SRV_JSON, buffer))
+	if (body && run(context, body, base) && srv_write_estimate(context, SRV_JSON, buffer) && !cfg_json_is_short())
 		return;
 	buffer->length = start;
 	write_failure(context, buffer);
@@ -154,6 +153,8 @@ static void write_field(struct srv_buffer *buffer, const struct est_field *field
 	char *made;
 	const char *text = value_text(value, &made);
 
+	if (cfg_json_is_short())
+		buffer->failed = true;
 	if (csv) {
 		srv_buffer_add_byte(buffer, ',');
 		srv_write_csv_text(buffer, text);
@@ -243,8 +244,10 @@ static void write_begin(const struct batch_stream *batch, struct srv_buffer *buf
 static void write_next(struct batch_stream *batch, struct srv_buffer *buffer)
 {
 	char base[EST_POINTER_MAX];
-	json_t *body = cfg_batch_request(&batch->batch, batch->done, base);
+	json_t *body;
 
+	cfg_json_out_of_memory(); /* what ran short before is no matter of this one */
+	body = cfg_batch_request(&batch->batch, batch->done, base);
 	if (batch->format == SRV_JSON)
 		write_document(batch, body, base, buffer);
 	else

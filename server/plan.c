@@ -201,6 +201,7 @@ static bool next_part(struct srv_stream *stream, struct srv_buffer *buffer)
 
 	if (plans->ended)
 		return false;
+	cfg_json_out_of_memory();
 	if (!plans->begun)
 		write_begin(plans, buffer);
 	plans->begun = true;
@@ -217,6 +218,7 @@ static bool next_part(struct srv_stream *stream, struct srv_buffer *buffer)
 	plans->ended = progress == CFG_SEARCHED || progress == CFG_SEARCH_NO_MEMORY;
 	if (progress == CFG_SEARCHED)
 		write_end(plans, buffer);
+	buffer->failed = buffer->failed || cfg_json_is_short();
 	return !plans->ended || blanks || buffer->length > 0;
 }
 
@@ -236,7 +238,7 @@ static struct cfg_search *begin_search(struct srv_call *call, const json_t *body
 	struct cfg_search *search = NULL;
 
 	if (space && cfg_space_init(space, body, context->service->catalog, &context->faults)) {
-		search = cfg_search_create(space);
+		search = cfg_json_is_short() ? NULL : cfg_search_create(space);
 		if (!search)
 			cfg_space_finish(space);
 	}

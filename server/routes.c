@@ -233,6 +233,7 @@ void srv_route(struct srv_context *context, const struct srv_request *request, s
 	srv_reply_begin(reply, &context->buffer);
 	reply->route = first;
 	context->faults.count = 0;
+	cfg_json_out_of_memory();
 	if (first < 0 && strcmp(request->path, "*")) {
 		srv_reply_problem(reply, SRV_NOT_FOUND, "there is nothing at this path; GET / shows what there is");
 	} else if (!strcmp(request->method, "OPTIONS")) {
