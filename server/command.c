@@ -118,17 +118,14 @@ static int run(const struct cfg_settings *settings, struct srv_service *service)
 int srv_command_estimate(const struct cfg_settings *settings)
 {
 	char error[ERROR_MAX];
-	struct cfg_catalog *catalog = cfg_catalog_create(cfg_settings_catalog(settings), error, sizeof error);
+	struct srv_edition *edition = srv_edition_create(cfg_settings_catalog(settings), error, sizeof error);
 	struct srv_service service;
 	int code;
 
-	if (!catalog)
+	if (!edition)
 		return fail("the catalogue", error);
-	if (srv_service_init(&service, catalog, NULL, 0))
-		code = run(settings, &service);
-	else
-		code = fail("memory", "is short");
+	srv_service_init(&service, edition, NULL, 0);
+	code = run(settings, &service);
 	srv_service_finish(&service);
-	cfg_catalog_destroy(catalog);
 	return code;
 }

@@ -31,7 +31,7 @@ bool srv_run(struct srv_context *context)
 
 bool srv_write_estimate(struct srv_context *context, enum srv_format format, struct srv_buffer *buffer)
 {
-	struct srv_estimate estimate = { context->service->catalog, &context->request, &context->report, context->advised ? context->advice : NULL,
+	struct srv_estimate estimate = { context->edition->catalog, &context->request, &context->report, context->advised ? context->advice : NULL,
 					 context->advice_count };
 
 	return srv_report_write(buffer, format, &estimate, &context->arena, context->rows);
@@ -66,7 +66,7 @@ static bool read_request(struct srv_call *call, const json_t *body)
 {
 	struct srv_context *context = call->context;
 
-	if (cfg_read_request(body, "", context->service->catalog, &context->request, &context->faults)
+	if (cfg_read_request(body, "", context->edition->catalog, &context->request, &context->faults)
 	    && srv_check_work(&context->request, "", &context->faults))
 		return true;
 	srv_reply_refusal(call->reply, &context->faults);
@@ -98,8 +98,8 @@ json_t *srv_read_body(struct srv_call *call)
 /* What an estimate depends on but for the request. */
 static uint64_t hash_of_setting(const struct srv_call *call)
 {
-	const struct srv_service *service = call->context->service;
-	uint64_t hash = srv_hash(service->presets.hash, &service->gpus.hash, sizeof service->gpus.hash);
+	const struct srv_edition *edition = call->context->edition;
+	uint64_t hash = srv_hash(edition->presets.hash, &edition->gpus.hash, sizeof edition->gpus.hash);
 
 	hash = srv_hash(hash, SRV_VERSION, sizeof SRV_VERSION);
 	return srv_hash(hash, &call->format, sizeof call->format);

@@ -10,7 +10,7 @@ enum { FIELDS_MAX = 128 };
 
 struct batch_stream {
 	struct srv_stream stream;
-	struct srv_context *context;
+	struct srv_context *context;               /* of who makes the part */
 	enum srv_format format;
 	struct cfg_batch batch;
 	size_t done;
@@ -72,7 +72,7 @@ static bool run(struct srv_context *context, const json_t *body, const char *bas
 	struct cfg_request *request = &context->request;
 
 	context->faults.count = 0;
-	if (!cfg_read_request(body, base, context->service->catalog, request, &context->faults)
+	if (!cfg_read_request(body, base, context->edition->catalog, request, &context->faults)
 	    || !srv_check_work(request, base, &context->faults))
 		return false;
 	if (!est_request_names(&request->request, "include"))
@@ -256,10 +256,11 @@ static void write_next(struct batch_stream *batch, struct srv_buffer *buffer)
 	batch->done++;
 }
 
-static bool next_part(struct srv_stream *stream, struct srv_buffer *buffer)
+static bool next_part(struct srv_stream *stream, struct srv_context *context, struct srv_buffer *buffer)
 {
 	struct batch_stream *batch = (struct batch_stream *)stream;
 
+	batch->context = context;
 	if (batch->ended)
 		return false;
 	if (!batch->begun)
@@ -306,8 +307,7 @@ static void begin_stream(struct srv_call *call, json_t *body)
 		srv_reply_refusal(call->reply, &call->context->faults);
 		return;
 	}
-	batch->stream = (struct srv_stream){ next_part, destroy };
-	batch->context = call->context;
+	batch->stream = (struct srv_stream){ next_part, destroy, srv_edition_hold(call->context->edition) };
 	batch->format = call->format;
 	list_fields(batch);
 	call->reply->stream = &batch->stream;

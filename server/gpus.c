@@ -85,7 +85,7 @@ static bool is_wanted(const struct gpu_row *row, const struct srv_value *values)
 
 void srv_get_gpus(struct srv_call *call)
 {
-	const struct srv_listing *listing = &call->context->service->gpus;
+	const struct srv_listing *listing = &call->context->edition->gpus;
 	struct srv_value values[PARAMETERS];
 	size_t count = 0;
 
@@ -105,13 +105,13 @@ void srv_get_gpus(struct srv_call *call)
 
 void srv_get_gpu(struct srv_call *call)
 {
-	const struct cfg_catalog *catalog = call->context->service->catalog;
+	const struct cfg_catalog *catalog = call->context->edition->catalog;
 	size_t count, candidates = 0;
 	const struct cfg_card *all = cfg_catalog_cards(catalog, &count);
 	const struct cfg_card *card = cfg_catalog_find_card(catalog, call->id, &candidates);
 
 	if (card)
-		srv_list_write_one(call, &call->context->service->gpus, (size_t)(card - all));
+		srv_list_write_one(call, &call->context->edition->gpus, (size_t)(card - all));
 	else
 		srv_list_not_found(call, "gpu", candidates, cfg_catalog_suggest_card(catalog, call->id));
 }

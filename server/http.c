@@ -99,7 +99,7 @@ static struct MHD_Response *make_static(size_t length, const char *bytes)
 }
 
 /* The reply's body as a response; takes the buffer's memory when it is long. */
-static struct MHD_Response *make_response(struct srv_reply *reply)
+static struct MHD_Response *make_response(struct srv_context *context, struct srv_reply *reply)
 {
 	struct srv_buffer *buffer = reply->buffer;
 	struct MHD_Response *response;
@@ -109,7 +109,7 @@ static struct MHD_Response *make_response(struct srv_reply *reply)
 	if (!reply->content_type)
 		return make_static(0, "");
 	if (reply->stream)
-		return srv_http_stream(reply->stream);
+		return srv_http_stream(context, reply->stream);
 	if (reply->fixed)
 		return make_static(reply->fixed_length, reply->fixed);
 	if (buffer->length <= COPY_MAX)
@@ -142,7 +142,7 @@ static enum MHD_Result send_reply(struct srv_http *http, struct MHD_Connection *
 	enum MHD_Result queued;
 
 	record(http, exchange, reply);
-	response = make_response(reply);
+	response = make_response(http->context, reply);
 	if (!response || !add_headers(response, reply, http->draining)) {
 		if (response)
 			MHD_destroy_response(response);

@@ -40,7 +40,7 @@ bool srv_http_init_process(void);
 struct MHD_Daemon *srv_http_start(struct srv_http *http, int listen_fd, unsigned connection_limit);
 
 /* http_stream.c: a response whose body stream (which it steals) makes; NULL when memory is short. */
-struct MHD_Response *srv_http_stream(struct srv_stream *stream);
+struct MHD_Response *srv_http_stream(struct srv_context *context, struct srv_stream *stream);
 
 /* Cuts connections that are past their deadline: MHD sees them closed and cleans up. */
 void srv_http_reap(struct srv_http *http);

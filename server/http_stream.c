@@ -6,6 +6,7 @@ enum { BLOCK_SIZE = 32 * 1024 }; /* libmicrohttpd's own buffer of a streamed ans
 
 struct body {
 	struct srv_stream *stream;
+	struct srv_context *context;
 	struct srv_buffer part;   /* made and not sent yet, from sent on */
 	size_t sent;
 };
@@ -20,7 +21,7 @@ static ssize_t read_body(void *closure, uint64_t position, char *ret, size_t roo
 	if (body->sent == body->part.length) {
 		srv_buffer_clear(&body->part);
 		body->sent = 0;
-		if (!body->stream->next(body->stream, &body->part))
+		if (!srv_stream_part(body->stream, body->context, &body->part))
 			return MHD_CONTENT_READER_END_OF_STREAM;
 		if (body->part.failed)
 			return MHD_CONTENT_READER_END_WITH_ERROR; /* the client sees a body that is cut off */
@@ -36,21 +37,22 @@ static void free_body(void *closure)
 {
 	struct body *body = closure;
 
-	body->stream->destroy(body->stream);
+	srv_stream_destroy(body->stream);
 	srv_buffer_finish(&body->part);
 	free(body);
 }
 
-struct MHD_Response *srv_http_stream(struct srv_stream *stream)
+struct MHD_Response *srv_http_stream(struct srv_context *context, struct srv_stream *stream)
 {
 	struct body *body = calloc(1, sizeof *body);
 	struct MHD_Response *response;
 
 	if (!body) {
-		stream->destroy(stream);
+		srv_stream_destroy(stream);
 		return NULL;
 	}
 	body->stream = stream;
+	body->context = context;
 	response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK_SIZE, read_body, body, free_body);
 	if (!response)
 		free_body(body);

@@ -13,7 +13,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-enum { BACKLOG = 1024, SPARE_DESCRIPTORS = 64, HOST_MAX = 256, PORT_MAX = 8, LEAST_CONNECTIONS = 4 };
+enum { BACKLOG = 1024, SPARE_DESCRIPTORS = 64, HOST_MAX = 256, PORT_MAX = 8, LEAST_CONNECTIONS = 4,
+       FIRST_PASSED = 3 };
 
 struct address {
 	char host[HOST_MAX], port[PORT_MAX];
@@ -95,6 +96,34 @@ int srv_listen(const char *address, char *error, size_t size)
 		snprintf(error, size, "cannot listen on %s: %s", address, strerror(errno));
 	freeaddrinfo(found);
 	return fd;
+}
+
+static bool adopt(int fd)
+{
+	int listening = 0, flags = fcntl(fd, F_GETFL);
+	socklen_t length = sizeof listening;
+
+	return flags >= 0 && !getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length) && listening
+	       && !fcntl(fd, F_SETFL, flags | O_NONBLOCK) && !fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+int srv_listen_inherited(int *ret_fds, int max, char *error, size_t size)
+{
+	const char *pid = getenv("LISTEN_PID"), *passed = getenv("LISTEN_FDS");
+	int count = pid && passed && atol(pid) == (long)getpid() ? atoi(passed) : 0;
+
+	if (count < 0 || count > max) {
+		snprintf(error, size, "%d sockets were passed, %d is the most", count, max);
+		return -1;
+	}
+	for (int i = 0; i < count; i++) {
+		ret_fds[i] = FIRST_PASSED + i;
+		if (!adopt(ret_fds[i])) {
+			snprintf(error, size, "descriptor %d, which was passed, is not a listening socket", ret_fds[i]);
+			return -1;
+		}
+	}
+	return count;
 }
 
 void srv_listen_url(int fd, char *ret, size_t size)

@@ -24,6 +24,7 @@ struct loop {
 	int daemon_count;
 	struct MHD_Daemon *daemon[CFG_LISTEN_MAX];
 	uint64_t reaped;            /* when the reaper last ran */
+	atomic_uint_least64_t seen; /* when the last round began */
 };
 
 struct srv_loops {
@@ -72,8 +73,10 @@ static bool run_round(struct loop *loop)
 		fds[i + 1].fd = MHD_get_daemon_info(loop->daemon[i], MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
 		fds[i + 1].events = POLLIN;
 	}
+	atomic_store_explicit(&loop->seen, srv_now(), memory_order_relaxed);
 	if (poll(fds, (nfds_t)loop->daemon_count + 1, next_timeout(loop)) < 0)
 		fds[0].revents = 0; /* a signal, or the kernel short of memory: another round */
+	srv_context_refresh(loop->context);
 	for (int i = 0; i < loop->daemon_count; i++)
 		MHD_run_wait(loop->daemon[i], 0);
 	reap_sometimes(loop);
@@ -162,6 +165,7 @@ static bool prepare_loop(struct srv_loops *loops, const struct srv_loops_options
 	struct loop *loop = &loops->loop[number];
 
 	loop->loops = loops;
+	atomic_store_explicit(&loop->seen, srv_now(), memory_order_relaxed);
 	loop->context = srv_context_create(loops->service);
 	if (!loop->context)
 		return false;
@@ -209,6 +213,16 @@ struct srv_loops *srv_loops_start(struct srv_service *service, const struct srv_
 		return loops;
 	srv_loops_stop(loops);
 	return NULL;
+}
+
+bool srv_loops_are_alive(const struct srv_loops *loops, uint64_t nanoseconds)
+{
+	uint64_t now = srv_now();
+
+	for (int i = 0; i < loops->count; i++)
+		if (now - atomic_load_explicit(&loops->loop[i].seen, memory_order_relaxed) > nanoseconds)
+			return false;
+	return true;
 }
 
 static void finish_loop(struct loop *loop)

@@ -22,6 +22,9 @@ struct srv_loops_options {
 struct srv_loops *srv_loops_start(struct srv_service *service, const struct srv_loops_options *options, char *error,
 				  size_t size);
 
+/* Whether every loop went round within the last nanoseconds, which are seconds. */
+bool srv_loops_are_alive(const struct srv_loops *loops, uint64_t nanoseconds);
+
 /* Stops listening, finishes what is in flight (at most limits.drain_ms), ends the threads and frees everything. NULL is
  * fine. */
 void srv_loops_stop(struct srv_loops *loops);

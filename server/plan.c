@@ -14,7 +14,7 @@ enum { SLICE_LAYERS = 400 }; /* of the replay, some 10 ms */
 
 struct plan_stream {
 	struct srv_stream stream;
-	struct srv_context *context;
+	struct srv_context *context; /* of who makes the part */
 	enum srv_format format;
 	struct cfg_search *search;
 	size_t written;
@@ -191,22 +191,23 @@ static void write_end(struct plan_stream *plans, struct srv_buffer *buffer)
 /* ---- the stream */
 
 /* A slice of the search. Between plans JSON has room for a blank: a part may not be empty. */
-static bool next_part(struct srv_stream *stream, struct srv_buffer *buffer)
+static bool next_part(struct srv_stream *stream, struct srv_context *context, struct srv_buffer *buffer)
 {
 	struct plan_stream *plans = (struct plan_stream *)stream;
-	struct est_arena *arena = &plans->context->arena;
+	struct est_arena *arena = &context->arena;
 	bool blanks = plans->format == SRV_JSON || plans->format == SRV_RECORDS;
 	enum cfg_progress progress;
 	struct cfg_plan plan;
 
 	if (plans->ended)
 		return false;
+	plans->context = context;
 	cfg_json_out_of_memory();
 	if (!plans->begun)
 		write_begin(plans, buffer);
 	plans->begun = true;
 	do {
-		est_arena_init(arena, plans->context->arena_base, arena->size);
+		est_arena_init(arena, context->arena_base, arena->size);
 		progress = cfg_search_advance(plans->search, SLICE_LAYERS, arena, &plan);
 	} while (progress == CFG_SEARCHING && !blanks);
 	if (progress == CFG_SEARCHING)
@@ -237,7 +238,7 @@ static struct cfg_search *begin_search(struct srv_call *call, const json_t *body
 	struct cfg_space *space = malloc(sizeof *space);
 	struct cfg_search *search = NULL;
 
-	if (space && cfg_space_init(space, body, context->service->catalog, &context->faults)) {
+	if (space && cfg_space_init(space, body, context->edition->catalog, &context->faults)) {
 		search = cfg_json_is_short() ? NULL : cfg_search_create(space);
 		if (!search)
 			cfg_space_finish(space);
@@ -256,8 +257,8 @@ static void begin_stream(struct srv_call *call, const json_t *body)
 		srv_reply_refusal(call->reply, &call->context->faults);
 		return;
 	}
-	*plans = (struct plan_stream){ .stream = { next_part, destroy }, .context = call->context, .format = call->format,
-				       .search = search };
+	*plans = (struct plan_stream){ .stream = { next_part, destroy, srv_edition_hold(call->context->edition) },
+				       .format = call->format, .search = search };
 	call->reply->stream = &plans->stream;
 	call->reply->content_type = srv_format_media_type(call->format);
 }

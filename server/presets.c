@@ -75,7 +75,7 @@ bool srv_presets_init(struct srv_listing *listing, const struct cfg_catalog *cat
 
 void srv_get_presets(struct srv_call *call)
 {
-	const struct srv_listing *listing = &call->context->service->presets;
+	const struct srv_listing *listing = &call->context->edition->presets;
 	struct srv_value values[PARAMETERS];
 	size_t total = 0, count = 0;
 
@@ -101,13 +101,13 @@ void srv_get_presets(struct srv_call *call)
 
 void srv_get_preset(struct srv_call *call)
 {
-	const struct cfg_catalog *catalog = call->context->service->catalog;
+	const struct cfg_catalog *catalog = call->context->edition->catalog;
 	size_t count, candidates = 0;
 	const struct cfg_preset *all = cfg_catalog_presets(catalog, &count);
 	const struct cfg_preset *preset = cfg_catalog_find_preset(catalog, call->id, &candidates);
 
 	if (preset)
-		srv_list_write_one(call, &call->context->service->presets, (size_t)(preset - all));
+		srv_list_write_one(call, &call->context->edition->presets, (size_t)(preset - all));
 	else
 		srv_list_not_found(call, "preset", candidates, cfg_catalog_suggest_preset(catalog, call->id));
 }

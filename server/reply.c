@@ -43,7 +43,7 @@ void srv_reply_header_format(struct srv_reply *reply, const char *name, const ch
 void srv_reply_drop_stream(struct srv_reply *reply)
 {
 	if (reply->stream)
-		reply->stream->destroy(reply->stream);
+		srv_stream_destroy(reply->stream);
 	reply->stream = NULL;
 }
 

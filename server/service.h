@@ -2,10 +2,10 @@
 #ifndef SRV_SERVICE_H
 #define SRV_SERVICE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
-#include "config/config.h"
 #include "config/advice.h"
-#include "server/listing.h"
+#include "server/edition.h"
 #include "server/memo.h"
 #include "server/metrics.h"
 #include "server/problem.h"
@@ -15,8 +15,9 @@
 
 /* Shared by all threads; read-only while they run, but for the atomics. */
 struct srv_service {
-	const struct cfg_catalog *catalog;
-	struct srv_listing presets, gpus;
+	pthread_mutex_t lock;            /* of the next two; the number may be read without it */
+	struct srv_edition *edition;     /* the newest */
+	atomic_uint edition_number;
 	int origin_count;
 	const char *const *origins;      /* allowed by CORS; "*" is any */
 	atomic_bool draining;
@@ -27,10 +28,13 @@ struct srv_service {
 /* What one thread needs to answer: buffers, work space, counters. Never shared. */
 struct srv_context {
 	struct srv_service *service;
+	struct srv_edition *edition;     /* what requests are answered by, until srv_context_refresh() */
+	unsigned edition_number;
 	struct srv_buffer buffer;        /* the answer being written */
 	struct est_arena arena;
 	void *arena_base;
-	const void **rows;               /* room for the rows of the longest list or of a verdict */
+	const void **rows;               /* room for the rows of the longest list or of a verdict, row_count of them */
+	size_t row_count;
 	struct cfg_request request;      /* large: kept off the stack */
 	struct est_report report;
 	struct cfg_trial trial;
@@ -43,14 +47,20 @@ struct srv_context {
 	struct srv_metrics metrics;
 };
 
-/* Prepares the listings of catalog. False when memory is short. origins is borrowed. */
-bool srv_service_init(struct srv_service *service, const struct cfg_catalog *catalog, const char *const *origins,
+/* edition is given away. origins is borrowed. */
+void srv_service_init(struct srv_service *service, struct srv_edition *edition, const char *const *origins,
 		      int origin_count);
 void srv_service_finish(struct srv_service *service);
+
+/* Makes edition, which is given away, the newest. Every context takes it up with its next refresh. Any thread. */
+void srv_service_publish(struct srv_service *service, struct srv_edition *edition);
 
 /* A new context on the heap; NULL when memory is short. destroy takes NULL. */
 struct srv_context *srv_context_create(struct srv_service *service);
 void srv_context_destroy(struct srv_context *context);
+
+/* Takes up the newest edition, if there is memory for it, between two requests. */
+void srv_context_refresh(struct srv_context *context);
 
 /* Answers request: finds the route, chooses the format, runs the handler, adds the headers that every answer has. The
  * body lies in context->buffer until the next call. Never fails: where memory is short the answer is a 503. */

@@ -1,8 +1,28 @@
 #include "server/stream.h"
+#include "server/service.h"
 
-void srv_stream_drain(struct srv_stream *stream, struct srv_buffer *buffer)
+bool srv_stream_part(struct srv_stream *stream, struct srv_context *context, struct srv_buffer *buffer)
 {
-	while (stream->next(stream, buffer))
+	struct srv_edition *now = context->edition;
+	bool more;
+
+	context->edition = stream->edition;
+	more = stream->next(stream, context, buffer);
+	context->edition = now;
+	return more;
+}
+
+void srv_stream_drain(struct srv_stream *stream, struct srv_context *context, struct srv_buffer *buffer)
+{
+	while (srv_stream_part(stream, context, buffer))
 		continue;
+	srv_stream_destroy(stream);
+}
+
+void srv_stream_destroy(struct srv_stream *stream)
+{
+	struct srv_edition *edition = stream->edition;
+
 	stream->destroy(stream);
+	srv_edition_release(edition);
 }

@@ -14,7 +14,6 @@
 #define MODEL "{\"model\":\"llama-3.2-1b\",\"gpus\":\"h100-sxm5-80gb\"}"
 
 static const char *const origins[] = { "https://example.org" };
-static struct cfg_catalog *catalog;
 static struct srv_service service;
 static struct srv_context *context;
 static struct srv_reply reply;
@@ -23,11 +22,12 @@ static inline void start(void)
 {
 	char directory[4096], error[512];
 	const char *source = getenv("VRAMCAST_SOURCE");
+	struct srv_edition *edition;
 
 	snprintf(directory, sizeof directory, "%s/config", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof error);
-	ck_assert_msg(catalog != NULL, "%s", error);
-	ck_assert(srv_service_init(&service, catalog, origins, COUNT(origins)));
+	edition = srv_edition_create(directory, error, sizeof error);
+	ck_assert_msg(edition != NULL, "%s", error);
+	srv_service_init(&service, edition, origins, COUNT(origins));
 	context = srv_context_create(&service);
 	ck_assert_ptr_nonnull(context);
 }
@@ -36,14 +36,13 @@ static inline void stop(void)
 {
 	srv_context_destroy(context);
 	srv_service_finish(&service);
-	cfg_catalog_destroy(catalog);
 }
 
 static inline void route(const struct srv_request *request)
 {
 	srv_route(context, request, &reply);
 	if (reply.stream)
-		srv_stream_drain(reply.stream, reply.buffer);
+		srv_stream_drain(reply.stream, context, reply.buffer);
 	reply.stream = NULL;
 }
 

@@ -6,7 +6,7 @@ static const struct {
 
 START_TEST(a_list_has_the_same_rows_in_every_format)
 {
-	const struct srv_listing *listing = _i ? &service.gpus : &service.presets;
+	const struct srv_listing *listing = _i ? &context->edition->gpus : &context->edition->presets;
 	char target[64];
 	json_t *read;
 
@@ -120,7 +120,7 @@ END_TEST
 
 START_TEST(every_row_has_a_page_that_names_it)
 {
-	const struct srv_listing *listing = _i ? &service.gpus : &service.presets;
+	const struct srv_listing *listing = _i ? &context->edition->gpus : &context->edition->presets;
 
 	for (size_t i = 0; i < listing->count; i++) {
 		const char *id;

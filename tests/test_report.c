@@ -93,7 +93,7 @@ START_TEST(without_cards_all_of_the_catalogue_are_judged)
 	get("/estimate?model=llama-3.2-1b&accounting=rule_of_thumb");
 	ck_assert_msg(reply.status == 200, "%s", text());
 	read = document();
-	ck_assert_uint_eq(json_array_size(json_object_get(read, "fits")), service.gpus.count);
+	ck_assert_uint_eq(json_array_size(json_object_get(read, "fits")), context->edition->gpus.count);
 	json_decref(read);
 }
 END_TEST
