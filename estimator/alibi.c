@@ -69,7 +69,7 @@ static struct est_tensor bloom_attention(struct est_pass *pass, const struct est
 	for (unsigned i = 0; i < 3; i++)
 		heads[i] = est_hold(select_heads(pass, fused));
 	for (unsigned i = 0; i < 3; i++) {
-		in[i] = est_hold(est_contiguous(tape, heads[i]));
+		in[i] = est_hold(pass->batch > 1 ? est_contiguous(tape, heads[i]) : est_alias(tape, heads[i]));
 		est_drop(tape, heads[i]);
 	}
 	scores = est_hold(biased_scores(pass, in[0], in[1]));
@@ -77,7 +77,7 @@ static struct est_tensor bloom_attention(struct est_pass *pass, const struct est
 	weights = est_to(tape, est_softmax(tape, est_to(tape, masked, EST_32BIT)), in[0].element);
 	weights = est_hold(est_dropout(tape, weights, pass->model->attention_dropout));
 	out = est_hold(est_bmm(tape, weights, in[2], in[0].numel));
-	x = est_hold(est_merge_heads(tape, out));
+	x = est_hold(est_join_heads(pass, out));
 	est_drop(tape, out);
 	projected = est_hold(est_linear(tape, &layer->o_proj, x));
 	out = dropout_add(pass, projected, residual);
@@ -165,11 +165,11 @@ static struct est_tensor mpt_attention(struct est_pass *pass, const struct est_l
 	in[0] = est_hold(est_view_as_heads(tape, in[0]));
 	in[1] = est_hold(in[1]);
 	in[2] = est_hold(est_view_as_heads(tape, in[2]));
-	masked = est_mul_scalar(tape, est_matmul_heads(tape, in[0], true, in[1], true, scores));
+	masked = est_mul_scalar(tape, est_matmul_heads(pass, in[0], true, in[1], true, scores));
 	masked = est_hold(est_masked_fill(tape, est_add(tape, masked, pass->position_bias), pass->mask));
 	weights = est_to(tape, est_softmax(tape, est_to(tape, est_hold(masked), EST_32BIT)), in[2].element);
 	weights = est_hold(est_dropout(tape, weights, pass->model->attention_dropout));
-	out = est_hold(est_merge_heads(tape, est_matmul_heads(tape, weights, false, in[2], true, width)));
+	out = est_hold(est_join_heads(pass, est_matmul_heads(pass, weights, false, in[2], true, width)));
 	x = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, qkv);
 	for (unsigned i = 0; i < 3; i++)

@@ -133,7 +133,7 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 	key = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
 	value = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
 	weights = est_mul_scalar(tape, key);
-	weights = joins_heads(pass) ? est_bmm(tape, scaled_q, weights, scores) : est_bmm_heads(tape, scaled_q, weights, scores);
+	weights = est_matmul_heads(pass, scaled_q, !joins_heads(pass), weights, false, scores);
 	weights = est_safe_softmax(tape, weights, scores / pass->sequence);
 	weights = est_dropout(tape, weights, pass->model->attention_dropout);
 	out = est_bmm(tape, weights, value, est_attention_output(pass, q));
@@ -233,23 +233,29 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	est_drop(tape, bias);
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, frame[i]);
-	return kernel == EST_KERNEL_MATH ? est_merge_heads(tape, out) : out;
+	return kernel == EST_KERNEL_MATH ? est_join_heads(pass, out) : out;
 }
 
-struct est_tensor est_matmul_heads(struct est_tape *tape, struct est_tensor a, bool copies_a, struct est_tensor b, bool copies_b,
+struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, bool permuted_a, struct est_tensor b, bool permuted_b,
 				   uint64_t numel)
 {
+	struct est_tape *tape = pass->tape;
 	struct est_tensor in[2] = { a, b }, copy[2];
-	bool copies[2] = { copies_a, copies_b };
+	bool permuted[2] = { permuted_a, permuted_b };
 
 	for (unsigned i = 2; i-- > 0;)
 		in[i] = est_autocast(tape, in[i]);
 	for (unsigned i = 0; i < 2; i++)
-		copy[i] = copies[i] ? est_contiguous(tape, est_hold(in[i])) : est_hold(in[i]);
+		copy[i] = permuted[i] && pass->batch > 1 ? est_contiguous(tape, est_hold(in[i])) : est_hold(in[i]);
 	a = est_bmm(tape, copy[0], copy[1], numel);
 	est_finish(tape, in[0]);
 	est_finish(tape, in[1]);
 	return a;
+}
+
+struct est_tensor est_join_heads(struct est_pass *pass, struct est_tensor x)
+{
+	return pass->batch > 1 ? est_merge_heads(pass->tape, x) : est_contiguous(pass->tape, x);
 }
 
 /* softmax(weights, dtype=torch.float32).to(dtype); GPT-2's and Llama-4's have no dtype, and are in fp32 under autocast only */
@@ -277,7 +283,7 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 	struct est_tensor weights, probabilities, logits = est_none, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
-	weights = est_matmul_heads(tape, q, !joined, key_states, !joined && !pass->fills_cache && (n_rep == 1 || one_head), scores);
+	weights = est_matmul_heads(pass, q, !joined, key_states, !joined && !pass->fills_cache && (n_rep == 1 || one_head), scores);
 	weights = est_mul_scalar(tape, weights);
 	if (pass->model->attn_logit_softcapping != 0)
 		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
@@ -288,9 +294,9 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 		probabilities = softmax(pass, weights, q.element);
 	est_drop(tape, weights);
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
-	out = est_matmul_heads(tape, probabilities, false, value_states, !pass->fills_cache && (n_rep == 1 || one_head),
+	out = est_matmul_heads(pass, probabilities, false, value_states, !pass->fills_cache && (n_rep == 1 || one_head),
 			       est_attention_output(pass, q));
-	out = est_merge_heads(tape, out);
+	out = est_join_heads(pass, out);
 	est_drop(tape, logits);
 	pass->attn_weights = probabilities;
 	est_drop(tape, key_states);

@@ -115,12 +115,9 @@ static struct est_tensor probabilities(struct est_pass *pass, struct est_tensor 
 	return dropped;
 }
 
-/* context_layer.view().permute().contiguous(): of one sequence the gradient passes as a view */
 static struct est_tensor merge(struct est_pass *pass, struct est_tensor x)
 {
-	if (pass->model->num_attention_heads == 1)
-		return est_alias(pass->tape, x);
-	return pass->batch > 1 ? est_merge_heads(pass->tape, x) : est_contiguous(pass->tape, x);
+	return pass->model->num_attention_heads == 1 ? est_alias(pass->tape, x) : est_join_heads(pass, x);
 }
 
 struct est_tensor est_disentangled_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

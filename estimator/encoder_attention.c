@@ -30,10 +30,12 @@ struct est_tensor est_encoder_heads(struct est_pass *pass, struct est_tensor x)
 	return copied && pass->model->num_attention_heads > 1 ? est_view_as_heads(pass->tape, x) : x;
 }
 
-/* matmul copies its permuted operands, in the dtype that autocast gives them */
+/* matmul copies its permuted operands, in the dtype that autocast gives them, unless the batch is 1 */
 static struct est_tensor contiguous(struct est_pass *pass, struct est_tensor x)
 {
-	return est_contiguous(pass->tape, est_autocast(pass->tape, x));
+	struct est_tensor cast = est_autocast(pass->tape, x);
+
+	return pass->batch > 1 ? est_contiguous(pass->tape, cast) : cast;
 }
 
 /* softmax(q k^T * scaling + bias + mask), in fp32 under autocast */
@@ -68,7 +70,7 @@ struct est_tensor est_eager_scores(struct est_pass *pass, const struct est_tenso
 	pass->attn_weights = weights;
 	weights = est_autocast(tape, weights);
 	out = est_bmm(tape, weights, joined ? qkv[2] : contiguous(pass, qkv[2]), qkv[0].numel);
-	return est_merge_heads(tape, out);
+	return est_join_heads(pass, out);
 }
 
 /* ---- a learned bias. extra: 0 batch, 1 heads, 2 queries, 3 head_dim, 4 elements of k, 5 keys, 6 bytes of an element */

@@ -35,16 +35,18 @@ static void split_heads(struct est_pass *pass, struct est_tensor fused, struct e
 	}
 }
 
-/* a @ b: b is expanded to as many elements where it has fewer; both are copied, unless a lies as it is needed */
-static struct est_tensor matmul(struct est_tape *tape, struct est_tensor a, bool copies_a, struct est_tensor b, uint64_t elements,
+/* a @ b: b is expanded to as many elements where it has fewer; both are copied, unless a lies as it is needed or the batch is 1 */
+static struct est_tensor matmul(struct est_pass *pass, struct est_tensor a, bool permuted_a, struct est_tensor b, uint64_t elements,
 				uint64_t numel)
 {
+	struct est_tape *tape = pass->tape;
+	bool views = pass->batch == 1;
 	struct est_tensor cast = est_autocast(tape, b), left = est_autocast(tape, a), copy = est_hold(left), out;
 
-	if (copies_a)
+	if (permuted_a && !views)
 		copy = est_contiguous(tape, copy);
-	out = est_repeat_kv(tape, est_hold(cast), elements / b.numel, false);
-	if (b.numel == elements)
+	out = est_repeat_kv(tape, est_hold(cast), elements / b.numel, views);
+	if (b.numel == elements && !views)
 		out = est_contiguous(tape, out);
 	out = est_bmm(tape, copy, out, numel);
 	est_finish(tape, left);
@@ -57,12 +59,12 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_tensor in
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t query = in[0].numel, scores = query / (uint64_t)pass->model->head_dim * pass->sequence;
-	struct est_tensor weights = est_hold(est_div_in_place(tape, matmul(tape, in[0], true, in[1], query, scores))), probabilities, out;
+	struct est_tensor weights = est_hold(est_div_in_place(tape, matmul(pass, in[0], true, in[1], query, scores))), probabilities, out;
 
 	probabilities = est_to(tape, est_add(tape, weights, pass->mask), tape->autocast ? EST_32BIT : in[0].element);
 	probabilities = est_hold(est_softmax(tape, probabilities));
 	est_drop(tape, weights);
-	out = est_merge_heads(tape, matmul(tape, probabilities, false, in[2], query, query));
+	out = est_join_heads(pass, matmul(pass, probabilities, false, in[2], query, query));
 	pass->attn_weights = probabilities;
 	return out;
 }

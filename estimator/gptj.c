@@ -22,14 +22,14 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_tensor in
 	uint64_t scores = in[0].numel / (uint64_t)pass->model->head_dim * pass->sequence;
 	struct est_tensor q = est_hold(est_to(tape, in[0], EST_32BIT)), k = est_hold(est_to(tape, in[1], EST_32BIT)), a, b, out;
 
-	a = est_matmul_heads(tape, q, true, k, true, scores);
+	a = est_matmul_heads(pass, q, true, k, true, scores);
 	a = pass->model->architecture == EST_ARCH_GPTJ ? est_mul_scalar(tape, a) : where_causal(tape, a);
 	a = est_add(tape, a, pass->mask);
 	if (tape->autocast)
 		a = est_to(tape, a, EST_32BIT);
 	b = est_to(tape, est_softmax(tape, a), in[2].element);
 	b = est_hold(est_dropout(tape, b, pass->model->attention_dropout));
-	out = est_matmul_heads(tape, b, false, in[2], true, in[0].numel);
+	out = est_matmul_heads(pass, b, false, in[2], true, in[0].numel);
 	est_drop(tape, q);
 	est_drop(tape, k);
 	pass->attn_weights = b;
@@ -43,7 +43,7 @@ static struct est_tensor attend(struct est_pass *pass, const struct est_layer *l
 	struct est_tensor out, projected;
 
 	if (pass->request->attention == EST_EAGER)
-		out = est_hold(est_merge_heads(tape, eager(pass, in)));
+		out = est_hold(est_join_heads(pass, eager(pass, in)));
 	else
 		out = est_hold(est_attention(pass, layer, in[0], in[1], in[2]));
 	projected = est_hold(est_linear(tape, &layer->o_proj, out));

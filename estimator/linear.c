@@ -214,8 +214,3 @@ struct est_tensor est_bmm(struct est_tape *tape, struct est_tensor a, struct est
 	est_finish(tape, in[1]);
 	return out;
 }
-
-struct est_tensor est_bmm_heads(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
-{
-	return est_bmm(tape, est_contiguous(tape, est_autocast(tape, a)), b, numel);
-}

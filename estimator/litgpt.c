@@ -188,7 +188,7 @@ static struct est_tensor capped_attention(struct est_pass *pass, const struct es
 	out = est_bmm(tape, next, in[2], in[0].numel);
 	est_drop(tape, next);
 	est_drop(tape, made);
-	return est_merge_heads(tape, out);
+	return est_join_heads(pass, out);
 }
 
 /* A window is a mask: the triangle, plus that of what lies too far back, which the frame holds as well. */

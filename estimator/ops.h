@@ -25,6 +25,7 @@ struct est_linear {
 	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
 	bool nested;                       /* double quantisation; HQQ: two values a byte */
 	bool from_fp32;                    /* what was quantised was fp32 */
+	bool mixed;                        /* LLM.int8: outlier columns of its input are multiplied apart */
 	bool keeps_weight;                 /* GPTQ: autograd keeps the dequantised weight */
 	bool adds_in_place;                /* GPTQ: result += adapter(x) */
 	enum est_base base;
@@ -129,7 +130,5 @@ struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x);
 
 /* torch.matmul of two batched operands: a [batch, m, k] x b [batch, k, n]. */
 struct est_tensor est_bmm(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel);
-/* The same where a is permuted (query heads): matmul copies it first. */
-struct est_tensor est_bmm_heads(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel);
 
 #endif

@@ -169,10 +169,12 @@ struct est_permuted {
 	bool query, key_value;
 };
 struct est_permuted est_permuted_gradients(const struct est_pass *pass, const struct est_layer *layer, uint8_t element);
-/* torch.matmul(a, b) to numel elements: autocast casts b, then a; then permuted operands are copied, if so told. Operands are
- * released when temporary. */
-struct est_tensor est_matmul_heads(struct est_tape *tape, struct est_tensor a, bool copies_a, struct est_tensor b, bool copies_b,
+/* torch.matmul(a, b) of [batch, heads, ...] to numel elements: autocast casts b, then a. It makes one dimension of batch and heads, for
+ * which an operand that is permuted is copied, unless the batch is 1. Operands are released when temporary. */
+struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, bool permuted_a, struct est_tensor b, bool permuted_b,
 				   uint64_t numel);
+/* attn_output.transpose(1, 2).contiguous() of such a product: a copy, whose gradient is copied back, or is a view where the batch is 1. */
+struct est_tensor est_join_heads(struct est_pass *pass, struct est_tensor x);
 /* ALL_ATTENTION_FUNCTIONS[...]: q, k, v after RoPE -> the heads' outputs side by side. q, k, v are borrowed. */
 struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 				struct est_tensor v);

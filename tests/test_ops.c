@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "estimator/ops.h"
+#include "estimator/pass.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 
@@ -11,6 +11,7 @@ enum { ROWS = 32, WIDTH = 32, NUMEL = ROWS * WIDTH, ARENA = 1 << 20 };
 
 static struct est_arena arena;
 static struct est_tape tape;
+static struct est_pass one = { .tape = &tape, .batch = 1 }, two = { .tape = &tape, .batch = 2 };
 static char text[4096];
 
 /* a, b: activations in 16 bits; A: one in 32; c: one that needs no gradient (cos); w, v: a norm's weight and bias;
@@ -159,7 +160,8 @@ OP(linear_bias, run_linear(W, true))
 OP(linear_fp32, run_linear(X, false))
 OP(embedding, est_embedding(&tape, indices, W, 2 * WIDTH, WIDTH))
 OP(bmm, est_bmm(&tape, a, b, NUMEL))
-OP(bmm_heads, est_bmm_heads(&tape, a, b, NUMEL))
+OP(matmul_heads, est_matmul_heads(&two, a, true, b, false, NUMEL))
+OP(matmul_heads_of_one, est_matmul_heads(&one, a, true, b, true, NUMEL))
 OP(autocast, est_autocast(&tape, A))
 
 /* forward: what is allocated, the operator's own temporaries, and at last its output, which its caller drops: what
@@ -223,7 +225,8 @@ static const struct {
 	{ "linear in 16 bits is left alone by autocast", linear_plain, true, "+8 -8", "a W", "+8 +4 -8" },
 	{ "embedding keeps its indices", embedding, false, "+4 -4", "i", "+8 -4" },
 	{ "batched product keeps both", bmm, false, "+4 -4", "a b", "+4 +4 -4" },
-	{ "batched product of permuted heads keeps a copy", bmm_heads, false, "+4 +4 -4", "4 b", "+4 +4 -4 -4" },
+	{ "batched product of permuted heads keeps a copy", matmul_heads, false, "+4 +4 -4", "4 b", "+4 +4 -4 -4" },
+	{ "but of a batch of one they are views", matmul_heads_of_one, false, "+4 -4", "a b", "+4 +4 -4" },
 	{ "autocast keeps the cast of a leaf to the end of its region", autocast, true, "+4", "", "+8 -4" },
 	{ "autocast that is off does not", autocast, false, "", "", "" },
 	/* clang-format on */
