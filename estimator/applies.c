@@ -19,6 +19,11 @@ static bool is_quantized(const struct est_request *request)
 	return request->method == EST_QLORA;
 }
 
+static bool is_int8(const struct est_request *request)
+{
+	return request->method == EST_QLORA && request->quantization.type == EST_INT8;
+}
+
 static bool is_frozen(const struct est_request *request)
 {
 	return request->method == EST_FREEZE;
@@ -108,6 +113,7 @@ static const struct {
 	[EST_NEVER_ASSUMED] = { never, NULL },
 	[EST_WITH_ADAPTERS] = { est_has_adapters, "method lora or qlora" },
 	[EST_WITH_QLORA] = { is_quantized, "method qlora" },
+	[EST_WITH_INT8] = { is_int8, "quantization.type int8" },
 	[EST_WITH_FREEZE] = { is_frozen, "method freeze" },
 	[EST_WITH_PROJECTION] = { projects, "optimizer galore_adamw or apollo_adamw" },
 	[EST_WITH_REFERENCE] = { has_reference, "objective dpo, kto or grpo" },

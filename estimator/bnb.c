@@ -67,6 +67,7 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 
 		packed = weights(pass, n, EST_BYTE);
 		weights(pass, linear->out, EST_32BIT); /* SCB */
+		linear->mixed = pass->request->quantization.llm_int8_threshold > 0;
 		est_drop(pass->tape, weight);
 	}
 	return est_leaf_new(pass->tape, packed, false, true);
@@ -184,17 +185,23 @@ static struct est_tensor linear_4bit_old(struct est_tape *tape, const struct est
 
 enum { OUTLIERS = 8 }; /* columns beyond the threshold of 6: a usual number */
 
-/* int8_vectorwise_quant of the fp16 input, with its search for outliers; ret[0] the rows' scales, ret[1] the int8 values */
+static void search_outliers(struct est_tape *tape, uint64_t numel)
+{
+	struct est_tensor absolute = est_empty(tape, numel, EST_16BIT), outlier = est_empty(tape, numel, EST_BYTE);
+
+	est_drop(tape, absolute);
+	est_drop(tape, outlier);
+}
+
+/* int8_vectorwise_quant of the fp16 input; ret[0] the rows' scales, ret[1] the int8 values */
 static void quantize_rows(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x, struct est_tensor ret[2])
 {
-	struct est_tensor half = est_empty(tape, x.numel, EST_16BIT), absolute, outlier;
+	struct est_tensor half = est_empty(tape, x.numel, EST_16BIT);
 
 	ret[0] = est_empty(tape, x.numel / linear->in, EST_32BIT);
 	ret[1] = est_empty(tape, x.numel, EST_BYTE);
-	absolute = est_empty(tape, x.numel, EST_16BIT);
-	outlier = est_empty(tape, x.numel, EST_BYTE);
-	est_drop(tape, absolute);
-	est_drop(tape, outlier);
+	if (linear->mixed)
+		search_outliers(tape, x.numel);
 	est_drop(tape, half);
 }
 
@@ -224,6 +231,7 @@ static void backward_int8(struct est_tape *tape, struct est_node *node, struct e
 }
 static const struct est_op matmul_8bit_op = { "MatMul8bitLt", backward_int8 };
 
+/* output.addmm(outliers, their weights), which autocast runs in 16 bits */
 static struct est_tensor add_outliers(struct est_tape *tape, struct est_tensor scaled)
 {
 	bool casts = tape->autocast && scaled.element == EST_32BIT;
@@ -239,13 +247,14 @@ static struct est_tensor linear_int8(struct est_tape *tape, const struct est_lin
 {
 	uint64_t rows = x.numel / linear->in;
 	struct est_node *node = est_node_new(tape, &matmul_8bit_op, 1, &x);
-	struct est_tensor quantized[2], outliers, scaled, out;
+	struct est_tensor quantized[2], outliers = est_none, out;
 
 	quantize_rows(tape, linear, x, quantized);
-	outliers = est_empty(tape, rows * OUTLIERS, x.element);
-	scaled = scaled_mm(tape, rows * linear->out, x.element);
-	/* output.addmm(outliers, their weights), which autocast runs in 16 bits */
-	out = add_outliers(tape, scaled);
+	if (linear->mixed)
+		outliers = est_empty(tape, rows * OUTLIERS, x.element);
+	out = scaled_mm(tape, rows * linear->out, x.element);
+	if (linear->mixed)
+		out = add_outliers(tape, out);
 	est_drop(tape, quantized[1]);
 	est_drop(tape, quantized[0]);
 	est_attach(tape, node, outliers);

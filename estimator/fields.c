@@ -163,6 +163,8 @@ const struct est_field est_request_fields[] = {
 	  .doc = "PEFT's prepare_model_for_kbit_training: what is not quantised becomes fp32." },
 	{ IN(quantization, quant_storage), WORD(est_storage_words, EST_STORE_UINT8), BY_FRAMEWORK, WHEN(WITH_QLORA),
 	  .doc = "The type that holds the packed weights." },
+	{ IN(quantization, llm_int8_threshold), REAL(0, INFINITY, 6), WHEN(WITH_INT8),
+	  .doc = "LLM.int8: columns of the input with values from here on are multiplied apart, in 16 bits; 0 is none." },
 	{ TOP(objective), WORD(est_objective_words, EST_SFT),
 	  .doc = "What is optimised; dpo, orpo and reward count pairs, grpo completions." },
 	{ TOP(reference_model), WORD(est_reference_words, EST_REFERENCE_NONE), BY_FRAMEWORK, WHEN(WITH_REFERENCE),

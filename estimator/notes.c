@@ -22,6 +22,10 @@ static void note_kernel(const struct est_request *request, const struct est_mode
 	if (request->quantization.type == EST_MXFP4)
 		est_note_add(&report->assumptions, "/quantization/type", "mxfp4",
 			     "Transformers does not train over MXFP4: dequantised to base_dtype while loaded (Mxfp4Config(dequantize=True))");
+	if (request->quantization.type == EST_INT8 && request->quantization.llm_int8_threshold > 0)
+		est_note_add(&report->assumptions, "/quantization/type", "int8",
+			     "every input has outliers, in 8 columns; the upper figures have room for inputs without any, whose products stay in "
+			     "their type");
 	if (request->quantization.type != EST_GPTQ)
 		return;
 	est_note_add(&report->assumptions, "/quantization/type", "gptq",

@@ -117,6 +117,7 @@ struct est_quantization {
 	int64_t group_size; /* -1: one group */
 	bool prepare_kbit;
 	enum est_quant_storage quant_storage;
+	double llm_int8_threshold; /* 0: no columns are multiplied apart */
 };
 
 struct est_request {

@@ -90,7 +90,6 @@ static bool replay(const struct run *run, const struct est_program *program, enu
 	struct est_reserved *reserved = &outcome->reserved;
 	struct jury jury = { run, outcome, sdpa };
 
-	est_replay_levels(program, levels);
 	if (effort == ALIVE || (effort == VERDICTS && is_unanimous(&jury, levels->allocated, UINT64_MAX / 2)))
 		reserved->peak = reserved->least = levels->allocated;
 	else if (effort == PEAK ? !est_replay_peak(program, run->arena, reserved)
@@ -164,6 +163,24 @@ static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], 
 	return true;
 }
 
+/* LLM.int8: where no input has an outlier, each product stays in the type of its input, which may be fp32. Adds what that takes more. */
+static bool allow_for_no_outliers(const struct run *run, const struct est_model *held, const uint64_t shards[EST_CATEGORIES],
+				  enum est_sdpa_choice sdpa, struct outcome *outcome)
+{
+	struct est_request request = *run->request;
+	struct run without = { .request = &request, .model = run->model, .arena = run->arena };
+	uint64_t allocated;
+
+	if (request.method != EST_QLORA || request.quantization.type != EST_INT8 || request.quantization.llm_int8_threshold == 0)
+		return true;
+	request.quantization.llm_int8_threshold = 0;
+	if (!weigh_stage(&without, held, shards, sdpa, &allocated))
+		return false;
+	if (allocated > outcome->levels.allocated)
+		outcome->unmodelled += allocated - outcome->levels.allocated;
+	return true;
+}
+
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, enum effort effort,
 		     struct outcome *outcome)
 {
@@ -185,7 +202,9 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model) + est_framework_surplus(run->request, run->model)
 			      + est_tensor_surplus(run->request, run->model)
 			      + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
-	complete = complete && replay(run, &program, sdpa, effort, outcome);
+	if (complete)
+		est_replay_levels(&program, &outcome->levels);
+	complete = complete && allow_for_no_outliers(run, &held, shards, sdpa, outcome) && replay(run, &program, sdpa, effort, outcome);
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
 	return complete;

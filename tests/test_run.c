@@ -536,6 +536,31 @@ static bool is_noted(const char *pointer)
 	return false;
 }
 
+/* LLM.int8 multiplies outliers in 16 bits, and adds them to what else it has: where there are none, products of an fp32 stream stay in fp32. */
+START_TEST(inputs_without_outliers_have_room)
+{
+	struct est_model model = llama(4);
+	struct est_request request = plain();
+	uint64_t high, mixed;
+
+	request.method = EST_QLORA;
+	request.precision = EST_BF16_MIXED;
+	request.base_dtype = EST_BF16;
+	request.lora.target_modules = (struct est_names){ .count = 1, .name = { "q_proj" } };
+	request.quantization = (struct est_quantization){ .bits = 8, .group_size = 64, .type = EST_INT8, .prepare_kbit = true,
+							   .llm_int8_threshold = 6 };
+	run_on(&request, &model, 0, &report);
+	ck_assert(is_noted("/quantization/type"));
+	high = report.peak.allocated.high;
+	mixed = report.peak.allocated.expected;
+	request.quantization.llm_int8_threshold = 0;
+	run_on(&request, &model, 0, &report);
+	ck_assert(!is_noted("/quantization/type"));
+	ck_assert_uint_gt(report.peak.allocated.expected, mixed);
+	ck_assert_uint_ge(high, report.peak.allocated.expected);
+}
+END_TEST
+
 /* Which of AutoGPTQ's kernels runs is not said: the others keep a layer's weights, in 16 bits, while it is recomputed. */
 START_TEST(a_kernel_that_keeps_weights_has_room)
 {
@@ -1029,6 +1054,7 @@ int main(void)
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_test(test, a_kernel_that_keeps_weights_has_room);
+	tcase_add_test(test, inputs_without_outliers_have_room);
 	tcase_add_test(test, experts_weighed_in_fp32_have_room);
 	tcase_add_test(test, expandable_segments_reserve_less);
 	tcase_add_test(test, another_streams_pool_widens_what_is_reserved);
