@@ -80,9 +80,25 @@ bool srv_listing_keep(struct srv_listing *listing, size_t i, const json_t *sourc
 	return true;
 }
 
+static bool holds(const char *search, const char *word, size_t length)
+{
+	for (; (search = strchr(search, *word)); search++)
+		if (!strncmp(search, word, length))
+			return true;
+	return false;
+}
+
 bool srv_listing_matches(const struct srv_listing *listing, size_t i, const char *text)
 {
-	return strstr(listing->search[i], text) != NULL;
+	size_t length;
+
+	for (text += strspn(text, " "); *text; text += strspn(text, " ")) {
+		length = strcspn(text, " ");
+		if (!holds(listing->search[i], text, length))
+			return false;
+		text += length;
+	}
+	return true;
 }
 
 void srv_listing_write_one(struct srv_buffer *buffer, const struct srv_listing *listing, size_t i)

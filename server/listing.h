@@ -30,7 +30,7 @@ void *srv_listing_row(struct srv_listing *listing, size_t i, size_t size);
  * too). */
 bool srv_listing_keep(struct srv_listing *listing, size_t i, const json_t *source, const char *const *keys);
 
-/* Whether the search text of row i holds text, which is in lower case. "" is in all. */
+/* Whether the search text of row i holds every word of text, which is in lower case. "" is in all. */
 bool srv_listing_matches(const struct srv_listing *listing, size_t i, const char *text);
 
 /* Appends one row for its own page: its columns and, under "catalog", the catalogue's row. */

@@ -57,6 +57,8 @@ START_TEST(filters_narrow_the_lists)
 		{ "/presets?q=meta-llama%2FLlama-3.2-1B", "llama-3.2-1b", 1, 5 },
 		{ "/presets?family=Llama", "llama-7b", 5, 100 },
 		{ "/presets?q=no+such+thing", "[]", 0, 0 },
+		{ "/presets?q=+INSTRUCT++llama-3.1+8b", "llama-3.1-8b", 1, 3 },
+		{ "/presets?q=llama-3.1+nothing", "[]", 0, 0 },
 		{ "/gpus?vendor=apple", "apple", 20, 60 },
 		{ "/gpus?kind=mig&q=h100", "mig-1g", 2, 20 },
 		{ "/gpus?vendor=nvidia&kind=discrete&min_memory_gib=79.5", "h100-sxm5-80gb", 5, 60 },
