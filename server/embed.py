@@ -1,18 +1,19 @@
 #!/usr/bin/python3
-"""Makes the C file that holds what the program serves as it is: the description in both forms, and the page.
+"""Makes the C file that holds what the program serves as it is: the description in both forms, and the files of the page.
 
-    embed.py openapi.yaml page.html OUTPUT.c
+    embed.py OUTPUT.c openapi.yaml PAGE_FILE...
 
-Each becomes a struct srv_asset: bytes, length, a hash of them for the ETag. The page's inline style and script are allowed by
-their own hashes in its Content-Security-Policy, which is made here too, so that it never drifts.
+Each becomes a struct srv_asset: name, media type, bytes, length, a hash of them for the ETag.
 """
-import base64
 import hashlib
 import json
-import re
+import pathlib
 import sys
 
 import yaml
+
+TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
+         ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
 def c_bytes(data):
@@ -20,34 +21,31 @@ def c_bytes(data):
     return ",\n\t".join(lines)
 
 
-def asset(name, data, policy=None):
+def asset(name, media_type, variable, data):
+    """The bytes as an array, and the initialiser of the asset that has them."""
     tag = int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
-    quoted = "0" if policy is None else '"%s"' % policy
-    return ("static const unsigned char %s_bytes[] = {\n\t%s\n};\n"
-            "const struct srv_asset srv_%s = {\n\t%s_bytes, sizeof %s_bytes, UINT64_C(0x%016x),\n\t%s\n};\n"
-            % (name, c_bytes(data), name, name, name, tag, quoted))
+    return ("static const unsigned char %s_bytes[] = {\n\t%s\n};\n" % (variable, c_bytes(data)),
+            '{ "%s", "%s", %s_bytes, sizeof %s_bytes, UINT64_C(0x%016x) }' % (name, media_type, variable, variable, tag))
 
 
-def policy_of(page):
-    def sources(tag):
-        inline = re.findall(r"<%s>(.*?)</%s>" % (tag, tag), page, re.DOTALL)
-        digests = (hashlib.sha256(text.encode()).digest() for text in inline)
-        return " ".join("'sha256-%s'" % base64.b64encode(digest).decode() for digest in digests) or "'none'"
-
-    return ("default-src 'none'; script-src %s; style-src %s; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'self'; "
-            "frame-ancestors 'none'" % (sources("script"), sources("style")))
+def alone(media_type, variable, data):
+    array, initialiser = asset(variable, media_type, variable, data)
+    return "%sconst struct srv_asset srv_%s = %s;\n" % (array, variable, initialiser)
 
 
-def main(description, page_file, output):
-    with open(description, "rb") as file:
-        text = file.read()
-    with open(page_file, encoding="utf-8") as file:
-        page = file.read()
+def page(files):
+    rows = [asset(file.name, TYPES[file.suffix], "page_%d" % number, file.read_bytes())
+            for number, file in enumerate(files)]
+    return "%s\nconst struct srv_asset srv_page[] = {\n\t%s,\n};\nconst size_t srv_page_count = %d;\n" % (
+        "\n".join(array for array, _ in rows), ",\n\t".join(row for _, row in rows), len(rows))
+
+
+def main(output, description, *files):
+    text = pathlib.Path(description).read_bytes()
     document = json.dumps(yaml.safe_load(text), ensure_ascii=False, separators=(",", ":")).encode()
-    parts = ['/* Made by embed.py. */\n#include "server/assets.h"\n', asset("openapi_yaml", text),
-             asset("openapi_json", document), asset("page", page.encode(), policy_of(page))]
-    with open(output, "w", encoding="utf-8") as file:
-        file.write("\n".join(parts))
+    parts = ['/* Made by embed.py. */\n#include "server/assets.h"\n', alone("application/yaml", "openapi_yaml", text),
+             alone("application/json", "openapi_json", document), page([pathlib.Path(file) for file in files])]
+    pathlib.Path(output).write_text("\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ void srv_get_gpu(struct srv_call *call);
 
 /* meta.c */
 void srv_get_page(struct srv_call *call);
+void srv_get_page_file(struct srv_call *call);
 void srv_get_openapi_yaml(struct srv_call *call);
 void srv_get_openapi_json(struct srv_call *call);
 void srv_get_healthz(struct srv_call *call);

@@ -1,34 +1,52 @@
 /* The routes about the service itself: page, description, health, metrics. */
+#include <string.h>
 #include "server/assets.h"
 #include "server/handlers.h"
 #include "server/routes.h"
 
 enum { THREADS_MAX = 1024 };
 
-static void answer_asset(struct srv_call *call, const struct srv_asset *asset, const char *content_type)
+static void answer_asset(struct srv_call *call, const struct srv_asset *asset, const char *cache)
 {
-	srv_reply_header(call->reply, "Cache-Control", "public, max-age=300");
-	if (asset->policy) {
-		srv_reply_header(call->reply, "Content-Security-Policy", asset->policy);
-		srv_reply_header(call->reply, "Referrer-Policy", "no-referrer");
-	}
+	srv_reply_header(call->reply, "Cache-Control", cache);
 	if (!srv_reply_etag(call->reply, call->request, asset->hash))
-		srv_reply_fixed(call->reply, content_type, (const char *)asset->bytes, asset->length);
+		srv_reply_fixed(call->reply, asset->content_type, (const char *)asset->bytes, asset->length);
+}
+
+/* A file of the page: asked for again each time, so that the files of two releases never mix; nothing of the page comes from
+ * elsewhere, and no text can become script. */
+static void answer_page(struct srv_call *call, const struct srv_asset *asset)
+{
+	srv_reply_header(call->reply, "Content-Security-Policy",
+			 "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+			 "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'");
+	srv_reply_header(call->reply, "Referrer-Policy", "no-referrer");
+	answer_asset(call, asset, "no-cache");
 }
 
 void srv_get_page(struct srv_call *call)
 {
-	answer_asset(call, &srv_page, "text/html; charset=utf-8");
+	answer_page(call, &srv_page[0]);
+}
+
+void srv_get_page_file(struct srv_call *call)
+{
+	for (size_t i = 0; i < srv_page_count; i++)
+		if (!strcmp(srv_page[i].name, call->id)) {
+			answer_page(call, &srv_page[i]);
+			return;
+		}
+	srv_reply_problem(call->reply, SRV_NOT_FOUND, "the page has no such file");
 }
 
 void srv_get_openapi_yaml(struct srv_call *call)
 {
-	answer_asset(call, &srv_openapi_yaml, "application/yaml");
+	answer_asset(call, &srv_openapi_yaml, "public, max-age=300");
 }
 
 void srv_get_openapi_json(struct srv_call *call)
 {
-	answer_asset(call, &srv_openapi_json, "application/json");
+	answer_asset(call, &srv_openapi_json, "public, max-age=300");
 }
 
 static void answer_ok(struct srv_call *call)

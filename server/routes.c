@@ -32,6 +32,7 @@ static const struct route routes[] = {
 	{ "GET", "/healthz", srv_get_healthz, PLAIN },
 	{ "GET", "/readyz", srv_get_readyz, PLAIN },
 	{ "GET", "/metrics", srv_get_metrics, PLAIN },
+	{ "GET", "/page/{id}", srv_get_page_file, PLAIN },
 	{ "GET", "/", srv_get_page, PLAIN },
 };
 enum { ROUTES = sizeof routes / sizeof routes[0] };

@@ -100,19 +100,19 @@ END_TEST
 
 START_TEST(the_page_needs_nothing_from_elsewhere)
 {
-	const char *policy;
+	static const char *const files[] = { "/", "/page/main.js", "/page/page.css" };
+	static const char *const types[] = { "text/html; charset=utf-8", "text/javascript; charset=utf-8", "text/css; charset=utf-8" };
 
-	get("/");
-	ck_assert_str_eq(reply.content_type, "text/html; charset=utf-8");
-	ck_assert_ptr_nonnull(strstr(text(), "<title>"));
-	ck_assert_ptr_null(strstr(text(), "http://"));
-	ck_assert_ptr_null(strstr(text(), "https://"));
-	ck_assert_ptr_null(strstr(text(), " style="));
-	ck_assert_ptr_null(strstr(text(), " onclick="));
-	policy = header("Content-Security-Policy");
-	ck_assert_ptr_nonnull(strstr(policy, "default-src 'none'"));
-	ck_assert_ptr_nonnull(strstr(policy, "script-src 'sha256-"));
-	ck_assert_ptr_null(strstr(policy, "unsafe"));
+	for (int i = 0; i < COUNT(files); i++) {
+		get(files[i]);
+		ck_assert_int_eq(reply.status, 200);
+		ck_assert_str_eq(reply.content_type, types[i]);
+		ck_assert_str_eq(header("Cache-Control"), "no-cache");
+		ck_assert_ptr_nonnull(strstr(header("Content-Security-Policy"), "default-src 'none'; script-src 'self'"));
+		ck_assert_ptr_null(strstr(header("Content-Security-Policy"), "unsafe"));
+	}
+	get("/page/nothing");
+	check_problem("not-found", 404);
 }
 END_TEST
 

@@ -24,6 +24,8 @@ static const char *target_of(const char *pattern)
 		return "/presets/llama-3.2-1b";
 	if (!strcmp(pattern, "/gpus/{id}"))
 		return "/gpus/t4";
+	if (!strcmp(pattern, "/page/{id}"))
+		return "/page/main.js";
 	return !strcmp(pattern, "/estimate") ? "/estimate?model=llama-3.2-1b&gpus=t4,l4" : pattern;
 }
 
@@ -181,7 +183,7 @@ END_TEST
 
 static const char *const tagged[] = {
 	"/presets", "/presets?q=llama", "/presets/llama-3.2-1b", "/gpus", "/gpus?format=csv", "/gpus/t4",
-	"/openapi.yaml", "/openapi.json", "/", "/estimate?model=llama-3.2-1b&gpus=t4",
+	"/openapi.yaml", "/openapi.json", "/", "/page/page.css", "/estimate?model=llama-3.2-1b&gpus=t4",
 };
 
 START_TEST(what_the_client_has_is_not_sent_again)
