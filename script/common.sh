@@ -29,6 +29,10 @@ have()
 	libmicrohttpd-dev) pkg-config --exists libmicrohttpd 2>/dev/null ;;
 	libjansson-dev) pkg-config --exists jansson 2>/dev/null ;;
 	check) pkg-config --exists check 2>/dev/null ;;
+	chromium) [ -x /usr/bin/chromium ] ;;
+	chromium-driver) [ -x /usr/bin/chromedriver ] ;;
+	python3-selenium) /usr/bin/python3 -c 'import selenium' 2>/dev/null ;;
+	python3-pil) /usr/bin/python3 -c 'import PIL' 2>/dev/null ;;
 	*) die "no test for the package $1" ;;
 	esac
 }
