@@ -113,9 +113,11 @@ static const char *strategy_of_gpus(const struct rule_input *input, double *ret)
 {
 	const struct est_parallelism *parallelism = &input->request->parallelism;
 
-	*ret = parallelism->pipeline > 1 || parallelism->context > 1 ? EST_FSDP : EST_ZERO3;
+	*ret = parallelism->pipeline > 1 || parallelism->context > 1 || parallelism->expert > 1 ? EST_FSDP : EST_ZERO3;
 	if (parallelism->context > 1)
 		return "context parallelism's ranks share the parameters as data-parallel ones do";
+	if (parallelism->expert > 1)
+		return "experts are dealt out to ranks that share the parameters";
 	return parallelism->gpus > parallelism->tensor * parallelism->pipeline
 		? "more than one data-parallel rank and no strategy named" : NULL;
 }
@@ -251,6 +253,12 @@ static const char *wrap_of_adapters(const struct rule_input *input, double *ret)
 		? "the Trainer sets PEFT's fsdp_auto_wrap_policy() for FSDP1" : NULL;
 }
 
+static const char *wrap_of_experts(const struct rule_input *input, double *ret)
+{
+	*ret = EST_WRAP_ACCELERATE;
+	return input->request->parallelism.expert > 1 ? "torchtitan 0.2.2: the embedding is a unit, the norm and the head another" : NULL;
+}
+
 static const char *storage_of_shards(const struct rule_input *input, double *ret)
 {
 	const struct est_request *request = input->request;
@@ -304,6 +312,7 @@ static const struct {
 	{ "target_length", target_of_sequence, false },
 	{ "parallelism.strategy", strategy_of_gpus, false },
 	{ "parallelism.wrap", wrap_of_adapters, false },
+	{ "parallelism.wrap", wrap_of_experts, true },
 	{ "quantization.quant_storage", storage_of_shards, false },
 	{ "parallelism.reshard_after_forward", reshard_of_pipeline, false },
 	{ "parallelism.param_dtype", dtype_of_precision, false },

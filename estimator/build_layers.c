@@ -2,6 +2,7 @@
 #include "estimator/build.h"
 
 #include <string.h>
+#include "estimator/expert_parallel.h"
 #include "estimator/generation.h"
 #include "estimator/lora.h"
 
@@ -95,7 +96,7 @@ static void build_router(struct est_pass *pass, struct est_linear *router)
 	router->flat = true;
 	pass->tape->leaves[router->weight].inner = true;
 	pass->quantizes = quantizes;
-	if (model->router_correction_bias)
+	if (model->router_correction_bias && pass->request->parallelism.expert <= 1)
 		est_empty_as(pass->tape, (uint64_t)model->num_experts, EST_32BIT, EST_BUFFERS);
 }
 
@@ -139,6 +140,21 @@ static void build_experts_apart(struct est_pass *pass, struct est_experts *exper
 	}
 }
 
+/* torchtitan's w1, w2 and w3 of the experts that a rank has, and the buffers that count what each gets and balance it */
+static void build_experts_of_rank(struct est_pass *pass, struct est_experts *experts)
+{
+	uint64_t count = est_expert_share(pass->request, pass->model), hidden = (uint64_t)pass->model->hidden_size;
+	uint64_t width = (uint64_t)pass->model->moe_intermediate_size;
+
+	est_modules_new(pass->tape, 1);
+	experts->permuted_indices = est_titan_permutation(pass);
+	experts->w1 = stack(pass, count, width, hidden);
+	experts->w2 = stack(pass, count, hidden, width);
+	experts->w3 = stack(pass, count, width, hidden);
+	for (unsigned i = 0; i < 2; i++)
+		est_empty_as(pass->tape, (uint64_t)pass->model->num_experts, EST_32BIT, EST_BUFFERS);
+}
+
 /* gate_up_proj and down_proj of all experts, each in one */
 static void build_experts(struct est_pass *pass, struct est_experts *experts)
 {
@@ -148,6 +164,10 @@ static void build_experts(struct est_pass *pass, struct est_experts *experts)
 
 	if (est_is_old_transformers(&pass->request->versions)) {
 		build_experts_apart(pass, experts);
+		return;
+	}
+	if (pass->request->parallelism.expert > 1) {
+		build_experts_of_rank(pass, experts);
 		return;
 	}
 	est_modules_new(pass->tape, 1);
@@ -228,7 +248,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 			   || module->out == EST_WIDTH_DELTA_BA || module->out == EST_WIDTH_SSM_CONV;
 	linear->flat = module->in == EST_WIDTH_EXPERT_LATENT || module->out == EST_WIDTH_EXPERT_LATENT;
 	linear->flat |= module->out == EST_WIDTH_EXPERT_COUNT;
-	if (est_architecture_row(pass->model->architecture)->flat_shared_experts)
+	if (est_architecture_row(pass->model->architecture)->flat_shared_experts || pass->request->parallelism.expert > 1)
 		linear->flat = module->in == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE;
 }
 

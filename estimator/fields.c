@@ -88,7 +88,7 @@ const struct est_field est_request_fields[] = {
 	{ IN(parallelism, tensor), INT(1, GPUS_MAX, 1), WHEN(WITH_GPUS), .doc = "Tensor-parallel ranks." },
 	{ IN(parallelism, pipeline), INT(1, GPUS_MAX, 1), WHEN(WITH_GPUS), .doc = "Pipeline stages, run by 1F1B; its micro-batches are gradient_accumulation_steps." },
 	{ IN(parallelism, context), INT(1, GPUS_MAX, 1), WHEN(WITH_GPUS), .doc = "Ranks that share a sequence, which attend in a ring." },
-	{ IN(parallelism, expert), INT(1, GPUS_MAX, 1), WHEN(WITH_GPUS), .doc = "Expert-parallel ranks." },
+	{ IN(parallelism, expert), INT(1, GPUS_MAX, 1), WHEN(WITH_GPUS), .doc = "Ranks that a layer's experts are dealt out to, among those that share parameters (torchtitan)." },
 	{ IN(parallelism, shard_size), INT(1, GPUS_MAX, 0), WHEN(WITH_HSDP),
 	  .doc = "Ranks in one shard group of hsdp; all data-parallel ranks when absent." },
 	{ IN(parallelism, sequence_parallel), BOOL(false), WHEN(WITH_TENSOR),

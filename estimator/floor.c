@@ -96,7 +96,7 @@ uint64_t est_floor_bytes(const struct est_floor *floor, const struct est_request
 {
 	const struct est_parallelism *p = &request->parallelism;
 	enum est_strategy strategy = p->strategy;
-	double ranks = p->gpus > 1 ? (double)est_shard_ranks(p) : 1, model_ranks = (double)(p->tensor * p->pipeline * p->expert);
+	double ranks = p->gpus > 1 ? (double)est_shard_ranks(p) : 1, model_ranks = (double)(p->tensor * p->pipeline);
 	double tokens = (double)request->micro_batch_size * (double)request->sequence_length / (double)(p->context * p->tensor * p->pipeline);
 	double weights = floor->weights / (strategy >= EST_ZERO3 ? ranks : 1), gradients = floor->gradients / (strategy >= EST_ZERO2 ? ranks : 1);
 	double optimizer = floor->states / (strategy >= EST_ZERO1 ? ranks : 1), step, loss;

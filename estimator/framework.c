@@ -31,7 +31,8 @@ uint64_t est_framework_surplus(const struct est_request *request, const struct e
 {
 	uint64_t pairs = (uint64_t)(request->micro_batch_size * request->sequence_length * model->num_experts_per_tok);
 
-	return request->framework == EST_TORCHTITAN && model->num_experts > 0 ? 12 * pairs * (uint64_t)model->hidden_size : 0;
+	/* over expert-parallel ranks its own are replayed */
+	return request->framework == EST_TORCHTITAN && request->parallelism.expert <= 1 && model->num_experts > 0 ? 12 * pairs * (uint64_t)model->hidden_size : 0;
 }
 
 void est_framework_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)

@@ -11,10 +11,10 @@ enum { COMPUTE, COPY_IN, REDUCE_SCATTER, ALL_REDUCE };
 static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 {
 	const struct est_unit *unit = &schedule->units[number];
-	uint64_t copied = schedule->offloads ? unit->numel / schedule->ranks : unit->cast;
+	uint64_t copied = schedule->offloads ? unit->numel / unit->ranks : unit->cast;
 	struct est_tensor cast, out;
 
-	if (schedule->ranks == 1) /* copy_out() takes the shards themselves */
+	if (unit->ranks == 1) /* copy_out() takes the shards themselves */
 		return 0;
 	cast = est_empty_on(schedule->tape, COPY_IN, copied, schedule->gathered_element, EST_BUFFERS);
 	out = est_empty_on(schedule->tape, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
@@ -22,19 +22,41 @@ static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 	return out.storage;
 }
 
+/* Parts along another dimension than the first are copied out beside the parameter and into it from there, and out of its gradient before
+ * they are copied into the reduction's input. */
+static void copy_parts(struct est_tape *tape, const struct est_unit *unit, struct est_leaf *leaf, uint8_t element)
+{
+	if (unit->cuts_rows && unit->ranks > 1)
+		leaf->parts_copy = est_empty_as(tape, leaf->shard * unit->ranks, element, EST_BUFFERS).storage;
+}
+
+static void drop_parts(struct est_tape *tape, const struct est_unit *unit)
+{
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
+		est_storage_release(tape, leaf->parts_copy);
+		leaf->parts_copy = 0;
+	}
+}
+
 /* The unsharded parameters, a storage each, filled from the all-gather's output; on one rank alone from a cast of each shard. */
 static void copy_out(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
+	struct est_unit *unit = &schedule->units[number];
+	struct est_tensor cast = est_none, last; /* a loop variable */
 
-	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
-		bool casts = schedule->ranks == 1 && leaf->shard_element != leaf->value.element;
-		struct est_tensor cast = casts ? est_empty_as(tape, leaf->shard, leaf->value.element, EST_BUFFERS) : est_none;
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
+		bool casts = unit->ranks == 1 && leaf->shard_element != leaf->value.element;
 
-		leaf->unsharded = est_empty_as(tape, leaf->shard * schedule->ranks, leaf->value.element, EST_BUFFERS).storage;
-		est_drop(tape, cast);
+		last = cast;
+		cast = casts ? est_empty_as(tape, leaf->shard, leaf->value.element, EST_BUFFERS) : est_none;
+		est_drop(tape, last);
+		leaf->unsharded = est_empty_as(tape, leaf->shard * unit->ranks, leaf->value.element, EST_BUFFERS).storage;
+		copy_parts(tape, unit, leaf, leaf->value.element);
 	}
-	schedule->units[number].unsharded = true;
+	est_drop(tape, cast);
+	drop_parts(tape, unit);
+	unit->unsharded = true;
 }
 
 static void reshard(struct est_schedule *schedule, unsigned number)
@@ -50,38 +72,63 @@ static void reshard(struct est_schedule *schedule, unsigned number)
 	schedule->units[number].unsharded = false;
 }
 
-/* The all-gather's output stays until the next unit's copy-out has ended (comm_ctx.all_gather_state). */
-static void before_forward(struct est_schedule *schedule, unsigned number)
-{
-	uint32_t gathered;
-
-	if (schedule->units[number].unsharded)
-		return;
-	gathered = all_gather(schedule, number);
-	copy_out(schedule, number);
-	est_storage_release(schedule->tape, schedule->held_gather);
-	schedule->held_gather = gathered;
-}
-
-/* The first group of a model that is one group outside its layers, and the last unit, stay gathered. */
-static bool stays_gathered(const struct est_schedule *schedule, unsigned number)
-{
-	return !schedule->request->parallelism.reshard_after_forward || number > schedule->layers
-	       || (number == 0 && !schedule->has_tail);
-}
-
-static void after_forward(struct est_schedule *schedule, unsigned number)
-{
-	if (!stays_gathered(schedule, number))
-		reshard(schedule, number);
-}
-
 static void prefetch(struct est_schedule *schedule, unsigned number)
 {
 	struct est_unit *unit = &schedule->units[number];
 
 	if (!unit->unsharded && !unit->gathered)
 		unit->gathered = all_gather(schedule, number);
+}
+
+/* A layer with the experts within it. */
+static void prefetch_whole(struct est_schedule *schedule, unsigned number)
+{
+	prefetch(schedule, number);
+	if (schedule->units[number].nested)
+		prefetch(schedule, schedule->units[number].nested);
+}
+
+/* set_modules_to_forward_prefetch(): the next layer whole, but of the embedding's, whose next is not known to have experts */
+static void prefetch_next(struct est_schedule *schedule, unsigned number)
+{
+	if (number == 0)
+		prefetch(schedule, 1);
+	else if (number <= schedule->layers)
+		prefetch_whole(schedule, number + 1);
+}
+
+/* The all-gather's output stays until the next unit's copy-out has ended (comm_ctx.all_gather_state). */
+static void before_forward(struct est_schedule *schedule, unsigned number)
+{
+	struct est_unit *unit = &schedule->units[number];
+
+	if (!unit->unsharded) {
+		prefetch(schedule, number);
+		copy_out(schedule, number);
+		est_storage_release(schedule->tape, schedule->held_gather);
+		schedule->held_gather = unit->gathered;
+		unit->gathered = 0;
+	}
+	if (schedule->prefetches_forward)
+		prefetch_next(schedule, number);
+}
+
+/* The first group of a model that is one group outside its layers, and the last unit, stay gathered. */
+static bool stays_gathered(const struct est_schedule *schedule, unsigned number)
+{
+	bool is_tail = number > schedule->layers && !schedule->units[number].within;
+
+	return !schedule->request->parallelism.reshard_after_forward || is_tail
+	       || (number == 0 && !schedule->has_tail);
+}
+
+/* A unit within a checkpoint runs again in the backward, for which it stays (is_bw()), and is taken for the root of a forward. */
+static void after_forward(struct est_schedule *schedule, unsigned number)
+{
+	if (schedule->units[number].within && schedule->tape->recomputing)
+		est_schedule_forward_end(schedule);
+	else if (!stays_gathered(schedule, number))
+		reshard(schedule, number);
 }
 
 static unsigned unit_before(const struct est_schedule *schedule, unsigned number)
@@ -102,10 +149,25 @@ static void before_backward(struct est_schedule *schedule, unsigned number)
 		est_storage_release(schedule->tape, unit->gathered);
 		unit->gathered = 0;
 	}
-	if (number > 0)
+	if (unit->within)
+		return; /* the one before has been asked for by the layer */
+	if (number > schedule->layers)
 		prefetch(schedule, unit_before(schedule, number));
+	else if (number > 0)
+		prefetch_whole(schedule, unit_before(schedule, number));
 	else if (!schedule->has_tail)
 		prefetch(schedule, schedule->layers);
+}
+
+/* accumulate_unsharded_grad_if_needed(): to what micro-batches before have left in the dtype of the reduction */
+static void accumulate(struct est_schedule *schedule, unsigned number)
+{
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
+		if (!leaf->accumulated.storage)
+			continue;
+		est_drop(schedule->tape, leaf->grad);
+		leaf->grad = est_none;
+	}
 }
 
 /* Without synchronisation gradients stay, in the dtype of the reduction: to_accumulated_grad_if_needed() */
@@ -116,19 +178,16 @@ static void keep_gradients(struct est_schedule *schedule, unsigned number)
 	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
 		if (!leaf->grad.storage || leaf->grad.element == schedule->reduced_element)
 			continue;
-		if (!leaf->accumulated.storage)
-			leaf->accumulated = est_hold(est_empty_as(tape, leaf->grad.numel, schedule->reduced_element, EST_GRADIENTS));
+		leaf->accumulated = est_hold(est_empty_as(tape, leaf->grad.numel, schedule->reduced_element, EST_GRADIENTS));
 		est_drop(tape, leaf->grad);
 		leaf->grad = est_none;
 	}
 }
 
-static struct est_tensor take_gradient(struct est_tape *tape, struct est_leaf *leaf)
+static struct est_tensor take_gradient(struct est_leaf *leaf)
 {
 	struct est_tensor gradient = leaf->accumulated.storage ? leaf->accumulated : leaf->grad;
 
-	if (leaf->accumulated.storage)
-		est_drop(tape, leaf->grad);
 	leaf->grad = leaf->accumulated = est_none;
 	return gradient;
 }
@@ -143,9 +202,53 @@ static struct est_tensor copy_in(struct est_schedule *schedule, unsigned number)
 		if (!leaf->grad.storage && !leaf->accumulated.storage)
 			continue;
 		est_drop(tape, last);
-		last = take_gradient(tape, leaf);
+		last = take_gradient(leaf);
 	}
 	return last;
+}
+
+static uint8_t gradient_element(const struct est_leaf *leaf)
+{
+	return leaf->accumulated.storage ? leaf->accumulated.element : leaf->grad.element;
+}
+
+/* The input of a reduction, filled with the gradients. ret_last: that of the last parameter, which a variable keeps; the others are in
+ * the copies of their parts when that of the last is made */
+static struct est_tensor fill_input(struct est_schedule *schedule, unsigned number, struct est_tensor *ret_last)
+{
+	struct est_unit *unit = &schedule->units[number];
+	struct est_tape *tape = schedule->tape;
+	struct est_leaf *last = NULL;
+	struct est_tensor input;
+	uint8_t element = 0;
+
+	for (struct est_leaf *leaf = unit->first; unit->cuts_rows && leaf; leaf = leaf->next) {
+		last = leaf;
+		element = gradient_element(leaf);
+		if (leaf->next)
+			copy_parts(tape, unit, leaf, element);
+	}
+	if (last) {
+		*ret_last = copy_in(schedule, number);
+		copy_parts(tape, unit, last, element);
+	}
+	input = est_empty_as(tape, unit->trained, schedule->reduced_element, EST_BUFFERS);
+	if (last)
+		drop_parts(tape, unit);
+	else
+		*ret_last = copy_in(schedule, number);
+	if (unit->ranks > 1)
+		return input;
+	est_drop(tape, *ret_last); /* of one rank alone nothing is looped over */
+	*ret_last = est_none;
+	return input;
+}
+
+/* torchtitan divides by the tokens itself, and tells FSDP2 to divide by 1: of one rank alone what is reduced is divided into a copy. */
+static void divide(struct est_schedule *schedule, const struct est_unit *unit)
+{
+	if (unit->within && unit->ranks == 1)
+		est_drop(schedule->tape, est_empty_on(schedule->tape, REDUCE_SCATTER, unit->trained, schedule->reduced_element, EST_GRADIENTS));
 }
 
 /* foreach_reduce() */
@@ -153,11 +256,11 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 	struct est_unit *unit = &schedule->units[number];
-	struct est_tensor input = est_empty_as(tape, unit->trained, schedule->reduced_element, EST_BUFFERS);
-	struct est_tensor last = copy_in(schedule, number), out, cast;
-	uint64_t numel = unit->trained / schedule->ranks;
+	struct est_tensor last, input = fill_input(schedule, number, &last), out, cast;
+	uint64_t numel = unit->trained / unit->ranks;
 
 	out = est_empty_on(schedule->tape, REDUCE_SCATTER, numel, schedule->reduced_element, EST_GRADIENTS);
+	divide(schedule, unit);
 	if (schedule->reduced_element != schedule->shard_element) {
 		cast = est_empty_on(schedule->tape, schedule->replicates ? ALL_REDUCE : REDUCE_SCATTER, numel, schedule->shard_element, EST_GRADIENTS);
 		if (schedule->replicates) /* _all_reduce_state */
@@ -194,6 +297,7 @@ static void after_backward(struct est_schedule *schedule, unsigned number)
 {
 	struct est_unit *unit = &schedule->units[number];
 
+	accumulate(schedule, number);
 	if (schedule->syncs)
 		place_gradients(schedule, number);
 	if (!schedule->stays_gathered)

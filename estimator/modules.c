@@ -193,6 +193,8 @@ struct est_tensor est_call_attention(struct est_pass *pass, const struct est_lay
 
 struct est_tensor est_call_mlp(struct est_pass *pass, const struct est_layer *layer, est_layer_function *forward, struct est_tensor x)
 {
+	if (layer->experts.permuted_indices.storage)
+		forward = est_titan_mixture;
 	x = est_module_enter(pass->tape, layer->mlp, x);
 	return est_module_leave(pass->tape, layer->mlp, on_all_positions(pass, layer, forward, x));
 }

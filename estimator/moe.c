@@ -1,6 +1,7 @@
 /* Mixtures of experts as Transformers 5 runs them: integrations/moe.py, grouped_mm_experts_forward. Every token visits
  * num_experts_per_tok experts; what follows is as long as the pairs of token and expert, however they are balanced. */
 #include "estimator/lora.h"
+#include "estimator/moe.h"
 
 static uint64_t pairs_of(const struct est_pass *pass)
 {
@@ -16,16 +17,47 @@ static struct est_tensor indices(struct est_tape *tape, uint64_t numel, uint8_t 
 
 static const struct est_op index_op = { "Index", est_backward_one };
 
+/* Kernels take positions of 64 bits. */
+static struct est_tensor in_64_bits(struct est_tape *tape, struct est_tensor rows)
+{
+	return rows.element < EST_INT64 ? est_empty(tape, rows.numel, EST_INT64) : est_none;
+}
+
 struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows, uint64_t numel)
 {
 	struct est_node *node = est_node_new(tape, &index_op, 1, &x);
-	struct est_tensor out;
+	struct est_tensor cast = in_64_bits(tape, rows), out;
 
 	est_save(tape, node, rows);
 	out = est_output(tape, node, 0, est_empty(tape, numel, x.element));
+	est_drop(tape, cast);
 	est_finish(tape, x);
 	est_finish(tape, rows);
 	return out;
+}
+
+/* extra[0]: positions, extra[1]: bytes of one */
+static void backward_put(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_tensor rows = { .numel = node->extra[0], .element = (uint8_t)node->extra[1] }, cast = in_64_bits(tape, rows);
+
+	est_backward_one(tape, node, ret);
+	est_drop(tape, cast);
+}
+static const struct est_op put_op = { "IndexPut", backward_put };
+
+struct est_tensor est_put_rows(struct est_tape *tape, struct est_tensor target, struct est_tensor rows, struct est_tensor values)
+{
+	struct est_node *node = est_node_new(tape, &put_op, 1, &values);
+
+	if (node) {
+		node->extra[0] = rows.numel;
+		node->extra[1] = rows.element;
+	}
+	est_save(tape, node, rows);
+	target = est_output(tape, node, 0, target);
+	est_finish(tape, values);
+	return target;
 }
 
 /* The weight's gradient first; it passes the transposition of the weight, where there is one (extra[0]). */
@@ -36,10 +68,7 @@ static void backward_grouped(struct est_tape *tape, struct est_node *node, struc
 }
 static const struct est_op grouped_op = { "GroupedMm", backward_grouped };
 
-/* F.grouped_mm(x.to(weight.dtype), weight): no operator of autocast's. weight is borrowed, a parameter or a sum with
- * adapters */
-static struct est_tensor grouped_mm(struct est_tape *tape, struct est_tensor x, struct est_tensor weight,
-				    uint64_t numel, bool transposed)
+struct est_tensor est_grouped_mm(struct est_tape *tape, struct est_tensor x, struct est_tensor weight, uint64_t numel, bool transposed)
 {
 	struct est_tensor in[2] = { est_to(tape, x, weight.element), weight }, out;
 	struct est_node *node = est_node_new(tape, &grouped_op, 2, in);
@@ -77,7 +106,7 @@ static struct est_tensor grouped_linear(struct est_pass *pass, struct est_tensor
 					struct est_tensor bias, uint64_t width)
 {
 	bool transposed = pass->model->architecture != EST_ARCH_GPT_OSS;
-	struct est_tensor out = grouped_mm(pass->tape, x, weight, pairs_of(pass) * width, transposed);
+	struct est_tensor out = est_grouped_mm(pass->tape, x, weight, pairs_of(pass) * width, transposed);
 
 	return est_hold(bias.numel ? est_add_in_place(pass->tape, out, bias) : out);
 }

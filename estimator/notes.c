@@ -71,6 +71,20 @@ static void note_context(const struct est_request *request, const struct est_mod
 			     "for one whose ranks send to each other");
 }
 
+static void note_experts(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	(void)model;
+	if (p->expert <= 1)
+		return;
+	est_note_add(&report->assumptions, "/parallelism/expert", "alltoall",
+		     "torchtitan 0.2.2's ExpertParallel and mixture in the layers of Transformers: tokens are shared evenly among the experts; the upper "
+		     "figures have room for a rank that is sent twice its share. Without load balancing one may be sent more");
+	est_note_add(&report->assumptions, "/parallelism", "",
+		     "NCCL's buffers are outside PyTorch's allocator: 1 to 3 GiB for a group of ranks that send to each other, as experts' do");
+}
+
 static void note_unsloth(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	(void)model;
@@ -200,7 +214,7 @@ typedef void note_function(const struct est_request *request, const struct est_m
 
 /* In the order in which they are told. */
 static note_function *const notes[] = {
-	note_limits, note_mixers, note_kernel, note_unsloth, note_pipeline, note_context, note_objective, note_torchtitan, note_tensor,
+	note_limits, note_mixers, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan, note_tensor,
 	note_framework,
 };
 

@@ -54,9 +54,13 @@ static void drop_inputs(struct est_tape *tape, const struct inputs *inputs)
 		est_drop(tape, inputs->tensors[i]);
 }
 
-static bool uses_autocast(enum est_precision precision)
+/* torchtitan leaves it to FSDP2's policy. */
+static bool uses_autocast(const struct est_request *request)
 {
-	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST;
+	enum est_precision precision = request->precision;
+	bool mixed = precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST;
+
+	return mixed && request->parallelism.expert <= 1;
 }
 
 /* Up to the last hidden state. Reentrant checkpoints need what the layers share until the backward. */
@@ -66,7 +70,7 @@ struct est_tensor est_objective_forward(struct est_pass *pass)
 	bool recomputes_reentrantly = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
 	struct est_tensor hidden;
 
-	pass->tape->autocast = uses_autocast(request->precision);
+	pass->tape->autocast = uses_autocast(request);
 	hidden = est_pass_forward(pass);
 	if (!recomputes_reentrantly || pass->tape->no_grad)
 		est_pass_release(pass);

@@ -21,9 +21,11 @@ struct est_expert {
 	struct est_linear w1, w2, w3;
 };
 
-/* The experts' fused weights, and LoRA on them; or each by itself. */
+/* The experts' fused weights, and LoRA on them; or each by itself; or, over expert-parallel ranks, torchtitan's three of a rank's own. */
 struct est_experts {
 	struct est_expert *apart;                                            /* NULL: fused */
+	uint32_t w1, w2, w3;
+	struct est_tensor permuted_indices;                                  /* of the last tokens that came; none: the experts are not dealt out */
 	uint32_t gate_up_proj, gate_up_proj_bias, down_proj, down_proj_bias; /* biases: EST_NO_LEAF where there are none */
 	const struct est_adapter *gate_up_adapter, *down_adapter;            /* or NULL */
 };
@@ -275,7 +277,8 @@ struct est_routing {
  * borrowed. */
 struct est_tensor est_grouped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 				      const struct est_routing *routing);
-/* x[rows], or torch.gather(): numel elements. Keeps rows; its backward fills zeros of x. Both are released when temporary. */
+/* x[rows], or torch.gather(): numel elements. Keeps rows, which are cast first where they are of 32 bits; its backward fills zeros of x.
+ * Both are released when temporary. */
 struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, struct est_tensor rows, uint64_t numel);
 /* x.sum() over experts to numel elements, which autocast runs into fp32; the gradient is expanded and copied. x is borrowed. */
 struct est_tensor est_sum_of_experts(struct est_tape *tape, struct est_tensor x, uint64_t numel);
@@ -284,6 +287,10 @@ struct est_tensor est_looped_experts(struct est_pass *pass, const struct est_lay
 				     const struct est_routing *routing);
 /* Qwen2-MoE's block in the place of the MLP: a gated shared expert beside the others; a layer without experts has an MLP. */
 est_layer_function est_qwen2_mixture;
+/* torchtitan's block over expert-parallel ranks (titan_moe.c) in the place of any mixture. */
+est_layer_function est_titan_mixture;
+/* Where rows that come from other ranks lie when they are sorted by expert: an attribute of a layer's plan, which stays. */
+struct est_tensor est_titan_permutation(const struct est_pass *pass);
 /* DeepSeek's self_attn; x is borrowed. */
 est_layer_function est_latent_attention;
 /* gpt-oss: its self_attn, and its experts' gate, gate_up borrowed. */

@@ -2,6 +2,7 @@
 #include "estimator/routers.h"
 #include "estimator/architecture.h"
 #include "estimator/lora.h"
+#include "estimator/moe.h"
 #include "estimator/recurrent.h"
 
 static uint64_t choices(const struct est_pass *pass, int64_t per_token)
@@ -82,8 +83,7 @@ static struct est_tensor divide_in_place(struct est_tape *tape, struct est_tenso
 	return est_output(tape, node, 0, x);
 }
 
-/* x / divisor, which autograd keeps both. x and divisor are released if temporary. */
-static struct est_tensor divide(struct est_tape *tape, struct est_tensor x, struct est_tensor divisor)
+struct est_tensor est_divide(struct est_tape *tape, struct est_tensor x, struct est_tensor divisor)
 {
 	struct est_node *node = est_node_new(tape, &div_op, 2, (struct est_tensor[]){ x, divisor });
 	uint8_t element = divisor.element > x.element ? divisor.element : x.element;
@@ -367,7 +367,7 @@ void est_route_lfm2(struct est_pass *pass, const struct est_layer *layer, struct
 	weights = est_hold(chosen_values(tape, scores, ret->indices));
 	est_drop(tape, scores);
 	if (pass->model->norm_topk_prob) {
-		scaled = est_hold(divide(tape, weights, est_add_scalar(tape, sum_of_each(pass, weights))));
+		scaled = est_hold(est_divide(tape, weights, est_add_scalar(tape, sum_of_each(pass, weights))));
 		est_drop(tape, weights);
 		weights = scaled;
 	}
@@ -391,7 +391,7 @@ void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, st
 	est_drop(tape, frame[0]); /* a temporary here */
 	chosen = est_hold(chosen_values(tape, probabilities, ret->indices));
 	est_drop(tape, probabilities);
-	weights = est_hold(divide(tape, chosen, est_clamp(tape, sum_of_each(pass, chosen), 1)));
+	weights = est_hold(est_divide(tape, chosen, est_clamp(tape, sum_of_each(pass, chosen), 1)));
 	est_drop(tape, chosen);
 	tape->autocast = autocast;
 	ret->weights = est_hold(est_to(tape, weights, x.element));

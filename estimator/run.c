@@ -6,6 +6,7 @@
 #include "estimator/compile.h"
 #include "estimator/device.h"
 #include "estimator/floor.h"
+#include "estimator/expert_parallel.h"
 #include "estimator/framework.h"
 #include "estimator/notes.h"
 #include "estimator/pipeline.h"
@@ -200,7 +201,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->unpooled = est_sharding_unpooled(run->request, run->model);
 	outcome->leftover = program.leftover;
 	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model) + est_framework_surplus(run->request, run->model)
-			      + est_tensor_surplus(run->request, run->model)
+			      + est_tensor_surplus(run->request, run->model) + est_expert_surplus(run->request, run->model)
 			      + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
 	if (complete)
 		est_replay_levels(&program, &outcome->levels);

@@ -253,10 +253,11 @@ static uint8_t element_of(enum est_dtype dtype, uint8_t otherwise)
 	return dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
 }
 
-/* A parameter is cut along its first dimension, of experts along that of the experts, and padded to a multiple of the ranks. */
-static uint64_t shard_of(const struct est_leaf *leaf, uint64_t ranks)
+/* A parameter is cut along its first dimension, of experts along that of the experts (or their rows), and padded to a multiple of
+ * the ranks. */
+static uint64_t shard_of(const struct est_leaf *leaf, uint64_t ranks, bool cuts_rows)
 {
-	uint64_t rows = leaf->stack ? leaf->stack : leaf->rows ? leaf->rows : leaf->value.numel;
+	uint64_t rows = leaf->stack && !cuts_rows ? leaf->stack : leaf->rows ? leaf->rows : leaf->value.numel;
 
 	return (rows + ranks - 1) / ranks * (leaf->value.numel / rows);
 }
@@ -266,7 +267,7 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 	struct est_unit *unit = &schedule->units[leaf->unit];
 	bool trained = leaf->value.requires_grad;
 
-	leaf->shard = shard_of(leaf, schedule->ranks);
+	leaf->shard = shard_of(leaf, unit->ranks, unit->cuts_rows);
 	leaf->shard_element = leaf->value.element;
 	leaf->on_host = schedule->offloads;
 	if (leaf->on_host)
@@ -274,8 +275,8 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 	else
 		est_persistent(schedule->tape, leaf->shard, leaf->shard_element, EST_WEIGHTS);
 	leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
-	unit->numel += leaf->shard * schedule->ranks;
-	unit->trained += trained ? leaf->shard * schedule->ranks : 0;
+	unit->numel += leaf->shard * unit->ranks;
+	unit->trained += trained ? leaf->shard * unit->ranks : 0;
 	unit->cast += leaf->shard_element != leaf->value.element ? leaf->shard : 0;
 	if (trained)
 		schedule->shard_element = leaf->shard_element;
@@ -372,11 +373,15 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->last_run = EST_NO_UNIT;
 	if (schedule->row == &est_fsdp1)
 		schedule->unit_count += est_fsdp1_name_adapters(schedule);
+	schedule->unit_count += est_schedule_name_experts(schedule);
 	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
 	if (!schedule->units) {
 		tape->exhausted = true;
 		return 0;
 	}
+	for (unsigned i = 0; i < schedule->unit_count; i++)
+		schedule->units[i].ranks = schedule->ranks;
+	est_schedule_nest_experts(schedule, model);
 	shard_all(schedule);
 	schedule->gathered_element = tape->leaves[0].value.element;
 	schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);

@@ -10,13 +10,17 @@
 
 /* What is gathered and reduced together. Unit 0 has the embedding (and everything else outside the layers, where that is one
  * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head, unit L + 2, if any, what only the model itself has:
- * the final norm that accelerate does not find within an adapted model. */
+ * the final norm that accelerate does not find within an adapted model. Units of adapters (FSDP1) and of experts come behind them. */
 struct est_unit {
 	struct est_leaf *first;        /* its sharded parameters, in the order of the modules: a list by est_leaf.next */
 	uint64_t numel;                /* gathered elements, with the padding of shards */
 	uint64_t trained;              /* those of them whose gradients are reduced */
 	uint64_t cast;                 /* elements of a rank's shards that are of another dtype than what is gathered */
 	uint32_t gathered;             /* storage of the all-gather's output; 0: none */
+	uint64_t ranks;                /* that share its parameters */
+	unsigned nested;               /* the unit of the experts within this layer, or 0 */
+	bool within;                   /* it is such a one */
+	bool cuts_rows;                /* its matrices lie in stacks, and are cut along their rows, not by matrix */
 	bool unsharded, reduced;
 	bool has_run, awaits_backward; /* in this micro-batch's forward; where its result has a gradient */
 	unsigned previous;             /* the unit whose forward ended before, or EST_NO_UNIT */
@@ -62,7 +66,8 @@ struct est_schedule {
 	bool norm_is_roots;            /* but for the norm, which is the root's */
 	bool layers_are_roots;         /* and so are the layers': PEFT's policy, which FSDP2 does not know */
 	bool root_leaves_at_loss;      /* unit 0 is the model itself: its backward begins at the loss, not at the logits */
-	uint32_t *unit_of_module;      /* FSDP1: modules within a layer that are units of their own; 0: none */
+	uint32_t *unit_of_module;      /* modules within a layer that are units of their own: FSDP1's adapters, experts; 0: none */
+	bool prefetches_forward;       /* each unit says which is gathered ahead of its turn in the forward too */
 	unsigned last_run;             /* the unit whose forward ended last, or EST_NO_UNIT */
 	struct est_zero3 *zero3;       /* ZeRO-3, whose units are modules; or NULL */
 	uint32_t held_gather;          /* all-gather output of the last unit, kept until the next has been copied out */
@@ -108,6 +113,10 @@ bool est_tail_has_norm(const struct est_schedule *schedule);
 /* fsdp1.c: makes units of adapters, where PEFT's policy does; how many. Cuts all units, whose leaves are joined, as flat parameters. */
 unsigned est_fsdp1_name_adapters(struct est_schedule *schedule);
 void est_fsdp1_shard(struct est_schedule *schedule);
+
+/* schedule_experts.c: makes units of experts over expert-parallel ranks; how many. Says, before leaves join their units, what they are within. */
+unsigned est_schedule_name_experts(struct est_schedule *schedule);
+void est_schedule_nest_experts(struct est_schedule *schedule, const struct est_model *model);
 
 /* fsdp2.c, fsdp1.c, zero3.c */
 extern const struct est_strategy_row est_fsdp2, est_fsdp1, est_zero3_row;

@@ -5,6 +5,7 @@
 #include "estimator/adapters.h"
 #include "estimator/compile.h"
 #include "estimator/context.h"
+#include "estimator/expert_parallel.h"
 #include "estimator/fields.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
@@ -44,7 +45,7 @@ static const struct modelled {
 	{ "parallelism.tensor", ANY, BIT(1) },
 	{ "parallelism.pipeline", ANY, BIT(1) },
 	{ "parallelism.context", ANY, BIT(1) },
-	{ "parallelism.expert", BIT(1), BIT(1) },
+	{ "parallelism.expert", ANY, BIT(1) },
 	{ "parallelism.sequence_parallel", ANY, BIT(false) },
 	{ "offload.optimizer", ANY, BIT(EST_ON_GPU) },
 	{ "offload.parameters", ANY, BIT(EST_ON_GPU) },
@@ -399,6 +400,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 		refuse("liger_kernel", request, faults);
 	est_pipeline_check(request, model, faults);
 	est_context_check(request, model, faults);
+	est_expert_check(request, model, faults);
 	check_packed(request, model, faults);
 	check_generation(request, model, faults);
 	check_compile(request, model, faults);

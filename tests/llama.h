@@ -3,6 +3,7 @@
 #ifndef TESTS_LLAMA_H
 #define TESTS_LLAMA_H
 
+#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
@@ -56,6 +57,34 @@ static inline int64_t list_parameters(int layers, int64_t *ret_sizes)
 	while (at-- > ret_sizes)
 		whole += *at;
 	return whole;
+}
+
+/* The program of a request, whole: nothing is shared. */
+static inline void trace_program(const struct est_model *model, const struct est_request *request)
+{
+	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
+
+	arena.used = 0;
+	ck_assert(est_program_trace(&program, model, request, EST_SDPA_HAS_FLASH, whole, &arena));
+}
+
+/* The most that is alive of a category in a phase of a program's micro-batches; of all categories: EST_CATEGORIES. */
+static inline uint64_t most_alive(enum est_category category, enum est_phase of)
+{
+	enum est_phase phase = EST_PHASE_LOAD;
+	uint64_t bytes = 0, top = 0;
+
+	for (size_t i = 0; i < program.end[EST_PART_MICRO_NEXT]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_PHASE)
+			phase = (enum est_phase)event->id;
+		else if (event->category == category || category == EST_CATEGORIES)
+			bytes += event->kind == EST_EVENT_ALLOC ? event->bytes : -event->bytes;
+		if (phase == of && bytes > top)
+			top = bytes;
+	}
+	return top;
 }
 
 #endif

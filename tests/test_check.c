@@ -36,6 +36,8 @@ static void set_fields(struct est_request *request, const char *assignments)
 #define THUMB "accounting=1 "   /* rule_of_thumb */
 #define LORA THUMB "method=1 "
 #define QLORA THUMB "method=2 "
+/* torchtitan, fp32 shards and bf16 compute, whole checkpoints, under fsdp */
+#define TITAN "framework=6 precision=2 gradient_checkpointing=1 parallelism.strategy=5 "
 #define UNSLOTH "framework=4 method=1 precision=2 loss=1 "
 
 static const struct {
@@ -474,6 +476,33 @@ static const struct {
 	  "/versions/transformers", EST_NOT_SUPPORTED_YET },
 	{ "fused experts in hqq", become_mixtral, "method=2 quantization.type=4", "/quantization/type", EST_NOT_SUPPORTED_YET },
 	{ "fused experts in gptq", become_mixtral, "method=2 quantization.type=3", "/quantization/type", EST_NOT_SUPPORTED_YET },
+	{ "experts dealt out", become_mixtral, TITAN "parallelism.gpus=8 parallelism.expert=4", NULL, 0 },
+	{ "experts dealt out within replicas", become_mixtral,
+	  TITAN "parallelism.strategy=7 parallelism.gpus=8 parallelism.shard_size=4 parallelism.expert=4", NULL, 0 },
+	{ "more ranks than experts", become_mixtral, TITAN "parallelism.gpus=32 parallelism.expert=16", "/parallelism/expert", EST_CONTRADICTION },
+	{ "ranks that do not divide the experts", become_mixtral, TITAN "parallelism.gpus=9 parallelism.expert=3", "/parallelism/expert",
+	  EST_CONTRADICTION },
+	{ "experts' ranks among others", become_mixtral, TITAN "parallelism.gpus=6 parallelism.expert=4", "/parallelism/expert",
+	  EST_CONTRADICTION },
+	{ "experts' ranks across replicas", become_mixtral,
+	  TITAN "parallelism.strategy=7 parallelism.gpus=8 parallelism.shard_size=2 parallelism.expert=4", "/parallelism/expert",
+	  EST_CONTRADICTION },
+	{ "rows of an expert that do not divide", become_mixtral, TITAN "parallelism.gpus=24 parallelism.expert=8", "/parallelism/expert",
+	  EST_CONTRADICTION },
+	{ "experts dealt out without shards", become_mixtral, TITAN "parallelism.strategy=1 parallelism.gpus=8 parallelism.expert=4",
+	  "/parallelism/strategy", EST_CONTRADICTION },
+	{ "experts dealt out by DeepSpeed", become_mixtral, TITAN "parallelism.strategy=4 parallelism.gpus=8 parallelism.expert=4",
+	  "/parallelism/strategy", EST_NOT_SUPPORTED_YET },
+	{ "experts dealt out by Transformers", become_mixtral,
+	  "precision=2 parallelism.strategy=5 parallelism.gpus=8 parallelism.expert=4", "/framework", EST_NOT_SUPPORTED_YET },
+	{ "experts dealt out in stages", become_mixtral, TITAN "parallelism.gpus=8 parallelism.pipeline=2 parallelism.expert=4",
+	  "/parallelism/pipeline", EST_NOT_SUPPORTED_YET },
+	{ "experts dealt out and matrices of a kind", become_mixtral, TITAN "optimizer=12 parallelism.gpus=8 parallelism.expert=4", "/optimizer",
+	  EST_NOT_SUPPORTED_YET },
+	{ "experts dealt out in fp32", become_mixtral, TITAN "parallelism.param_dtype=2 parallelism.gpus=8 parallelism.expert=4",
+	  "/parallelism/param_dtype", EST_NOT_SUPPORTED_YET },
+	{ "experts dealt out by the rule", become_mixtral, THUMB "parallelism.gpus=8 parallelism.strategy=5 parallelism.expert=4",
+	  "/parallelism/expert", EST_NOT_SUPPORTED_YET },
 	{ "dropout of adapted experts", become_mixtral, LORA "lora.dropout=0.1", "/lora/dropout", EST_CONTRADICTION },
 	{ "DoRA of adapted experts", become_mixtral, LORA "lora.dora=1", "/lora/dora", EST_CONTRADICTION },
 	{ "selective checkpoints of a mixture", become_mixtral, "gradient_checkpointing=2", "/gradient_checkpointing",

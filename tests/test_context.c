@@ -33,14 +33,6 @@ static struct est_request dealt_out(int64_t context, int64_t data)
 	};
 }
 
-static void trace(const struct est_model *model, const struct est_request *request)
-{
-	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
-
-	arena.used = 0;
-	ck_assert(est_program_trace(&program, model, request, EST_SDPA_HAS_FLASH, whole, &arena));
-}
-
 /* ---- the ring */
 
 struct counted {
@@ -147,36 +139,18 @@ END_TEST
 
 /* ---- a rank */
 
-static uint64_t most(enum est_category category, enum est_phase of)
-{
-	enum est_phase phase = EST_PHASE_LOAD;
-	uint64_t bytes = 0, top = 0;
-
-	for (size_t i = 0; i < program.end[EST_PART_MICRO_NEXT]; i++) {
-		const struct est_event *event = &program.events[i];
-
-		if (event->kind == EST_EVENT_PHASE)
-			phase = (enum est_phase)event->id;
-		else if (event->category == category)
-			bytes += event->kind == EST_EVENT_ALLOC ? event->bytes : -event->bytes;
-		if (phase == of && bytes > top)
-			top = bytes;
-	}
-	return top;
-}
-
 /* 4 bytes an element, divided by the ranks of data and of context parallelism together. */
 START_TEST(its_ranks_share_the_parameters)
 {
 	struct est_model model = LLAMA(LAYERS);
 	struct est_request request = dealt_out(2, 2);
 
-	trace(&model, &request);
-	ck_assert_uint_eq(most(EST_WEIGHTS, EST_PHASE_FORWARD), 4 * (uint64_t)est_model_count_parameters(&model) / 4);
+	trace_program(&model, &request);
+	ck_assert_uint_eq(most_alive(EST_WEIGHTS, EST_PHASE_FORWARD), 4 * (uint64_t)est_model_count_parameters(&model) / 4);
 	request.parallelism.strategy = EST_HSDP;
 	request.parallelism.shard_size = 1;
-	trace(&model, &request);
-	ck_assert_uint_eq(most(EST_WEIGHTS, EST_PHASE_FORWARD), 4 * (uint64_t)est_model_count_parameters(&model) / 2);
+	trace_program(&model, &request);
+	ck_assert_uint_eq(most_alive(EST_WEIGHTS, EST_PHASE_FORWARD), 4 * (uint64_t)est_model_count_parameters(&model) / 2);
 }
 END_TEST
 
@@ -187,8 +161,8 @@ START_TEST(a_rank_has_the_logits_of_its_tokens)
 	struct est_request request = dealt_out(rings[_i], 1);
 	uint64_t tokens = S / (uint64_t)rings[_i], logits, checkpoints = (LAYERS + 2) * tokens * H * 4;
 
-	trace(&model, &request);
-	logits = most(EST_ACTIVATIONS, EST_PHASE_LOSS_BACKWARD);
+	trace_program(&model, &request);
+	logits = most_alive(EST_ACTIVATIONS, EST_PHASE_LOSS_BACKWARD);
 	ck_assert_uint_ge(logits, 12 * tokens * V);
 	ck_assert_uint_le(logits, 12 * tokens * V + checkpoints + 16 * tokens * H);
 }
