@@ -101,12 +101,12 @@ function peakOf(peak, row) {
 export function drawRows(answer, gpus) {
   const { single_gpu: single, per_gpu: shared, peak, rule_of_thumb: thumb } = answer;
   const columns = [
-    ["each at its most", (row) => shared[`${row}_bytes`]],
+    [gpus > 1 ? "each at its most, per GPU" : "each at its most", (row) => shared[`${row}_bytes`]],
     gpus > 1 && ["on one GPU alone", (row) => single[`${row}_bytes`]],
     peak && ["at the peak", (row) => peakOf(peak, row)],
-    thumb && peak && ["rule of thumb", (row) => thumb[row === "total" ? "per_gpu_bytes" : `${row}_bytes`]],
+    thumb && peak && [gpus > 1 ? "rule of thumb, one GPU" : "rule of thumb", (row) => thumb[`${row}_bytes`]],
   ].filter(Boolean);
-  return table("Components, per GPU", ["component", ...columns.map(([head]) => head)], ROWS.map((row) => [
+  return table("Components, and what of them is alive at the peak", ["component", ...columns.map(([head]) => head)], ROWS.map((row) => [
     element("th", { scope: "row" }, row !== "total" && swatch(classOf(row === "overhead" ? OUTSIDE : row)), row),
     ...columns.map(([, value]) => (value(row) === undefined ? "\u2013" : size(value(row)))),
   ]));
