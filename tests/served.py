@@ -31,9 +31,9 @@ SHOWN_OF_MODEL = ("id", "parameters", "trainable_parameters")
 
 
 @contextlib.contextmanager
-def service(source, vramcast):
+def service(source, vramcast, *options):
     """Runs the program on a free port; yields the port; it has to end with 0 on SIGTERM."""
-    process = subprocess.Popen([vramcast, "--listen", "127.0.0.1:0", "--catalog", source / "config"],
+    process = subprocess.Popen([vramcast, "--listen", "127.0.0.1:0", "--catalog", source / "config", *options],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = []
     try:
