@@ -32,6 +32,7 @@ have()
 	chromium) [ -x /usr/bin/chromium ] ;;
 	chromium-driver) [ -x /usr/bin/chromedriver ] ;;
 	python3-selenium) /usr/bin/python3 -c 'import selenium' 2>/dev/null ;;
+	prometheus) command -v promtool >/dev/null ;;
 	python3-pil) /usr/bin/python3 -c 'import PIL' 2>/dev/null ;;
 	*) die "no test for the package $1" ;;
 	esac

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""The service from elsewhere, in a real Chromium: a page of another origin that calls it, and its own page behind a proxy
-that has it at a path.
+"""The service from elsewhere, in a real Chromium: a page of another origin that calls it, and its own page behind a
+proxy that has it at a path.
 
     origins.py SOURCE VRAMCAST                  TAP; starts VRAMCAST twice, without and with --cors-origin
 """
@@ -76,7 +76,8 @@ def origin_cases(browser, closed, open_):
         told = browser.run(CALL, closed + address, options)
         yield "without --cors-origin %s of another origin is refused" % name, [] if "refused" in told else [str(told)]
         told = browser.run(CALL, open_ + address, options)
-        yield "with it %s is answered" % name, [] if (told.get("status"), told.get("gpu")) == (200, "t4") else [str(told)]
+        right = (told.get("status"), told.get("gpu")) == (200, "t4")
+        yield "with it %s is answered" % name, [] if right else [str(told)]
         yield "and its X-Request-Id is told", [] if told.get("id") else [str(told)]
     told = browser.run(CALL, open_ + get, {})
     yield "so is the ETag", [] if told.get("etag") else [str(told)]
