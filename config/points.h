@@ -1,6 +1,6 @@
 /* What a search knows of one recipe: replays at some points (numbers of GPUs, batches, lengths), and what follows from them for the
  * others. A replay that fails by more than 1/64 fails for fewer GPUs, larger batches and longer sequences too: what is alive at once is
- * monotone in the three, as tests/random_requests.c holds it to be. */
+ * monotone in the three, as tests/rules.c holds it to be. */
 #ifndef CFG_POINTS_H
 #define CFG_POINTS_H
 

@@ -1,6 +1,6 @@
 /* A floor of what a run allocates, from a few products: what is certainly alive at once at the optimizer's step, or when the loss is
  * computed. Replaying takes milliseconds, this nanoseconds: a search over many runs leaves out what cannot fit without replaying it.
- * tests/random_requests.c holds it below the replay. */
+ * tests/rules.c holds it below the replay. */
 #ifndef EST_FLOOR_H
 #define EST_FLOOR_H
 
