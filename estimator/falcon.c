@@ -24,7 +24,7 @@ static void split_heads(struct est_pass *pass, struct est_tensor fused, struct e
 	ret[0] = est_hold(est_slice(pass->tape, fused, query));
 	ret[1] = est_hold(one_head_of_each(pass->tape, fused, key));
 	ret[2] = est_hold(one_head_of_each(pass->tape, fused, key));
-	if (model->num_key_value_heads == 1)
+	if (model->num_key_value_heads == 1 || n_rep == 1) /* nothing to expand: flatten(2, 3) makes views */
 		return;
 	flat[0] = est_hold(est_contiguous(pass->tape, ret[0]));
 	for (unsigned i = 1; i < 3; i++)

@@ -40,21 +40,22 @@ static double count_parameters(const struct est_request *request, const struct e
 
 static void add_parameters(struct est_floor *floor, const struct est_request *request, const struct est_model *model)
 {
-	/* adapters may be of 16 bits; a tower that no batch runs has no gradients, and no states */
+	/* adapters may be of 16 bits; a tower that no batch runs, and an indexer, have no gradients, and no states */
 	double element = is_32_bit(request->precision) && !adapts(request) ? 4 : 2;
 	double counted = (double)est_trainable_parameters(request, model), all = count_parameters(request, model);
 	double trained = counted < all ? counted : all, frozen = adapts(request) ? all : all - trained;
-	bool idle = model->vision.tower != EST_TOWER_NONE || model->num_cross_attention_layers > 0;
-	double master = est_has_master(request) && !adapts(request) ? 4 : 0;
+	bool idle = model->vision.tower != EST_TOWER_NONE || model->num_cross_attention_layers > 0 || (model->index_topk && adapts(request));
+	double master = est_has_master(request) && !adapts(request) ? 4 : 0, stepped = trained - (double)est_model_indexer_parameters(model);
 	unsigned optimizer = (unsigned)request->optimizer;
 
 	floor->trained = (int64_t)trained;
 	floor->weights = frozen * frozen_element(request) + trained * element;
 	if (idle || optimizer >= sizeof(states) / sizeof(states[0]))
 		return;
-	floor->gradients = request->fuse_optimizer_in_backward ? 0 : trained * element;
-	floor->masters = master > 0 && !request->fuse_optimizer_in_backward ? trained : 0;
-	floor->states = trained * (master + states[optimizer].fixed + states[optimizer].by_element * (master > 0 ? master : element));
+	stepped = stepped > 0 ? stepped : 0;
+	floor->gradients = request->fuse_optimizer_in_backward ? 0 : stepped * element;
+	floor->masters = master > 0 && !request->fuse_optimizer_in_backward ? stepped : 0;
+	floor->states = stepped * (master + states[optimizer].fixed + states[optimizer].by_element * (master > 0 ? master : element));
 }
 
 /* The input of each checkpoint, or of each layer where there are none. */

@@ -168,6 +168,15 @@ static int64_t indexer_parameters(const struct est_model *model, int64_t layer)
 	return est_model_layer_is_indexed(model, layer) ? model->q_lora_rank * heads * d + h * d + 2 * d + h * heads : 0;
 }
 
+int64_t est_model_indexer_parameters(const struct est_model *model)
+{
+	int64_t sum = 0;
+
+	for (int64_t layer = 0; model->index_topk && layer < model->num_hidden_layers; layer++)
+		sum += indexer_parameters(model, layer);
+	return sum;
+}
+
 /* Without the norms. */
 static int64_t block_parameters(const struct est_model *model, int64_t layer)
 {

@@ -199,6 +199,9 @@ bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer);
 int64_t est_model_layer_parameters(const struct est_model *model);
 int64_t est_model_count_parameters(const struct est_model *model);
 
+/* Of these the ones of indexers, which choose tokens without a gradient: they are trained by name, and no step changes them. */
+int64_t est_model_indexer_parameters(const struct est_model *model);
+
 /* Features that experts are given. */
 int64_t est_model_expert_width(const struct est_model *model);
 
