@@ -34,6 +34,7 @@ have()
 	python3-selenium) /usr/bin/python3 -c 'import selenium' 2>/dev/null ;;
 	prometheus) command -v promtool >/dev/null ;;
 	python3-pil) /usr/bin/python3 -c 'import PIL' 2>/dev/null ;;
+	libclang-rt-14-dev) [ -e "$(clang -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer-$(uname -m).a" ] ;;
 	*) die "no test for the package $1" ;;
 	esac
 }

@@ -111,8 +111,9 @@ static json_t *draw_model(struct draws *draws, const struct cfg_catalog *catalog
 
 static json_t *draw_names(struct draws *draws)
 {
-	static const char *const modules[] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head", "embed_tokens",
-					       "c_attn", "query_key_value", "qkv_proj", "gate_up_proj", "dense", "fc1", "in_proj" };
+	static const char *const modules[] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
+					       "embed_tokens", "c_attn", "query_key_value", "qkv_proj", "gate_up_proj", "dense", "fc1",
+					       "in_proj" };
 	json_t *names = json_array();
 
 	for (uint64_t left = draw(draws, 4) + 1; left; left--)

@@ -150,7 +150,8 @@ static bool falls(const struct cfg_request *request, const char *name, double fa
 	return after < before - before / SLACK && tell(&change, before, after);
 }
 
-/* More GPUs need no more, where there are several and the strategy stays, and where they divide what is sharded: else copies are padded (docs/plans.md). */
+/* More GPUs need no more, where there are several, the strategy stays, and they divide what is sharded: else copies are padded
+ * (docs/plans.md). */
 static bool rises(const struct cfg_request *request, double factor, uint64_t before, struct est_arena *arena)
 {
 	static struct est_request varied;
@@ -226,7 +227,9 @@ static const char *rule_of_least(const struct cfg_request *request, int64_t gpus
 
 	if (gpus > 0 && !fits(request, "parallelism.gpus", gpus, card, arena))
 		return "a card fits with min_gpus";
-	return gpus > step && fits(request, "parallelism.gpus", gpus - step, card, arena) ? "a card does not fit with less than min_gpus" : NULL;
+	if (gpus > step && fits(request, "parallelism.gpus", gpus - step, card, arena))
+		return "a card does not fit with less than min_gpus";
+	return NULL;
 }
 
 const char *rule_of_limits(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena)

@@ -6,6 +6,8 @@
 #include "config/limits.h"
 #include "config/vary.h"
 #include "tests/catalog.h"
+#include "tests/drawn.h"
+#include "tests/rules.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 
@@ -45,31 +47,6 @@ static void limit(const char *text)
 	ck_assert(cfg_limits(&request, &arena, &trial, &report));
 }
 
-/* Whether the card at index fits with that value of the field; more GPUs than one are zero3 where the request has no strategy. */
-static bool fits(const char *field, int64_t value, size_t card)
-{
-	struct cfg_change changes[] = { { field, (double)value }, { "parallelism.strategy", EST_ZERO3 } };
-	bool shards = !strcmp(field, "parallelism.gpus") && value > 1 && request.request.parallelism.strategy == EST_SINGLE;
-	size_t mark = arena.used;
-	bool fitting = false;
-
-	if (cfg_vary(&request, changes, shards ? 2 : 1, &trial.request)) {
-		ck_assert(est_run(&trial.request, &request.model, request.cards, request.card_count, &arena, &trial.report));
-		fitting = trial.report.fits[card].verdict == EST_FITS;
-	}
-	est_arena_rewind(&arena, mark);
-	return fitting;
-}
-
-/* At the limit it fits, one further it does not. */
-static void check_largest(const char *field, int64_t value, int64_t most, size_t card)
-{
-	if (value > 0)
-		ck_assert_msg(fits(field, value, card), "%s: %s %lld", asked, field, (long long)value);
-	if (value < most)
-		ck_assert_msg(!fits(field, value + 1, card), "%s: %s %lld", asked, field, (long long)value + 1);
-}
-
 static const char *const requests[] = {
 	"{\"model\":\"llama-3.2-1b\",\"gpus\":[\"rtx-4090\",\"a100-40gb\",\"t4\"]}",
 	"{\"model\":\"qwen3-0.6b\",\"precision\":\"bf16\",\"gradient_checkpointing\":true,\"micro_batch_size\":7,\"gpus\":[\"l4\",\"h100-sxm5-80gb\"]}",
@@ -80,16 +57,9 @@ static const char *const requests[] = {
 
 static void check_limits(void)
 {
-	for (size_t i = 0; i < report.fit_count; i++) {
-		struct est_fit *fit = &report.fits[i];
+	const char *rule = rule_of_limits(&request, &report, &arena);
 
-		check_largest("micro_batch_size", fit->max_micro_batch_size, 65536, i);
-		check_largest("sequence_length", fit->max_sequence_length, 16777216, i);
-		if (fit->min_gpus > 0)
-			ck_assert_msg(fits("parallelism.gpus", fit->min_gpus, i), "%s: %lld GPUs", asked, (long long)fit->min_gpus);
-		if (fit->min_gpus > 1)
-			ck_assert_msg(!fits("parallelism.gpus", fit->min_gpus - 1, i), "%s: %lld GPUs", asked, (long long)fit->min_gpus - 1);
-	}
+	ck_assert_msg(!rule, "%s: %s", asked, rule);
 }
 
 START_TEST(limits_are_where_the_verdict_changes)
@@ -102,18 +72,9 @@ END_TEST
 /* ---- the same on random requests over families, methods and strategies */
 
 enum { DRAWS = 16, TRIES = 200 };
-static uint64_t state;
+static struct draws draws;
 
-static uint64_t draw(uint64_t below)
-{
-	state += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64 */
-	uint64_t mixed = (state ^ state >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-
-	mixed = (mixed ^ mixed >> 27) * UINT64_C(0x94d049bb133111eb);
-	return (mixed ^ mixed >> 31) % below;
-}
-
-#define ONE_OF(...) ((const char *const[]){ __VA_ARGS__ })[draw(sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *))]
+#define ONE_OF(...) ((const char *const[]){ __VA_ARGS__ })[draw(&draws, sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *))]
 
 /* A request that may be none: what goes together is for the reader to say. */
 static void draw_text(char *text, size_t size)
@@ -124,7 +85,7 @@ static void draw_text(char *text, size_t size)
 	snprintf(text, size,
 		 "{\"model\":\"%s\",\"method\":\"%s\",\"sequence_length\":%d,\"micro_batch_size\":%d,\"gradient_checkpointing\":%s,"
 		 "\"optimizer\":\"%s\"%s%s,\"gpus\":[\"%s\"]}",
-		 model, ONE_OF("full", "full", "lora", "qlora"), 64 << draw(4), 1 << draw(4), ONE_OF("true", "false"),
+		 model, ONE_OF("full", "full", "lora", "qlora"), 64 << draw(&draws, 4), 1 << draw(&draws, 4), ONE_OF("true", "false"),
 		 ONE_OF("adamw", "adamw_torch", "adamw_8bit", "sgd"),
 		 ONE_OF("", ",\"precision\":\"bf16\"", ",\"precision\":\"bf16_mixed\"", ",\"precision\":\"bf16_master\""),
 		 ONE_OF("", "", ",\"parallelism\":{\"gpus\":2,\"strategy\":\"ddp\"}", ",\"parallelism\":{\"gpus\":4,\"strategy\":\"fsdp\"}",
@@ -147,11 +108,11 @@ static bool is_request(const char *text)
 	return right;
 }
 
-static void draw_request(int seed, char *text, size_t size)
+static void draw_small_request(int seed, char *text, size_t size)
 {
 	int tries = 0;
 
-	state = (uint64_t)seed * 1000003;
+	draws.state = (uint64_t)seed * 1000003;
 	do
 		draw_text(text, size);
 	while (!is_request(text) && ++tries < TRIES);
@@ -162,7 +123,7 @@ START_TEST(limits_of_random_requests_are_exact)
 {
 	char text[512];
 
-	draw_request(_i, text, sizeof(text));
+	draw_small_request(_i, text, sizeof(text));
 	limit(text);
 	check_limits();
 }
@@ -175,7 +136,7 @@ START_TEST(advice_on_random_requests_is_an_estimate)
 	size_t count, mark;
 	char text[512];
 
-	draw_request(100 + _i, text, sizeof(text));
+	draw_small_request(100 + _i, text, sizeof(text));
 	est_arena_rewind(&arena, 0);
 	ck_assert(est_run(&request.request, &request.model, request.cards, request.card_count, &arena, &report));
 	ck_assert(cfg_advise(&request, &report, &arena, &trial, advice, &count));

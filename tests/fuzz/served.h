@@ -1,0 +1,34 @@
+/* What the targets that ask the service share: the service on the project's own catalogues. */
+#ifndef TESTS_FUZZ_SERVED_H
+#define TESTS_FUZZ_SERVED_H
+
+#include "server/service.h"
+#include "tests/fuzz/fuzz.h"
+
+/* The context of the service, made at the first call. */
+static inline struct srv_context *served_context(void)
+{
+	static const char *const origins[] = { "https://example.org" };
+	static struct srv_service service;
+	static struct srv_context *context;
+	struct srv_edition *edition;
+	char error[512];
+
+	if (context)
+		return context;
+	fuzz_catalog(); /* which prepares jansson */
+	edition = srv_edition_create(fuzz_directory(), error, sizeof(error));
+	fuzz_require(edition != NULL, "%s", error);
+	srv_service_init(&service, edition, origins, 1);
+	context = srv_context_create(&service);
+	fuzz_require(context != NULL, "memory is short");
+	return context;
+}
+
+/* Whether an answer may have that status: a fault of the client's is never the server's. */
+static inline bool served_status_is_fit(int status)
+{
+	return status >= 200 && (status < 500 || status == 501);
+}
+
+#endif
