@@ -33,6 +33,12 @@ have()
 	chromium-driver) [ -x /usr/bin/chromedriver ] ;;
 	python3-selenium) /usr/bin/python3 -c 'import selenium' 2>/dev/null ;;
 	prometheus) command -v promtool >/dev/null ;;
+	slurmctld | slurmd) [ -x "/usr/sbin/$1" ] ;;
+	slurm-client) command -v sbatch >/dev/null ;;
+	slurm-wlm-basic-plugins) compgen -G '/usr/lib/*/slurm-wlm/job_submit_lua.so' >/dev/null ;;
+	munge) [ -x /usr/sbin/munged ] ;;
+	lua-socket) compgen -G '/usr/lib/*/lua/5.1/socket/core.so' >/dev/null ;;
+	lua-cjson) compgen -G '/usr/lib/*/lua/5.1/cjson.so' >/dev/null ;;
 	python3-pil) /usr/bin/python3 -c 'import PIL' 2>/dev/null ;;
 	libclang-rt-14-dev) [ -e "$(clang -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer-$(uname -m).a" ] ;;
 	*) die "no test for the package $1" ;;
