@@ -8,12 +8,17 @@ export class Problem extends Error {
   }
 }
 
+/* Nobody answered, or somebody in between, in words of their own. */
+const unreached = () => new Problem({ title: "No answer", detail: "the service cannot be reached" });
+
 async function ask(path, options) {
-  const reply = await fetch(path, options).catch((error) => {
-    throw error.name === "AbortError" ? error
-      : new Problem({ title: "No answer", detail: "the service cannot be reached" });
-  });
-  const value = await reply.json();
+  let reply, value;
+  try {
+    reply = await fetch(path, options);
+    value = await reply.json();
+  } catch (error) {
+    throw error.name === "AbortError" ? error : unreached();
+  }
   if (!reply.ok) throw new Problem(value);
   return value;
 }

@@ -74,7 +74,9 @@ function restOf(fields, front, { properties }) {
     groups.set(title, [...(groups.get(title) ?? []), field]);
   }
   const doc = (title) => properties[title]?.description?.split(/[.;]\s/)[0].replace(/\.$/, "") ?? "";
-  return [...groups].map(([title, members]) => ({ title, doc: doc(title), fields: members, front: false }));
+  return [...groups].map(([title, members]) => ({
+    title, doc: doc(title), fields: members, front: false, pointer: title === REST ? undefined : `/${title}`,
+  }));
 }
 
 /* groups: of the form, {title, fields, front}, those up front, then the others by the objects they lie in; byName:

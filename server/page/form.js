@@ -83,9 +83,10 @@ function drawGroup(group, controls) {
   controls.push(...made);
   const body = element("div", { class: "fields" }, made.map((control) => control.root));
   if (group.front) return element("fieldset", { class: "panel" }, element("legend", {}, group.title), body);
-  return element("details", { class: "panel" },
+  return element("details", { class: "panel", "data-pointer": group.pointer },
     element("summary", {}, sentence(group.title), element("span", { class: "set-count" }),
-      element("span", { class: "note" }, group.doc)), body);
+      element("span", { class: "note" }, group.doc)),
+    element("p", { class: "fault", hidden: true }), body);
 }
 
 /* Shows the default that the last answer took, as the assumptions tell it: what an empty control stands for. */
@@ -133,7 +134,8 @@ function showFault(form, request, { pointer, detail }, clear) {
   line.append(element("span", {}, aboutOf(request, place, pointer) + detail));
   const reset = { type: "button", class: "link", onclick: () => clear(pointer) };
   if (exact && place.matches(".field")) line.append(" ", element("button", reset, "Use the default"));
-  inputsOf(place).forEach((input) => input.setAttribute("aria-invalid", "true"));
+  if (place.matches("details")) line.append(" ", element("button", reset, "Leave it out"));
+  else inputsOf(place).forEach((input) => input.setAttribute("aria-invalid", "true"));
   place.closest("details")?.setAttribute("open", "");
   return true;
 }
@@ -185,7 +187,7 @@ export function createForm(form, { groups, byName }, own) {
     focus(pointer) {
       const place = placeOf(form, pointer);
       place?.closest("details")?.setAttribute("open", "");
-      if (place) inputsOf(place)[0]?.focus();
+      (place?.matches("details") ? place.querySelector("summary") : place && inputsOf(place)[0])?.focus();
     },
   };
 }
