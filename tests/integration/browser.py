@@ -269,8 +269,13 @@ def fault_cases(page, service):
     page.choose("[id='field-method']", "full")
     told = page.until("the fault", lambda: page.text("[id='fault-lora.rank']"))
     yield "so does a contradiction between two", unless("method lora" in told, told)
+    page.start("#model=llama-3.2-1b&method=lora&gpus=rtx-4090&lora.rang=8")
+    told = page.text("details[data-pointer='/lora'] > .fault")
+    page.changed(lambda: page.click("details[data-pointer='/lora'] > .fault button"))
+    yield "a name that a group has not is told at the group", unless("rang is not a known field" in told, told) + \
+        equal(page.request().get("lora"), None) + shows(page, service)
     page.offline(True)
-    page.fill("[id='field-lora.rank']", "")
+    page.fill("[id='field-lora.rank']", "4")
     page.until("the loss", lambda: "reached" in page.text("#problems"))
     page.offline(False)
     page.click("#problems button")
@@ -297,6 +302,20 @@ def theme_cases(page, _):
     page.start()
     yield "and is kept", equal(shown(), backgrounds["dark"]) + equal(page.value("#theme", "value"), "dark")
     page.choose("#theme", "system")
+
+
+def noticed_cases(page, _):
+    """That the checks of legibility notice what they are for."""
+    page.start()
+    for name, value in (("--muted", "#aaa"), ("--weights", "#cde")):
+        page.run("document.documentElement.style.setProperty(arguments[0], arguments[1])", name, value)
+        yield "noticed: a colour that is too faint, %s" % name, unless(page.run(AUDIT), "nothing")
+        page.run("document.documentElement.style.removeProperty(arguments[0])", name)
+    yield "and not when it is right again", page.run(AUDIT)
+    page.run("document.body.append(Object.assign(document.createElement('p'), { id: 'status' }))")
+    yield "noticed: an id that stands twice", equal(page.run(AUDIT), ["the id status stands twice"])
+    page.run("document.querySelector('label[for=find]').remove()")
+    yield "noticed: a control without a label", equal(page.nameless(), ["a searchbox has no name"])
 
 
 def narrow_cases(page, service):
@@ -361,7 +380,7 @@ def stray_cases(page, _):
 
 
 CASES = [search_cases, change_cases, picture_cases, advice_cases, card_cases, share_cases, fault_cases, theme_cases,
-         narrow_cases, key_cases]
+         noticed_cases, narrow_cases, key_cases]
 
 
 def all_cases(page, service):

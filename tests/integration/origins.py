@@ -35,6 +35,7 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
     """A page of another origin; below PREFIX what the service at port says."""
 
     port = 0
+    down = False
 
     def do_GET(self):
         if self.path.startswith(PREFIX):
@@ -46,6 +47,9 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
         self.forward(self.rfile.read(int(self.headers["Content-Length"])))
 
     def forward(self, body):
+        if type(self).down:
+            self.answer(502, "text/html", b"<!doctype html><title>Bad Gateway</title>")
+            return
         told = served.Answer(self.port, self.command, self.path[len(PREFIX) - 1:], body)
         self.answer(told.status, told.headers["Content-Type"], told.body,
                     ("Content-Security-Policy", told.headers.get("Content-Security-Policy", "")))
@@ -63,7 +67,8 @@ class Elsewhere(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def elsewhere(port):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Elsewhere", (Elsewhere,), {"port": port}))
+    Elsewhere.port = port
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield "http://127.0.0.1:%d/" % server.server_port
     server.shutdown()
@@ -93,6 +98,14 @@ def path_cases(browser):
         browser.text("#text-curl")]
     yield "it asks for nothing beside that path", browser.foreign()
     yield "no word on the console", browser.console()
+    Elsewhere.down = True
+    browser.fill("[id='field-sequence_length']", "512")
+    told = browser.until("a word", lambda: browser.text("#problems"))
+    Elsewhere.down = False
+    browser.click("#problems button")
+    browser.until("an answer", lambda: not browser.one("#problems").is_displayed())
+    yield "a proxy that says 502 in HTML is no answer, and is asked again", [] if "No answer" in told else [told]
+    yield "no script failed", browser.run("return thrown")
 
 
 def main(source, vramcast):
