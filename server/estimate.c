@@ -5,13 +5,24 @@
 #include "server/handlers.h"
 #include "server/report.h"
 
-enum { REASON_MAX = 256 };
+enum {
+	REASON_MAX = 256,
+	LAYERS_AT_ONCE = 130, /* the largest presets have 126 */
+	BODY_AT_ONCE = 64 * 1024
+};
 
 /* Limits and advice take dozens of replays: they are answered when they are asked for by name. */
 static bool wants(const struct cfg_request *request, enum est_include part)
 {
 	return request->request.include & part && request->request.accounting == EST_REPLAY
 	       && est_request_names(&request->request, "include");
+}
+
+/* Dozens of replays, or one of a model beyond measure. */
+static bool takes_long(const struct cfg_request *request)
+{
+	return wants(request, EST_INCLUDE_LIMITS) || wants(request, EST_INCLUDE_ADVICE)
+	       || request->model.num_hidden_layers > LAYERS_AT_ONCE;
 }
 
 bool srv_run(struct srv_context *context)
@@ -42,11 +53,19 @@ static void run(struct srv_call *call)
 {
 	struct srv_context *context = call->context;
 
+	if (srv_leave_long(call, takes_long(&context->request)))
+		return;
 	if (!srv_run(context) || !srv_write_estimate(context, call->format, call->reply->buffer) || cfg_json_is_short()) {
 		srv_reply_no_memory(call->reply);
 		return;
 	}
 	call->reply->content_type = srv_format_media_type(call->format);
+}
+
+bool srv_leave_long(struct srv_call *call, bool takes_long)
+{
+	call->reply->deferred = takes_long && call->context->defers;
+	return call->reply->deferred;
 }
 
 bool srv_check_work(const struct cfg_request *request, const char *base, struct est_faults *faults)
@@ -129,8 +148,10 @@ void srv_post_estimate(struct srv_call *call)
 		call->reply->content_type = srv_format_media_type(call->format);
 		return;
 	}
+	if (srv_leave_long(call, request->body_length > BODY_AT_ONCE))
+		return;
 	estimate_anew(call);
-	if (call->reply->status == 200)
+	if (call->reply->status == 200 && !call->reply->deferred)
 		srv_memo_keep(memo, &key, call->reply->buffer);
 }
 

@@ -24,6 +24,7 @@ struct srv_intake {
 };
 
 struct srv_connection;
+struct srv_job;
 
 struct srv_exchange { /* all zero before the first use */
 	struct srv_exchange *next;
@@ -36,6 +37,7 @@ struct srv_exchange { /* all zero before the first use */
 	bool begun, wants_body;
 	enum srv_problem problem;  /* what the request will be refused for once it has been read */
 	const char *detail;
+	struct srv_job *job;       /* of a worker that answers it, or has; NULL: none does */
 	size_t received, charged;  /* bytes of the body: seen; counted in the budget */
 };
 

@@ -21,6 +21,8 @@ void srv_get_estimate(struct srv_call *call);
 json_t *srv_read_body(struct srv_call *call);
 /* Whether what the request includes is little enough to do for one request; else a fault at base + "/include". */
 bool srv_check_work(const struct cfg_request *request, const char *base, struct est_faults *faults);
+/* Leaves a call that takes long to somebody else, in a context that defers; whether it did: the caller then returns. */
+bool srv_leave_long(struct srv_call *call, bool takes_long);
 /* context->request -> context->report and advice; false when memory is short. */
 bool srv_run(struct srv_context *context);
 /* These -> buffer; false when memory is short. */

@@ -1,9 +1,7 @@
 #include "server/http.h"
-#include <arpa/inet.h>
 #include <microhttpd.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include "server/problem.h"
 
 enum {
@@ -12,23 +10,7 @@ enum {
 	MESSAGES_A_SECOND = 20
 };
 
-struct srv_connection {
-	struct srv_connection *next, *previous;
-	uint64_t since;           /* the request began, or the last one ended */
-	int fd;
-	bool busy, used, cut;     /* a request is in flight; there was one; shut down by us */
-	char remote[INET6_ADDRSTRLEN];
-};
-
 static struct MHD_Response *no_memory;
-
-uint64_t srv_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
-}
 
 /* ---- log */
 
@@ -99,7 +81,8 @@ static struct MHD_Response *make_static(size_t length, const char *bytes)
 }
 
 /* The reply's body as a response; takes the buffer's memory when it is long. */
-static struct MHD_Response *make_response(struct srv_context *context, struct srv_reply *reply)
+static struct MHD_Response *make_response(struct srv_http *http, struct MHD_Connection *connection,
+					  const struct srv_exchange *exchange, struct srv_reply *reply)
 {
 	struct srv_buffer *buffer = reply->buffer;
 	struct MHD_Response *response;
@@ -108,8 +91,12 @@ static struct MHD_Response *make_response(struct srv_context *context, struct sr
 
 	if (!reply->content_type)
 		return make_static(0, "");
-	if (reply->stream)
-		return srv_http_stream(context, reply->stream);
+	if (reply->stream) {
+		struct srv_stream *stream = reply->stream;
+
+		reply->stream = NULL;
+		return srv_http_stream(http, connection, exchange->peer, stream);
+	}
 	if (reply->fixed)
 		return make_static(reply->fixed_length, reply->fixed);
 	if (buffer->length <= COPY_MAX)
@@ -142,7 +129,7 @@ static enum MHD_Result send_reply(struct srv_http *http, struct MHD_Connection *
 	enum MHD_Result queued;
 
 	record(http, exchange, reply);
-	response = make_response(http->context, reply);
+	response = make_response(http, connection, exchange, reply);
 	if (!response || !add_headers(response, reply, http->draining)) {
 		if (response)
 			MHD_destroy_response(response);
@@ -217,16 +204,36 @@ static enum MHD_Result begin(struct srv_http *http, struct MHD_Connection *conne
 	return problem ? refuse_now(http, connection, exchange, problem, detail) : MHD_YES;
 }
 
+/* Leaves the request to a worker; it comes back to answer() when that is done. */
+static enum MHD_Result defer(struct srv_http *http, struct MHD_Connection *connection, struct srv_exchange *exchange)
+{
+	if (!srv_pool_enter(http->pool)) {
+		srv_exchange_forget_body(exchange, http->intake);
+		return refuse_now(http, connection, exchange, SRV_OVERLOADED,
+				  "as many long requests as the service takes are under way; try again");
+	}
+	exchange->job = calloc(1, sizeof *exchange->job);
+	if (!exchange->job) {
+		srv_pool_leave(http->pool);
+		return refuse_now(http, connection, exchange, SRV_OUT_OF_MEMORY, "memory ran short; try again");
+	}
+	exchange->job->request = &exchange->request;
+	srv_http_submit(http, connection, exchange->peer, exchange->job);
+	return MHD_YES;
+}
+
 static enum MHD_Result answer(struct srv_http *http, struct MHD_Connection *connection, struct srv_exchange *exchange)
 {
-	struct srv_reply reply;
+	struct srv_reply reply, *answered = exchange->job ? &exchange->job->reply : &reply;
 
 	if (exchange->problem)
 		srv_refuse(http->context, &exchange->request, exchange->problem, exchange->detail, &reply);
-	else
+	else if (!exchange->job)
 		srv_route(http->context, &exchange->request, &reply);
+	if (answered->deferred)
+		return defer(http, connection, exchange);
 	srv_exchange_forget_body(exchange, http->intake);
-	return send_reply(http, connection, exchange, &reply);
+	return send_reply(http, connection, exchange, answered);
 }
 
 static enum MHD_Result on_request(void *closure, struct MHD_Connection *connection, const char *path,
@@ -244,6 +251,17 @@ static enum MHD_Result on_request(void *closure, struct MHD_Connection *connecti
 		return answer(http, connection, exchange);
 	*size = 0;
 	return srv_exchange_add_body(exchange, http->intake, data, length) ? MHD_YES : MHD_NO;
+}
+
+static void forget_job(struct srv_http *http, struct srv_exchange *exchange)
+{
+	if (!exchange->job)
+		return;
+	srv_reply_drop_stream(&exchange->job->reply);
+	srv_buffer_finish(&exchange->job->buffer);
+	free(exchange->job);
+	exchange->job = NULL;
+	srv_pool_leave(http->pool);
 }
 
 static void on_completed(void *closure, struct MHD_Connection *connection, void **state,
@@ -266,94 +284,30 @@ static void on_completed(void *closure, struct MHD_Connection *connection, void 
 	http->active--;
 	srv_metric_add(&http->context->metrics.in_flight, (uint64_t)-1);
 	srv_exchange_forget_body(exchange, http->intake);
+	forget_job(http, exchange);
 	exchange->next = http->spare;
 	http->spare = exchange;
 }
 
-/* ---- connections */
-
-static void read_remote(const union MHD_ConnectionInfo *info, char *ret, size_t size)
-{
-	const void *address = NULL;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-
-	snprintf(ret, size, "-");
-	if (!info || !info->client_addr)
-		return;
-	if (info->client_addr->sa_family == AF_INET)
-		address = &((struct sockaddr_in *)memcpy(&v4, info->client_addr, sizeof v4))->sin_addr;
-	else if (info->client_addr->sa_family == AF_INET6)
-		address = &((struct sockaddr_in6 *)memcpy(&v6, info->client_addr, sizeof v6))->sin6_addr;
-	if (address && !inet_ntop(info->client_addr->sa_family, address, ret, (socklen_t)size))
-		snprintf(ret, size, "-");
-}
-
-static void open_connection(struct srv_http *http, struct MHD_Connection *connection, void **ret_peer)
-{
-	struct srv_connection *peer = calloc(1, sizeof *peer);
-	const union MHD_ConnectionInfo *fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-
-	if (!peer)
-		return; /* served all the same, under libmicrohttpd's own timeout alone */
-	peer->fd = fd ? fd->connect_fd : -1;
-	peer->since = srv_now();
-	read_remote(MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS), peer->remote,
-		    sizeof peer->remote);
-	peer->next = http->connections;
-	if (peer->next)
-		peer->next->previous = peer;
-	http->connections = peer;
-	*ret_peer = peer;
-}
-
-static void close_connection(struct srv_http *http, struct srv_connection *peer)
-{
-	if (!peer)
-		return;
-	if (peer->next)
-		peer->next->previous = peer->previous;
-	if (peer->previous)
-		peer->previous->next = peer->next;
-	else
-		http->connections = peer->next;
-	free(peer);
-}
+/* ---- daemons */
 
 static void on_connection(void *closure, struct MHD_Connection *connection, void **peer,
 			  enum MHD_ConnectionNotificationCode code)
 {
 	struct srv_http *http = closure;
 	bool opened = code == MHD_CONNECTION_NOTIFY_STARTED;
+	const union MHD_ConnectionInfo *fd, *address;
 
 	srv_metric_add(&http->context->metrics.connections, opened ? 1 : (uint64_t)-1);
-	if (opened) {
-		open_connection(http, connection, peer);
-	} else {
-		close_connection(http, *peer);
+	if (!opened) {
+		srv_http_close(http, *peer);
 		*peer = NULL;
+		return;
 	}
+	fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	address = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+	*peer = srv_http_open(http, fd ? fd->connect_fd : -1, address ? address->client_addr : NULL);
 }
-
-void srv_http_reap(struct srv_http *http)
-{
-	uint64_t now = srv_now();
-
-	for (struct srv_connection *peer = http->connections; peer; peer = peer->next) {
-		bool idle = !peer->busy && peer->used;
-		uint64_t limit =
-			(uint64_t)(idle ? http->intake->limits.idle_ms : http->intake->limits.deadline_ms) * 1000000;
-
-		if (peer->cut || peer->fd < 0 || now - peer->since < limit)
-			continue;
-		shutdown(peer->fd, SHUT_RDWR);
-		peer->cut = true;
-		if (!idle)
-			srv_metric_add(&http->context->metrics.deadlines, 1);
-	}
-}
-
-/* ---- daemons */
 
 /* The target stays as it was sent: "/estimate%00.json" is not "/estimate". */
 static size_t leave_escaped(void *closure, struct MHD_Connection *connection, char *text)
@@ -382,7 +336,7 @@ bool srv_http_init_process(void)
 
 struct MHD_Daemon *srv_http_start(struct srv_http *http, int listen_fd, unsigned connection_limit)
 {
-	return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, http,
+	return MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_ERROR_LOG | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, http,
 				MHD_OPTION_EXTERNAL_LOGGER, on_message, http,
 				MHD_OPTION_LISTEN_SOCKET, listen_fd,
 				MHD_OPTION_CONNECTION_LIMIT, connection_limit,

@@ -12,7 +12,9 @@ enum {
 	ROUND_MS = 1000,            /* longest wait of a loop; the reaper runs as often */
 	DRAIN_ROUND_MS = 10,
 	QUIET_MS = 100,             /* a drain is over when nothing was in flight for so long */
-	STACK_SIZE = 1024 * 1024
+	STACK_SIZE = 1024 * 1024,
+	FIRST_DAEMON = 2,           /* of what a round waits for: before them the stop and the workers' desk */
+	LONG_REQUESTS = 64          /* at once, of all loops: the next ones are refused */
 };
 
 struct loop {
@@ -30,6 +32,7 @@ struct loop {
 struct srv_loops {
 	struct srv_service *service;
 	struct srv_intake intake;
+	struct srv_pool *pool;
 	int stop;                   /* eventfd: readable once the loops have to stop; nobody reads it */
 	int count;
 	struct srv_context **contexts;
@@ -66,17 +69,21 @@ static void reap_sometimes(struct loop *loop)
 /* One round: waits for events of the daemons or the stop, serves, reaps. True when the stop was seen. */
 static bool run_round(struct loop *loop)
 {
-	struct pollfd fds[CFG_LISTEN_MAX + 1] = { { .fd = loop->http.draining ? -1 : loop->loops->stop,
-						    .events = POLLIN } };
+	struct pollfd fds[CFG_LISTEN_MAX + FIRST_DAEMON] = {
+		{ .fd = loop->http.draining ? -1 : loop->loops->stop, .events = POLLIN },
+		{ .fd = loop->http.desk.wake, .events = POLLIN },
+	};
 
 	for (int i = 0; i < loop->daemon_count; i++) {
-		fds[i + 1].fd = MHD_get_daemon_info(loop->daemon[i], MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
-		fds[i + 1].events = POLLIN;
+		fds[i + FIRST_DAEMON].fd = MHD_get_daemon_info(loop->daemon[i], MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+		fds[i + FIRST_DAEMON].events = POLLIN;
 	}
 	atomic_store_explicit(&loop->seen, srv_now(), memory_order_relaxed);
-	if (poll(fds, (nfds_t)loop->daemon_count + 1, next_timeout(loop)) < 0)
+	if (poll(fds, (nfds_t)loop->daemon_count + FIRST_DAEMON, next_timeout(loop)) < 0)
 		fds[0].revents = 0; /* a signal, or the kernel short of memory: another round */
 	srv_context_refresh(loop->context);
+	if (loop->http.jobs)
+		srv_http_resume(&loop->http);
 	for (int i = 0; i < loop->daemon_count; i++)
 		MHD_run_wait(loop->daemon[i], 0);
 	reap_sometimes(loop);
@@ -103,6 +110,10 @@ static void drain(struct loop *loop)
 	stop_listening(loop);
 	while (srv_now() - begun < limit
 	       && (loop->http.active || srv_now() - loop->http.last_active < QUIET_MS * UINT64_C(1000000)))
+		run_round(loop);
+	if (loop->http.jobs)
+		srv_pool_cancel(loop->loops->pool);
+	while (loop->http.jobs)
 		run_round(loop);
 }
 
@@ -165,25 +176,38 @@ static bool prepare_loop(struct srv_loops *loops, const struct srv_loops_options
 	struct loop *loop = &loops->loop[number];
 
 	loop->loops = loops;
+	loop->http.desk.wake = -1;
 	atomic_store_explicit(&loop->seen, srv_now(), memory_order_relaxed);
 	loop->context = srv_context_create(loops->service);
 	if (!loop->context)
 		return false;
 	loops->contexts[number] = loop->context;
+	loop->context->defers = true;
 	loop->http = (struct srv_http){
-		.context = loop->context, .intake = &loops->intake, .log = options->log, .ring = number,
+		.context = loop->context, .intake = &loops->intake, .pool = loops->pool, .log = options->log, .ring = number,
 		.log_json = options->log_json,
 	};
-	return start_daemons(loop, options, (unsigned)number);
+	return srv_desk_init(&loop->http.desk) && start_daemons(loop, options, (unsigned)number);
+}
+
+/* One processor at least is left to the loops where there are several. */
+static int count_workers(const struct srv_loops_options *options)
+{
+	return options->threads > 1 ? options->threads - 1 : 1;
 }
 
 static bool prepare(struct srv_loops *loops, const struct srv_loops_options *options)
 {
+	int workers = count_workers(options);
+
 	loops->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	loops->contexts = calloc((size_t)options->threads, sizeof(struct srv_context *));
+	loops->contexts = calloc((size_t)(options->threads + workers), sizeof(struct srv_context *));
 	loops->loop = calloc((size_t)options->threads, sizeof *loops->loop);
-	if (loops->stop < 0 || !loops->contexts || !loops->loop)
+	loops->pool = srv_pool_create(loops->service, workers, LONG_REQUESTS);
+	if (loops->stop < 0 || !loops->contexts || !loops->loop || !loops->pool)
 		return false;
+	for (int i = 0; i < workers; i++)
+		loops->contexts[options->threads + i] = srv_pool_context(loops->pool, i);
 	for (; loops->count < options->threads; loops->count++)
 		if (!prepare_loop(loops, options, loops->count))
 			return false;
@@ -206,7 +230,7 @@ struct srv_loops *srv_loops_start(struct srv_service *service, const struct srv_
 	if (!prepared && loops->loop && loops->count < options->threads)
 		loops->count++; /* the one that failed half way */
 	service->contexts = loops->contexts;
-	service->context_count = prepared ? loops->count : 0;
+	service->context_count = prepared ? loops->count + count_workers(options) : 0;
 	for (int i = 0; prepared && i < loops->count; i++)
 		prepared = start_thread(&loops->loop[i]);
 	if (prepared)
@@ -230,6 +254,7 @@ static void finish_loop(struct loop *loop)
 	for (int i = 0; i < loop->daemon_count; i++)
 		MHD_stop_daemon(loop->daemon[i]);
 	srv_http_finish(&loop->http);
+	srv_desk_finish(&loop->http.desk);
 	srv_context_destroy(loop->context);
 }
 
@@ -247,6 +272,7 @@ void srv_loops_stop(struct srv_loops *loops)
 	/* none is freed before all have ended: /metrics of one reads the others' counters */
 	for (int i = 0; i < loops->count; i++)
 		finish_loop(&loops->loop[i]);
+	srv_pool_destroy(loops->pool);
 	loops->service->contexts = NULL;
 	loops->service->context_count = 0;
 	if (loops->stop >= 0)

@@ -62,10 +62,19 @@ void srv_get_healthz(struct srv_call *call)
 	answer_ok(call);
 }
 
+static bool is_full(const struct srv_service *service)
+{
+	int most = atomic_load_explicit(&service->most_long_requests, memory_order_relaxed);
+
+	return most && atomic_load_explicit(&service->long_requests, memory_order_relaxed) >= most;
+}
+
 void srv_get_readyz(struct srv_call *call)
 {
 	if (atomic_load_explicit(&call->context->service->draining, memory_order_relaxed))
 		srv_reply_problem(call->reply, SRV_DRAINING, "the service is finishing what it has begun");
+	else if (is_full(call->context->service))
+		srv_reply_problem(call->reply, SRV_OVERLOADED, "as many long requests as the service takes are under way");
 	else
 		answer_ok(call);
 }

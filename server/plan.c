@@ -271,6 +271,8 @@ void srv_post_plan(struct srv_call *call)
 		srv_reply_problem(call->reply, SRV_NOT_ACCEPTABLE, "plans come as json, csv, ndjson or records");
 		return;
 	}
+	if (srv_leave_long(call, true))
+		return;
 	body = srv_read_body(call);
 	if (body)
 		begin_stream(call, body);

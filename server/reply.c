@@ -13,6 +13,7 @@ void srv_reply_begin(struct srv_reply *reply, struct srv_buffer *buffer)
 	reply->fixed = NULL;
 	reply->fixed_length = 0;
 	reply->stream = NULL;
+	reply->deferred = false;
 	reply->buffer = buffer;
 	reply->header_count = 0;
 	reply->text_used = 0;

@@ -33,6 +33,7 @@ struct srv_reply {
 	const char *fixed;
 	size_t fixed_length;
 	struct srv_stream *stream;    /* NULL, or the body; belongs to who sends the reply */
+	bool deferred;                /* nothing is answered: it takes long, and the context is one that defers */
 	struct srv_buffer *buffer;
 	size_t header_count;
 	struct srv_header header[SRV_HEADERS_MAX];

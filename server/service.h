@@ -21,6 +21,8 @@ struct srv_service {
 	int origin_count;
 	const char *const *origins;      /* allowed by CORS; "*" is any */
 	atomic_bool draining;
+	atomic_int long_requests;        /* that the workers have to answer now, */
+	atomic_int most_long_requests;   /* and how many they take; 0: any */
 	int context_count;               /* contexts whose metrics are summed */
 	struct srv_context *const *contexts;
 };
@@ -38,6 +40,7 @@ struct srv_context {
 	struct cfg_request request;      /* large: kept off the stack */
 	struct est_report report;
 	struct cfg_trial trial;
+	bool defers;                     /* what takes long is left to somebody else: srv_reply.deferred */
 	bool advised;                    /* advice was asked for */
 	size_t advice_count;
 	struct cfg_advice advice[CFG_ADVICE_MAX];

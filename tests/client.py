@@ -51,7 +51,7 @@ class Service:
         found = re.fullmatch(r"listening on http://127\.0\.0\.1:(\d+)\n", line)
         assert found or not check, "it said %r" % line
         self.port = int(found.group(1)) if found else 0
-        self.log = b""
+        self.log = bytearray()
         self.reader = threading.Thread(target=self.read_log, daemon=True)
         if log is None:
             self.reader.start()
@@ -128,6 +128,8 @@ def take_answer(data, head=False):
 
 
 def take_chunks(answer, data):
+    if b"\r\n0\r\n\r\n" not in b"\r\n" + data:
+        return None
     parts = []
     while True:
         size, found, data = data.partition(b"\r\n")

@@ -230,6 +230,7 @@ def reloads_under_load_fail_no_request_and_leave_nothing():
                 answer = service.one(data)
                 if answer.status != 200 or b'"status":422' in answer.body:
                     faults.append(answer.body[:200])
+                time.sleep(0.01)
 
         asked = (post(MODEL.replace(b"t4", b"l4")), get(b"/gpus"), get(b"/presets?q=llama"), batch)
         workers = [threading.Thread(target=work, args=(data,)) for data in asked]

@@ -4,10 +4,12 @@
     torture.py VRAMCAST CATALOG
 """
 import contextlib
+import json
 import re
 import resource
 import socket
 import sys
+import threading
 import time
 
 import client
@@ -127,6 +129,69 @@ def every_cut_of_a_request_is_survived():
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         assert service.one(post(MODEL)).status == 200
         wait_for(lambda: gauge(service, "vramcast_connections") == 1, "connections stay open", 30)
+
+
+PLAN = {"request": {"model": "llama-3.1-70b"}, "gpus": ["h100-sxm5-80gb", "a100-sxm4-80gb"], "max_gpus": 64, "limit": 20}
+TIMES_AT_MOST = 5
+
+
+def durations(service, bodies):
+    """How long each of these requests takes, one after the other, in seconds."""
+    taken = []
+    with service.connect(60) as connection:
+        for body in bodies:
+            begun = time.perf_counter()
+            connection.sendall(post(body))
+            assert read_one(connection)[0].status == 200
+            taken.append(time.perf_counter() - begun)
+    return taken
+
+
+def percentile(values, share):
+    return sorted(values)[int(len(values) * share)]
+
+
+def different(number, count):
+    return [b'{"model":"llama-3.1-8b","gpus":"t4","sequence_length":%d}' % (64 + number * count + i) for i in range(count)]
+
+
+@own
+def plans_do_not_starve_estimates():
+    """p99 of /estimate while as many plans as the service takes are under way, against that of a quiet one: both in turn."""
+    stop = threading.Event()
+
+    def plan(service):
+        while not stop.is_set():
+            with contextlib.suppress(AssertionError, OSError):
+                client.read_one(connected(service))
+
+    def connected(service):
+        connection = service.connect(600)
+        connection.sendall(post(json.dumps(PLAN).encode(), path=b"/plan"))
+        return connection
+
+    count, rounds = 200, 6
+    kinds = {"the same estimate": lambda number: [b'{"model":"llama-3.1-8b","gpus":"t4"}'] * (5 * count),
+             "different estimates": lambda number: different(number, count)}
+    times = {kind: {"quiet": [], "loaded": []} for kind in kinds}
+    with Service("--threads", "2") as quiet, Service("--threads", "2", env={"VRAMCAST_DRAIN_MS": "500"}) as loaded:
+        planners = [threading.Thread(target=plan, args=(loaded,), daemon=True) for _ in range(16)]
+        for number in range(rounds):
+            for kind, bodies in kinds.items():  # nobody plans yet: two services at rest are alike
+                times[kind]["quiet"] += durations(quiet, bodies(number))
+        for planner in planners:
+            planner.start()
+        time.sleep(1)
+        for number in range(rounds):
+            for kind, bodies in kinds.items():
+                times[kind]["loaded"] += durations(loaded, bodies(number))
+        stop.set()
+    for kind, both in times.items():
+        quiet_ms, loaded_ms = (1e3 * percentile(both[state], 0.99) for state in ("quiet", "loaded"))
+        print("# %s: p99 %.2f ms, beside plans %.2f ms: %.1f times" % (kind, quiet_ms, loaded_ms, loaded_ms / quiet_ms))
+    for kind, both in times.items():
+        ratio = percentile(both["loaded"], 0.99) / percentile(both["quiet"], 0.99)
+        assert ratio <= TIMES_AT_MOST, "%s: %.1f times" % (kind, ratio)
 
 
 if __name__ == "__main__":
