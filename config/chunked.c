@@ -18,13 +18,14 @@ static bool is_regular(const json_t *moe_layers, const struct est_model *model)
 	return next == json_array_size(moe_layers);
 }
 
-void cfg_settle_llama4(const struct cfg_hf_reading *reading)
+void cfg_settle_llama4(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const json_t *layer_types = json_object_get(reading->object, "layer_types"), *type;
 	const json_t *moe_layers = json_object_get(reading->object, "moe_layers");
 	struct est_model *model = reading->model;
 	size_t layer;
 
+	(void)reads;
 	model->shared_expert_intermediate_size = model->moe_intermediate_size;
 	model->full_attention_every = model->sliding_window ? model->no_rope_layer_interval : 0;
 	json_array_foreach(layer_types, layer, type) {
@@ -43,10 +44,11 @@ static bool has(const struct cfg_hf_reading *reading, const char *key)
 	return json_integer_value(json_object_get(reading->object, key)) != 0;
 }
 
-void cfg_settle_gemma4(const struct cfg_hf_reading *reading)
+void cfg_settle_gemma4(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	struct est_model *model = reading->model;
 
+	(void)reads;
 	model->dense_mlp_beside_experts = model->num_experts > 0;
 	if (model->num_experts)
 		model->norms_per_layer += 3;
@@ -61,12 +63,13 @@ static bool is_full(const json_t *types, size_t layer)
 	return type && !strcmp(type, "full");
 }
 
-void cfg_settle_indexer(const struct cfg_hf_reading *reading)
+void cfg_settle_indexer(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const json_t *types = json_object_get(reading->object, "indexer_types");
 	struct est_model *model = reading->model;
 	size_t first = 0, count = json_array_size(types), next;
 
+	(void)reads;
 	if (json_object_get(reading->object, "index_topk_pattern"))
 		cfg_hf_refuse(model, irregular_indexers);
 	if (!json_is_array(types))

@@ -2,6 +2,7 @@
 #include <string.h>
 #include "config/chunked.h"
 #include "config/dense.h"
+#include "config/encoders.h"
 #include "config/families.h"
 #include "config/hf_keys.h"
 #include "config/hybrid.h"
@@ -10,8 +11,6 @@
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 static const char irregular_window[] = "a sliding window in an irregular pattern of layers, not modelled yet";
 static const char irregular_rotation[] = "rotary embedding in an irregular pattern of layers, not modelled yet";
-static const char other_modernbert[] = "dropout, biases or sparse prediction of a ModernBERT, not modelled yet";
-static const char other_deberta[] = "a DeBERTa with other attention or embeddings than the third version's, not modelled yet";
 static const char other_stablelm[] = "qk_layernorm or use_parallel_residual, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
@@ -19,21 +18,15 @@ static const char jitter[] = "noise on the input of experts (input_jitter_noise)
 static const char clipped_qkv[] = "clipped queries, keys and values (clip_qkv), not modelled yet";
 
 /* Transformers 5 writes the factor into rope_parameters. */
-static void read_rope_parameters(const struct cfg_hf_reading *reading)
+static void read_rope_parameters(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const json_t *rope = json_object_get(reading->object, "rope_parameters");
 	const json_t *factor = json_object_get(rope, "partial_rotary_factor");
 	double value = json_number_value(factor);
 
+	(void)reads;
 	if (json_is_number(factor) && value >= 0 && value <= 1)
 		reading->model->partial_rotary_factor = value;
-}
-
-static bool is_sliding(const json_t *layer_types, size_t layer)
-{
-	const char *type = json_string_value(json_array_get(layer_types, layer));
-
-	return type && !strcmp(type, "sliding_attention");
 }
 
 /* layer_types as a window and its period: full attention in layers n, 2n, ... (from 1), or nowhere, or everywhere. */
@@ -46,13 +39,13 @@ static void read_layer_types(const struct cfg_hf_reading *reading, const json_t 
 		cfg_hf_complain(reading, "layer_types", EST_CONTRADICTION, "must list one type for each of num_hidden_layers");
 		return;
 	}
-	while (full < count && is_sliding(layer_types, full))
+	while (full < count && cfg_hf_is_sliding(layer_types, full))
 		full++;
 	model->full_attention_every = full < count ? (int64_t)full + 1 : 0;
 	if (full == 0)
 		model->sliding_window = 0;
 	for (size_t layer = 0; layer < count; layer++)
-		if (is_sliding(layer_types, layer) != (full > 0 && (layer + 1) % (full + 1) != 0))
+		if (cfg_hf_is_sliding(layer_types, layer) != (full > 0 && (layer + 1) % (full + 1) != 0))
 			cfg_hf_refuse(model, irregular_window);
 }
 
@@ -78,19 +71,15 @@ static void read_window(const struct cfg_hf_reading *reading, uint64_t reads)
 	}
 }
 
-static bool is_true(const struct cfg_hf_reading *reading, const char *key)
-{
-	return json_is_true(json_object_get(reading->object, key));
-}
-
 /* no_rope_layers (1: rotated, 0: not) as a period: layers n, 2n, ... have no rotary embedding. */
-static void read_unrotated(const struct cfg_hf_reading *reading)
+static void read_unrotated(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const json_t *layers = json_object_get(reading->object, "no_rope_layers");
 	struct est_model *model = reading->model;
 	size_t first = 0, count = json_array_size(layers);
 
-	if (is_true(reading, "use_sliding_window"))
+	(void)reads;
+	if (cfg_hf_is_true(reading, "use_sliding_window"))
 		cfg_hf_refuse(model, irregular_window);
 	if (!layers || json_is_null(layers))
 		return;
@@ -106,10 +95,11 @@ static void read_unrotated(const struct cfg_hf_reading *reading)
 			cfg_hf_refuse(model, irregular_rotation);
 }
 
-static void settle_opt(const struct cfg_hf_reading *reading)
+static void settle_opt(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	struct est_model *model = reading->model;
 
+	(void)reads;
 	model->final_norm = model->do_layer_norm_before
 		&& !json_is_true(json_object_get(reading->object, "_remove_final_layer_norm"));
 	if (json_is_false(json_object_get(reading->object, "layer_norm_elementwise_affine")))
@@ -167,107 +157,21 @@ static void settle_mixture(const struct cfg_hf_reading *reading, uint64_t reads)
 		|| json_array_size(json_object_get(reading->object, "mlp_only_layers")) > 0))
 		cfg_hf_refuse(model, irregular_mixture);
 	read_mlp_layer_types(reading);
-	if (is_true(reading, "output_router_logits"))
+	if (cfg_hf_is_true(reading, "output_router_logits"))
 		cfg_hf_refuse(model, router_loss);
 	if (model->num_experts_per_tok > model->num_experts)
 		cfg_hf_complain(reading, "num_experts_per_tok", EST_CONTRADICTION, "must be at most num_experts");
 }
 
 /* The heads of latent attention: those of q and k are of two parts, and all are distinct. */
-static void settle_latent(const struct cfg_hf_reading *reading)
+static void settle_latent(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	struct est_model *model = reading->model;
 
+	(void)reads;
 	model->head_dim = model->qk_nope_head_dim + model->qk_rope_head_dim;
 	if (model->num_key_value_heads && model->num_key_value_heads != model->num_attention_heads)
 		cfg_hf_complain(reading, "num_key_value_heads", EST_CONTRADICTION, "must be num_attention_heads with latent attention");
-}
-
-/* Dropout by other names, and as many labels as the file names: two when it names none. */
-/* local_attention counts both sides of a token. */
-static void settle_modernbert(const struct cfg_hf_reading *reading)
-{
-	static const char *const absent[] = { "attention_dropout", "mlp_dropout" };
-	const json_t *layer_types = json_object_get(reading->object, "layer_types"), *type;
-	struct est_model *model = reading->model;
-	size_t layer;
-
-	model->sliding_window /= 2;
-	for (size_t i = 0; i < sizeof(absent) / sizeof(absent[0]); i++)
-		if (json_number_value(json_object_get(reading->object, absent[i])) != 0)
-			cfg_hf_refuse(model, other_modernbert);
-	if (is_true(reading, "norm_bias") || is_true(reading, "classifier_bias") || is_true(reading, "sparse_prediction"))
-		cfg_hf_refuse(model, other_modernbert);
-	json_array_foreach(layer_types, layer, type)
-		if (is_sliding(layer_types, layer) != est_model_layer_is_sliding(model, (int64_t)layer))
-			cfg_hf_refuse(model, irregular_window);
-}
-
-static bool says(const struct cfg_hf_reading *reading, const char *key, const char *word)
-{
-	const char *value = json_string_value(json_object_get(reading->object, key));
-
-	return value && !strcmp(value, word);
-}
-
-/* Both kinds of scores, in either spelling: "p2c|c2p" or a list. */
-static bool scores_both_ways(const struct cfg_hf_reading *reading)
-{
-	return says(reading, "pos_att_type", "p2c|c2p") || says(reading, "pos_att_type", "c2p|p2c")
-	       || json_array_size(json_object_get(reading->object, "pos_att_type")) == 2;
-}
-
-/* What the files of the third version say; of the class's own defaults no checkpoint is. */
-static void settle_deberta(const struct cfg_hf_reading *reading)
-{
-	struct est_model *model = reading->model;
-	bool third = is_true(reading, "relative_attention") && is_true(reading, "share_att_key") && model->position_buckets > 0
-		     && says(reading, "norm_rel_ebd", "layer_norm") && scores_both_ways(reading)
-		     && json_is_false(json_object_get(reading->object, "position_biased_input"));
-
-	if (!third || json_integer_value(json_object_get(reading->object, "conv_kernel_size")) > 0
-	    || json_integer_value(json_object_get(reading->object, "type_vocab_size")) > 0
-	    || json_number_value(json_object_get(reading->object, "pooler_dropout")) > 0)
-		cfg_hf_refuse(model, other_deberta);
-}
-
-static void settle_encoder(const struct cfg_hf_reading *reading, uint64_t reads)
-{
-	const char *key = (reads & CFG_READS_BERT)      ? "classifier_dropout"
-			  : (reads & CFG_READS_DEBERTA) ? "cls_dropout"
-							: "seq_classif_dropout";
-	const json_t *classifier = json_object_get(reading->object, key);
-	size_t labels = json_object_size(json_object_get(reading->object, "id2label"));
-	struct est_model *model = reading->model;
-
-	model->embedding_dropout = model->residual_dropout;
-	model->classifier_dropout = (reads & CFG_READS_DISTILBERT) ? 0.2 : model->residual_dropout;
-	if (json_is_number(classifier))
-		model->classifier_dropout = json_number_value(classifier);
-	if (labels > 0)
-		model->num_labels = (int64_t)labels;
-}
-
-/* T5 writes its activation as "relu" or "gated-gelu", which is gelu_new. A file that says that embeddings are not tied is of a checkpoint
- * with a head of its own, which from_pretrained() keeps apart although the class ties: T5 1.1, whose outputs are not scaled. */
-static void settle_t5(const struct cfg_hf_reading *reading)
-{
-	const char *projection = json_string_value(json_object_get(reading->object, "feed_forward_proj"));
-	struct est_model *model = reading->model;
-
-	if (projection) {
-		model->gated_mlp = strncmp(projection, "gated-", 6) == 0;
-		cfg_hf_set_activation(model, !strcmp(projection, "gated-gelu") ? "gelu_new" : projection + (model->gated_mlp ? 6 : 0));
-	}
-	if (model->architecture != EST_ARCH_UNSUPPORTED)
-		model->architecture = model->gated_mlp ? EST_ARCH_T5_GATED : EST_ARCH_T5;
-	if (model->scale_decoder_outputs && !json_object_get(reading->object, "scale_decoder_outputs"))
-		model->scale_decoder_outputs = model->tie_word_embeddings;
-	if (!model->num_decoder_layers)
-		model->num_decoder_layers = model->num_hidden_layers;
-	if (est_model_stacked_layers(model) > EST_LAYERS_MAX)
-		cfg_hf_complain(reading, "num_decoder_layers", EST_OUT_OF_RANGE, "must leave room for the encoder's layers within 1024");
-	model->attention_dropout = model->residual_dropout;
 }
 
 static void require_sizes(const struct cfg_hf_reading *reading)
@@ -287,10 +191,11 @@ static void require_sizes(const struct cfg_hf_reading *reading)
 }
 
 /* Heads from heads and widths from widths where the file leaves them out, then what the class itself would refuse. */
-static void settle_heads(const struct cfg_hf_reading *reading)
+static void settle_heads(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	struct est_model *model = reading->model;
 
+	(void)reads;
 	if (!model->num_key_value_heads)
 		model->num_key_value_heads = model->num_attention_heads;
 	if (!model->head_dim && model->hidden_size % model->num_attention_heads)
@@ -301,15 +206,9 @@ static void settle_heads(const struct cfg_hf_reading *reading)
 		cfg_hf_complain(reading, "num_key_value_heads", EST_CONTRADICTION, "must divide num_attention_heads");
 }
 
-static void read_family(struct cfg_hf_reading *reading, const struct cfg_family *family)
+/* Widths that a class takes from others where its file leaves them out. */
+static void settle_widths(const struct cfg_family *family, struct est_model *model)
 {
-	struct est_model *model = reading->model;
-	const json_t *clip = json_object_get(reading->object, "clip_qkv");
-	size_t before = reading->faults->count;
-	const char *dense;
-
-	*model = family->shape;
-	cfg_hf_read_keys(reading, family->reads);
 	if (family->wide_mlp_by_default && !model->intermediate_size)
 		model->intermediate_size = 4 * model->hidden_size;
 	if ((family->reads & CFG_READS_DELTA) && !model->intermediate_size) /* of no layer, where all have experts */
@@ -319,54 +218,75 @@ static void read_family(struct cfg_hf_reading *reading, const struct cfg_family 
 		model->head_dim = model->ssm_head_dim;
 		model->intermediate_size = model->hidden_size;
 	}
+}
+
+static void settle_dense(const struct cfg_hf_reading *reading, uint64_t reads)
+{
+	const char *refused = cfg_settle_dense(reading->object, reads, reading->model);
+
+	if (refused)
+		cfg_hf_refuse(reading->model, refused);
+}
+
+static void settle_qk_norm(const struct cfg_hf_reading *reading, uint64_t reads)
+{
+	if (cfg_hf_is_true(reading, "use_qk_norm"))
+		reading->model->qk_norm = reads & CFG_READS_COHERE ? EST_QK_NORM_PER_HEAD : EST_QK_NORM_HEAD;
+}
+
+/* Values of single keys that are not modelled. */
+static void refuse_values(const struct cfg_hf_reading *reading, uint64_t reads)
+{
+	const json_t *clip = json_object_get(reading->object, "clip_qkv");
+	struct est_model *model = reading->model;
+
+	if ((reads & CFG_READS_PLAIN_QK) && (cfg_hf_is_true(reading, "qk_layernorm") || cfg_hf_is_true(reading, "use_parallel_residual")))
+		cfg_hf_refuse(model, other_stablelm);
+	if (model->activation == EST_XIELU && model->architecture != EST_ARCH_APERTUS)
+		cfg_hf_refuse(model, unknown_activation);
+	if ((reads & CFG_READS_PHIMOE) && json_number_value(json_object_get(reading->object, "input_jitter_noise")) > 0)
+		cfg_hf_refuse(model, jitter);
+	if ((reads & CFG_READS_CLIP_QKV) && clip && !json_is_null(clip))
+		cfg_hf_refuse(model, clipped_qkv);
+}
+
+/* What is settled once the sizes are read, in this order: for families that read any of the bits, or for all. */
+static const struct {
+	uint64_t reads;
+	void (*settle)(const struct cfg_hf_reading *reading, uint64_t reads);
+} settlements[] = {
+	{ CFG_READS_LATENT, settle_latent },
+	{ CFG_READS_BERT | CFG_READS_DISTILBERT | CFG_READS_DEBERTA | CFG_READS_MODERNBERT | CFG_READS_T5, cfg_settle_encoder },
+	{ UINT64_MAX, settle_heads },
+	{ CFG_READS_LAYER_KINDS, cfg_settle_hybrid },
+	{ UINT64_MAX, settle_dense },
+	{ CFG_READS_EXPERTS | CFG_READS_GRANITE_SHARED, settle_mixture },
+	{ CFG_READS_QKV_BIAS | CFG_READS_COHERE, settle_qk_norm },
+	{ CFG_READS_WINDOW, read_window },
+	{ CFG_READS_UNROTATED, read_unrotated },
+	{ CFG_READS_GEMMA4, cfg_settle_gemma4 },
+	{ CFG_READS_LLAMA4, cfg_settle_llama4 },
+	{ CFG_READS_INDEXER, cfg_settle_indexer },
+	{ CFG_READS_PARTIAL_ROTARY, read_rope_parameters },
+	{ CFG_READS_OPT, settle_opt },
+	{ UINT64_MAX, refuse_values },
+};
+
+static void read_family(struct cfg_hf_reading *reading, const struct cfg_family *family)
+{
+	struct est_model *model = reading->model;
+	size_t before = reading->faults->count;
+
+	*model = family->shape;
+	cfg_hf_read_keys(reading, family->reads);
+	settle_widths(family, model);
 	if (reading->faults->count == before)
 		require_sizes(reading);
 	if (reading->faults->count > before)
 		return;
-	if (family->reads & CFG_READS_LATENT)
-		settle_latent(reading);
-	if (family->reads & CFG_READS_MODERNBERT)
-		settle_modernbert(reading);
-	if (family->reads & CFG_READS_DEBERTA)
-		settle_deberta(reading);
-	if (family->reads & (CFG_READS_BERT | CFG_READS_DISTILBERT | CFG_READS_DEBERTA))
-		settle_encoder(reading, family->reads);
-	if (family->reads & CFG_READS_T5)
-		settle_t5(reading);
-	settle_heads(reading);
-	if (family->reads & CFG_READS_LAYER_KINDS)
-		cfg_settle_hybrid(reading, family->reads);
-	dense = cfg_settle_dense(reading->object, family->reads, model);
-	if (dense)
-		cfg_hf_refuse(model, dense);
-	if (family->reads & (CFG_READS_EXPERTS | CFG_READS_GRANITE_SHARED))
-		settle_mixture(reading, family->reads);
-	if ((family->reads & CFG_READS_QKV_BIAS) && is_true(reading, "use_qk_norm"))
-		model->qk_norm = EST_QK_NORM_HEAD;
-	if (family->reads & CFG_READS_WINDOW)
-		read_window(reading, family->reads);
-	if ((family->reads & CFG_READS_COHERE) && is_true(reading, "use_qk_norm"))
-		model->qk_norm = EST_QK_NORM_PER_HEAD;
-	if ((family->reads & CFG_READS_PLAIN_QK) && (is_true(reading, "qk_layernorm") || is_true(reading, "use_parallel_residual")))
-		cfg_hf_refuse(model, other_stablelm);
-	if (model->activation == EST_XIELU && model->architecture != EST_ARCH_APERTUS)
-		cfg_hf_refuse(model, unknown_activation);
-	if (family->reads & CFG_READS_UNROTATED)
-		read_unrotated(reading);
-	if ((family->reads & CFG_READS_PHIMOE) && json_number_value(json_object_get(reading->object, "input_jitter_noise")) > 0)
-		cfg_hf_refuse(model, jitter);
-	if (family->reads & CFG_READS_GEMMA4)
-		cfg_settle_gemma4(reading);
-	if (family->reads & CFG_READS_LLAMA4)
-		cfg_settle_llama4(reading);
-	if (family->reads & CFG_READS_INDEXER)
-		cfg_settle_indexer(reading);
-	if (family->reads & CFG_READS_PARTIAL_ROTARY)
-		read_rope_parameters(reading);
-	if (family->reads & CFG_READS_OPT)
-		settle_opt(reading);
-	if ((family->reads & CFG_READS_CLIP_QKV) && clip && !json_is_null(clip))
-		cfg_hf_refuse(model, clipped_qkv);
+	for (size_t i = 0; i < sizeof(settlements) / sizeof(settlements[0]); i++)
+		if (settlements[i].reads == UINT64_MAX || family->reads & settlements[i].reads)
+			settlements[i].settle(reading, family->reads);
 	model->parameters = est_model_count_parameters(model);
 }
 

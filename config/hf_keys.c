@@ -271,3 +271,15 @@ void cfg_hf_read_keys(const struct cfg_hf_reading *reading, uint64_t reads)
 		if (!keys[i].reads || (keys[i].reads & reads))
 			read_key(reading, &keys[i]);
 }
+
+bool cfg_hf_is_true(const struct cfg_hf_reading *reading, const char *key)
+{
+	return json_is_true(json_object_get(reading->object, key));
+}
+
+bool cfg_hf_is_sliding(const json_t *layer_types, size_t layer)
+{
+	const char *type = json_string_value(json_array_get(layer_types, layer));
+
+	return type && !strcmp(type, "sliding_attention");
+}
