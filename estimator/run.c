@@ -9,6 +9,7 @@
 #include "estimator/expert_parallel.h"
 #include "estimator/framework.h"
 #include "estimator/notes.h"
+#include "estimator/outcome.h"
 #include "estimator/pipeline.h"
 #include "estimator/replay.h"
 #include "estimator/sharding.h"
@@ -16,25 +17,8 @@
 #include "estimator/thumb.h"
 #include "estimator/timeline.h"
 #include "estimator/verdict.h"
-#include "estimator/words.h"
 #include "estimator/zero.h"
 #include "estimator/zero3.h"
-
-/* Everything that depends on the card only through what its kernels can do: one trace, replayed for all cards of the class. */
-struct outcome {
-	bool traced;
-	struct est_levels levels;
-	struct est_reserved reserved;
-	int64_t trainable_parameters;
-	uint64_t pinned, host_states;       /* outside the allocator, on the host */
-	uint64_t managed;                   /* outside the allocator, where the driver moves it */
-	uint64_t leftover;                  /* of the batch before, which may have been short */
-	uint64_t unmodelled;                /* what sharding may take beyond all that, at most */
-	uint64_t unpooled;                  /* and what the allocator may reserve for it */
-	enum est_rank_kind kind;            /* of the rank that this is of */
-	size_t rank_count;                  /* kinds of ranks, where they differ */
-	struct est_rank ranks[EST_RANK_KINDS];
-};
 
 /* What of an outcome is wanted: what is alive, nothing of the allocator; without the least limit; whole; or as much of it as the
  * verdicts of the cards depend on. */
@@ -46,7 +30,7 @@ struct run {
 	struct est_arena *arena;
 	const struct est_gpu *const *gpus;  /* that are judged */
 	size_t gpu_count;
-	struct outcome outcomes[EST_SDPA_CHOICES];
+	struct est_outcome outcomes[EST_SDPA_CHOICES];
 	struct est_point *points;           /* EST_POINTS_MAX of them to be drawn by the first trace, or NULL */
 	size_t point_count;
 };
@@ -54,26 +38,20 @@ struct run {
 /* The cards that one outcome is for. */
 struct jury {
 	const struct run *run;
-	const struct outcome *outcome;
+	const struct est_outcome *outcome;
 	enum est_sdpa_choice sdpa;
 };
 static bool is_unanimous(const struct jury *jury, uint64_t floor, uint64_t ceiling);
 
 /* ---- replay */
 
-static void raise_to(uint64_t *bytes, uint64_t least)
-{
-	if (*bytes < least)
-		*bytes = least;
-}
-
 /* The allocator counts a tensor of more than 2 TiB as one of 2 TiB: no card has that, but the figures must agree. */
 static void reserve_what_is_allocated(const struct est_levels *levels, struct est_reserved *reserved)
 {
-	raise_to(&reserved->peak, levels->allocated);
-	raise_to(&reserved->least, levels->allocated);
+	est_raise(&reserved->peak, levels->allocated);
+	est_raise(&reserved->least, levels->allocated);
 	for (unsigned phase = 0; phase < EST_PHASES; phase++)
-		raise_to(&reserved->phase[phase], levels->phase_peak[phase]);
+		est_raise(&reserved->phase[phase], levels->phase_peak[phase]);
 }
 
 static bool peak_suffices(void *context, uint64_t peak)
@@ -85,7 +63,7 @@ static bool peak_suffices(void *context, uint64_t peak)
 
 /* With VERDICTS the least limit, and with it the peak, may be one of the bounds between which the verdicts are the same. */
 static bool replay(const struct run *run, const struct est_program *program, enum est_sdpa_choice sdpa, enum effort effort,
-		   struct outcome *outcome)
+		   struct est_outcome *outcome)
 {
 	struct est_levels *levels = &outcome->levels;
 	struct est_reserved *reserved = &outcome->reserved;
@@ -126,7 +104,7 @@ static bool weigh_stage(struct run *run, const struct est_model *part, const uin
 }
 
 /* Of a kind of ranks the most loaded one is told. */
-static void tell_rank(struct outcome *outcome, const struct est_rank *rank)
+static void tell_rank(struct est_outcome *outcome, const struct est_rank *rank)
 {
 	struct est_rank *last = outcome->rank_count ? &outcome->ranks[outcome->rank_count - 1] : NULL;
 
@@ -137,7 +115,7 @@ static void tell_rank(struct outcome *outcome, const struct est_rank *rank)
 }
 
 /* The model that the most loaded rank holds: of a pipeline the stage that allocates the most. False when the arena is too small. */
-static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, struct outcome *outcome,
+static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, struct est_outcome *outcome,
 			struct est_model *ret_model)
 {
 	struct est_stage stages[EST_STAGES_MAX];
@@ -166,7 +144,7 @@ static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], 
 
 /* LLM.int8: where no input has an outlier, each product stays in the type of its input, which may be fp32. Adds what that takes more. */
 static bool allow_for_no_outliers(const struct run *run, const struct est_model *held, const uint64_t shards[EST_CATEGORIES],
-				  enum est_sdpa_choice sdpa, struct outcome *outcome)
+				  enum est_sdpa_choice sdpa, struct est_outcome *outcome)
 {
 	struct est_request request = *run->request;
 	struct run without = { .request = &request, .model = run->model, .arena = run->arena };
@@ -183,7 +161,7 @@ static bool allow_for_no_outliers(const struct run *run, const struct est_model 
 }
 
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, enum effort effort,
-		     struct outcome *outcome)
+		     struct est_outcome *outcome)
 {
 	size_t mark = run->arena->used;
 	struct est_program program;
@@ -212,10 +190,10 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 }
 
 /* effort: when it is not there yet. */
-static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu, enum effort effort)
+static struct est_outcome *outcome_for(struct run *run, const struct est_gpu *gpu, enum effort effort)
 {
 	enum est_sdpa_choice sdpa = est_device_sdpa(gpu, run->request);
-	struct outcome *outcome = &run->outcomes[sdpa];
+	struct est_outcome *outcome = &run->outcomes[sdpa];
 	uint64_t shards[EST_CATEGORIES];
 
 	est_sharding_shares(run->request, shards);
@@ -224,154 +202,16 @@ static struct outcome *outcome_for(struct run *run, const struct est_gpu *gpu, e
 	return outcome;
 }
 
-/* ---- ranges */
-
-/* What the request leaves open, as parts of a thousand: scratch of kernels that is not modelled (reductions, sorts), and how
- * blocks come to lie in the allocator. The second is the spread of our replay against traces of real runs (docs/accuracy.md). */
-enum { SCRATCH_PER_MILLE = 10, FRAGMENTATION_PER_MILLE = 40, SCRATCH_BYTES = 16 << 20 };
-
-static struct est_range allocated_range(uint64_t expected)
-{
-	return (struct est_range){ expected, expected, expected + expected / 1000 * SCRATCH_PER_MILLE + SCRATCH_BYTES };
-}
-
-static struct est_range reserved_range(uint64_t allocated, uint64_t reserved)
-{
-	return (struct est_range){ allocated, reserved,
-				   reserved + reserved / 1000 * (SCRATCH_PER_MILLE + FRAGMENTATION_PER_MILLE) + SCRATCH_BYTES };
-}
-
-/* The upper end goes up by what is not replayed. */
-static struct est_range widened(struct est_range range, uint64_t bytes)
-{
-	range.high += bytes;
-	return range;
-}
-
-static struct est_range plus(struct est_range a, struct est_range b)
-{
-	return (struct est_range){ a.low + b.low, a.expected + b.expected, a.high + b.high };
-}
-
-/* cuBLAS workspaces stay from the first product on: the same on top of every figure */
-static uint64_t workspaces(const struct est_gpu *gpu)
-{
-	return EST_WORKSPACES * est_device_workspace(gpu);
-}
-
-static uint64_t rounded_to_segments(uint64_t bytes)
-{
-	return (bytes + EST_LIMIT_STEP - 1) / EST_LIMIT_STEP * EST_LIMIT_STEP;
-}
-
 /* ---- report */
-
-/* Managed memory is on the card while there is room. */
-static struct est_range resident(const struct outcome *outcome, const struct est_gpu *gpu, struct est_range taken)
-{
-	uint64_t room = gpu->usable_bytes > taken.high ? gpu->usable_bytes - taken.high : 0;
-	uint64_t bytes = outcome->managed < room ? outcome->managed : room;
-
-	return (struct est_range){ 0, bytes, bytes };
-}
-
-/* What a compiled run may take less: a loss that is compiled too makes no fp32 copy of the logits and no two gradients of them, 4 bytes
- * a logit where it is 12; of short sequences inductor makes a gradient of the MLP's weights later than the replay. */
-static uint64_t least_compiled(const struct run *run, const struct outcome *outcome)
-{
-	const struct est_request *request = run->request;
-	const struct est_model *model = run->model;
-	uint64_t tokens = (uint64_t)(request->micro_batch_size * request->sequence_length), least = 0;
-	uint64_t loss = est_compiles_loss(request) ? 0 : 8 * tokens * (uint64_t)model->vocab_size;
-	const uint64_t less[EST_PHASES] = {
-		[EST_PHASE_LOSS_FORWARD] = loss, [EST_PHASE_LOSS_BACKWARD] = loss,
-		[EST_PHASE_BACKWARD] = 2 * (uint64_t)(model->hidden_size * model->intermediate_size),
-	};
-
-	for (enum est_phase phase = EST_PHASE_FORWARD; phase < EST_PHASES; phase++)
-		if (outcome->levels.phase_peak[phase] > less[phase])
-			raise_to(&least, outcome->levels.phase_peak[phase] - less[phase]);
-	return least;
-}
-
-static void report_peak(const struct run *run, const struct outcome *outcome, const struct est_gpu *gpu, struct est_peak *peak)
-{
-	uint64_t workspace = workspaces(gpu), allocated = outcome->levels.allocated + workspace;
-
-	peak->gpu = gpu;
-	peak->phase = outcome->levels.phase;
-	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
-	peak->at_peak[EST_WORKSPACE] += workspace;
-	peak->allocated = widened(allocated_range(allocated), outcome->unmodelled);
-	peak->allocated.low = est_compiles_layers(run->request) ? least_compiled(run, outcome) + workspace : allocated - outcome->leftover;
-	peak->reserved = widened(reserved_range(allocated, outcome->reserved.peak + rounded_to_segments(workspace)),
-				 outcome->unmodelled + outcome->unpooled);
-	peak->reserved.low = peak->allocated.low;
-	peak->device = plus(peak->reserved, est_device_outside(gpu, &run->request->parallelism));
-	peak->device = plus(peak->device, resident(outcome, gpu, peak->device));
-}
-
-static void report_ranks(const struct outcome *outcome, const struct est_gpu *gpu, struct est_report *report)
-{
-	report->rank_kind = outcome->kind;
-	report->rank_count = outcome->rank_count;
-	for (size_t i = 0; i < outcome->rank_count; i++) {
-		report->ranks[i] = outcome->ranks[i];
-		report->ranks[i].allocated += workspaces(gpu);
-	}
-}
-
-static void report_host(const struct run *run, const struct outcome *outcome, struct est_report *report)
-{
-	enum est_optimizer optimizer = run->request->optimizer;
-
-	report->host_pinned = outcome->pinned;
-	report->host_pageable = outcome->managed + outcome->host_states;
-	if (outcome->managed)
-		est_note_add(&report->warnings, "/optimizer", est_word_name(est_optimizer_words, (int)optimizer),
-			     "the states are managed memory outside PyTorch's allocator: on the card while there is room (device counts "
-			     "them), else on the host; no card needs room for them to run");
-	if (optimizer == EST_GALORE_ADAMW)
-		est_note_add(&report->warnings, "/optimizer", est_word_name(est_optimizer_words, (int)optimizer),
-			     "the first step and every 200th decompose each matrix, which takes up to 12 bytes an element of it beside a "
-			     "step's own temporaries and is not in these figures");
-}
-
-static void report_timeline(const struct outcome *outcome, const struct est_gpu *gpu, struct est_report *report)
-{
-	report->moments = 0;
-	for (enum est_phase phase = EST_PHASE_FORWARD; phase < EST_PHASES; phase++)
-		if (outcome->levels.phase_peak[phase]) /* no stage but the last has a loss */
-			report->timeline[report->moments++] =
-				(struct est_moment){ phase, outcome->levels.phase_peak[phase] + workspaces(gpu),
-						     outcome->reserved.phase[phase] + rounded_to_segments(workspaces(gpu)) };
-}
 
 static void report_points(const struct run *run, const struct est_gpu *gpu, struct est_report *report)
 {
 	report->points = run->points;
 	report->point_count = run->point_count;
 	for (size_t i = 0; i < run->point_count; i++) {
-		run->points[i].allocated += workspaces(gpu);
-		run->points[i].reserved += rounded_to_segments(workspaces(gpu));
+		run->points[i].allocated += est_workspace_bytes(gpu);
+		run->points[i].reserved += est_whole_segments(est_workspace_bytes(gpu));
 	}
-}
-
-static void report_rows(const struct run *run, const struct outcome *outcome, const struct est_gpu *gpu,
-			const struct est_parallelism *parallelism, struct est_rows *rows)
-{
-	const uint64_t *component = outcome->levels.component;
-	struct est_range outside = est_device_outside(gpu, parallelism);
-
-	(void)run;
-	rows->weights = component[EST_WEIGHTS];
-	rows->gradients = component[EST_GRADIENTS];
-	rows->optimizer = component[EST_OPTIMIZER];
-	rows->activations = component[EST_ACTIVATIONS];
-	rows->buffers = component[EST_BUFFERS];
-	/* workspaces, what the allocator keeps beyond the peak, and what lies outside it */
-	rows->overhead = workspaces(gpu) + (outcome->reserved.peak - outcome->levels.allocated) + outside.expected;
-	rows->total = rows->weights + rows->gradients + rows->optimizer + rows->activations + rows->buffers + rows->overhead;
 }
 
 static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct est_report *report)
@@ -380,7 +220,7 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 	static const struct est_parallelism alone = { .gpus = 1, .tensor = 1, .pipeline = 1, .context = 1, .expert = 1 };
 	struct est_request request = *run->request;
 	struct run single = { .request = &request, .model = run->model, .arena = run->arena };
-	struct outcome outcome;
+	struct est_outcome outcome;
 
 	if (run->request->parallelism.gpus == 1) {
 		report->single_gpu = report->per_gpu;
@@ -391,18 +231,18 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 		request.loss = EST_LOSS_STANDARD;
 	if (!evaluate(&single, whole, est_device_sdpa(gpu, run->request), PEAK, &outcome))
 		return false;
-	report_rows(&single, &outcome, gpu, &alone, &report->single_gpu);
+	est_outcome_rows(&outcome, gpu, &alone, &report->single_gpu);
 	return true;
 }
 
 /* ---- verdicts */
 
 /* Of a run whose least limit is least. */
-static void require(const struct run *run, const struct outcome *outcome, uint64_t least, struct est_fit *fit)
+static void require(const struct run *run, const struct est_outcome *outcome, uint64_t least, struct est_fit *fit)
 {
 	struct est_range outside = est_device_outside(fit->gpu, &run->request->parallelism);
-	uint64_t workspace = workspaces(fit->gpu);
-	struct est_range limit = widened(reserved_range(outcome->levels.allocated + workspace, least + workspace),
+	uint64_t workspace = est_workspace_bytes(fit->gpu);
+	struct est_range limit = est_range_widened(est_reserved_range(outcome->levels.allocated + workspace, least + workspace),
 					 outcome->unmodelled + outcome->unpooled);
 
 	fit->required = limit.expected + outside.expected;
@@ -435,7 +275,7 @@ static bool judge_cards(struct run *run, uint64_t thumb, size_t exact, enum effo
 {
 	for (size_t i = 0; i < run->gpu_count; i++) {
 		struct est_fit *fit = &fits[i];
-		const struct outcome *outcome = thumb ? NULL : outcome_for(run, run->gpus[i], i < exact ? LEAST : others);
+		const struct est_outcome *outcome = thumb ? NULL : outcome_for(run, run->gpus[i], i < exact ? LEAST : others);
 
 		if (!thumb && !outcome)
 			return false;
@@ -455,7 +295,7 @@ static bool judge_cards(struct run *run, uint64_t thumb, size_t exact, enum effo
 static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est_report *report)
 {
 	bool draws = run->request->timeline == EST_TIMELINE_FULL;
-	const struct outcome *outcome;
+	const struct est_outcome *outcome;
 
 	run->points = draws ? est_arena_take(run->arena, EST_POINTS_MAX, sizeof(*run->points)) : NULL;
 	outcome = draws && !run->points ? NULL : outcome_for(run, gpu, LEAST);
@@ -464,12 +304,8 @@ static bool report_replay(struct run *run, const struct est_gpu *gpu, struct est
 	report->replayed = true;
 	if (outcome->kind == EST_ANY_RANK) /* a stage trains a part of them */
 		report->trainable_parameters = outcome->trainable_parameters;
-	report_ranks(outcome, gpu, report);
-	report_peak(run, outcome, gpu, &report->peak);
-	report_host(run, outcome, report);
-	report_timeline(outcome, gpu, report);
+	est_outcome_report(outcome, run->request, run->model, gpu, report);
 	report_points(run, gpu, report);
-	report_rows(run, outcome, gpu, &run->request->parallelism, &report->per_gpu);
 	return report_single_gpu(run, gpu, report);
 }
 
@@ -525,10 +361,10 @@ bool est_judge_alive(const struct est_request *request, const struct est_model *
 uint64_t est_run_least(const struct est_request *request, const struct est_model *model, const struct est_floor *floor,
 		       const struct est_gpu *gpu)
 {
-	uint64_t level = est_floor_bytes(floor, request) + workspaces(gpu);
+	uint64_t level = est_floor_bytes(floor, request) + est_workspace_bytes(gpu);
 	uint64_t unmodelled = est_sharding_is_static(request) ? est_sharding_unmodelled(request, model, floor->trained) : 0;
 
-	return reserved_range(level, level).high + unmodelled + est_device_outside(gpu, &request->parallelism).high;
+	return est_reserved_range(level, level).high + unmodelled + est_device_outside(gpu, &request->parallelism).high;
 }
 
 size_t est_arena_size(size_t gpu_count)
