@@ -40,22 +40,28 @@ static struct est_tensor gpt2_mlp(struct est_pass *pass, const struct est_layer 
 	return activated;
 }
 
-struct est_tensor est_gpt2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_gpt_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_layer_function *attention,
+				est_layer_function *mlp)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attention, residual, out;
+	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attended, residual, out;
 
-	attention = est_hold(gpt2_attention(pass, layer, y));
-	residual = est_hold(est_add(tape, attention, x));
+	attended = est_hold(attention(pass, layer, y));
+	residual = est_hold(est_add(tape, attended, x));
 	est_drop(tape, y);
 	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, residual));
-	x = est_hold(gpt2_mlp(pass, layer, y));
+	x = est_hold(mlp(pass, layer, y));
 	out = est_add(tape, residual, x);
 	est_drop(tape, y);
 	est_drop(tape, x);
-	est_drop(tape, attention);
+	est_drop(tape, attended);
 	est_drop(tape, residual);
 	return out;
+}
+
+struct est_tensor est_gpt2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return est_gpt_layer(pass, layer, x, gpt2_attention, gpt2_mlp);
 }
 
 /* ---- GPT-BigCode: GPT-2 with nn.Linear, and one head of k and v */
@@ -113,22 +119,7 @@ static struct est_tensor bigcode_attention(struct est_pass *pass, const struct e
 
 struct est_tensor est_gpt_bigcode_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	struct est_tape *tape = pass->tape;
-	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attention, residual, mlp;
-
-	attention = est_hold(bigcode_attention(pass, layer, y));
-	residual = est_hold(est_add(tape, attention, x));
-	est_drop(tape, y);
-	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, residual));
-	x = est_hold(est_plain_mlp(pass, layer, y));
-	mlp = est_hold(dropout(pass, x));
-	est_drop(tape, x);
-	x = est_add(tape, residual, mlp);
-	est_drop(tape, y);
-	est_drop(tape, mlp);
-	est_drop(tape, attention);
-	est_drop(tape, residual);
-	return x;
+	return est_gpt_layer(pass, layer, x, bigcode_attention, est_dropped_mlp);
 }
 
 /* ---- GPT-NeoX: rotary embedding on a part of each head, attention and MLP side by side */
@@ -163,6 +154,15 @@ struct est_tensor est_plain_mlp(struct est_pass *pass, const struct est_layer *l
 	h = est_linear(tape, &layer->down_proj, activated);
 	est_drop(tape, activated);
 	return h;
+}
+
+struct est_tensor est_dropped_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tensor y = est_hold(est_plain_mlp(pass, layer, x)), out;
+
+	out = est_dropout(pass->tape, y, pass->model->residual_dropout);
+	est_drop(pass->tape, y);
+	return out;
 }
 
 struct est_tensor est_gpt_neox_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

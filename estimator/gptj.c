@@ -55,15 +55,6 @@ static struct est_tensor attend(struct est_pass *pass, const struct est_layer *l
 	return out;
 }
 
-static struct est_tensor dropped_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
-{
-	struct est_tensor y = est_hold(est_plain_mlp(pass, layer, x)), out;
-
-	out = est_dropout(pass->tape, y, pass->model->residual_dropout);
-	est_drop(pass->tape, y);
-	return out;
-}
-
 /* ---- GPT-J: pairs of features of a part of each head are rotated */
 
 /* sin and cos of each position, out of a table that is repeated for each sequence; all are variables of the frame */
@@ -148,7 +139,7 @@ struct est_tensor est_gptj_layer(struct est_pass *pass, const struct est_layer *
 	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attended, mlp, out;
 
 	attended = est_hold(gptj_attention(pass, layer, y));
-	mlp = est_hold(dropped_mlp(pass, layer, y));
+	mlp = est_hold(est_dropped_mlp(pass, layer, y));
 	out = est_add(tape, est_add(tape, attended, mlp), x);
 	est_drop(tape, y);
 	est_drop(tape, attended);
@@ -176,18 +167,5 @@ static struct est_tensor gpt_neo_attention(struct est_pass *pass, const struct e
 
 struct est_tensor est_gpt_neo_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	struct est_tape *tape = pass->tape;
-	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attended, residual, mlp, out;
-
-	attended = est_hold(gpt_neo_attention(pass, layer, y));
-	residual = est_hold(est_add(tape, attended, x));
-	est_drop(tape, y);
-	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, residual));
-	mlp = est_hold(dropped_mlp(pass, layer, y));
-	out = est_add(tape, residual, mlp);
-	est_drop(tape, y);
-	est_drop(tape, mlp);
-	est_drop(tape, attended);
-	est_drop(tape, residual);
-	return out;
+	return est_gpt_layer(pass, layer, x, gpt_neo_attention, est_dropped_mlp);
 }

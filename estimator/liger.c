@@ -70,13 +70,8 @@ struct est_tensor est_liger_head_norm(struct est_pass *pass, const struct est_no
 static void backward_gate(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	for (unsigned i = 0; i < 2; i++) {
-		if (!est_needs(node, i))
-			continue;
-		est_storage_retain(tape, node->saved[i]);
-		ret[i] = (struct est_tensor){ .storage = node->saved[i],
-					      .numel = node->edge_numel[i],
-					      .element = node->edge_element[i],
-					      .view = true };
+		ret[i] = est_saved_grad(tape, node, i);
+		ret[i].view = true;
 	}
 }
 static const struct est_op gate_op = { "LigerSiLUMul", backward_gate };

@@ -178,19 +178,9 @@ struct est_tensor est_olmo_layer(struct est_pass *pass, const struct est_layer *
 	return est_pre_norm_layer(pass, layer, x, &blocks);
 }
 
-/* StarCoder-2 drops out what its MLP without a gate gives */
-static struct est_tensor starcoder2_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
-{
-	struct est_tensor y = est_hold(est_plain_mlp(pass, layer, x)), out;
-
-	out = est_dropout(pass->tape, y, pass->model->residual_dropout);
-	est_drop(pass->tape, y);
-	return out;
-}
-
 struct est_tensor est_starcoder2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	static const struct est_blocks blocks = { est_torch_layer_norm, est_llama_attention, starcoder2_mlp };
+	static const struct est_blocks blocks = { est_torch_layer_norm, est_llama_attention, est_dropped_mlp };
 
 	return est_pre_norm_layer(pass, layer, x, &blocks);
 }

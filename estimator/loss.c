@@ -23,6 +23,18 @@ struct est_tensor est_head_input(struct est_tape *tape, struct est_tensor x)
 	return est_output(tape, node, 0, x);
 }
 
+struct est_tensor est_loss_at_once(struct est_pass *pass, struct est_tensor hidden,
+				   struct est_tensor (*make)(struct est_pass *pass, struct est_tensor hidden))
+{
+	struct est_tensor loss;
+
+	hidden = est_hold(est_head_input(pass->tape, hidden));
+	loss = est_hold(make(pass, hidden));
+	est_drop(pass->tape, hidden);
+	est_autocast_exit(pass->tape);
+	return loss;
+}
+
 struct est_tensor est_sum(struct est_tape *tape, struct est_tensor x)
 {
 	return est_sum_to(tape, x, 1, EST_32BIT);

@@ -77,12 +77,5 @@ static struct est_tensor cut(struct est_pass *pass, struct est_tensor e)
 
 struct est_tensor est_cut_loss(struct est_pass *pass, struct est_tensor hidden)
 {
-	struct est_tape *tape = pass->tape;
-	struct est_tensor loss;
-
-	hidden = est_hold(est_head_input(tape, hidden));
-	loss = est_hold(cut(pass, hidden));
-	est_drop(tape, hidden);
-	est_autocast_exit(tape);
-	return loss;
+	return est_loss_at_once(pass, hidden, cut);
 }

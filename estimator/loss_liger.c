@@ -22,13 +22,8 @@ struct head {
 static void backward_cross_entropy(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	for (unsigned i = 0; i < 3; i++) {
-		if (!est_needs(node, i))
-			continue;
-		est_storage_retain(tape, node->saved[i]);
-		ret[i] = (struct est_tensor){ .storage = node->saved[i],
-					      .numel = node->edge_numel[i],
-					      .element = node->edge_element[i],
-					      .view = i == 0 };
+		ret[i] = est_saved_grad(tape, node, i);
+		ret[i].view = i == 0;
 	}
 }
 static const struct est_op cross_entropy_op = { "LigerFusedLinearCrossEntropy", backward_cross_entropy };
@@ -135,18 +130,19 @@ static struct est_tensor cross_entropy(struct est_pass *pass, struct est_tensor 
 	return est_output(tape, node, 0, est_empty(tape, 1, EST_32BIT));
 }
 
-struct est_tensor est_liger_loss(struct est_pass *pass, struct est_tensor hidden)
+static struct est_tensor shifted_cross_entropy(struct est_pass *pass, struct est_tensor hidden)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor padded, shifted, loss;
+	struct est_tensor padded = est_empty_as(tape, pass->batch * (pass->sequence + 1), EST_INT64, EST_BUFFERS);
+	struct est_tensor shifted = est_empty_as(tape, pass->tokens, EST_INT64, EST_BUFFERS), loss;
 
-	hidden = est_hold(est_head_input(tape, hidden));
-	padded = est_empty_as(tape, pass->batch * (pass->sequence + 1), EST_INT64, EST_BUFFERS);
-	shifted = est_empty_as(tape, pass->tokens, EST_INT64, EST_BUFFERS);
-	loss = est_hold(cross_entropy(pass, est_reshape(tape, est_alias(tape, hidden))));
+	loss = cross_entropy(pass, est_reshape(tape, est_alias(tape, hidden)));
 	est_drop(tape, padded);
 	est_drop(tape, shifted);
-	est_drop(tape, hidden);
-	est_autocast_exit(tape);
 	return loss;
+}
+
+struct est_tensor est_liger_loss(struct est_pass *pass, struct est_tensor hidden)
+{
+	return est_loss_at_once(pass, hidden, shifted_cross_entropy);
 }

@@ -61,12 +61,5 @@ static struct est_tensor fused_cross_entropy(struct est_pass *pass, struct est_t
 
 struct est_tensor est_unsloth_loss(struct est_pass *pass, struct est_tensor hidden)
 {
-	struct est_tape *tape = pass->tape;
-	struct est_tensor loss;
-
-	hidden = est_hold(est_head_input(tape, hidden));
-	loss = est_hold(fused_cross_entropy(pass, hidden));
-	est_drop(tape, hidden);
-	est_autocast_exit(tape);
-	return loss;
+	return est_loss_at_once(pass, hidden, fused_cross_entropy);
 }

@@ -138,19 +138,20 @@ static struct est_tensor log_probabilities(struct est_pass *pass, struct est_ten
 	return est_output(tape, node, 0, out);
 }
 
-struct est_tensor est_vocabulary_loss(struct est_pass *pass, struct est_tensor hidden)
+static struct est_tensor mean_of_log_probabilities(struct est_pass *pass, struct est_tensor hidden)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor log_probs, loss;
+	struct est_tensor log_probs = log_probabilities(pass, hidden), loss;
 
-	hidden = est_hold(est_head_input(tape, hidden));
-	log_probs = log_probabilities(pass, hidden);
 	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
 		log_probs = est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), log_probs);
 	log_probs = est_hold(log_probs);
-	loss = est_hold(est_sum(tape, est_mul_scalar(tape, log_probs)));
+	loss = est_sum(tape, est_mul_scalar(tape, log_probs));
 	est_drop(tape, log_probs);
-	est_drop(tape, hidden);
-	est_autocast_exit(tape);
 	return loss;
+}
+
+struct est_tensor est_vocabulary_loss(struct est_pass *pass, struct est_tensor hidden)
+{
+	return est_loss_at_once(pass, hidden, mean_of_log_probabilities);
 }

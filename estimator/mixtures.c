@@ -20,19 +20,24 @@ static struct est_tensor softmax_mixture(struct est_pass *pass, const struct est
 	return layer->sparse ? est_routed(pass, layer, x, est_route_softmax) : est_gated_mlp(pass, layer, x);
 }
 
-/* Mixtral of Transformers 4: the layer's frame holds the router's logits */
+/* hidden_states, _ = self.mlp(hidden_states): what the router gives takes the place of attention's weights in the layer's frame */
+static void hold_in_frame(struct est_pass *pass, struct est_tensor given)
+{
+	est_drop(pass->tape, pass->attn_weights);
+	pass->attn_weights = est_hold(est_alias(pass->tape, given));
+}
+
+/* Mixtral of Transformers 4 */
 static struct est_tensor looped(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	struct est_tape *tape = pass->tape;
-	struct est_tensor tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	struct est_tensor tokens = est_hold(est_reshape(pass->tape, est_alias(pass->tape, x)));
 	struct est_routing routing;
 
 	est_route_linear(pass, layer, tokens, &routing);
 	x = est_looped_experts(pass, layer, tokens, &routing);
-	est_drop(tape, pass->attn_weights);
-	pass->attn_weights = est_hold(est_alias(tape, routing.logits));
-	est_routing_drop(tape, &routing);
-	est_drop(tape, tokens);
+	hold_in_frame(pass, routing.logits);
+	est_routing_drop(pass->tape, &routing);
+	est_drop(pass->tape, tokens);
 	return x;
 }
 
@@ -171,19 +176,16 @@ static struct est_tensor granite_mixture(struct est_pass *pass, const struct est
 	return est_add(tape, pass->frame, granite_mlp(pass, layer, x));
 }
 
-/* hidden_states, _ = self.mlp(hidden_states): the router's weights take the place of attention's in the frame */
 static struct est_tensor gpt_oss_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	struct est_tape *tape = pass->tape;
-	struct est_tensor tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	struct est_tensor tokens = est_hold(est_reshape(pass->tape, est_alias(pass->tape, x)));
 	struct est_routing routing;
 
 	est_route_gpt_oss(pass, layer, tokens, &routing);
 	x = est_grouped_experts(pass, layer, tokens, &routing);
-	est_drop(tape, pass->attn_weights);
-	pass->attn_weights = est_hold(est_alias(tape, routing.weights));
-	est_routing_drop(tape, &routing);
-	est_drop(tape, tokens);
+	hold_in_frame(pass, routing.weights);
+	est_routing_drop(pass->tape, &routing);
+	est_drop(pass->tape, tokens);
 	return x;
 }
 

@@ -135,6 +135,18 @@ static bool runs_reference(const struct est_request *request)
 	return request->reference_model == EST_REFERENCE_MODEL || request->reference_model == EST_REFERENCE_ADAPTER;
 }
 
+/* The loss, held; what it was made of, which moves in, goes. */
+static struct est_tensor end_of_preference(struct est_tape *tape, const struct est_fused_output *output,
+					   const struct est_fused_output *reference, struct est_tensor labels)
+{
+	struct est_tensor loss = est_hold(est_sum(tape, output->log_probs));
+
+	est_fused_output_drop(tape, output);
+	est_fused_output_drop(tape, reference);
+	est_drop(tape, labels);
+	return loss;
+}
+
 /* DPOTrainer: chosen and rejected in one pass, then the reference on top of what the policy keeps */
 static struct est_tensor dpo_loss(struct est_pass *pass)
 {
@@ -148,10 +160,7 @@ static struct est_tensor dpo_loss(struct est_pass *pass)
 	output = est_fused_lm_head(pass, est_objective_forward(pass), EST_METRICS_MEAN_LOGITS);
 	if (runs_reference(pass->request))
 		run_reference(pass, true, &reference);
-	loss = est_hold(est_sum(tape, output.log_probs));
-	est_fused_output_drop(tape, &output);
-	est_fused_output_drop(tape, &reference);
-	est_drop(tape, labels);
+	loss = end_of_preference(tape, &output, &reference, labels);
 	drop_inputs(tape, &inputs);
 	return loss;
 }
@@ -195,10 +204,7 @@ static struct est_tensor kto_loss(struct est_pass *pass)
 		est_drop(tape, mismatched);
 		run_reference(pass, true, &reference);
 	}
-	loss = est_hold(est_sum(tape, output.log_probs));
-	est_fused_output_drop(tape, &output);
-	est_fused_output_drop(tape, &reference);
-	est_drop(tape, labels);
+	loss = end_of_preference(tape, &output, &reference, labels);
 	drop_inputs(tape, &inputs);
 	return loss;
 }

@@ -38,6 +38,14 @@ void est_backward_products(struct est_tape *tape, struct est_node *node, struct 
 			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
 }
 
+struct est_tensor est_saved_grad(struct est_tape *tape, const struct est_node *node, unsigned i)
+{
+	if (!est_needs(node, i))
+		return est_none;
+	est_storage_retain(tape, node->saved[i]);
+	return (struct est_tensor){ .storage = node->saved[i], .numel = node->edge_numel[i], .element = node->edge_element[i] };
+}
+
 /* ---- casts, sums, products */
 
 static const struct est_op to_op = { "ToCopy", est_backward_like_input };

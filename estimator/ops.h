@@ -57,6 +57,9 @@ est_backward_function est_backward_pass, est_backward_pass_view;
 /* a new tensor for each of two inputs that needs one, of its size in the gradient's dtype, the second's first */
 est_backward_function est_backward_products;
 
+/* The gradient of input i that the forward has made and node keeps as its saved tensor i; none where none is asked for. */
+struct est_tensor est_saved_grad(struct est_tape *tape, const struct est_node *node, unsigned i);
+
 /* x.to(dtype): the same tensor when it has that dtype already. */
 struct est_tensor est_to(struct est_tape *tape, struct est_tensor x, uint8_t element);
 /* Elementwise, with broadcasting of the smaller operand and promotion to the larger dtype. */

@@ -251,7 +251,10 @@ struct est_tensor est_sandwich_layer(struct est_pass *pass, const struct est_lay
 struct est_tensor est_post_norm_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
 				      const struct est_blocks *blocks);
 /* down_proj(act(up_proj(x))) of GPT-NeoX, dropout of it of StarCoder-2, down_proj(up * act(gate)) of a fused gate_up_proj. */
-est_layer_function est_plain_mlp, est_fused_mlp;
+est_layer_function est_plain_mlp, est_dropped_mlp, est_fused_mlp;
+/* GPT-2's layer, of these blocks: its frame holds what attention gave to the end. x is borrowed. */
+struct est_tensor est_gpt_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_layer_function *attention,
+				est_layer_function *mlp);
 /* Apertus: xielu in the place of act (xielu.c). */
 est_layer_function est_xielu_mlp;
 /* self_attn of Llama, of Qwen3, and with the same norms after the transposition; x is borrowed. */
