@@ -3,14 +3,14 @@
 #ifndef TESTS_ASK_H
 #define TESTS_ASK_H
 
-#include <check.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include "server/handlers.h"
 #include "server/routes.h"
+#include "tests/source.h"
+#include "tests/suite.h"
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 #define MODEL "{\"model\":\"llama-3.2-1b\",\"gpus\":\"h100-sxm5-80gb\"}"
 
 static const char *const origins[] = { "https://example.org" };
@@ -21,10 +21,9 @@ static struct srv_reply reply;
 static inline void start(void)
 {
 	char directory[4096], error[512];
-	const char *source = getenv("VRAMCAST_SOURCE");
 	struct srv_edition *edition;
 
-	snprintf(directory, sizeof directory, "%s/config", source ? source : ".");
+	snprintf(directory, sizeof directory, "%s/config", source_root());
 	edition = srv_edition_create(directory, error, sizeof error);
 	ck_assert_msg(edition != NULL, "%s", error);
 	srv_service_init(&service, edition, origins, COUNT(origins));
@@ -150,19 +149,13 @@ static inline size_t count_lines(const char *lines)
 static inline int run_cases(const char *name, TCase *const *cases, int count)
 {
 	Suite *suite = suite_create(name);
-	SRunner *runner;
-	int failed;
 
 	cfg_json_init();
 	for (int i = 0; i < count; i++) {
 		tcase_add_unchecked_fixture(cases[i], start, stop);
 		suite_add_tcase(suite, cases[i]);
 	}
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }
 
 #endif

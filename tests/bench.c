@@ -9,6 +9,7 @@
 #include <time.h>
 #include "config/config.h"
 #include "estimator/replay.h"
+#include "tests/source.h"
 
 enum { ROUNDS = 101, ROUNDS_MAX = 10001, LOOP = 200000, STEPS = 2 };
 
@@ -280,14 +281,9 @@ int main(int argc, char **argv)
 {
 	static double times[SUBJECTS][PARTS][ROUNDS_MAX], loop_times[ROUNDS_MAX];
 	double medians[SUBJECTS][PARTS], loop_ns;
-	const char *source = getenv("VRAMCAST_SOURCE");
 	size_t rounds = read_rounds(argc, argv), size = est_arena_size(CFG_CARDS_MAX);
-	char error[512], directory[1024];
 
-	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	if (!catalog)
-		fail(error);
+	catalog = shipped_catalog();
 	est_arena_init(&arena, malloc(size), size);
 	if (!arena.base)
 		fail("no memory");

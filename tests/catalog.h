@@ -3,21 +3,14 @@
 #define TESTS_CATALOG_H
 
 #include <check.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include "config/config.h"
+#include "tests/source.h"
 
 static struct cfg_catalog *catalog;
 
 static inline void open_catalog(void)
 {
-	const char *source = getenv("VRAMCAST_SOURCE");
-	char directory[4096], error[512];
-
-	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	ck_assert_msg(catalog != NULL, "%s", error);
+	catalog = shipped_catalog();
 }
 
 static inline void close_catalog(void)

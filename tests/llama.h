@@ -25,6 +25,31 @@ static inline void free_arena(void)
 	free(arena.base);
 }
 
+static inline int64_t block(int64_t bytes)
+{
+	return (bytes + 511) / 512 * 512;
+}
+
+/* What of a category a part of the program adds: at most, and to its end. */
+struct growth {
+	int64_t peak, end;
+};
+
+static inline struct growth growth_in(enum est_part part, enum est_category category)
+{
+	struct growth growth = { 0, 0 };
+
+	for (size_t i = program.begin[part]; i < program.end[part]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_PHASE || event->category != category)
+			continue;
+		growth.end += event->kind == EST_EVENT_ALLOC ? (int64_t)event->bytes : -(int64_t)event->bytes;
+		growth.peak = growth.end > growth.peak ? growth.end : growth.peak;
+	}
+	return growth;
+}
+
 #define LLAMA(layers) { \
 	.architecture = EST_ARCH_LLAMA, \
 	.vocab_size = V, \

@@ -1,8 +1,6 @@
-#include <check.h>
 #include <stdlib.h>
 #include "estimator/adapters.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 static const struct est_model llama_8b = {
 	.architecture = EST_ARCH_LLAMA, .vocab_size = 128256, .hidden_size = 4096, .num_hidden_layers = 32,
@@ -103,16 +101,10 @@ int main(void)
 {
 	Suite *suite = suite_create("adapters");
 	TCase *test = tcase_create("adapters");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(test, adapters_count_as_peft_counts_them, 0, COUNT(adapters));
 	tcase_add_test(test, a_plain_mlp_has_no_gate);
 	tcase_add_test(test, the_method_says_what_is_trained);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,9 +1,7 @@
-#include <check.h>
 #include <stdlib.h>
 #include "estimator/allocator.h"
 #include "estimator/blocks.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 enum { IDS = 300, ARENA = 1 << 20, M = (1 << 20) / EST_UNIT /* 1 MiB in units */ };
 
@@ -430,8 +428,6 @@ int main(void)
 {
 	Suite *suite = suite_create("allocator");
 	TCase *test = tcase_create("allocator");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(test, hand_made_traces, 0, COUNT(traces));
 	tcase_add_test(test, out_of_memory_sticks_until_a_reset);
@@ -446,9 +442,5 @@ int main(void)
 	tcase_add_test(test, units_round_up_and_saturate);
 	tcase_add_loop_test(test, a_random_trace_gives_the_figures_of_the_reference, 0, COUNT(figures));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,11 +1,9 @@
 /* Fused attention kernels: what their backward takes beside the gradients, worked out from the sources that attention_kernels.c
  * names. What they keep, and in which order, is held to traces (test_events.c). */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* 1080: 1088 in blocks of 64 and of 32, 1120 of 80, 1152 of 96 and of 128 */
 enum { B = 2, S = 1080, HEADS = 8, KV = 2, WORK_MAX = 8 };
@@ -158,16 +156,10 @@ int main(void)
 {
 	Suite *suite = suite_create("attention");
 	TCase *test = tcase_create("attention");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(test, set_up, tear_down);
 	tcase_add_loop_test(test, a_backward_takes_what_its_source_allocates, 0, COUNT(kernels));
 	tcase_add_test(test, only_sdpa_needs_a_mask_for_a_window);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

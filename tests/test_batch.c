@@ -1,10 +1,8 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/batch.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 static struct est_faults faults;
 static struct cfg_batch batch;
@@ -140,8 +138,6 @@ int main(void)
 {
 	Suite *suite = suite_create("batch");
 	TCase *tcase = tcase_create("batch");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_loop_test(tcase, a_wrong_envelope_is_a_fault, 0, COUNT(wrong));
 	tcase_add_test(tcase, a_list_is_its_requests_with_their_places);
@@ -149,8 +145,5 @@ int main(void)
 	tcase_add_test(tcase, a_swept_name_makes_the_objects_that_it_lies_in);
 	tcase_add_test(tcase, ten_thousand_requests_are_taken_and_no_more);
 	suite_add_tcase(suite, tcase);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,9 +1,9 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include "config/config.h"
+#include "tests/suite.h"
 
 static struct cfg_catalog *shipped; /* loaded once, before the tests fork */
 
@@ -373,7 +373,6 @@ int main(void)
 {
 	Suite *suite = suite_create("catalog");
 	TCase *test = tcase_create("catalog");
-	SRunner *runner;
 	size_t presets, cards;
 	int failed;
 
@@ -383,7 +382,6 @@ int main(void)
 	cfg_catalog_presets(shipped, &presets);
 	cfg_catalog_cards(shipped, &cards);
 	list_uncounted();
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_loop_test(test, a_preset_is_what_its_file_says, 0, (int)presets);
 	tcase_add_loop_test(test, a_preset_is_found_by_all_its_names, 0, (int)presets);
 	tcase_add_loop_test(test, a_card_has_its_names_and_what_its_driver_says, 0, (int)cards);
@@ -393,10 +391,7 @@ int main(void)
 	tcase_add_test(test, near_misses_are_suggested);
 	tcase_add_loop_test(test, a_faulty_catalogue_is_refused_by_file_row_and_fault, 0, COUNT(catalogs));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	cfg_catalog_destroy(shipped);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

@@ -1,9 +1,9 @@
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "estimator/estimator.h"
 #include "estimator/fields.h"
+#include "tests/suite.h"
 
 /* Llama-3.1-8B, as far as the rules look at it. */
 static struct est_model llama(void)
@@ -624,8 +624,6 @@ int main(void)
 {
 	Suite *suite = suite_create("check");
 	TCase *rules = tcase_create("rules");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(rules, accepts_or_points_at_the_fault, 0, sizeof(cases) / sizeof(cases[0]));
 	tcase_add_loop_test(rules, looks_at_the_model, 0, sizeof(models) / sizeof(models[0]));
@@ -634,9 +632,5 @@ int main(void)
 	tcase_add_test(rules, tells_every_contradiction_at_once);
 	tcase_add_loop_test(rules, survives_the_ends_of_every_range, 0, 2 * (int)est_request_field_count);
 	suite_add_tcase(suite, rules);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

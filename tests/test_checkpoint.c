@@ -1,9 +1,7 @@
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/ops.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 enum { NUMEL = 1024, ARENA = 1 << 20, MATMULS = 7 };
 
@@ -131,17 +129,11 @@ int main(void)
 {
 	Suite *suite = suite_create("checkpoint");
 	TCase *tcase = tcase_create("checkpoint");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_loop_test(tcase, what_is_kept_is_not_made_again, 0, COUNT(policies));
 	tcase_add_loop_test(tcase, an_input_on_the_host_comes_back_for_the_recomputation, 0, 4);
 	tcase_add_test(tcase, without_a_checkpoint_nothing_is_kept);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,12 +1,10 @@
 /* Context parallelism: what a rank holds of sequences that are dealt out, and the ring's buffers, against what can be counted by hand
  * in torch's _templated_ring_attention() and its backward. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/attention.h"
 #include "estimator/replay.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 enum { S = 4096, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LAYERS = 4 };
 
@@ -172,8 +170,6 @@ int main(void)
 {
 	Suite *suite = suite_create("context");
 	TCase *tcase = tcase_create("context");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(tcase, set_up, free_arena);
 	tcase_add_loop_test(tcase, a_forward_gathers_pairs_and_merges_in_fp32, 0, COUNT(rings));
@@ -181,8 +177,5 @@ int main(void)
 	tcase_add_test(tcase, its_ranks_share_the_parameters);
 	tcase_add_loop_test(tcase, a_rank_has_the_logits_of_its_tokens, 0, COUNT(rings));
 	suite_add_tcase(suite, tcase);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,8 +1,8 @@
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/config.h"
+#include "tests/suite.h"
 
 static struct est_notes notes;
 
@@ -211,10 +211,7 @@ int main(void)
 {
 	Suite *suite = suite_create("custom");
 	TCase *test = tcase_create("custom");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_loop_test(test, a_size_alone_becomes_a_shape_of_that_size, 0, SIZES);
 	tcase_add_test(test, the_size_of_llama_becomes_llama);
 	tcase_add_loop_test(test, a_size_is_a_number_or_what_people_say, 0, COUNT(spellings));
@@ -223,9 +220,5 @@ int main(void)
 	tcase_add_loop_test(test, the_rest_makes_up_for_what_is_given, 0, COUNT(partial));
 	tcase_add_loop_test(test, a_fault_points_at_the_member, 0, COUNT(faulty));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

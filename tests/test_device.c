@@ -1,9 +1,7 @@
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/device.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 static const uint64_t mib = 1 << 20;
 
@@ -213,8 +211,6 @@ int main(void)
 {
 	Suite *suite = suite_create("device");
 	TCase *test = tcase_create("device");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(test, a_card_has_its_workspace_and_context, 0, COUNT(cards));
 	tcase_add_test(test, the_measured_contexts_lie_in_the_range);
@@ -224,9 +220,5 @@ int main(void)
 	tcase_add_test(test, cards_of_cuda_and_rocm_alone_run_the_plain_recipe);
 	tcase_add_loop_test(test, a_mac_says_why, 0, COUNT(on_a_mac));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

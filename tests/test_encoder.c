@@ -1,10 +1,10 @@
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/model.h"
 #include "estimator/step.h"
 #include "estimator/support.h"
 #include "estimator/task.h"
+#include "tests/suite.h"
 
 /* b sequences of s tokens, a hidden size with heads that divide it: no product is rounded to 512. */
 enum { B = 2, S = 512, T = 256, N = B * S, M = B * T, H = 1024, F = 4096, HEADS = 16, V = 32768, P = 512, BUCKETS = 32 };
@@ -394,8 +394,6 @@ int main(void)
 {
 	Suite *suite = suite_create("encoder");
 	TCase *test = tcase_create("encoder");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_checked_fixture(test, set_up, tear_down);
 	tcase_add_test(test, a_bert_layer_keeps_34_bytes_per_token_and_feature);
@@ -416,8 +414,5 @@ int main(void)
 	tcase_add_test(test, peft_adapts_a_distilbert_classifier_by_names_only);
 	tcase_add_loop_test(test, a_step_gives_back_what_it_takes, 0, sizeof(steps) / sizeof(steps[0]));
 	suite_add_tcase(suite, test);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return run_suite(suite);
 }

@@ -1,5 +1,4 @@
 /* The replay against traces of real PyTorch, allocation by allocation: truth/README.md tells how the files are made. */
-#include <check.h>
 #include <dirent.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -7,6 +6,8 @@
 #include <string.h>
 #include "config/config.h"
 #include "estimator/replay.h"
+#include "tests/source.h"
+#include "tests/suite.h"
 
 /* FILES_MIN: so many are there; SLACK: what the scalars and shapes below a trace's threshold
  * add up to. */
@@ -141,27 +142,20 @@ static int is_trace(const struct dirent *entry)
 
 int main(void)
 {
-	const char *source = getenv("VRAMCAST_SOURCE");
-	char directory[4096], error[512];
 	Suite *suite = suite_create("events");
 	TCase *test = tcase_create("events");
-	SRunner *runner;
 	int failed;
 
-	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
-	snprintf(folder, sizeof(folder), "%s/tests/truth/events", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	file_count = catalog ? scandir(folder, &files, is_trace, alphasort) : 0;
+	snprintf(folder, sizeof(folder), "%s/tests/truth/events", source_root());
+	catalog = shipped_catalog();
+	file_count = scandir(folder, &files, is_trace, alphasort);
 	tcase_add_loop_test(test, the_replay_makes_the_allocations_of_real_pytorch, 0, file_count);
 	tcase_add_test(test, no_trace_has_gone_missing);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	for (int i = 0; i < file_count; i++)
 		free(files[i]);
 	free(files);
 	cfg_catalog_destroy(catalog);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

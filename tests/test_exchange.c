@@ -1,8 +1,6 @@
-#include <check.h>
 #include <stdlib.h>
 #include "server/exchange.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 static struct srv_exchange exchange;
 static struct srv_intake intake;
@@ -252,8 +250,6 @@ int main(void)
 {
 	Suite *suite = suite_create("exchange");
 	TCase *test = tcase_create("exchange");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(test, start, finish);
 	tcase_add_loop_test(test, a_head_is_let_through_or_refused, 0, COUNT(heads));
@@ -266,9 +262,5 @@ int main(void)
 	tcase_add_test(test, bodies_in_flight_have_a_budget);
 	tcase_add_test(test, a_used_exchange_remembers_nothing);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

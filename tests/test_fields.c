@@ -1,4 +1,3 @@
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -6,6 +5,7 @@
 #include "estimator/fault.h"
 #include "estimator/fields.h"
 #include "estimator/report.h"
+#include "tests/suite.h"
 
 #define FIELD (&est_request_fields[_i])
 
@@ -347,8 +347,6 @@ int main(void)
 	Suite *suite = suite_create("fields");
 	TCase *rows = tcase_create("rows"), *values_case = tcase_create("values"), *lists = tcase_create("lists");
 	const int count = (int)est_request_field_count;
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(rows, a_row_is_called_as_it_lies_in_the_request, 0, count);
 	tcase_add_loop_test(rows, a_row_says_in_a_sentence_what_it_means, 0, count);
@@ -372,9 +370,5 @@ int main(void)
 	suite_add_tcase(suite, rows);
 	suite_add_tcase(suite, values_case);
 	suite_add_tcase(suite, lists);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

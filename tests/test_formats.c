@@ -1,7 +1,7 @@
-#include <check.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include "server/table.h"
+#include "tests/suite.h"
 
 static struct srv_buffer buffer;
 
@@ -245,10 +245,7 @@ int main(void)
 {
 	Suite *suite = suite_create("formats");
 	TCase *test = tcase_create("formats");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_checked_fixture(test, NULL, finish);
 	tcase_add_loop_test(test, accept_chooses_the_format, 0, COUNT(negotiations));
 	tcase_add_test(test, formats_have_names_and_media_types);
@@ -260,9 +257,5 @@ int main(void)
 	tcase_add_test(test, a_column_that_no_row_fills_is_not_shown_to_people);
 	tcase_add_test(test, no_rows_are_an_empty_document);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

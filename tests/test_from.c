@@ -1,10 +1,10 @@
 /* Trainers' own files in place of fields. The expected values are what the trainers make of them. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/from.h"
 #include "tests/catalog.h"
+#include "tests/suite.h"
 
 static struct cfg_request request;
 static struct est_faults faults;
@@ -341,11 +341,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-	SRunner *runner = srunner_create(suite());
-	int failed;
-
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite());
 }

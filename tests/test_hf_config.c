@@ -1,15 +1,9 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/families.h"
-
-static const char *source(void)
-{
-	const char *root = getenv("VRAMCAST_SOURCE");
-
-	return root ? root : ".";
-}
+#include "tests/source.h"
+#include "tests/suite.h"
 
 static bool read_text(const char *text, struct est_model *ret_model, struct est_faults *faults)
 {
@@ -83,18 +77,15 @@ static const char *const published[] = { "gemma-2-2b", "gemma-2b", "gemma-3-1b",
 
 START_TEST(a_published_config_and_its_preset_are_one_shape)
 {
-	char path[4096], error[512] = "";
+	char path[4096];
 	struct est_faults faults = { 0 };
 	struct est_model model;
 	const struct cfg_preset *preset;
-	struct cfg_catalog *catalog;
+	struct cfg_catalog *catalog = shipped_catalog();
 	json_t *object;
 
-	snprintf(path, sizeof(path), "%s/config", source());
-	catalog = cfg_catalog_create(path, error, sizeof(error));
-	ck_assert_msg(catalog, "%s", error);
 	preset = cfg_catalog_find_preset(catalog, published[_i], NULL);
-	snprintf(path, sizeof(path), "%s/tests/hf_config/%s.json", source(), published[_i]);
+	snprintf(path, sizeof(path), "%s/tests/hf_config/%s.json", source_root(), published[_i]);
 	object = json_load_file(path, 0, NULL);
 	ck_assert_msg(preset && object, "%s", published[_i]);
 	ck_assert_msg(cfg_model_from_hf_config(object, "/model", &model, &faults), "%s %s", published[_i],
@@ -465,10 +456,7 @@ int main(void)
 {
 	Suite *suite = suite_create("hf_config");
 	TCase *test = tcase_create("hf_config");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_loop_test(test, a_published_config_and_its_preset_are_one_shape, 0, COUNT(published));
 	tcase_add_loop_test(test, a_key_or_its_absence_makes_the_shape, 0, COUNT(readings));
 	tcase_add_loop_test(test, a_fault_points_at_the_key_of_the_file, 0, COUNT(faulty));
@@ -478,9 +466,5 @@ int main(void)
 	tcase_add_loop_test(test, a_refusal_says_why, 0, (int)cfg_refusal_count);
 	tcase_add_test(test, the_largest_config_counts_without_overflow);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,4 +1,3 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +7,7 @@
 #include "tests/catalog.h"
 #include "tests/drawn.h"
 #include "tests/rules.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 static struct cfg_request request;
 static struct est_arena arena;
@@ -207,8 +205,6 @@ int main(void)
 {
 	Suite *suite = suite_create("limits");
 	TCase *tcase = tcase_create("limits");
-	SRunner *runner;
-	int failed;
 
 	cfg_json_init();
 	tcase_add_unchecked_fixture(tcase, start, stop);
@@ -222,9 +218,5 @@ int main(void)
 	tcase_add_test(tcase, a_changed_field_takes_its_defaults_along);
 	tcase_add_test(tcase, a_contradiction_is_no_variant);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

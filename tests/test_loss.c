@@ -1,10 +1,8 @@
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/liger.h"
 #include "estimator/loss.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* Two sequences of 513 tokens before a head of 40,960 words: two slices of TRL's tiles. Figures are what is alive
  * beyond the hidden states and the head, by hand from the sources of each loss; u: small vectors, rounded to 512
@@ -259,11 +257,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-	SRunner *runner = srunner_create(suite());
-	int failed;
-
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite());
 }

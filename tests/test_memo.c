@@ -142,8 +142,6 @@ int main(void)
 {
 	Suite *suite = suite_create("memo");
 	TCase *test = tcase_create("memo");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_unchecked_fixture(test, start, stop);
 	tcase_set_timeout(test, 60);
@@ -153,9 +151,5 @@ int main(void)
 	tcase_add_test(test, a_request_that_comes_again_gets_the_same_answer);
 	tcase_add_test(test, a_fault_is_found_again);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,6 +1,6 @@
-#include <check.h>
 #include <stdlib.h>
 #include "estimator/model.h"
+#include "tests/suite.h"
 
 /* A Llama with every size told apart: h 64, f 160, 4 heads of 16, 2 of keys and values, V 1000, 3 layers. */
 static const struct est_model llama = {
@@ -150,10 +150,7 @@ int main(void)
 {
 	Suite *suite = suite_create("model");
 	TCase *test = tcase_create("model");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_test(test, a_llama_counts_what_a_hand_counts);
 	tcase_add_test(test, tied_embeddings_count_once);
 	tcase_add_loop_test(test, a_bias_adds_one_for_each_output, 0, COUNT(biases));
@@ -164,9 +161,5 @@ int main(void)
 	tcase_add_test(test, an_ungated_mlp_has_two_matrices);
 	tcase_add_loop_test(test, layers_slide_by_the_period, 0, COUNT(windows));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,12 +1,10 @@
 /* What a mixture of experts and latent attention keep for the backward, counted by hand (THEORY 4.7: M pairs of token and
  * expert, M * (4h + 8f) by grouped products), and what PEFT adds to it. */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/adapters.h"
 #include "estimator/routers.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* N tokens that visit K of E experts: M pairs. All sizes are multiples of 512 bytes: nothing is rounded. */
 enum { N = 512, K = 2, E = 8, M = N * K, H = 256, F = 512, HEADS = 4, RANK = 16, ARENA = 8 << 20 };
@@ -250,8 +248,6 @@ int main(void)
 {
 	Suite *suite = suite_create("moe");
 	TCase *test = tcase_create("mixtures");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(test, keeps_what_a_hand_counts, 0, COUNT(mixtures));
 	tcase_add_loop_test(test, backward_leaves_gradients_alone, 0, COUNT(mixtures));
@@ -259,9 +255,5 @@ int main(void)
 	tcase_add_test(test, an_mxfp4_checkpoint_is_trained_over_in_16_bits);
 	tcase_add_loop_test(test, adapts_what_peft_adapts, 0, COUNT(adapters));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,10 +1,8 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/pass.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* Operands are 32 x 32: 4 units of 512 bytes in 16 bits, 8 in 32 bits, 2 in bytes; a vector of 32 is one unit. */
 enum { ROWS = 32, WIDTH = 32, NUMEL = ROWS * WIDTH, ARENA = 1 << 20 };
@@ -375,8 +373,6 @@ int main(void)
 {
 	Suite *suite = suite_create("ops");
 	TCase *test = tcase_create("ops");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(test, set_up, tear_down);
 	tcase_add_loop_test(test, an_operator_allocates_and_keeps_what_pytorchs_does, 0, COUNT(operators));
@@ -385,9 +381,5 @@ int main(void)
 	tcase_add_test(test, the_gradient_of_many_indices_is_sorted);
 	tcase_add_test(test, gradients_of_weights_are_told_from_those_of_activations);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,11 +1,9 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/ops.h"
 #include "estimator/optimizer.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* A model of three parameters, in 16 bits: an embedding of 8192 x 1024, a layer's matrix of 1024 x 3072, a norm's 1024. */
 enum { VOCABULARY = 8192, HIDDEN = 1024, WIDTH = 3072, ARENA = 1 << 20 };
@@ -338,8 +336,6 @@ int main(void)
 {
 	Suite *suite = suite_create("optimizer");
 	TCase *tcase = tcase_create("optimizer");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_loop_test(tcase, the_first_step_makes_the_states, 0, COUNT(states));
@@ -351,9 +347,5 @@ int main(void)
 	tcase_add_test(tcase, each_parameter_has_tables_of_its_own);
 	tcase_add_test(tcase, states_are_sharded_with_their_category);
 	suite_add_tcase(suite, tcase);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,12 +1,10 @@
 /* A pipeline's stages against what can be counted by hand: layers, micro-batches in flight, buffers, gradients. (The rows of
  * truth/distributed.jsonl hold whole stages to real PyTorch.) */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/pipeline.h"
 #include "estimator/replay.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 enum { S = 512, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LAYERS = 14 };
 
@@ -299,8 +297,6 @@ int main(void)
 {
 	Suite *suite = suite_create("pipeline");
 	TCase *tcase = tcase_create("stages");
-	SRunner *runner = srunner_create(suite);
-	int failed;
 
 	tcase_add_unchecked_fixture(tcase, set_up, free_arena);
 	tcase_add_loop_test(tcase, layers_are_cut_as_torchtitan_does, 0, COUNT(cuts));
@@ -315,8 +311,5 @@ int main(void)
 	tcase_add_test(tcase, candidates_are_first_second_and_last);
 	tcase_add_test(tcase, a_heavier_stage_is_a_candidate_too);
 	suite_add_tcase(suite, tcase);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

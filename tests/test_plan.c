@@ -1,4 +1,3 @@
-#include <check.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,8 +7,7 @@
 #include "config/steptime.h"
 #include "estimator/device.h"
 #include "tests/catalog.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 enum { PLANS_MAX = 512 };
 
@@ -451,8 +449,6 @@ int main(void)
 {
 	Suite *suite = suite_create("plan");
 	TCase *test = tcase_create("plan");
-	SRunner *runner;
-	int failed;
 
 	cfg_json_init();
 	tcase_set_timeout(test, 200);
@@ -469,9 +465,5 @@ int main(void)
 	tcase_add_test(test, times_are_made_of_forwards);
 	tcase_add_test(test, what_is_moved_takes_time);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

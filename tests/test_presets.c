@@ -1,7 +1,6 @@
 /* Every exact preset of the catalogue with full, lora and qlora: an estimate whose figures are in order, or a refusal with a reason
  * that docs/models.md tells. test_presets --list prints the table that docs/models.md has to have. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +8,8 @@
 #include "config/config.h"
 #include "config/families.h"
 #include "estimator/estimator.h"
+#include "tests/source.h"
+#include "tests/suite.h"
 
 enum { METHODS = 3, USUAL_LENGTH = 2048, TABLE_MAX = 1 << 16 };
 
@@ -29,13 +30,6 @@ static struct cfg_catalog *catalog;
 static const struct cfg_preset *presets;
 static size_t preset_count;
 static void *memory; /* of the arena: mapped, as malloc() would fill all of it under MALLOC_PERTURB_ */
-
-static const char *source(void)
-{
-	const char *root = getenv("VRAMCAST_SOURCE");
-
-	return root ? root : ".";
-}
 
 static bool is_exact(const struct cfg_preset *preset)
 {
@@ -143,7 +137,7 @@ START_TEST(the_documented_list_is_that_of_the_refused_presets)
 	size_t read;
 	FILE *file;
 
-	snprintf(path, sizeof(path), "%s/docs/models.md", source());
+	snprintf(path, sizeof(path), "%s/docs/models.md", source_root());
 	file = fopen(path, "r");
 	ck_assert_ptr_nonnull(file);
 	read = fread(text, 1, sizeof(text) - 1, file);
@@ -159,16 +153,9 @@ int main(int argc, char **argv)
 	static char table[TABLE_MAX];
 	Suite *suite = suite_create("presets");
 	TCase *test = tcase_create("presets");
-	char directory[4096], error[512];
-	SRunner *runner;
 	int failed;
 
-	snprintf(directory, sizeof(directory), "%s/config", source());
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	if (!catalog) {
-		fprintf(stderr, "%s\n", error);
-		return EXIT_FAILURE;
-	}
+	catalog = shipped_catalog();
 	presets = cfg_catalog_presets(catalog, &preset_count);
 	if (argc > 1 && !strcmp(argv[1], "--list")) {
 		write_table(table, sizeof(table));
@@ -185,10 +172,7 @@ int main(int argc, char **argv)
 	tcase_add_loop_test(test, an_exact_preset_is_estimated_or_refused_with_a_reason, 0, (int)preset_count);
 	tcase_add_test(test, the_documented_list_is_that_of_the_refused_presets);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	cfg_catalog_destroy(catalog);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

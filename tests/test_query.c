@@ -1,9 +1,9 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/read.h"
 #include "tests/catalog.h"
+#include "tests/suite.h"
 
 static struct est_faults faults;
 
@@ -233,8 +233,6 @@ int main(void)
 {
 	Suite *suite = suite_create("query");
 	TCase *decoding = tcase_create("decoding"), *reaching = tcase_create("rows");
-	SRunner *runner;
-	int failed;
 
 	cfg_json_init();
 	tcase_add_loop_test(decoding, a_query_stands_for_a_body, 0, sizeof(pairs) / sizeof(pairs[0]));
@@ -244,9 +242,5 @@ int main(void)
 	tcase_add_loop_test(reaching, every_row_is_reached_by_body_and_by_query, 0, (int)est_request_field_count);
 	suite_add_tcase(suite, decoding);
 	suite_add_tcase(suite, reaching);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

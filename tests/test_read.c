@@ -1,4 +1,3 @@
-#include <check.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +5,7 @@
 #include "config/frameworks.h"
 #include "config/read.h"
 #include "tests/catalog.h"
+#include "tests/suite.h"
 
 static struct cfg_request request;
 static struct est_faults faults;
@@ -655,8 +655,6 @@ int main(void)
 {
 	Suite *suite = suite_create("read");
 	TCase *reading = tcase_create("requests"), *parsing = tcase_create("text");
-	SRunner *runner;
-	int failed;
 
 	cfg_json_init();
 	tcase_add_checked_fixture(reading, open_catalog, close_catalog);
@@ -685,9 +683,5 @@ int main(void)
 	tcase_add_loop_test(parsing, tells_a_failed_allocation_from_bad_text, 0, 72);
 	suite_add_tcase(suite, reading);
 	suite_add_tcase(suite, parsing);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite);
 }

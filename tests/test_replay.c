@@ -1,10 +1,10 @@
 /* The replay against its plain form: every step played, every limit tried from the start. */
-#include <check.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/recurrence.h"
 #include "tests/plain.h"
+#include "tests/suite.h"
 
 enum { WEIGHTS = 12, GRADIENTS = 12, STATES = 24, TEMPORARIES = 40,
        IDS = 1 + WEIGHTS + GRADIENTS + STATES + TEMPORARIES, EVENTS = 8192, PROGRAMS = 150 };
@@ -239,8 +239,6 @@ int main(void)
 {
 	Suite *suite = suite_create("replay");
 	TCase *test = tcase_create("replay");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(test, 60);
 	tcase_add_loop_test(test, what_is_not_played_again_would_have_been_the_same, 0, PROGRAMS);
@@ -250,9 +248,5 @@ int main(void)
 			    (int)(sizeof(recurrences) / sizeof(recurrences[0])));
 	tcase_add_test(test, classes_are_in_the_order_of_what_they_hold);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

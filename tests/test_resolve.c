@@ -1,8 +1,9 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/config.h"
+#include "tests/source.h"
+#include "tests/suite.h"
 
 static struct cfg_catalog *catalog; /* loaded once, before the tests fork */
 static struct est_notes notes;
@@ -94,26 +95,16 @@ END_TEST
 
 int main(void)
 {
-	const char *root = getenv("VRAMCAST_SOURCE");
 	Suite *suite = suite_create("resolve");
 	TCase *test = tcase_create("resolve");
-	char path[4096], error[512] = "";
-	SRunner *runner;
 	int failed;
 
-	snprintf(path, sizeof(path), "%s/config", root ? root : ".");
-	catalog = cfg_catalog_create(path, error, sizeof(error));
-	if (!catalog)
-		return EXIT_FAILURE;
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+	catalog = shipped_catalog();
 	tcase_add_loop_test(test, a_model_is_named_described_or_sized, 0, COUNT(models));
 	tcase_add_test(test, what_is_not_verified_is_said);
 	tcase_add_loop_test(test, a_faulty_model_is_told, 0, COUNT(faulty));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	cfg_catalog_destroy(catalog);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

@@ -1,6 +1,5 @@
 /* The replay of every truth row against its plain form: what is not played again would have been the same. And of some of them the
  * verdicts, where they are looked for alone, against those of the whole estimate. */
-#include <check.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,8 @@
 #include "estimator/pipeline.h"
 #include "estimator/sharding.h"
 #include "tests/plain.h"
+#include "tests/source.h"
+#include "tests/suite.h"
 
 static const struct {
 	const char *file;
@@ -114,24 +115,13 @@ int main(void)
 {
 	Suite *suite = suite_create("rows");
 	TCase *test = tcase_create("rows");
-	const char *source = getenv("VRAMCAST_SOURCE");
-	char directory[4096], error[512];
-	SRunner *runner;
 	int failed;
 
-	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	if (!catalog) {
-		fprintf(stderr, "%s\n", error);
-		return EXIT_FAILURE;
-	}
+	catalog = shipped_catalog();
 	tcase_set_timeout(test, 180);
 	tcase_add_loop_test(test, a_row_is_replayed_as_in_the_plain_form, 0, (int)(sizeof(files) / sizeof(files[0])));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	cfg_catalog_destroy(catalog);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

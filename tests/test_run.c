@@ -1,4 +1,3 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +7,8 @@
 #include "estimator/replay.h"
 #include "estimator/verdict.h"
 #include "estimator/words.h"
+#include "tests/suite.h"
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 #define GIB(n)       ((uint64_t)(n) << 30)
 #define NVIDIA(card, capability, gib)                                                                                  \
 	{                                                                                                              \
@@ -1044,8 +1043,6 @@ int main(void)
 {
 	Suite *suite = suite_create("run");
 	TCase *test = tcase_create("run");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(test, 60);
 	tcase_add_checked_fixture(test, set_up, tear_down);
@@ -1078,9 +1075,5 @@ int main(void)
 	tcase_add_test(test, the_rule_of_thumb_has_no_peak);
 	tcase_add_test(test, the_rule_of_thumb_warns_of_macs);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,13 +1,11 @@
 /* Ranks that share a model: what FSDP2, HSDP, FSDP1 and DDP hold, against closed forms to the byte (the rows of
  * truth/distributed.jsonl hold the whole of it to real PyTorch). */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
 #include "estimator/schedule.h"
 #include "estimator/sharding.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* Sizes of which 4 ranks take whole rows, and every shard whole blocks of 512 bytes. */
 enum { S = 512, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LAYERS = 4, RANKS = 4 };
@@ -458,8 +456,6 @@ int main(void)
 {
 	Suite *suite = suite_create("schedule");
 	TCase *test = tcase_create("ranks");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, a_rank_holds_its_share_between_steps, 0, COUNT(strategies));
@@ -482,9 +478,5 @@ int main(void)
 	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,8 +1,8 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/config.h"
+#include "tests/suite.h"
 
 enum { WORDS_MAX = 48 };
 
@@ -200,10 +200,7 @@ int main(void)
 {
 	Suite *suite = suite_create("settings");
 	TCase *test = tcase_create("settings");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_test(test, without_arguments_it_serves_on_loopback);
 	tcase_add_test(test, every_option_arrives);
 	tcase_add_loop_test(test, an_action_is_read, 0, COUNT(actions));
@@ -213,9 +210,5 @@ int main(void)
 	tcase_add_loop_test(test, help_tells_every_option, 0, COUNT(options));
 	tcase_add_test(test, the_catalogues_are_found_without_being_named);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

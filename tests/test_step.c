@@ -1,10 +1,8 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* A micro-batch of N token slots and a model whose sizes are multiples of 256 elements: nothing is rounded. */
 enum { B = 2, S = 512, N = B * S, H = 1024, F = 2560, HEADS = 8, KV = 2, DIM = 128, V = 32768, MIB = 1 << 20 };
@@ -570,8 +568,6 @@ int main(void)
 {
 	Suite *suite = suite_create("step");
 	TCase *test = tcase_create("step");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(test, 60);
 	tcase_add_checked_fixture(test, set_up, free_arena);
@@ -589,9 +585,5 @@ int main(void)
 	tcase_add_loop_test(test, every_program_is_whole_and_balanced, 0, COUNT(architectures));
 	tcase_add_test(test, an_arena_that_is_too_small_makes_no_program);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

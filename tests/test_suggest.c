@@ -1,6 +1,6 @@
-#include <check.h>
 #include <stdlib.h>
 #include "config/config.h"
+#include "tests/suite.h"
 
 static const struct {
 	const char *a, *b;
@@ -69,17 +69,10 @@ int main(void)
 {
 	Suite *suite = suite_create("suggest");
 	TCase *test = tcase_create("suggest");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_loop_test(test, a_distance_is_the_same_both_ways, 0, COUNT(distances));
 	tcase_add_test(test, names_too_long_to_compare_are_all_different);
 	tcase_add_loop_test(test, the_nearest_is_suggested_when_it_is_near, 0, COUNT(suggestions));
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

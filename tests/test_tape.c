@@ -1,10 +1,8 @@
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/ops.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 /* NUMEL elements are 4 units of 512 bytes in 16 bits, 8 in 32 bits. */
 enum { NUMEL = 1024, ARENA = 1 << 20 };
@@ -553,8 +551,6 @@ int main(void)
 {
 	Suite *suite = suite_create("tape");
 	TCase *test = tcase_create("tape");
-	SRunner *runner;
-	int failed;
 
 	tcase_set_timeout(test, 60);
 	tcase_add_checked_fixture(test, set_up, tear_down);
@@ -581,9 +577,5 @@ int main(void)
 	tcase_add_test(test, nodes_that_do_not_suffice_are_told_and_nothing_breaks);
 	tcase_add_test(test, an_arena_that_is_too_small_makes_no_tape);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

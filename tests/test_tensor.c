@@ -1,8 +1,8 @@
 /* Tensor parallelism: what a rank holds, against closed forms and against what it holds alone (the rows of truth/distributed.jsonl
  * hold the whole of it to real PyTorch). */
-#include <check.h>
 #include "estimator/replay.h"
 #include "estimator/tensor_parallel.h"
+#include "tests/suite.h"
 
 enum { S = 1024, H = 2048, F = 8192, HEADS = 16, KV = 8, DIM = 128, V = 32768, LAYERS = 4 };
 
@@ -165,11 +165,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-	SRunner *runner = srunner_create(suite());
-	int failed;
-
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed != 0;
+	return run_suite(suite());
 }

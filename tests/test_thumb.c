@@ -1,9 +1,7 @@
-#include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include "estimator/thumb.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 static const double gb = 1e9;
 
@@ -248,8 +246,6 @@ int main(void)
 {
 	Suite *suite = suite_create("thumb");
 	TCase *test = tcase_create("thumb");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_loop_test(test, full_fine_tuning_costs_the_popular_bytes, 0, COUNT(full));
 	tcase_add_loop_test(test, strategies_shard_what_they_shard, 0, COUNT(strategies));
@@ -260,9 +256,5 @@ int main(void)
 	tcase_add_test(test, states_of_low_rank_count_by_rank_over_width);
 	tcase_add_test(test, the_largest_request_saturates_and_never_wraps);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

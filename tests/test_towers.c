@@ -1,20 +1,14 @@
 /* Models that see: what their files say, what of them is trained, and what is refused. */
-#include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "config/config.h"
 #include "estimator/adapters.h"
 #include "estimator/estimator.h"
+#include "tests/source.h"
+#include "tests/suite.h"
 
 static struct cfg_catalog *catalog;
-
-static const char *source(void)
-{
-	const char *root = getenv("VRAMCAST_SOURCE");
-
-	return root ? root : ".";
-}
 
 /* Reads body, which is released. */
 static bool read_request(json_t *body, struct cfg_request *ret, struct est_faults *faults)
@@ -48,7 +42,7 @@ START_TEST(what_is_trained_is_what_transformers_counts)
 	char path[4096];
 	json_t *file;
 
-	snprintf(path, sizeof(path), "%s/tests/truth/events/%s.json", source(), traced[_i].file);
+	snprintf(path, sizeof(path), "%s/tests/truth/events/%s.json", source_root(), traced[_i].file);
 	file = json_load_file(path, 0, NULL);
 	ck_assert_msg(read_request(json_incref(json_object_get(file, "request")), &request, &faults), "%s: %s %s", traced[_i].file,
 		      faults.item[0].pointer, faults.item[0].detail);
@@ -167,26 +161,16 @@ int main(void)
 {
 	Suite *suite = suite_create("towers");
 	TCase *test = tcase_create("towers");
-	char directory[4096], error[512];
-	SRunner *runner;
 	int failed;
 
-	snprintf(directory, sizeof(directory), "%s/config", source());
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	if (!catalog) {
-		fprintf(stderr, "%s\n", error);
-		return EXIT_FAILURE;
-	}
+	catalog = shipped_catalog();
 	tcase_set_timeout(test, 60); /* arenas for any model are slow to fill where malloc() fills them */
 	tcase_add_loop_test(test, what_is_trained_is_what_transformers_counts, 0, sizeof(traced) / sizeof(traced[0]));
 	tcase_add_loop_test(test, what_is_not_modelled_is_refused_with_its_pointer, 0, sizeof(cases) / sizeof(cases[0]));
 	tcase_add_test(test, the_upper_figure_has_room_for_a_tower_that_is_trained);
 	tcase_add_test(test, a_master_copy_is_made_of_a_tower_that_is_trained);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
+	failed = run_suite(suite);
 	cfg_catalog_destroy(catalog);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return failed;
 }

@@ -1,6 +1,6 @@
-#include <check.h>
 #include <stdlib.h>
 #include "estimator/verdict.h"
+#include "tests/suite.h"
 
 static const uint64_t gib = UINT64_C(1) << 30;
 static const uint64_t mib = UINT64_C(1) << 20;
@@ -187,10 +187,7 @@ int main(void)
 {
 	Suite *suite = suite_create("verdict");
 	TCase *test = tcase_create("verdict");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_loop_test(test, a_verdict_follows_from_the_bytes, 0, COUNT(judgements));
 	tcase_add_loop_test(test, headroom_is_a_share_of_the_card, 0, COUNT(cards));
 	tcase_add_test(test, a_reason_makes_the_verdict_unsupported_whatever_the_bytes);
@@ -200,9 +197,5 @@ int main(void)
 	tcase_add_test(test, where_success_is_not_monotone_the_answer_still_runs);
 	tcase_add_test(test, what_an_attempt_tells_of_other_limits_is_not_tried_again);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

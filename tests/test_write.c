@@ -1,4 +1,3 @@
-#include <check.h>
 #include <float.h>
 #include <inttypes.h>
 #include <jansson.h>
@@ -6,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include "server/write.h"
+#include "tests/suite.h"
 
 static struct srv_buffer buffer;
 
@@ -176,10 +176,7 @@ int main(void)
 {
 	Suite *suite = suite_create("write");
 	TCase *test = tcase_create("write");
-	SRunner *runner;
-	int failed;
 
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
 	tcase_add_checked_fixture(test, NULL, finish);
 	tcase_add_loop_test(test, whole_numbers_are_written_as_printf_writes_them, 0, COUNT(numbers));
 	tcase_add_test(test, every_number_up_to_a_hundred_thousand_is_right);
@@ -191,9 +188,5 @@ int main(void)
 	tcase_add_test(test, a_failed_allocation_sticks_until_the_buffer_is_cleared);
 	tcase_add_test(test, released_bytes_belong_to_the_caller);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,6 +1,5 @@
 /* ZeRO-1 and ZeRO-2: what rank 0 holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold the whole of
  * it to real DeepSpeed). */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/fields.h"
@@ -8,8 +7,7 @@
 #include "estimator/sharding.h"
 #include "estimator/support.h"
 #include "estimator/zero.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 enum { S = 512, H = 2048, F = 4096, HEADS = 16, KV = 4, DIM = 128, V = 32768, LAYERS = 4, PARAMETERS = 9 * LAYERS + 3 };
 
@@ -72,32 +70,6 @@ static int64_t touched_by(int64_t rank, int64_t ranks)
 	return touched;
 }
 
-static int64_t block(int64_t bytes)
-{
-	return (bytes + 511) / 512 * 512;
-}
-
-/* ---- what of a category a part of the program adds */
-
-struct walk {
-	int64_t peak, end;
-};
-
-static struct walk walk_through(enum est_part part, enum est_category category)
-{
-	struct walk walk = { 0, 0 };
-
-	for (size_t i = program.begin[part]; i < program.end[part]; i++) {
-		const struct est_event *event = &program.events[i];
-
-		if (event->kind == EST_EVENT_PHASE || event->category != category)
-			continue;
-		walk.end += event->kind == EST_EVENT_ALLOC ? (int64_t)event->bytes : -(int64_t)event->bytes;
-		walk.peak = walk.end > walk.peak ? walk.end : walk.peak;
-	}
-	return walk;
-}
-
 static int count_buffers(enum est_part part, enum est_event_kind kind, int64_t bytes)
 {
 	int count = 0;
@@ -120,11 +92,11 @@ START_TEST(the_optimizer_steps_one_flat_part)
 	struct est_request request = sharded(EST_ZERO2, ranks, 1);
 
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * share));
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, 2 * whole);
-	ck_assert_int_eq(walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 512 + 2 * block(4 * share));
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * share));
-	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * share));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * share));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_WEIGHTS).end, 2 * whole);
+	ck_assert_int_eq(growth_in(EST_PART_STATES, EST_OPTIMIZER).end, 512 + 2 * block(4 * share));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * share));
+	ck_assert_int_eq(growth_in(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * share));
 }
 END_TEST
 
@@ -136,9 +108,9 @@ START_TEST(of_the_gradients_the_partition_is_left_until_it_is_flattened)
 		struct est_request request = sharded(strategy, ranks, 1);
 
 		trace(&request);
-		ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, partition);
-		ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * share));
-		ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).end, -partition);
+		ck_assert_int_eq(growth_in(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, partition);
+		ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * share));
+		ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_GRADIENTS).end, -partition);
 	}
 }
 END_TEST
@@ -152,14 +124,14 @@ START_TEST(with_the_optimizer_on_the_host_nothing_of_it_is_left_on_the_card)
 	int64_t of_the_model;
 
 	trace(&request);
-	of_the_model = walk_through(EST_PART_LOAD, EST_BUFFERS).end;
+	of_the_model = growth_in(EST_PART_LOAD, EST_BUFFERS).end;
 	request.offload.optimizer = EST_ON_CPU;
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, 0);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_BUFFERS).end - of_the_model, block(2 * largest));
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 0);
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, 0);
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_OPTIMIZER).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_BUFFERS).end - of_the_model, block(2 * largest));
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_GRADIENTS).peak, 0);
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
 	/* only the last micro-batch's gradients are put to a norm and cast */
 	for (enum est_part part = EST_PART_MICRO_FIRST; part <= last; part++) {
 		ck_assert_int_eq(count_buffers(part, EST_EVENT_ALLOC, block(8 * share)), part == last);
@@ -178,11 +150,11 @@ START_TEST(zero_1_has_all_gradients_beside_the_partition)
 	int64_t peak;
 
 	trace(&request);
-	peak = walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).peak;
+	peak = growth_in(EST_PART_MICRO_FIRST, EST_GRADIENTS).peak;
 	ck_assert_int_eq(peak, 2 * whole + block(2 * touched_by(0, ranks)));
 	request.parallelism.strategy = EST_ZERO2;
 	trace(&request);
-	peak = walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).peak;
+	peak = growth_in(EST_PART_MICRO_FIRST, EST_GRADIENTS).peak;
 	ck_assert_int_lt(peak, block(2 * touched_by(0, ranks)) + 2 * 2 * (int64_t)V * H);
 }
 END_TEST
@@ -192,13 +164,13 @@ START_TEST(a_later_micro_batch_fills_a_second_partition)
 	struct est_request request = sharded(EST_ZERO2, 4, 2 + _i);
 
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 0);
-	ck_assert_int_ge(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).peak, block(2 * touched_by(0, 4)));
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 0);
+	ck_assert_int_ge(growth_in(EST_PART_MICRO_NEXT, EST_GRADIENTS).peak, block(2 * touched_by(0, 4)));
 	request.parallelism.strategy = EST_ZERO1;
 	trace(&request);
 	ck_assert_uint_eq(program.accumulation_steps, 2);
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 2 * whole);
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, block(2 * touched_by(0, 4)) - 2 * whole);
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 2 * whole);
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, block(2 * touched_by(0, 4)) - 2 * whole);
 }
 END_TEST
 
@@ -218,7 +190,7 @@ START_TEST(a_bucket_lives_from_the_first_gradient_to_the_end_of_the_backward)
 	trace(&request);
 	ck_assert_int_eq(count_buffers(EST_PART_MICRO_FIRST, EST_EVENT_ALLOC, bytes), buckets[_i].overlaps ? 2 : 1);
 	ck_assert_int_eq(count_buffers(EST_PART_MICRO_FIRST, EST_EVENT_FREE, bytes), buckets[_i].overlaps ? 2 : 1);
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
 }
 END_TEST
 
@@ -242,10 +214,10 @@ START_TEST(a_partition_in_fp32_stays_until_the_optimizer_has_stepped)
 
 	request.parallelism.grad_accum_dtype = EST_FP32;
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, part);
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 0);
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
-	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_GRADIENTS).end, -part);
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, part);
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
+	ck_assert_int_eq(growth_in(EST_PART_UPDATE, EST_GRADIENTS).end, -part);
 }
 END_TEST
 
@@ -255,8 +227,8 @@ START_TEST(norms_are_taken_in_fp64_of_one_gradient_at_a_time)
 	struct est_request request = sharded(EST_ZERO2, ranks, 1);
 
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_BUFFERS).peak, block(8 * largest));
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_BUFFERS).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_BUFFERS).peak, block(8 * largest));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_BUFFERS).end, 0);
 }
 END_TEST
 
@@ -342,8 +314,6 @@ int main(void)
 {
 	Suite *suite = suite_create("zero");
 	TCase *test = tcase_create("rank 0");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, the_optimizer_steps_one_flat_part, 0, COUNT(all_ranks));
@@ -359,9 +329,5 @@ int main(void)
 	tcase_add_loop_test(test, buckets_are_accepted_where_they_are_replayed, 0, 2);
 	tcase_add_test(test, what_is_not_replayed_is_a_static_share);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -1,13 +1,11 @@
 /* ZeRO-3: what a rank holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold the whole of it to real
  * DeepSpeed). */
-#include <check.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
 #include "estimator/sharding.h"
 #include "estimator/zero3.h"
-
-#define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
+#include "tests/suite.h"
 
 enum { S = 256, H = 1024, F = 2816, HEADS = 16, KV = 4, DIM = 64, V = 16384, LAYERS = 4, PARAMETERS = 9 * LAYERS + 3, RANKS = 4 };
 /* what is kept of a parameter's size: 10 * H elements stay gathered for good with "auto" */
@@ -56,11 +54,6 @@ static void trace(const struct est_request *request)
 
 /* ---- closed forms */
 
-static int64_t block(int64_t bytes)
-{
-	return (bytes + 511) / 512 * 512;
-}
-
 /* Every parameter is padded to a multiple of the ranks. */
 static int64_t parts_among(int64_t ranks)
 {
@@ -78,27 +71,6 @@ static int64_t persistent_bytes(int64_t threshold)
 	for (int i = 0; i < PARAMETERS; i++)
 		bytes += sizes[i] <= threshold ? block(2 * sizes[i]) : 0;
 	return bytes;
-}
-
-/* ---- what of a category a part of the program adds */
-
-struct walk {
-	int64_t peak, end;
-};
-
-static struct walk walk_through(enum est_part part, enum est_category category)
-{
-	struct walk walk = { 0, 0 };
-
-	for (size_t i = program.begin[part]; i < program.end[part]; i++) {
-		const struct est_event *event = &program.events[i];
-
-		if (event->kind == EST_EVENT_PHASE || event->category != category)
-			continue;
-		walk.end += event->kind == EST_EVENT_ALLOC ? (int64_t)event->bytes : -(int64_t)event->bytes;
-		walk.peak = walk.end > walk.peak ? walk.end : walk.peak;
-	}
-	return walk;
 }
 
 /* The most that is gathered in the forward; ret_end: what is at its end. */
@@ -142,13 +114,13 @@ START_TEST(a_rank_holds_its_part_of_everything)
 	struct est_request request = sharded(ranks);
 
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, block(2 * parts) + persistent_bytes(10 * H));
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, block(2 * parts));
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * parts));
-	ck_assert_int_eq(walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 512 + 2 * block(4 * parts));
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * parts));
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * parts));
-	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_WEIGHTS).end, block(2 * parts) + persistent_bytes(10 * H));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_GRADIENTS).end, block(2 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_STATES, EST_OPTIMIZER).end, 512 + 2 * block(4 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * parts));
 }
 END_TEST
 
@@ -160,7 +132,7 @@ START_TEST(a_micro_batch_leaves_nothing_behind)
 	trace(&request);
 	for (enum est_part part = EST_PART_REHEARSAL; part <= EST_PART_MICRO_NEXT; part++)
 		for (enum est_category category = 0; category < EST_CATEGORIES; category++)
-			ck_assert_int_eq(walk_through(part, category).end, 0);
+			ck_assert_int_eq(growth_in(part, category).end, 0);
 }
 END_TEST
 
@@ -185,7 +157,7 @@ START_TEST(small_parameters_stay_up_to_the_threshold)
 
 	request.parallelism.buckets.param_persistence_threshold = thresholds[_i];
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end,
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_WEIGHTS).end,
 			 block(2 * parts_among(RANKS)) + persistent_bytes(thresholds[_i]));
 }
 END_TEST
@@ -198,13 +170,13 @@ START_TEST(the_step_takes_one_sub_group_at_a_time)
 
 	request.parallelism.sub_group_size = first - _i; /* reached by the first parameter alone */
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * first));
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * first));
-	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * first));
-	ck_assert_int_eq(walk_through(EST_PART_UPDATE, EST_GRADIENTS).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_GRADIENTS).peak, block(2 * first));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * first));
+	ck_assert_int_eq(growth_in(EST_PART_UPDATE, EST_OPTIMIZER).end, -block(4 * first));
+	ck_assert_int_eq(growth_in(EST_PART_UPDATE, EST_GRADIENTS).end, 0);
 	request.parallelism.sub_group_size = first + 1;
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * (first + sizes[1] / RANKS)));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * (first + sizes[1] / RANKS)));
 }
 END_TEST
 
@@ -215,9 +187,9 @@ START_TEST(gradients_in_fp32_are_stepped_as_they_lie)
 
 	request.parallelism.grad_accum_dtype = EST_FP32;
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, block(4 * parts));
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_GRADIENTS).peak, 0);
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_GRADIENTS).end, block(4 * parts));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_GRADIENTS).peak, 0);
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, block(4 * parts));
 }
 END_TEST
 
@@ -229,10 +201,10 @@ START_TEST(what_is_offloaded_lies_on_the_host)
 	request.offload.optimizer = EST_ON_CPU;
 	request.offload.parameters = _i ? EST_ON_CPU : EST_ON_GPU;
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, 0);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, 0);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, (_i ? 0 : block(2 * parts)) + persistent_bytes(10 * H));
-	ck_assert_int_eq(walk_through(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_OPTIMIZER).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_GRADIENTS).end, 0);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_WEIGHTS).end, (_i ? 0 : block(2 * parts)) + persistent_bytes(10 * H));
+	ck_assert_int_eq(growth_in(EST_PART_CLIP, EST_OPTIMIZER).peak, 0);
 	ck_assert_int_eq((int64_t)program.pinned, _i ? 2 * parts : 0);
 	/* gradients in 16 bits and fp32, masters, two moments and a step count */
 	ck_assert_int_eq((int64_t)program.host_states, (2 + 4 + 4 + 8) * parts + 4);
@@ -245,16 +217,16 @@ START_TEST(what_lies_on_a_disk_passes_through_buffers)
 {
 	struct est_request request = sharded(RANKS);
 	int64_t parts = parts_among(RANKS);
-	struct walk card;
+	struct growth card;
 
 	request.offload.optimizer = EST_ON_CPU;
 	request.offload.parameters = _i ? EST_ON_CPU : EST_ON_GPU;
 	trace(&request);
-	card = walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS);
+	card = growth_in(EST_PART_MICRO_FIRST, EST_BUFFERS);
 	request.offload.optimizer = EST_ON_NVME;
 	request.offload.parameters = _i ? EST_ON_NVME : EST_ON_GPU;
 	trace(&request);
-	ck_assert_int_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak, card.peak);
+	ck_assert_int_eq(growth_in(EST_PART_MICRO_FIRST, EST_BUFFERS).peak, card.peak);
 	ck_assert_int_eq((int64_t)program.pinned, 4 * 4 * parts + (_i ? 2 * (parts + INT64_C(500000000)) : 0));
 	ck_assert_int_eq((int64_t)program.host_states, 2 * parts); /* the partition of gradients */
 }
@@ -296,8 +268,8 @@ START_TEST(of_a_lora_the_adapters_alone_are_stepped)
 		adapters += sizes[i] == H || sizes[i] == (int64_t)V * H ? 0 : rank * (H + sizes[i] / H);
 	trace(&request);
 	ck_assert_int_eq(program.trainable_parameters, adapters);
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * adapters / RANKS));
-	ck_assert_int_eq(walk_through(EST_PART_LOAD, EST_GRADIENTS).end, block(2 * adapters / RANKS));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_OPTIMIZER).end, block(4 * adapters / RANKS));
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_GRADIENTS).end, block(2 * adapters / RANKS));
 }
 END_TEST
 
@@ -305,8 +277,6 @@ int main(void)
 {
 	Suite *suite = suite_create("zero3");
 	TCase *test = tcase_create("a rank");
-	SRunner *runner;
-	int failed;
 
 	tcase_add_checked_fixture(test, set_up, free_arena);
 	tcase_add_loop_test(test, a_rank_holds_its_part_of_everything, 0, COUNT(all_ranks));
@@ -320,9 +290,5 @@ int main(void)
 	tcase_add_test(test, weights_in_4_bits_stay_gathered_with_the_graph);
 	tcase_add_test(test, of_a_lora_the_adapters_alone_are_stepped);
 	suite_add_tcase(suite, test);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_ENV);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+	return run_suite(suite);
 }

@@ -8,6 +8,7 @@
 #include "config/config.h"
 #include "estimator/pipeline.h"
 #include "estimator/replay.h"
+#include "tests/source.h"
 
 static const char *const part_names[EST_PARTS] = { "load", "rehearsal", "micro_first", "micro_next", "clip", "states", "update" };
 
@@ -39,19 +40,13 @@ int main(int argc, char **argv)
 	static struct cfg_request request;
 	static struct est_model model;
 	static struct est_faults faults;
-	const char *source = getenv("VRAMCAST_SOURCE");
-	char error[512], directory[1024];
-	struct cfg_catalog *catalog;
+	struct cfg_catalog *catalog = shipped_catalog();
 	struct est_program program;
 	struct est_arena arena;
 	uint64_t allocated = 0;
 	json_t *body;
 	size_t size;
 
-	snprintf(directory, sizeof(directory), "%s/config", source ? source : ".");
-	catalog = cfg_catalog_create(directory, error, sizeof(error));
-	if (!catalog)
-		fail(error);
 	body = argc > 1 && strcmp(argv[1], "-") != 0 ? json_load_file(argv[1], 0, NULL) : json_loadf(stdin, 0, NULL);
 	if (!body)
 		fail("not JSON");

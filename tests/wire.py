@@ -301,41 +301,33 @@ def a_hundred_and_fifty_connections_at_once_do_not_stall(service):
 
 # ---- services with settings of their own
 
+def stream_beside_others(path, asked):
+    """The whole answer to a long request, to the bytes of its chunks, while the only thread answers others too."""
+    with Service("--threads", "1") as service, service.connect(60) as connection:
+        connection.sendall(post(json.dumps(asked).encode(), path=path))
+        data = connection.recv(4096)
+        assert b"Transfer-Encoding: chunked" in data, data
+        for _ in range(5):
+            assert service.one(GET).status == 200
+        assert data.count(b"\n0\r\n\r\n") == 0, "all of it was there at once"
+        while not data.endswith(b"\r\n0\r\n\r\n"):
+            piece = connection.recv(65536)
+            assert piece, data[-100:]
+            data += piece
+    return data
+
+
 @own
 def a_long_batch_is_streamed_while_others_are_answered():
-    with Service("--threads", "1") as service:
-        sweep = {"request": {"model": "llama-3.2-1b", "gpus": "t4"}, "sweep": {"sequence_length": list(range(8, 1608, 8))}}
-        with service.connect(60) as batch:
-            batch.sendall(post(json.dumps(sweep).encode(), path=b"/estimates?format=ndjson"))
-            data = batch.recv(4096)
-            assert b"Transfer-Encoding: chunked" in data, data
-            for _ in range(5):
-                assert service.one(GET).status == 200  # by the only thread
-            assert data.count(b"\n0\r\n\r\n") == 0, "all of it was there at once"
-            while not data.endswith(b"\r\n0\r\n\r\n"):
-                piece = batch.recv(65536)
-                assert piece, data[-100:]
-                data += piece
-        assert data.count(b'"status":200') == 200, data.count(b'"status":200')
-
+    sweep = {"request": {"model": "llama-3.2-1b", "gpus": "t4"}, "sweep": {"sequence_length": list(range(8, 1608, 8))}}
+    data = stream_beside_others(b"/estimates?format=ndjson", sweep)
+    assert data.count(b'"status":200') == 200, data.count(b'"status":200')
 
 
 @own
 def a_long_plan_is_streamed_while_others_are_answered():
-    with Service("--threads", "1") as service:
-        asked = {"request": {"model": "llama-3.1-70b"}, "gpus": ["h100-sxm5-80gb"], "max_gpus": 64, "limit": 20}
-        with service.connect(60) as plans:
-            plans.sendall(post(json.dumps(asked).encode(), path=b"/plan"))
-            data = plans.recv(4096)
-            assert b"Transfer-Encoding: chunked" in data, data
-            for _ in range(5):
-                assert service.one(GET).status == 200  # by the only thread
-            assert data.count(b"\n0\r\n\r\n") == 0, "all of it was there at once"
-            while not data.endswith(b"\r\n0\r\n\r\n"):
-                piece = plans.recv(65536)
-                assert piece, data[-100:]
-                data += piece
-        assert data.count(b'"relative_step_time":') == 20, data.count(b'"relative_step_time":')
+    data = stream_beside_others(b"/plan", {"request": {"model": "llama-3.1-70b"}, "gpus": ["h100-sxm5-80gb"], "max_gpus": 64, "limit": 20})
+    assert data.count(b'"relative_step_time":') == 20, data.count(b'"relative_step_time":')
 
 
 @own
