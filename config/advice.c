@@ -2,7 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A change from the table becomes those of one request: fixed values, or what depends on it. False: it makes no sense there. */
+/* A change from the table becomes those of one request: fixed values, or what depends on it. False: it makes no
+ * sense there. */
 typedef bool advice_rule(const struct est_request *request, struct cfg_advice *advice);
 
 static void change(struct cfg_advice *advice, const char *name, double value)
@@ -67,7 +68,8 @@ static bool fuse_step(const struct est_request *request, struct cfg_advice *advi
 {
 	change(advice, "fuse_optimizer_in_backward", true);
 	change(advice, "max_grad_norm", 0);
-	return !request->fuse_optimizer_in_backward && request->method == EST_FULL && request->gradient_accumulation_steps == 1;
+	return !request->fuse_optimizer_in_backward && request->method == EST_FULL
+	       && request->gradient_accumulation_steps == 1;
 }
 
 static bool use_liger(const struct est_request *request, struct cfg_advice *advice)
@@ -107,7 +109,8 @@ static bool halve_rank(const struct est_request *request, struct cfg_advice *adv
 	return est_has_adapters(request) && request->lora.rank >= 16;
 }
 
-static bool share(const struct est_request *request, struct cfg_advice *advice, enum est_strategy strategy, int64_t gpus)
+static bool share(const struct est_request *request, struct cfg_advice *advice, enum est_strategy strategy,
+		  int64_t gpus)
 {
 	change(advice, "parallelism.strategy", strategy);
 	change(advice, "parallelism.gpus", (double)gpus);
@@ -145,8 +148,9 @@ static bool offload_all(const struct est_request *request, struct cfg_advice *ad
 	return !is_alone(request) && request->offload.parameters == EST_ON_GPU;
 }
 
-/* factor: what one pays, as a multiple of the time that the same training takes without the change; what costs quality or cards is given
- * one that puts it behind what costs time alone. From the papers and the documentation of each, rounded; it only orders the list. */
+/* factor: what one pays, as a multiple of the time that the same training takes without the change; what costs
+ * quality or cards is given one that puts it behind what costs time alone. From the papers and the documentation of
+ * each, rounded; it only orders the list. */
 static const struct {
 	advice_rule *rule;
 	double factor;
@@ -175,8 +179,8 @@ static const struct {
 _Static_assert(sizeof(rows) / sizeof(rows[0]) <= CFG_ADVICE_MAX, "every row may be listed");
 
 /* Runs the changed request; whether it is valid and needs less. */
-static bool estimate(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena, struct cfg_trial *trial,
-		     struct cfg_advice *advice, bool *ret_exhausted)
+static bool estimate(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena,
+		     struct cfg_trial *trial, struct cfg_advice *advice, bool *ret_exhausted)
 {
 	uint64_t required = report->fits[0].required;
 	size_t mark = arena->used;
@@ -185,7 +189,8 @@ static bool estimate(const struct cfg_request *request, const struct est_report 
 	if (!cfg_vary(request, advice->changes, advice->change_count, &trial->request))
 		return false;
 	fits = est_arena_take(arena, report->fit_count, sizeof(*fits));
-	*ret_exhausted = !fits || !est_judge_cards(&trial->request, &request->model, request->cards, report->fit_count, 1, arena, fits);
+	*ret_exhausted = !fits || !est_judge_cards(&trial->request, &request->model, request->cards, report->fit_count,
+						   1, arena, fits);
 	advice->required = *ret_exhausted ? required : fits[0].required;
 	advice->saves = required > advice->required ? required - advice->required : 0;
 	for (size_t i = 0; i < report->fit_count && advice->saves; i++)
@@ -201,8 +206,8 @@ static int by_worth(const void *a, const void *b)
 	return (x < y) - (x > y);
 }
 
-bool cfg_advise(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena, struct cfg_trial *trial,
-		struct cfg_advice *ret, size_t *ret_count)
+bool cfg_advise(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena,
+		struct cfg_trial *trial, struct cfg_advice *ret, size_t *ret_count)
 {
 	bool exhausted = false;
 

@@ -16,9 +16,10 @@ struct cfg_advice {
 	double worth;                              /* bytes saved for what one pays: the order */
 };
 
-/* Tries every change of the table that makes sense for request, of which report is the estimate, and lists those that save memory, the best
- * first. ret has room for CFG_ADVICE_MAX; returns how many. False only when the arena is too small. */
-bool cfg_advise(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena, struct cfg_trial *trial,
-		struct cfg_advice *ret, size_t *ret_count);
+/* Tries every change of the table that makes sense for request, of which report is the estimate, and lists those
+ * that save memory, the best first. ret has room for CFG_ADVICE_MAX; returns how many. False only when the arena is
+ * too small. */
+bool cfg_advise(const struct cfg_request *request, const struct est_report *report, struct est_arena *arena,
+		struct cfg_trial *trial, struct cfg_advice *ret, size_t *ret_count);
 
 #endif

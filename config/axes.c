@@ -14,10 +14,12 @@ static const struct {
 	size_t count;
 	double values[8];
 } varying[] = {
-	{ "parallelism.strategy", "parallelism.strategy", 6, { EST_SINGLE, EST_DDP, EST_ZERO1, EST_ZERO2, EST_ZERO3, EST_FSDP } },
+	{ "parallelism.strategy", "parallelism.strategy", 6,
+	  { EST_SINGLE, EST_DDP, EST_ZERO1, EST_ZERO2, EST_ZERO3, EST_FSDP } },
 	{ "gradient_checkpointing", "gradient_checkpointing", 4,
 	  { EST_CHECKPOINT_NONE, EST_CHECKPOINT_SELECTIVE, EST_CHECKPOINT_FULL, EST_CHECKPOINT_OFFLOAD } },
-	{ "optimizer", "optimizer", 5, { EST_ADAMW_TORCH_FUSED, EST_ADAMW_8BIT, EST_PAGED_ADAMW_8BIT, EST_ADAMW_4BIT, EST_ADAFACTOR } },
+	{ "optimizer", "optimizer", 5, { EST_ADAMW_TORCH_FUSED, EST_ADAMW_8BIT, EST_PAGED_ADAMW_8BIT, EST_ADAMW_4BIT,
+					 EST_ADAFACTOR } },
 	{ "micro_batch_size", "micro_batch_size", 0, { 0 } },
 	{ "offload", "offload", 3, { OFFLOAD_NONE, OFFLOAD_OPTIMIZER, OFFLOAD_ALL } },
 	{ "method", "method", 3, { EST_FULL, EST_LORA, EST_QLORA } },
@@ -63,7 +65,8 @@ static void fill_gpus(struct cfg_space *space)
 	int64_t ranks = p->tensor * p->pipeline * p->context, step = ranks * (p->shard_size ? p->shard_size : 1);
 
 	for (int64_t gpus = 1; gpus <= space->max_gpus; gpus++)
-		if (gpus % ranks == 0 && (gpus == ranks || gpus % step == 0) && (gpus <= p->gpus_per_node || gpus % p->gpus_per_node == 0))
+		if (gpus % ranks == 0 && (gpus == ranks || gpus % step == 0)
+		    && (gpus <= p->gpus_per_node || gpus % p->gpus_per_node == 0))
 			add_value(&space->gpus, gpus);
 	if (p->gpus <= space->max_gpus)
 		add_value(&space->gpus, p->gpus);
@@ -177,8 +180,8 @@ static void vary_name(struct cfg_space *space, const json_t *name, const char *p
 }
 
 /* A list of values of any field that is a number or a word. */
-static void vary_values(struct cfg_space *space, const struct est_field *field, const json_t *values, const char *pointer,
-			struct est_faults *faults)
+static void vary_values(struct cfg_space *space, const struct est_field *field, const json_t *values,
+			const char *pointer, struct est_faults *faults)
 {
 	static const unsigned kinds = 1U << EST_FIELD_BOOL | 1U << EST_FIELD_INT | 1U << EST_FIELD_REAL | 1U << EST_FIELD_WORD
 				      | 1U << EST_FIELD_CHECKPOINTING;

@@ -54,7 +54,8 @@ static void read_list(struct cfg_batch *batch, struct est_faults *faults)
 	else if (batch->count > CFG_BATCH_MAX)
 		est_fault_add(faults, "/requests", EST_OUT_OF_RANGE, "has more than %d requests", CFG_BATCH_MAX);
 	if (batch->request || batch->sweep)
-		est_fault_add(faults, batch->request ? "/request" : "/sweep", EST_CONTRADICTION, "stands beside requests: one or the other");
+		est_fault_add(faults, batch->request ? "/request" : "/sweep", EST_CONTRADICTION,
+			      "stands beside requests: one or the other");
 }
 
 bool cfg_batch_init(struct cfg_batch *batch, json_t *body, struct est_faults *faults)

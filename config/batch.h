@@ -14,13 +14,13 @@ struct cfg_batch {
 	size_t count;
 };
 
-/* Checks the envelope {"requests": [...]} or {"request": {...}, "sweep": {...}}, not what is within. Takes a reference of body
- * when there are no faults. */
+/* Checks the envelope {"requests": [...]} or {"request": {...}, "sweep": {...}}, not what is within. Takes a
+ * reference of body when there are no faults. */
 bool cfg_batch_init(struct cfg_batch *batch, json_t *body, struct est_faults *faults);
 void cfg_batch_finish(struct cfg_batch *batch);
 
-/* Request number i of count, and in base the JSON pointer of it for faults: where it stands in the body, "" in a sweep. New reference;
- * NULL when memory is short. */
+/* Request number i of count, and in base the JSON pointer of it for faults: where it stands in the body, "" in a
+ * sweep. New reference; NULL when memory is short. */
 json_t *cfg_batch_request(const struct cfg_batch *batch, size_t i, char base[EST_POINTER_MAX]);
 
 /* Whether any of the requests names the field with that dotted name. */
@@ -28,8 +28,8 @@ bool cfg_batch_names(const struct cfg_batch *batch, const char *name);
 
 /* The value at a dotted name of object; borrowed, NULL when there is none. */
 const json_t *cfg_json_at(const json_t *object, const char *name);
-/* Sets the value (borrowed) at a dotted name, making the objects on the way; what is no object there gives way. False when memory is
- * short. */
+/* Sets the value (borrowed) at a dotted name, making the objects on the way; what is no object there gives way.
+ * False when memory is short. */
 bool cfg_json_put(json_t *object, const char *name, json_t *value);
 
 #endif

@@ -1,4 +1,5 @@
-/* Layers that attend to a part of the tokens: Llama-4's in chunks, DeepSeek's sparse attention to those that an indexer chooses. */
+/* Layers that attend to a part of the tokens: Llama-4's in chunks, DeepSeek's sparse attention to those that an
+ * indexer chooses. */
 #ifndef CFG_CHUNKED_H
 #define CFG_CHUNKED_H
 

@@ -1,4 +1,5 @@
-/* Text to checked structs: requests, query strings, catalogues, settings. Uses jansson and the estimator; knows no HTTP. */
+/* Text to checked structs: requests, query strings, catalogues, settings. Uses jansson and the estimator; knows no
+ * HTTP. */
 #ifndef CFG_CONFIG_H
 #define CFG_CONFIG_H
 
@@ -20,8 +21,8 @@ struct cfg_card {                   /* one row of gpus.json */
 	const json_t *row;
 };
 
-/* Loads and checks directory/models.json and directory/gpus.json. On a fault: NULL, and error (size bytes) names the file,
- * the row and what is wrong with it. The caller destroys the result. */
+/* Loads and checks directory/models.json and directory/gpus.json. On a fault: NULL, and error (size bytes) names the
+ * file, the row and what is wrong with it. The caller destroys the result. */
 struct cfg_catalog *cfg_catalog_create(const char *directory, char *error, size_t size);
 void cfg_catalog_destroy(struct cfg_catalog *catalog);
 
@@ -29,10 +30,12 @@ void cfg_catalog_destroy(struct cfg_catalog *catalog);
 const struct cfg_preset *cfg_catalog_presets(const struct cfg_catalog *catalog, size_t *ret_count);
 const struct cfg_card *cfg_catalog_cards(const struct cfg_catalog *catalog, size_t *ret_count);
 
-/* By id, alias or Hugging Face id / driver name, without regard to case, dash for blank or underscore. NULL when there is
- * none; with an alias of several rows NULL and *ret_candidates > 1 (ret_candidates may be NULL). */
-const struct cfg_preset *cfg_catalog_find_preset(const struct cfg_catalog *catalog, const char *name, size_t *ret_candidates);
-const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, const char *name, size_t *ret_candidates);
+/* By id, alias or Hugging Face id / driver name, without regard to case, dash for blank or underscore. NULL when
+ * there is none; with an alias of several rows NULL and *ret_candidates > 1 (ret_candidates may be NULL). */
+const struct cfg_preset *cfg_catalog_find_preset(const struct cfg_catalog *catalog, const char *name,
+						 size_t *ret_candidates);
+const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, const char *name,
+					     size_t *ret_candidates);
 
 /* The id nearest to name by edit distance, when near enough to suggest; else NULL. */
 const char *cfg_catalog_suggest_preset(const struct cfg_catalog *catalog, const char *name);
@@ -42,7 +45,8 @@ const char *cfg_catalog_suggest_card(const struct cfg_catalog *catalog, const ch
 
 /* A Hugging Face config.json (or a preset's "config") -> shape. Unknown keys are allowed. A model_type that is known
  * but not modelled is no fault: its unsupported says why, and its parameters are 0. */
-bool cfg_model_from_hf_config(const json_t *object, const char *pointer, struct est_model *ret_model, struct est_faults *faults);
+bool cfg_model_from_hf_config(const json_t *object, const char *pointer, struct est_model *ret_model,
+			      struct est_faults *faults);
 /* {"parameters": 8e9 or "8B", "hidden_size"?, ...} -> shape; what is absent is inferred and stated in notes. */
 bool cfg_model_from_parameters(const json_t *object, const char *pointer, struct est_model *ret_model,
 			       struct est_notes *notes, struct est_faults *faults);
@@ -68,29 +72,31 @@ struct cfg_request {
 	size_t card_count;                            /* at least 1 */
 	const struct est_gpu *cards[CFG_CARDS_MAX];   /* in the order of the request; all of the catalogue when none is named,
 							 then led by h100-sxm5-80gb (an assumption) */
-	const char *card_words[CFG_CARDS_MAX];        /* what the client called them, borrowed from its JSON; NULL: they have no name */
+	const char *card_words[CFG_CARDS_MAX];        /* what the client called them, borrowed from its JSON; NULL:
+						       * they have no name */
 	bool cards_named;
 	struct est_gpu sizes[CFG_SIZES_MAX];          /* cards made of gpu_memory_bytes; cards[] points here for those */
 	char size_id[CFG_SIZES_MAX][32];
 };
 
-/* A JSON object -> request, field by field, then est_check(). All faults at once. Whether there were none (false without any when
- * memory was short). base is the JSON
- * pointer of body ("" for a whole body, "/requests/3" in a batch). */
+/* A JSON object -> request, field by field, then est_check(). All faults at once. Whether there were none (false
+ * without any when memory was short). base is the JSON pointer of body ("" for a whole body, "/requests/3" in a
+ * batch). */
 bool cfg_read_request(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
 		      struct est_faults *faults);
 
-/* A query string (after '?', still percent-encoded) -> the same JSON object that POST would carry: nested names dotted, lists
- * repeated or comma separated, numbers from text by the field's kind. New reference; NULL with faults. Keys in skip (NULL-ended:
- * "format") are left out. */
+/* A query string (after '?', still percent-encoded) -> the same JSON object that POST would carry: nested names
+ * dotted, lists repeated or comma separated, numbers from text by the field's kind. New reference; NULL with faults.
+ * Keys in skip (NULL-ended: "format") are left out. */
 json_t *cfg_query_to_json(const char *query, const char *const *skip, struct est_faults *faults);
 
-/* The fields of a query string beside a body: puts them into the body's object (one that is none stays). A field that stands in both
- * is a fault. False with faults, or when memory is short. */
+/* The fields of a query string beside a body: puts them into the body's object (one that is none stays). A field
+ * that stands in both is a fault. False with faults, or when memory is short. */
 bool cfg_query_into(const char *query, const char *const *skip, json_t *body, struct est_faults *faults);
 
-/* Parses JSON text as the wire wants it: nesting <= 32, values <= 131072, no duplicate keys. NULL when it is not: reason (size
- * bytes) says why with line and column in our words. *ret_no_memory tells a failed allocation (503) from bad text (400). */
+/* Parses JSON text as the wire wants it: nesting <= 32, values <= 131072, no duplicate keys. NULL when it is not:
+ * reason (size bytes) says why with line and column in our words. *ret_no_memory tells a failed allocation (503)
+ * from bad text (400). */
 json_t *cfg_parse_json(const char *text, size_t length, char *reason, size_t size, bool *ret_no_memory);
 
 /* Makes jansson allocate through us, so that a failed allocation is noticed; call once, before any thread. */
@@ -134,7 +140,8 @@ struct cfg_settings {
 	int gpu_count;
 	const char *gpu[CFG_GPUS_MAX];        /* CFG_ESTIMATE: in place of the request's own */
 };
-/* argv -> settings: options, or "estimate" with its own. False with one clear line in error; the program then exits with 2. Strings are borrowed from argv. */
+/* argv -> settings: options, or "estimate" with its own. False with one clear line in error; the program then exits
+ * with 2. Strings are borrowed from argv. */
 bool cfg_settings_read(int argc, char **argv, struct cfg_settings *ret, char *error, size_t size);
 /* The directory of the catalogues: the one that was named, else the installed one where it exists, else the
  * source's. */

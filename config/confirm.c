@@ -10,14 +10,14 @@ static bool make_request(struct cfg_search *search, uint32_t i, struct cfg_point
 	struct cfg_recipe recipe;
 
 	cfg_space_recipe(space, i, &recipe);
-	cfg_recipe_scale(space, space->gpus.values[point.gpus], space->batches.values[point.batch], space->lengths.values[point.length],
-			 &recipe);
+	cfg_recipe_scale(space, space->gpus.values[point.gpus], space->batches.values[point.batch],
+			 space->lengths.values[point.length], &recipe);
 	return cfg_vary(&space->base, recipe.changes, recipe.change_count, &search->run);
 }
 
 /* The cards that the trace for card holds for, itself first. */
-static size_t list_alike(const struct cfg_search *search, const struct est_request *run, size_t card, const struct est_gpu **cards,
-			 uint16_t *ret_index)
+static size_t list_alike(const struct cfg_search *search, const struct est_request *run, size_t card,
+			 const struct est_gpu **cards, uint16_t *ret_index)
 {
 	const struct cfg_request *base = &search->space.base;
 	size_t count = 1;
@@ -34,7 +34,8 @@ static size_t list_alike(const struct cfg_search *search, const struct est_reque
 }
 
 /* search->run on every card that its trace holds for -> search->fits, the entry's card first, and probe. */
-static bool replay(struct cfg_search *search, const struct cfg_entry *entry, struct cfg_probe *probe, struct est_arena *arena)
+static bool replay(struct cfg_search *search, const struct cfg_entry *entry, struct cfg_probe *probe,
+		   struct est_arena *arena)
 {
 	const struct est_model *model = &search->space.base.model;
 	const struct est_gpu *alike[CFG_SPACE_CARDS];
@@ -47,11 +48,13 @@ static bool replay(struct cfg_search *search, const struct cfg_entry *entry, str
 			  : !est_judge_alive(&search->run, model, alike, count, arena, search->fits))
 		return false;
 	for (size_t i = 0; i < count; i++)
-		probe->required_high[index[i]] = search->fits[i].verdict == EST_UNSUPPORTED ? UINT64_MAX : search->fits[i].required_high;
+		probe->required_high[index[i]] = search->fits[i].verdict == EST_UNSUPPORTED
+			? UINT64_MAX : search->fits[i].required_high;
 	return true;
 }
 
-struct cfg_probe *cfg_probe_make(struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point, bool judged,
+struct cfg_probe *cfg_probe_make(struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point,
+				 bool judged,
 			       struct est_arena *arena)
 {
 	struct cfg_known *known = &search->known[entry->recipe];

@@ -13,7 +13,8 @@ static bool flag(const json_t *object, const char *key, bool fallback)
 	return json_is_boolean(value) ? json_is_true(value) : fallback;
 }
 
-/* The first architecture has one key_value head and one norm, the new one several heads and as many norms as it says. */
+/* The first architecture has one key_value head and one norm, the new one several heads and as many norms as it
+ * says. */
 static const char *settle_falcon(const json_t *object, struct est_model *model)
 {
 	bool several = flag(object, "new_decoder_architecture", false);

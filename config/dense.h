@@ -5,8 +5,8 @@
 #include <jansson.h>
 #include "config/families.h"
 
-/* Settles a shape whose sizes are read, heads included, by what else object says to a family with these bits. Returns why
- * the replay refuses the model, or NULL. */
+/* Settles a shape whose sizes are read, heads included, by what else object says to a family with these bits.
+ * Returns why the replay refuses the model, or NULL. */
 const char *cfg_settle_dense(const json_t *object, uint64_t reads, struct est_model *model);
 
 #endif

@@ -18,7 +18,8 @@ static void settle_modernbert(const struct cfg_hf_reading *reading)
 	for (size_t i = 0; i < sizeof(absent) / sizeof(absent[0]); i++)
 		if (json_number_value(json_object_get(reading->object, absent[i])) != 0)
 			cfg_hf_refuse(model, other_modernbert);
-	if (cfg_hf_is_true(reading, "norm_bias") || cfg_hf_is_true(reading, "classifier_bias") || cfg_hf_is_true(reading, "sparse_prediction"))
+	if (cfg_hf_is_true(reading, "norm_bias") || cfg_hf_is_true(reading, "classifier_bias")
+	    || cfg_hf_is_true(reading, "sparse_prediction"))
 		cfg_hf_refuse(model, other_modernbert);
 	json_array_foreach(layer_types, layer, type)
 		if (cfg_hf_is_sliding(layer_types, layer) != est_model_layer_is_sliding(model, (int64_t)layer))
@@ -43,7 +44,8 @@ static bool scores_both_ways(const struct cfg_hf_reading *reading)
 static void settle_deberta(const struct cfg_hf_reading *reading)
 {
 	struct est_model *model = reading->model;
-	bool third = cfg_hf_is_true(reading, "relative_attention") && cfg_hf_is_true(reading, "share_att_key") && model->position_buckets > 0
+	bool third = cfg_hf_is_true(reading, "relative_attention") && cfg_hf_is_true(reading, "share_att_key")
+		&& model->position_buckets > 0
 		     && says(reading, "norm_rel_ebd", "layer_norm") && scores_both_ways(reading)
 		     && json_is_false(json_object_get(reading->object, "position_biased_input"));
 
@@ -71,8 +73,9 @@ static void settle_dropout(const struct cfg_hf_reading *reading, uint64_t reads)
 		model->num_labels = (int64_t)labels;
 }
 
-/* T5 writes its activation as "relu" or "gated-gelu", which is gelu_new. A file that says that embeddings are not tied is of a checkpoint
- * with a head of its own, which from_pretrained() keeps apart although the class ties: T5 1.1, whose outputs are not scaled. */
+/* T5 writes its activation as "relu" or "gated-gelu", which is gelu_new. A file that says that embeddings are not
+ * tied is of a checkpoint with a head of its own, which from_pretrained() keeps apart although the class ties: T5
+ * 1.1, whose outputs are not scaled. */
 static void settle_t5(const struct cfg_hf_reading *reading)
 {
 	const char *projection = json_string_value(json_object_get(reading->object, "feed_forward_proj"));
@@ -80,7 +83,8 @@ static void settle_t5(const struct cfg_hf_reading *reading)
 
 	if (projection) {
 		model->gated_mlp = strncmp(projection, "gated-", 6) == 0;
-		cfg_hf_set_activation(model, !strcmp(projection, "gated-gelu") ? "gelu_new" : projection + (model->gated_mlp ? 6 : 0));
+		cfg_hf_set_activation(model, !strcmp(projection, "gated-gelu")
+				      ? "gelu_new" : projection + (model->gated_mlp ? 6 : 0));
 	}
 	if (model->architecture != EST_ARCH_UNSUPPORTED)
 		model->architecture = model->gated_mlp ? EST_ARCH_T5_GATED : EST_ARCH_T5;
@@ -89,7 +93,8 @@ static void settle_t5(const struct cfg_hf_reading *reading)
 	if (!model->num_decoder_layers)
 		model->num_decoder_layers = model->num_hidden_layers;
 	if (est_model_stacked_layers(model) > EST_LAYERS_MAX)
-		cfg_hf_complain(reading, "num_decoder_layers", EST_OUT_OF_RANGE, "must leave room for the encoder's layers within 1024");
+		cfg_hf_complain(reading, "num_decoder_layers", EST_OUT_OF_RANGE,
+				"must leave room for the encoder's layers within 1024");
 	model->attention_dropout = model->residual_dropout;
 }
 

@@ -67,8 +67,10 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU),
 		.max_position_embeddings = 32768, .qkv_bias = true,
 		.num_key_value_heads = 32, .sliding_window = 4096 } },
-	{ "qwen2_vl_text", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES, .shape = { QWEN2_VL } },
-	{ "qwen2_5_vl_text", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES, .shape = { QWEN2_VL } },
+	{ "qwen2_vl_text", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES,
+	  .shape = { QWEN2_VL } },
+	{ "qwen2_5_vl_text", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_USE_WINDOW | CFG_READS_LAYER_TYPES,
+	  .shape = { QWEN2_VL } },
 	{ "granite", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_MULTIPLIERS, .shape = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
 		.embedding_multiplier = 1, .residual_multiplier = 1, .logits_scaling = 1 } },
@@ -152,7 +154,8 @@ const struct cfg_family cfg_families[] = {
 		.shape = {
 		.architecture = EST_ARCH_DEEPSEEK_V2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
 		.num_experts = 64, .n_shared_experts = 2, .moe_intermediate_size = 1407, LATENT_RANKS } },
-	{ "deepseek_v3", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = { DEEPSEEK_V3 } },
+	{ "deepseek_v3", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK,
+	  .shape = { DEEPSEEK_V3 } },
 	{ "glm4_moe_lite", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = {
 		.architecture = EST_ARCH_DEEPSEEK_V3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 202752,
 		.num_experts = 64, .num_experts_per_tok = 4, .n_shared_experts = 1, .moe_intermediate_size = 1536,
@@ -160,7 +163,8 @@ const struct cfg_family cfg_families[] = {
 		.router_correction_bias = true, .rope_interleave = true, .kv_lora_rank = 512, .q_lora_rank = 768,
 		.qk_nope_head_dim = 192, .qk_rope_head_dim = 64, .v_head_dim = 256 } },
 	{ "kimi_k2", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK, .shape = { DEEPSEEK_V3 } },
-	{ "glm4_moe", DEEPSEEK | CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_PARTIAL_ROTARY | CFG_READS_NORM_TOPK, .shape = {
+	{ "glm4_moe", DEEPSEEK | CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_PARTIAL_ROTARY | CFG_READS_NORM_TOPK,
+	  .shape = {
 		.architecture = EST_ARCH_GLM4_MOE, GATED_PARTLY(EST_RMSNORM, 2, EST_SILU, 0.5), .max_position_embeddings = 131072,
 		.num_key_value_heads = 8, .num_experts = 128, .num_experts_per_tok = 8, .moe_intermediate_size = 1408,
 		.n_shared_experts = 1, .first_k_dense_replace = 1, .n_group = 1, .topk_group = 1, .norm_topk_prob = true,
@@ -270,7 +274,8 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_ERNIE4_5, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
 		.num_key_value_heads = 2, .head_dim = 128, .tie_word_embeddings = true } },
 	{ "bert", CFG_READS_BERT, .shape = {
-		.architecture = EST_ARCH_BERT, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2, .pooler = true } },
+		.architecture = EST_ARCH_BERT, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
+		.pooler = true } },
 	{ "roberta", CFG_READS_BERT, .shape = {
 		.architecture = EST_ARCH_ROBERTA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
 		.pooler = true } },
@@ -331,7 +336,8 @@ const struct cfg_family cfg_families[] = {
 	{ "mpt", CFG_READS_MPT, .wide_mlp_by_default = true, .shape = {
 		.architecture = EST_ARCH_MPT, BARE_MLP(EST_LAYERNORM_NOBIAS, 2, EST_ALIBI, EST_GELU),
 		.max_position_embeddings = 2048, .tie_word_embeddings = true, .refuses_sdpa = true, .refuses_flash = true } },
-	{ "gptj", CFG_READS_ROTARY_DIM | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT, .wide_mlp_by_default = true, .shape = {
+	{ "gptj", CFG_READS_ROTARY_DIM | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT, .wide_mlp_by_default = true,
+	  .shape = {
 		.architecture = EST_ARCH_GPTJ, BARE_MLP(EST_LAYERNORM, 1, EST_ROPE, EST_GELU_NEW), .mlp_bias = true,
 		.lm_head_bias = true, .max_position_embeddings = 2048, .refuses_sdpa = true } },
 	{ "gpt_neo", CFG_READS_GPT_NEO | CFG_READS_WINDOW | CFG_READS_DROPOUT | CFG_READS_EMBEDDING_DROPOUT,

@@ -49,12 +49,13 @@ static const char *text_of(const struct cfg_request *request, const struct est_f
 	return text;
 }
 
-static bool fault_contradiction(struct cfg_from *from, const struct est_field *field, const char *pointer, const char *before,
-				const char *now)
+static bool fault_contradiction(struct cfg_from *from, const struct est_field *field, const char *pointer,
+				const char *before, const char *now)
 {
 	const char *source = source_of(from, field), *said = *source ? source : field->pointer;
 
-	est_fault_add(from->reader->faults, pointer, EST_CONTRADICTION, "says %.64s where %.100s says %.48s", now, said, before);
+	est_fault_add(from->reader->faults, pointer, EST_CONTRADICTION, "says %.64s where %.100s says %.48s", now, said,
+		      before);
 	return false;
 }
 
@@ -226,14 +227,16 @@ static void read_object(struct cfg_from *from, const json_t *object, const char 
 
 /* ---- the whole */
 
-static void read_as(struct cfg_from *from, const struct cfg_from_format *format, const json_t *object, const char *pointer)
+static void read_as(struct cfg_from *from, const struct cfg_from_format *format, const json_t *object,
+		    const char *pointer)
 {
 	from->format = format;
 	from->root = object;
 	read_object(from, object, "", pointer);
 }
 
-/* {"deepspeed": {...}} within a trainer's file: its content instead of its path, read first as if it stood beside it. */
+/* {"deepspeed": {...}} within a trainer's file: its content instead of its path, read first as if it stood beside
+ * it. */
 static void read_inner(struct cfg_from *from, const json_t *object, const char *pointer)
 {
 	const json_t *inner = json_object_get(object, "deepspeed");
@@ -277,8 +280,8 @@ static void take_absent(struct cfg_from *from, const struct cfg_from_format *for
 				cfg_from_assume(from, row->field, row->otherwise, why);
 }
 
-/* A file may set what its own other keys make meaningless (lora_r without an adapter); only a client who names it himself
- * contradicts himself. */
+/* A file may set what its own other keys make meaningless (lora_r without an adapter); only a client who names it
+ * himself contradicts himself. */
 static void drop_idle(struct cfg_from *from)
 {
 	struct est_request *request = &from->reader->ret->request;

@@ -1,5 +1,6 @@
-/* "from": what people already have, the JSON form of their trainers' files, read as fields of the request. Each format is
- * one const table (from_*.c), a row a key; from.c walks them, from_facts.c concludes what follows from several keys. */
+/* "from": what people already have, the JSON form of their trainers' files, read as fields of the request. Each
+ * format is one const table (from_*.c), a row a key; from.c walks them, from_facts.c concludes what follows from
+ * several keys. */
 #ifndef CFG_FROM_H
 #define CFG_FROM_H
 
@@ -26,8 +27,8 @@ enum cfg_from_fact {
 };
 enum { CFG_SHARD_GRAD_OP, CFG_FULL_SHARD, CFG_NO_SHARD, CFG_HYBRID_SHARD }; /* CFG_SHARDING */
 
-/* A value of the file, as text ("true", "3", "FULL_SHARD", without regard to case) -> the field's or fact's, as it would
- * stand in a query string. NULL: it says nothing. */
+/* A value of the file, as text ("true", "3", "FULL_SHARD", without regard to case) -> the field's or fact's, as it
+ * would stand in a query string. NULL: it says nothing. */
 struct cfg_from_word {
 	const char *from, *to;
 };
@@ -38,7 +39,8 @@ struct cfg_from_row {
 	const char *field;                  /* CFG_FROM_FIELD */
 	enum cfg_from_fact fact;            /* CFG_FROM_FACT */
 	const struct cfg_from_word *words;  /* up to the one without from; NULL: as it is */
-	const char *otherwise;              /* what the trainer takes when the key is absent and that is not the contract's default */
+	const char *otherwise;              /* what the trainer takes when the key is absent and that is not the
+					     * contract's default */
 	const char *why;                    /* CFG_FROM_OFF, _WARN: what it does to memory. CFG_FROM_FILE: the format's name */
 };
 
@@ -54,10 +56,11 @@ struct cfg_from_format {
 
 /* In the order of reading: DeepSpeed's optimizer stands above what the trainers say. */
 enum { CFG_FORMATS = 5 };
-extern const struct cfg_from_format cfg_from_deepspeed, cfg_from_accelerate, cfg_from_training_arguments, cfg_from_axolotl,
-	cfg_from_llama_factory;
+extern const struct cfg_from_format cfg_from_deepspeed, cfg_from_accelerate, cfg_from_training_arguments,
+	cfg_from_axolotl, cfg_from_llama_factory;
 extern const struct cfg_from_row cfg_from_fsdp_rows[], cfg_from_training_rows[];
-extern const struct cfg_from_word cfg_from_switch[], cfg_from_devices[], cfg_from_fsdp_words[], cfg_from_fsdp_versions[];
+extern const struct cfg_from_word cfg_from_switch[], cfg_from_devices[], cfg_from_fsdp_words[],
+	cfg_from_fsdp_versions[];
 
 /* A fact with where it stands. */
 struct cfg_fact {
@@ -80,9 +83,9 @@ struct cfg_from {
 };
 extern const struct cfg_from_format *const cfg_from_formats[CFG_FORMATS];
 
-/* Reads all files of reader->files, after the request's own fields, into the fields that those did not name. Contradictions
- * among files, or with a field, are faults at the file's value; what was not used is listed in reader->ret->ignored. False when memory is
- * short. */
+/* Reads all files of reader->files, after the request's own fields, into the fields that those did not name.
+ * Contradictions among files, or with a field, are faults at the file's value; what was not used is listed in
+ * reader->ret->ignored. False when memory is short. */
 bool cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char *base);
 
 /* Takes row's part of a value that the file has at pointer (from_values.c): a field, a fact, a warning or a fault. */
@@ -90,12 +93,13 @@ void cfg_from_take(struct cfg_from *from, const struct cfg_from_row *row, const 
 /* A fact; a fault where another key says otherwise. */
 void cfg_from_say(struct cfg_from *from, enum cfg_from_fact which, int64_t value, const char *pointer);
 
-/* Draw the conclusions of the facts (from_facts.c): the method, then, with what the trainers take for keys that are absent,
- * the rest. */
+/* Draw the conclusions of the facts (from_facts.c): the method, then, with what the trainers take for keys that are
+ * absent, the rest. */
 void cfg_from_conclude_method(struct cfg_from *from);
 void cfg_from_conclude(struct cfg_from *from);
 
-/* Gives field the value (in the words of a query string, or as JSON) that the file has at pointer. False with a fault. */
+/* Gives field the value (in the words of a query string, or as JSON) that the file has at pointer. False with a
+ * fault. */
 bool cfg_from_put(struct cfg_from *from, const char *field, const char *text, const char *pointer);
 bool cfg_from_put_value(struct cfg_from *from, const struct est_field *field, const json_t *value, const char *pointer);
 /* Notes a field that was not named with a value that follows from what was. */

@@ -1,4 +1,5 @@
-/* accelerate's config (accelerate/commands/config/config_args.py), and the keys of its FSDP plugin, which trainers share. */
+/* accelerate's config (accelerate/commands/config/config_args.py), and the keys of its FSDP plugin, which trainers
+ * share. */
 #include "config/from_rows.h"
 
 /* clang-format off */
@@ -42,7 +43,8 @@ static const struct cfg_from_word bf16_words[] = {
 static const struct cfg_from_word fp16_words[] = {
 	{ "fp16", "1" }, { "bf16", NULL }, { "no", NULL }, { NULL, NULL }
 };
-static const struct cfg_from_word compilers[] = { { "no", NULL }, { "inductor", "true" }, { "eager", NULL }, { NULL, NULL } };
+static const struct cfg_from_word compilers[] = { { "no", NULL }, { "inductor", "true" }, { "eager", NULL },
+						  { NULL, NULL } };
 
 static const struct cfg_from_row rows[] = {
 	FACT("distributed_type", CFG_FSDP_ON, distributions),

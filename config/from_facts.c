@@ -113,8 +113,8 @@ static void conclude_gpus(struct cfg_from *from)
 		put_number(from, "parallelism.gpus_per_node", p->gpus / nodes->value, nodes->pointer);
 }
 
-/* train_batch_size = micro-batch x accumulation x data-parallel ranks: the one that is missing follows from the others, and
- * without accumulation there is none. */
+/* train_batch_size = micro-batch x accumulation x data-parallel ranks: the one that is missing follows from the
+ * others, and without accumulation there is none. */
 static void conclude_batch(struct cfg_from *from)
 {
 	const struct cfg_fact *batch = fact_of(from, CFG_TRAIN_BATCH);
@@ -151,8 +151,8 @@ static bool has_gpus(struct cfg_from *from, const char *pointer)
 	if (is_named(from, "parallelism.gpus"))
 		return true;
 	snprintf(place, sizeof(place), "%.200s/parallelism/gpus", from->base);
-	est_fault_add(from->reader->faults, place, EST_MISSING, "is required: %.150s shares among GPUs, and no file says how many",
-		      pointer);
+	est_fault_add(from->reader->faults, place, EST_MISSING,
+		      "is required: %.150s shares among GPUs, and no file says how many", pointer);
 	return false;
 }
 
@@ -273,8 +273,8 @@ static enum kind kind_of(enum est_precision precision)
 	return precision == EST_FP16_MASTER || precision == EST_FP16_MIXED || precision == EST_PURE_FP16 ? FP16 : BF16;
 }
 
-/* Accelerate makes trainable parameters fp32 under FSDP with mixed precision (fsdp_utils.py); else the Trainer takes them as
- * they were loaded, which since Transformers 5 is the checkpoint's type. */
+/* Accelerate makes trainable parameters fp32 under FSDP with mixed precision (fsdp_utils.py); else the Trainer takes
+ * them as they were loaded, which since Transformers 5 is the checkpoint's type. */
 static const char *mixed_word(const struct cfg_from *from, enum kind kind)
 {
 	const struct est_request *request = request_of(from);
@@ -317,7 +317,8 @@ static void put_precision(struct cfg_from *from, const struct cfg_fact *said, en
 
 static void conclude_precision(struct cfg_from *from)
 {
-	const struct cfg_fact *bf16 = fact_of(from, CFG_BF16), *fp16 = fact_of(from, CFG_FP16), *stage = fact_of(from, CFG_STAGE);
+	const struct cfg_fact *bf16 = fact_of(from, CFG_BF16), *fp16 = fact_of(from, CFG_FP16),
+		*stage = fact_of(from, CFG_STAGE);
 
 	if (is_on(from, CFG_BF16) && is_on(from, CFG_FP16))
 		est_fault_add(from->reader->faults, fp16->pointer, EST_CONTRADICTION, "must not be on beside %.150s", bf16->pointer);

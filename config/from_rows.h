@@ -10,7 +10,8 @@
 #define OR(path, to, absent) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, NULL, absent, NULL }
 #define WORDS(path, to, table) { path, CFG_FROM_FIELD, to, CFG_FROM_FACTS, table, NULL, NULL }
 #define FACT(path, what, table) { path, CFG_FROM_FACT, NULL, what, table, NULL, NULL }
-/* Refused unless it is off; warned of; the path of another format's file; TrainingArguments.fsdp; the end of a table. */
+/* Refused unless it is off; warned of; the path of another format's file; TrainingArguments.fsdp; the end of a
+ * table. */
 #define OFF(path, reason) { path, CFG_FROM_OFF, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
 #define WARN(path, reason) { path, CFG_FROM_WARN, NULL, CFG_FROM_FACTS, NULL, NULL, reason }
 #define FILE_OF(path, format) { path, CFG_FROM_FILE, NULL, CFG_FROM_FACTS, NULL, NULL, format }

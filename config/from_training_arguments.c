@@ -6,7 +6,8 @@
 static const struct cfg_from_word optimizers[] = {
 	OPTIMIZER_NAMES, { "paged_adamw", "paged_adamw_32bit" }, { NULL, NULL }
 };
-static const struct cfg_from_word attentions[] = { { "kernels-community/flash-attn2", "flash_attention_2" }, { NULL, NULL } };
+static const struct cfg_from_word attentions[] = { { "kernels-community/flash-attn2", "flash_attention_2" },
+						   { NULL, NULL } };
 static const struct cfg_from_word loaded[] = { /* as enum est_dtype */
 	{ "bfloat16", "0" }, { "float16", "1" }, { "float32", "2" }, { "auto", NULL }, { NULL, NULL }
 };

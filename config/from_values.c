@@ -167,8 +167,8 @@ static void take_path(struct cfg_from *from, const struct cfg_from_row *row, con
 
 static void warn(struct cfg_from *from, const struct cfg_from_row *row, const char *pointer)
 {
-	est_note_add(&from->reader->ret->warnings, "/from", "", "%.150s %s: not modelled, the figures are those without it", pointer,
-		     row->why);
+	est_note_add(&from->reader->ret->warnings, "/from", "",
+		     "%.150s %s: not modelled, the figures are those without it", pointer, row->why);
 	cfg_from_ignore(from, pointer);
 }
 

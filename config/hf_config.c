@@ -171,7 +171,8 @@ static void settle_latent(const struct cfg_hf_reading *reading, uint64_t reads)
 	(void)reads;
 	model->head_dim = model->qk_nope_head_dim + model->qk_rope_head_dim;
 	if (model->num_key_value_heads && model->num_key_value_heads != model->num_attention_heads)
-		cfg_hf_complain(reading, "num_key_value_heads", EST_CONTRADICTION, "must be num_attention_heads with latent attention");
+		cfg_hf_complain(reading, "num_key_value_heads", EST_CONTRADICTION,
+				"must be num_attention_heads with latent attention");
 }
 
 static void require_sizes(const struct cfg_hf_reading *reading)
@@ -240,7 +241,8 @@ static void refuse_values(const struct cfg_hf_reading *reading, uint64_t reads)
 	const json_t *clip = json_object_get(reading->object, "clip_qkv");
 	struct est_model *model = reading->model;
 
-	if ((reads & CFG_READS_PLAIN_QK) && (cfg_hf_is_true(reading, "qk_layernorm") || cfg_hf_is_true(reading, "use_parallel_residual")))
+	if ((reads & CFG_READS_PLAIN_QK) && (cfg_hf_is_true(reading, "qk_layernorm")
+					     || cfg_hf_is_true(reading, "use_parallel_residual")))
 		cfg_hf_refuse(model, other_stablelm);
 	if (model->activation == EST_XIELU && model->architecture != EST_ARCH_APERTUS)
 		cfg_hf_refuse(model, unknown_activation);
@@ -256,7 +258,8 @@ static const struct {
 	void (*settle)(const struct cfg_hf_reading *reading, uint64_t reads);
 } settlements[] = {
 	{ CFG_READS_LATENT, settle_latent },
-	{ CFG_READS_BERT | CFG_READS_DISTILBERT | CFG_READS_DEBERTA | CFG_READS_MODERNBERT | CFG_READS_T5, cfg_settle_encoder },
+	{ CFG_READS_BERT | CFG_READS_DISTILBERT | CFG_READS_DEBERTA | CFG_READS_MODERNBERT | CFG_READS_T5,
+	  cfg_settle_encoder },
 	{ UINT64_MAX, settle_heads },
 	{ CFG_READS_LAYER_KINDS, cfg_settle_hybrid },
 	{ UINT64_MAX, settle_dense },

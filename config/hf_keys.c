@@ -48,8 +48,10 @@ static const struct key keys[] = {
 	{ { "enable_bias", "use_bias" }, KEY_BOOL, CFG_READS_ENABLE_BIAS, MEMBER(mlp_bias), 0, 0 },
 	{ { "hidden_activation", "hidden_act", "activation_function" }, KEY_ACTIVATION, 0, MEMBER(activation), 0, 0 },
 	{ { "attention_dropout", "attn_pdrop" }, KEY_REAL, 0, MEMBER(attention_dropout), 0, 1 },
-	{ { "resid_pdrop", "hidden_dropout", "dropout", "residual_dropout", "resid_dropout" }, KEY_REAL, CFG_READS_DROPOUT, MEMBER(residual_dropout), 0, 1 },
-	{ { "embd_pdrop", "hidden_dropout", "embedding_dropout", "embed_dropout" }, KEY_REAL, CFG_READS_EMBEDDING_DROPOUT, MEMBER(embedding_dropout), 0, 1 },
+	{ { "resid_pdrop", "hidden_dropout", "dropout", "residual_dropout", "resid_dropout" }, KEY_REAL,
+	  CFG_READS_DROPOUT, MEMBER(residual_dropout), 0, 1 },
+	{ { "embd_pdrop", "hidden_dropout", "embedding_dropout", "embed_dropout" }, KEY_REAL,
+	  CFG_READS_EMBEDDING_DROPOUT, MEMBER(embedding_dropout), 0, 1 },
 	{ { "final_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(final_logit_softcapping), 0, 1e6 },
 	{ { "attn_logit_softcapping" }, KEY_REAL, CFG_READS_SOFTCAP, MEMBER(attn_logit_softcapping), 0, 1e6 },
 	{ { "embedding_multiplier" }, KEY_REAL, CFG_READS_MULTIPLIERS, MEMBER(embedding_multiplier), 1e-6, 1e6 },
@@ -63,7 +65,8 @@ static const struct key keys[] = {
 	{ { "use_parallel_residual" }, KEY_BOOL, CFG_READS_PARALLEL_RESIDUAL, MEMBER(parallel_residual), 0, 0 },
 	{ { "word_embed_proj_dim", "embed_dim" }, KEY_INT, CFG_READS_OPT, MEMBER(embed_dim), 1, 1 << 17 },
 	{ { "do_layer_norm_before" }, KEY_BOOL, CFG_READS_OPT, MEMBER(do_layer_norm_before), 0, 0 },
-	{ { "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts" }, KEY_INT, CFG_READS_EXPERTS, MEMBER(num_experts), 1, 4096 },
+	{ { "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts" }, KEY_INT, CFG_READS_EXPERTS,
+	  MEMBER(num_experts), 1, 4096 },
 	{ { "num_experts_per_tok", "moe_k" }, KEY_INT, CFG_READS_EXPERTS, MEMBER(num_experts_per_tok), 1, 4096 },
 	{ { "moe_intermediate_size" }, KEY_INT, CFG_READS_EXPERT_WIDTH, MEMBER(moe_intermediate_size), 1, 1 << 17 },
 	{ { "shared_expert_intermediate_size" }, KEY_INT, CFG_READS_SHARED_WIDTH, MEMBER(shared_expert_intermediate_size),
@@ -74,11 +77,14 @@ static const struct key keys[] = {
 	  MEMBER(shared_expert_intermediate_size), 1, 1 << 20 },
 	{ { "qkv_bias", "use_qkv_bias" }, KEY_BOOL, CFG_READS_SHARED_WIDTH | CFG_READS_PLAIN_QK, MEMBER(qkv_bias), 0, 0 },
 	{ { "norm_topk_prob" }, KEY_BOOL, CFG_READS_NORM_TOPK, MEMBER(norm_topk_prob), 0, 0 },
-	{ { "n_shared_experts", "num_shared_experts", "moe_num_shared_experts" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(n_shared_experts), 0, 64 },
-	{ { "first_k_dense_replace", "moe_layer_start_index" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(first_k_dense_replace), 0, EST_LAYERS_MAX },
+	{ { "n_shared_experts", "num_shared_experts", "moe_num_shared_experts" }, KEY_INT, CFG_READS_SHARED_EXPERTS,
+	  MEMBER(n_shared_experts), 0, 64 },
+	{ { "first_k_dense_replace", "moe_layer_start_index" }, KEY_INT, CFG_READS_SHARED_EXPERTS,
+	  MEMBER(first_k_dense_replace), 0, EST_LAYERS_MAX },
 	{ { "n_group" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(n_group), 1, 4096 },
 	{ { "topk_group" }, KEY_INT, CFG_READS_SHARED_EXPERTS, MEMBER(topk_group), 1, 4096 },
-	{ { "num_dense_layers", "first_k_dense_replace" }, KEY_INT, CFG_READS_SHORT_CONV, MEMBER(first_k_dense_replace), 0, EST_LAYERS_MAX },
+	{ { "num_dense_layers", "first_k_dense_replace" }, KEY_INT, CFG_READS_SHORT_CONV, MEMBER(first_k_dense_replace),
+	  0, EST_LAYERS_MAX },
 	{ { "conv_L_cache", "conv_kernel" }, KEY_INT, CFG_READS_SHORT_CONV, MEMBER(conv_kernel), 1, 64 },
 	{ { "conv_bias" }, KEY_BOOL, CFG_READS_SHORT_CONV, MEMBER(conv_bias), 0, 0 },
 	{ { "conv_bias" }, KEY_BOOL, CFG_READS_SHORT_CONV, MEMBER(mixer_bias), 0, 0 },
@@ -122,7 +128,8 @@ static const struct key keys[] = {
 	{ { "index_topk_freq" }, KEY_INT, CFG_READS_INDEXER, MEMBER(index_topk_freq), 0, EST_LAYERS_MAX },
 	{ { "index_skip_topk_offset" }, KEY_INT, CFG_READS_INDEXER, MEMBER(index_skip_topk_offset), 0, EST_LAYERS_MAX },
 	{ { "intermediate_size" }, KEY_INT, CFG_READS_LLAMA4, MEMBER(moe_intermediate_size), 1, 1 << 17 },
-	{ { "intermediate_size_mlp", "dense_intermediate_size" }, KEY_INT, CFG_READS_LLAMA4, MEMBER(intermediate_size), 1, 1 << 20 },
+	{ { "intermediate_size_mlp", "dense_intermediate_size" }, KEY_INT, CFG_READS_LLAMA4, MEMBER(intermediate_size),
+	  1, 1 << 20 },
 	{ { "attention_chunk_size" }, KEY_INT, CFG_READS_LLAMA4, MEMBER(sliding_window), 1, 1 << 30 },
 	{ { "use_qk_norm" }, KEY_BOOL, CFG_READS_LLAMA4, MEMBER(l2_qk_norm), 0, 0 },
 	{ { "attn_temperature_tuning" }, KEY_BOOL, CFG_READS_LLAMA4, MEMBER(tunes_temperature), 0, 0 },
@@ -172,7 +179,8 @@ static const struct { const char *name; enum est_activation value; } activations
 
 static const char unknown_activation[] = "an activation function that is not modelled yet";
 
-void cfg_hf_complain(const struct cfg_hf_reading *reading, const char *key, enum est_fault_code code, const char *detail)
+void cfg_hf_complain(const struct cfg_hf_reading *reading, const char *key, enum est_fault_code code,
+		     const char *detail)
 {
 	char pointer[EST_POINTER_MAX];
 
@@ -198,7 +206,8 @@ void cfg_hf_refuse(struct est_model *model, const char *reason)
 		model->unsupported = reason;
 }
 
-static void read_number(const struct cfg_hf_reading *reading, const struct key *key, const char *name, const json_t *value)
+static void read_number(const struct cfg_hf_reading *reading, const struct key *key, const char *name,
+			const json_t *value)
 {
 	char *member = (char *)reading->model + key->offset;
 	double number = json_is_null(value) ? 0 : json_number_value(value);
@@ -215,7 +224,8 @@ static void read_number(const struct cfg_hf_reading *reading, const struct key *
 		memcpy(member, &(int64_t){ (int64_t)number }, sizeof(int64_t));
 }
 
-static void read_bool(const struct cfg_hf_reading *reading, const struct key *key, const char *name, const json_t *value)
+static void read_bool(const struct cfg_hf_reading *reading, const struct key *key, const char *name,
+		      const json_t *value)
 {
 	bool truth = json_is_true(value);
 

@@ -13,7 +13,8 @@ struct cfg_hf_reading {
 };
 
 /* Tells a fault of the value of key; nothing when faults are not wanted. */
-void cfg_hf_complain(const struct cfg_hf_reading *reading, const char *key, enum est_fault_code code, const char *detail);
+void cfg_hf_complain(const struct cfg_hf_reading *reading, const char *key, enum est_fault_code code,
+		     const char *detail);
 /* The model is known and not modelled: reason, a string that stays, unless there is one already. */
 void cfg_hf_refuse(struct est_model *model, const char *reason);
 /* Whether the file says true of key; whether layer_types, a list, has a sliding window in that layer. */

@@ -129,7 +129,8 @@ static void settle_ssm(const struct cfg_hf_reading *reading)
 			model->ssm_head_dim = width;
 	}
 	if (!model->ssm_head_dim)
-		model->ssm_head_dim = (json_is_integer(expand) ? json_integer_value(expand) : 2) * model->hidden_size / model->ssm_num_heads;
+		model->ssm_head_dim = (json_is_integer(expand) ? json_integer_value(expand) : 2)
+				      * model->hidden_size / model->ssm_num_heads;
 	if (model->ssm_num_heads % model->ssm_num_groups)
 		cfg_hf_complain(reading, "mamba_n_groups", EST_CONTRADICTION, "must divide the number of heads");
 }

@@ -41,10 +41,12 @@ static bool asks(const struct search *search, const struct bracket *bracket, int
 	int64_t low = search->shrinks ? bracket->fails : bracket->fits;
 	int64_t high = search->shrinks ? bracket->fits : bracket->fails;
 
-	return value > low && value < high; /* else it is told already; where it is not monotone, the first that was found stays */
+	return value > low && value < high; /* else it is told already; where it is not monotone, the first that was
+					     * found stays */
 }
 
-/* fits: what the trial of value said of the cards that ask for it, in their order; NULL: it is no valid request, and fits none. */
+/* fits: what the trial of value said of the cards that ask for it, in their order; NULL: it is no valid request, and
+ * fits none. */
 static void learn(struct search *search, const struct est_fit *fits, int64_t value)
 {
 	for (size_t i = 0; i < search->count; i++) {
@@ -93,8 +95,8 @@ static void try_value(struct search *search, int64_t value)
 
 	if (!cfg_vary(search->base, changes, count, &trial->request))
 		learn(search, NULL, value);
-	else if (!est_judge_cards(&trial->request, &search->base->model, search->cards, gather_cards(search, value), 0, search->arena,
-				  search->fits))
+	else if (!est_judge_cards(&trial->request, &search->base->model, search->cards, gather_cards(search, value), 0,
+				  search->arena, search->fits))
 		search->exhausted = true;
 	else
 		learn(search, search->fits, value);
@@ -114,7 +116,8 @@ static int64_t guess(const struct search *search, size_t card)
 	struct bracket *bracket = &search->brackets[card];
 	const struct est_request *request = &search->base->request;
 	uint64_t usable = est_usable_bytes(search->base->cards[card], request->headroom_fraction);
-	int64_t low = search->shrinks ? bracket->fails : bracket->fits, high = search->shrinks ? bracket->fits : bracket->fails;
+	int64_t low = search->shrinks ? bracket->fails : bracket->fits,
+		high = search->shrinks ? bracket->fits : bracket->fails;
 	int64_t steps = (high - low) / search->step, at = steps / 2;
 
 	if (!search->shrinks && bracket->need_fits && bracket->need_fails > bracket->need_fits && usable >= bracket->need_fits
@@ -173,7 +176,8 @@ static int64_t found(const struct search *search, size_t card)
 	return value == beyond(search, true) ? 0 : value;
 }
 
-static bool find_largest(struct search *search, const char *name, int64_t start, struct est_report *report, size_t member)
+static bool find_largest(struct search *search, const char *name, int64_t start, struct est_report *report,
+			 size_t member)
 {
 	const struct est_field *field = est_field_find(name);
 
@@ -209,10 +213,12 @@ static bool find_gpus(struct search *search, struct est_report *report)
 
 size_t cfg_limits_arena_size(size_t card_count)
 {
-	return card_count * (sizeof(struct bracket) + sizeof(struct est_gpu *) + sizeof(struct est_fit)) + 4 * alignof(max_align_t);
+	return card_count * (sizeof(struct bracket) + sizeof(struct est_gpu *) + sizeof(struct est_fit))
+		+ 4 * alignof(max_align_t);
 }
 
-bool cfg_limits(const struct cfg_request *request, struct est_arena *arena, struct cfg_trial *trial, struct est_report *report)
+bool cfg_limits(const struct cfg_request *request, struct est_arena *arena, struct cfg_trial *trial,
+		struct est_report *report)
 {
 	struct search search = { .base = request, .arena = arena, .trial = trial, .count = report->fit_count };
 	const struct est_request *run = &request->request;

@@ -9,7 +9,8 @@ double cfg_search_price(const struct cfg_space *space, size_t card, int64_t gpus
 	return space->price[card] * (double)gpus;
 }
 
-double cfg_search_step_time(struct cfg_search *search, const struct cfg_known *known, size_t card, struct cfg_point point)
+double cfg_search_step_time(struct cfg_search *search, const struct cfg_known *known, size_t card,
+			    struct cfg_point point)
 {
 	cfg_known_set(&search->space, known, point, &search->run);
 	return cfg_step_time(&known->step, &search->run, &search->speeds[card]);
@@ -19,9 +20,11 @@ void cfg_order_key(struct cfg_search *search, struct cfg_entry *entry)
 {
 	const struct cfg_space *space = &search->space;
 	const struct cfg_known *known = &search->known[entry->recipe];
-	double gpus = (double)space->gpus.values[entry->point.gpus], length = (double)space->lengths.values[entry->point.length];
+	double gpus = (double)space->gpus.values[entry->point.gpus],
+		length = (double)space->lengths.values[entry->point.length];
 	double batch = gpus * (double)space->batches.values[entry->point.batch];
-	double time = cfg_search_step_time(search, known, entry->card, entry->point), price = cfg_search_price(space, entry->card, (int64_t)gpus);
+	double time = cfg_search_step_time(search, known, entry->card, entry->point),
+		price = cfg_search_price(space, entry->card, (int64_t)gpus);
 	const double keys[][CFG_KEYS] = {
 		[CFG_FEWEST_GPUS] = { gpus, -length, isnan(price) ? INFINITY : price, time },
 		[CFG_LARGEST_BATCH] = { -batch, -length, gpus, time },

@@ -90,7 +90,8 @@ static enum cfg_progress look(struct cfg_search *search, struct est_arena *arena
 	return CFG_SEARCHING;
 }
 
-enum cfg_progress cfg_search_advance(struct cfg_search *search, size_t layers, struct est_arena *arena, struct cfg_plan *ret)
+enum cfg_progress cfg_search_advance(struct cfg_search *search, size_t layers, struct est_arena *arena,
+				     struct cfg_plan *ret)
 {
 	uint64_t until = search->layers + layers;
 	enum cfg_progress progress = CFG_SEARCHING;
@@ -119,7 +120,8 @@ static uint64_t shortage(struct cfg_search *search, const struct cfg_entry *entr
 	uint64_t required, usable = cfg_space_usable(&search->space, entry->card);
 
 	cfg_known_set(&search->space, known, point, &search->run);
-	required = est_run_least(&search->run, &search->space.base.model, &known->floor, search->space.base.cards[entry->card]);
+	required = est_run_least(&search->run, &search->space.base.model, &known->floor,
+				 search->space.base.cards[entry->card]);
 	*ret_judged = false;
 	for (const struct cfg_probe *made = known->probes; made; made = made->next) {
 		if (memcmp(&made->point, &point, sizeof(point)) || !made->required_high[entry->card])

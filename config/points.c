@@ -8,7 +8,8 @@ uint64_t cfg_space_usable(const struct cfg_space *space, size_t card)
 	return est_usable_bytes(space->base.cards[card], space->base.request.headroom_fraction);
 }
 
-void cfg_known_set(const struct cfg_space *space, const struct cfg_known *known, struct cfg_point point, struct est_request *run)
+void cfg_known_set(const struct cfg_space *space, const struct cfg_known *known, struct cfg_point point,
+		   struct est_request *run)
 {
 	run->parallelism = known->parallelism;
 	run->offload = known->offload;

@@ -1,5 +1,5 @@
-/* What a GPU costs an hour, for who asks for the cheapest: one published figure for each card that is commonly let, with where and when
- * it was read. Prices differ several times over between providers; a request may bring its own. */
+/* What a GPU costs an hour, for who asks for the cheapest: one published figure for each card that is commonly let,
+ * with where and when it was read. Prices differ several times over between providers; a request may bring its own. */
 #ifndef CFG_PRICES_H
 #define CFG_PRICES_H
 

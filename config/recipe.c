@@ -23,7 +23,8 @@ static void change(struct cfg_recipe *recipe, const struct est_field *field, dou
 }
 
 /* A change to what the request says already is none, but where it only follows from other fields. */
-static void change_if_other(const struct cfg_space *space, struct cfg_recipe *recipe, const struct est_field *field, double value)
+static void change_if_other(const struct cfg_space *space, struct cfg_recipe *recipe, const struct est_field *field,
+			    double value)
 {
 	const struct est_request *request = &space->base.request;
 	bool same = fabs(est_field_get(field, request) - value) < 1e-9 && field->kind != EST_FIELD_CHECKPOINTING;
@@ -64,7 +65,8 @@ static void preview(const struct cfg_space *space, size_t i, struct est_request 
 }
 
 /* What the request names and the recipe has no use for is left out. */
-static void forget_companions(const struct cfg_space *space, const struct est_request *chosen, struct cfg_recipe *recipe)
+static void forget_companions(const struct cfg_space *space, const struct est_request *chosen,
+			      struct cfg_recipe *recipe)
 {
 	for (size_t i = 0; i < est_request_field_count; i++) {
 		const struct est_field *field = &est_request_fields[i];
@@ -99,7 +101,8 @@ bool cfg_space_recipe(const struct cfg_space *space, size_t i, struct cfg_recipe
 	return unique;
 }
 
-void cfg_recipe_scale(const struct cfg_space *space, int64_t gpus, int64_t batch, int64_t length, struct cfg_recipe *recipe)
+void cfg_recipe_scale(const struct cfg_space *space, int64_t gpus, int64_t batch, int64_t length,
+		      struct cfg_recipe *recipe)
 {
 	change_if_other(space, recipe, est_field_find("parallelism.gpus"), (double)gpus);
 	change_if_other(space, recipe, est_field_find("micro_batch_size"), (double)batch);

@@ -10,7 +10,8 @@ const struct est_word cfg_objective_words[] = {
 	{ "longest_sequence", CFG_LONGEST_SEQUENCE, false }, { "cheapest", CFG_CHEAPEST, false }, { NULL, 0, false },
 };
 
-static int64_t read_count(const json_t *body, const char *name, int64_t most, int64_t otherwise, struct est_faults *faults)
+static int64_t read_count(const json_t *body, const char *name, int64_t most, int64_t otherwise,
+			  struct est_faults *faults)
 {
 	const json_t *value = json_object_get(body, name);
 	char pointer[EST_POINTER_MAX] = "";
@@ -21,8 +22,8 @@ static int64_t read_count(const json_t *body, const char *name, int64_t most, in
 		return otherwise;
 	if (cfg_json_whole(value, &number) && number >= 1 && number <= (double)most)
 		return (int64_t)number;
-	est_fault_add(faults, pointer, json_is_number(value) ? EST_OUT_OF_RANGE : EST_WRONG_TYPE, "must be a whole number from 1 to %lld",
-		      (long long)most);
+	est_fault_add(faults, pointer, json_is_number(value) ? EST_OUT_OF_RANGE : EST_WRONG_TYPE,
+		      "must be a whole number from 1 to %lld", (long long)most);
 	return otherwise;
 }
 
@@ -58,7 +59,8 @@ static void read_cards(struct cfg_space *space, const json_t *gpus, struct est_f
 		}
 	}
 	if (base->card_count > CFG_SPACE_CARDS)
-		est_fault_add(faults, gpus ? "/gpus" : "/request/gpus", EST_OUT_OF_RANGE, "must be %d cards at most", CFG_SPACE_CARDS);
+		est_fault_add(faults, gpus ? "/gpus" : "/request/gpus", EST_OUT_OF_RANGE, "must be %d cards at most",
+			      CFG_SPACE_CARDS);
 }
 
 static void read_prices(struct cfg_space *space, const json_t *prices, struct est_faults *faults)
@@ -81,7 +83,8 @@ static void read_prices(struct cfg_space *space, const json_t *prices, struct es
 		if (!card)
 			est_fault_add(faults, pointer, EST_UNKNOWN_FIELD, "is not a known gpu");
 		else if (!json_is_number(value) || json_number_value(value) < 0)
-			est_fault_add(faults, pointer, json_is_number(value) ? EST_OUT_OF_RANGE : EST_WRONG_TYPE, "must be a number of 0 or more");
+			est_fault_add(faults, pointer, json_is_number(value) ? EST_OUT_OF_RANGE : EST_WRONG_TYPE,
+				      "must be a number of 0 or more");
 		for (size_t i = 0; card && i < space->base.card_count && i < CFG_SPACE_CARDS; i++)
 			if (space->base.cards[i] == &card->gpu)
 				space->price[i] = json_number_value(value);
@@ -93,13 +96,15 @@ static bool read_request(struct cfg_space *space, const json_t *body, struct est
 	const json_t *request = json_object_get(body, "request");
 
 	if (!json_is_object(request)) {
-		est_fault_add(faults, "/request", request ? EST_WRONG_TYPE : EST_MISSING, request ? "must be an object" : "is required");
+		est_fault_add(faults, "/request", request ? EST_WRONG_TYPE : EST_MISSING,
+			      request ? "must be an object" : "is required");
 		return false;
 	}
 	if (!cfg_read_request(request, "/request", space->catalog, &space->base, faults))
 		return false;
 	if (json_object_get(request, "from")) /* a changed field would contradict its file */
-		est_fault_add(faults, "/request/from", EST_NOT_SUPPORTED_YET, "is not modelled yet in a plan: name the fields themselves");
+		est_fault_add(faults, "/request/from", EST_NOT_SUPPORTED_YET,
+			      "is not modelled yet in a plan: name the fields themselves");
 	if (space->base.request.accounting != EST_REPLAY)
 		est_fault_add(faults, "/request/accounting", EST_CONTRADICTION, "must be replay: plans are confirmed by it");
 	space->request = json_incref(cfg_json_iterable(request));
@@ -116,7 +121,8 @@ static void count_recipes(struct cfg_space *space, struct est_faults *faults)
 			      CFG_SPACE_RECIPES, CFG_SPACE_ENTRIES);
 }
 
-bool cfg_space_init(struct cfg_space *space, const json_t *body, const struct cfg_catalog *catalog, struct est_faults *faults)
+bool cfg_space_init(struct cfg_space *space, const json_t *body, const struct cfg_catalog *catalog,
+		    struct est_faults *faults)
 {
 	static const char *const known[] = { "request", "gpus", "max_gpus", "vary", "objective", "limit", "prices", NULL };
 	size_t before = faults->count;
@@ -134,7 +140,8 @@ bool cfg_space_init(struct cfg_space *space, const json_t *body, const struct cf
 	if (!read_request(space, body, faults))
 		return false;
 	node = space->base.request.parallelism.gpus;
-	if (!est_request_names(&space->base.request, "parallelism.gpus") && node < space->base.request.parallelism.gpus_per_node)
+	if (!est_request_names(&space->base.request, "parallelism.gpus")
+	    && node < space->base.request.parallelism.gpus_per_node)
 		node = space->base.request.parallelism.gpus_per_node;
 	space->max_gpus = read_count(body, "max_gpus", CFG_SPACE_GPUS, node < CFG_SPACE_GPUS ? node : CFG_SPACE_GPUS, faults);
 	read_cards(space, json_object_get(body, "gpus"), faults);

@@ -5,11 +5,16 @@
 /* clang-format off */
 /* Dense 16-bit operations of the matrix units with 32-bit sums, 10^12 a second: data sheets of NVIDIA and AMD. */
 static const struct { const char *gpu; double tera; } tensor_cores[] = {
-	{ "a100-", 312 }, { "a800-", 312 }, { "a10g", 70 }, { "a10", 125 }, { "a30", 165 }, { "a40", 150 }, { "b100-", 1800 }, { "b200-", 2250 },
-	{ "b300-", 2250 }, { "gb200-", 2500 }, { "gb300-", 2500 }, { "gh200-", 989 }, { "h100-nvl", 835 }, { "h100-pcie", 756 },
-	{ "h100-sxm5", 989 }, { "h20-", 148 }, { "h200-nvl", 835 }, { "h200-sxm", 989 }, { "h800-", 989 }, { "l20", 120 }, { "l4", 121 }, { "l40s", 362 },
-	{ "l40", 181 }, { "mi210-", 181 }, { "mi250x-", 191 }, { "mi300x-", 1307 }, { "mi325x-", 1307 }, { "mi350x-", 2300 }, { "mi355x-", 2500 },
-	{ "rtx-3090", 71 }, { "rtx-4090", 165 }, { "rtx-5090", 209 }, { "rtx-a6000", 155 }, { "rtx-6000-ada", 182 }, { "t4", 65 }, { "v100-", 125 },
+	{ "a100-", 312 }, { "a800-", 312 }, { "a10g", 70 }, { "a10", 125 }, { "a30", 165 }, { "a40", 150 },
+	{ "b100-", 1800 }, { "b200-", 2250 },
+	{ "b300-", 2250 }, { "gb200-", 2500 }, { "gb300-", 2500 }, { "gh200-", 989 }, { "h100-nvl", 835 },
+	{ "h100-pcie", 756 },
+	{ "h100-sxm5", 989 }, { "h20-", 148 }, { "h200-nvl", 835 }, { "h200-sxm", 989 }, { "h800-", 989 },
+	{ "l20", 120 }, { "l4", 121 }, { "l40s", 362 },
+	{ "l40", 181 }, { "mi210-", 181 }, { "mi250x-", 191 }, { "mi300x-", 1307 }, { "mi325x-", 1307 },
+	{ "mi350x-", 2300 }, { "mi355x-", 2500 },
+	{ "rtx-3090", 71 }, { "rtx-4090", 165 }, { "rtx-5090", 209 }, { "rtx-a6000", 155 }, { "rtx-6000-ada", 182 },
+	{ "t4", 65 }, { "v100-", 125 },
 };
 /* clang-format on */
 
@@ -78,14 +83,16 @@ static double active_parameters(const struct est_model *model)
 
 static double recomputed_share(const struct est_request *request)
 {
-	static const double selective[] = { [EST_SELECTIVE_OP] = 0.5, [EST_SELECTIVE_ATTENTION] = 0.2, [EST_SELECTIVE_ALL_MATMUL] = 0.1 };
+	static const double selective[] = { [EST_SELECTIVE_OP] = 0.5, [EST_SELECTIVE_ATTENTION] = 0.2,
+					    [EST_SELECTIVE_ALL_MATMUL] = 0.1 };
 
 	if (request->checkpointing == EST_CHECKPOINT_NONE)
 		return 0;
 	return request->checkpointing == EST_CHECKPOINT_SELECTIVE ? selective[request->selective] : 1;
 }
 
-void cfg_step_init(struct cfg_step *step, const struct est_request *request, const struct est_model *model, const struct est_floor *floor)
+void cfg_step_init(struct cfg_step *step, const struct est_request *request, const struct est_model *model,
+		   const struct est_floor *floor)
 {
 	bool adapts = request->method == EST_LORA || request->method == EST_QLORA;
 
@@ -128,11 +135,14 @@ static double model_ranks(const struct est_parallelism *p)
 }
 
 /* Gathered weights and reduced gradients, of one micro-batch; the step's own parts are shared by its micro-batches. */
-static double communication(const struct cfg_step *step, const struct est_request *request, const struct cfg_speed *speed)
+static double communication(const struct cfg_step *step, const struct est_request *request,
+			    const struct cfg_speed *speed)
 {
 	const struct est_parallelism *p = &request->parallelism;
-	double ranks = (double)est_shard_ranks(p), replicas = (double)p->gpus / ranks, micro = (double)request->gradient_accumulation_steps;
-	double weights = step->element * step->all / model_ranks(p), gradients = step->element * step->trained / model_ranks(p), bytes;
+	double ranks = (double)est_shard_ranks(p), replicas = (double)p->gpus / ranks,
+		micro = (double)request->gradient_accumulation_steps;
+	double weights = step->element * step->all / model_ranks(p),
+		gradients = step->element * step->trained / model_ranks(p), bytes;
 
 	if (request->method == EST_QLORA)
 		weights *= (double)request->quantization.bits / 16;
@@ -150,7 +160,8 @@ static double communication(const struct cfg_step *step, const struct est_reques
 }
 
 /* The optimizer's pass over its states, on the card or on the host. */
-static double optimizer_step(const struct cfg_step *step, const struct est_request *request, const struct cfg_speed *speed)
+static double optimizer_step(const struct cfg_step *step, const struct est_request *request,
+			     const struct cfg_speed *speed)
 {
 	const struct est_parallelism *p = &request->parallelism;
 	double shards = model_ranks(p) * (p->gpus > 1 && p->strategy >= EST_ZERO1 ? (double)est_shard_ranks(p) : 1);

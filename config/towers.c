@@ -7,7 +7,8 @@
 /* clang-format off */
 const struct cfg_composite cfg_composites[] = {
 	{ "exaone4_5", "exaone4", .caches_in_training = true, .shape = {
-		EST_TOWER_EXAONE4_5, .hidden_size = 2048, .intermediate_size = 5120, .num_hidden_layers = 28, .num_attention_heads = 32,
+		EST_TOWER_EXAONE4_5, .hidden_size = 2048, .intermediate_size = 5120, .num_hidden_layers = 28,
+		.num_attention_heads = 32,
 		.num_key_value_heads = 8, .patch_size = 14, .temporal_patch_size = 2, .spatial_merge_size = 2 } },
 	{ "gemma3", "gemma3_text", .caches_in_training = true, .ties_by_default = true, .shape = {
 		EST_TOWER_SIGLIP, .hidden_size = 768, .intermediate_size = 3072, .num_hidden_layers = 12, .num_attention_heads = 12,
@@ -29,23 +30,27 @@ const struct cfg_composite cfg_composites[] = {
 		.patch_size = 14, .temporal_patch_size = 1, .image_size = 448, .num_global_layers = 8, .max_num_tiles = 4,
 		.max_aspect_ratio_id = 8, .vision_output_dim = 7680 } },
 	{ "qwen2_vl", "qwen2_vl_text", .caches_in_training = true, .shape = {
-		EST_TOWER_QWEN2_VL, .hidden_size = 1280, .intermediate_size = 5120, .num_hidden_layers = 32, .num_attention_heads = 16,
-		.patch_size = 14, .temporal_patch_size = 2, .spatial_merge_size = 2 } },
+		EST_TOWER_QWEN2_VL, .hidden_size = 1280, .intermediate_size = 5120, .num_hidden_layers = 32,
+		.num_attention_heads = 16, .patch_size = 14, .temporal_patch_size = 2, .spatial_merge_size = 2 } },
 	{ "qwen2_5_vl", "qwen2_5_vl_text", .caches_in_training = true, .shape = {
-		EST_TOWER_QWEN2_5_VL, .hidden_size = 3584, .intermediate_size = 3420, .num_hidden_layers = 32, .num_attention_heads = 16,
-		.patch_size = 14, .temporal_patch_size = 2, .spatial_merge_size = 2 } },
+		EST_TOWER_QWEN2_5_VL, .hidden_size = 3584, .intermediate_size = 3420, .num_hidden_layers = 32,
+		.num_attention_heads = 16, .patch_size = 14, .temporal_patch_size = 2, .spatial_merge_size = 2 } },
 	{ "qwen3_5", "qwen3_5_text", .shape = {
-		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27, .num_attention_heads = 16,
+		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27,
+		.num_attention_heads = 16,
 		.patch_size = 16, .temporal_patch_size = 2, .spatial_merge_size = 2, .num_position_embeddings = 2304 } },
 	{ "qwen3_5_moe", "qwen3_5_moe_text", .shape = {
-		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27, .num_attention_heads = 16,
+		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27,
+		.num_attention_heads = 16,
 		.patch_size = 16, .temporal_patch_size = 2, .spatial_merge_size = 2, .num_position_embeddings = 2304 } },
 	{ "qwen3_vl", "qwen3_vl_text", .caches_in_training = true, .shape = {
-		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27, .num_attention_heads = 16,
+		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27,
+		.num_attention_heads = 16,
 		.patch_size = 16, .temporal_patch_size = 2, .spatial_merge_size = 2, .num_position_embeddings = 2304,
 		.num_deepstack = 3 } },
 	{ "qwen3_vl_moe", "qwen3_vl_moe_text", .caches_in_training = true, .shape = {
-		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27, .num_attention_heads = 16,
+		EST_TOWER_QWEN3_VL, .hidden_size = 1152, .intermediate_size = 4304, .num_hidden_layers = 27,
+		.num_attention_heads = 16,
 		.patch_size = 16, .temporal_patch_size = 2, .spatial_merge_size = 2, .num_position_embeddings = 2304,
 		.num_deepstack = 3 } },
 };
@@ -118,7 +123,8 @@ static void complain(const struct cfg_hf_reading *reading, const char *where, co
 	cfg_hf_complain(reading, key, EST_OUT_OF_RANGE, detail);
 }
 
-static void read_key(const struct cfg_hf_reading *reading, const json_t *object, const char *where, const struct key *key)
+static void read_key(const struct cfg_hf_reading *reading, const json_t *object, const char *where,
+		     const struct key *key)
 {
 	const json_t *value = NULL;
 	const char *name = NULL;
@@ -132,7 +138,8 @@ static void read_key(const struct cfg_hf_reading *reading, const json_t *object,
 	if (!value || json_is_null(value))
 		return;
 	number = (int64_t)json_integer_value(value);
-	if (json_is_integer(value) && number >= 0 && number <= key->max && (number > 0 || key->offset == offsetof(struct est_vision, num_deepstack))) {
+	if (json_is_integer(value) && number >= 0 && number <= key->max
+	    && (number > 0 || key->offset == offsetof(struct est_vision, num_deepstack))) {
 		memcpy((char *)&reading->model->vision + key->offset, &number, sizeof(number));
 		return;
 	}
@@ -169,7 +176,8 @@ static const char *variant(const json_t *object, const json_t *tower, const stru
 		return other_tower;
 	if (type && vision->tower == EST_TOWER_PIXTRAL && strcmp(type, "pixtral") != 0)
 		return other_tower;
-	if (vision->hidden_size % vision->num_attention_heads || (vision->image_size && vision->patch_size > vision->image_size))
+	if (vision->hidden_size % vision->num_attention_heads
+	    || (vision->image_size && vision->patch_size > vision->image_size))
 		return irregular_heads;
 	return NULL;
 }
@@ -178,7 +186,8 @@ static const char *variant(const json_t *object, const json_t *tower, const stru
 static void settle_mllama(const struct cfg_hf_reading *reading, const json_t *tower)
 {
 	const json_t *text = cfg_composite_text(reading->object), *layers = json_object_get(text, "cross_attention_layers");
-	const json_t *ratios = json_object_get(tower, "supported_aspect_ratios"), *counted = json_object_get(text, "num_cross_attention_layers");
+	const json_t *ratios = json_object_get(tower, "supported_aspect_ratios"),
+		*counted = json_object_get(text, "num_cross_attention_layers");
 	struct est_model *model = reading->model;
 	int64_t count = (int64_t)json_array_size(layers);
 

@@ -4,8 +4,8 @@
 
 #include "config/hf_keys.h"
 
-/* A composite config.json: its language model's keys lie in text_config (or, as older files and the catalogue have it, at the top), the
- * tower's in vision_config (the catalogue's: vision). */
+/* A composite config.json: its language model's keys lie in text_config (or, as older files and the catalogue have
+ * it, at the top), the tower's in vision_config (the catalogue's: vision). */
 struct cfg_composite {
 	const char *model_type;
 	const char *text;            /* model_type of the language model where text_config does not say */

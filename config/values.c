@@ -280,7 +280,8 @@ static void read_sizes(struct cfg_reader *reader, const struct est_field *field,
 }
 
 /* Kept until the request's own fields are read. */
-static void read_file(struct cfg_reader *reader, const struct est_field *field, const json_t *value, const char *pointer)
+static void read_file(struct cfg_reader *reader, const struct est_field *field, const json_t *value,
+		      const char *pointer)
 {
 	size_t i;
 

@@ -10,8 +10,8 @@ struct cfg_change {
 	double value;        /* as est_field_set() takes it; NAN: as if the client had not named it */
 };
 
-/* base with the changes made and every default that follows from them taken anew. False when that is no valid request, or one
- * that is not modelled. */
+/* base with the changes made and every default that follows from them taken anew. False when that is no valid
+ * request, or one that is not modelled. */
 bool cfg_vary(const struct cfg_request *base, const struct cfg_change *changes, size_t count, struct est_request *ret);
 
 #endif

@@ -89,23 +89,27 @@ bool cfg_entry_settle(struct cfg_search *search, struct cfg_entry *entry)
 
 static int64_t value_at(const struct cfg_space *space, enum scale scale, int index)
 {
-	return scale == GPUS ? space->gpus.values[index] : scale == BATCH ? space->batches.values[index] : space->lengths.values[index];
+	if (scale == GPUS)
+		return space->gpus.values[index];
+	return scale == BATCH ? space->batches.values[index] : space->lengths.values[index];
 }
 
 /* What is alive by the replay at point with index of the scale; 0: not known. */
-static double alive_at(const struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point, enum scale scale, int index)
+static double alive_at(const struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point,
+		       enum scale scale, int index)
 {
 	*index_of(&point, scale) = (uint16_t)index;
 	return (double)cfg_known_at(&search->known[entry->recipe], entry->card, point, false);
 }
 
-/* Where batch or length should end by the line from the sure index, or the easiest, to the next one above best that was too much:
- * what is alive bends upwards, so that what lies below the line is right. -1: there is no such line. */
-static int interpolate(const struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point, enum scale scale, int best,
-		       int sure)
+/* Where batch or length should end by the line from the sure index, or the easiest, to the next one above best that
+ * was too much: what is alive bends upwards, so that what lies below the line is right. -1: there is no such line. */
+static int interpolate(const struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point,
+		       enum scale scale, int best, int sure)
 {
 	const struct walk walk = walk_of(search, &search->known[entry->recipe], scale);
-	double low = alive_at(search, entry, point, scale, sure), high = 0, room = (double)cfg_space_usable(&search->space, entry->card), end;
+	double low = alive_at(search, entry, point, scale, sure), high = 0,
+		room = (double)cfg_space_usable(&search->space, entry->card), end;
 	int above = best;
 
 	while (scale != GPUS && above < walk.from && high <= 0)
@@ -113,14 +117,16 @@ static int interpolate(const struct cfg_search *search, const struct cfg_entry *
 	if (low <= 0 || low > room || high <= room)
 		return -1;
 	end = (double)value_at(&search->space, scale, sure)
-	      + (room - low) / (high - low) * (double)(value_at(&search->space, scale, above) - value_at(&search->space, scale, sure));
+	      + (room - low) / (high - low) * (double)(value_at(&search->space, scale, above) - value_at(&search->space,
+													 scale, sure));
 	while (sure < best && (double)value_at(&search->space, scale, sure + 1) <= end)
 		sure++;
 	return sure;
 }
 
 /* The first index on the way from best to the easiest that is sure; the easiest when none is. */
-static int find_sure(const struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point, enum scale scale, int best)
+static int find_sure(const struct cfg_search *search, const struct cfg_entry *entry, struct cfg_point point,
+		     enum scale scale, int best)
 {
 	const struct cfg_known *known = &search->known[entry->recipe];
 	struct walk walk = walk_of(search, known, scale);

@@ -47,8 +47,8 @@ static int64_t projection_parameters(const struct est_model *model, const struct
 	return count;
 }
 
-/* Families of which PEFT knows that Transformers 5 has fused their experts: it translates names of the old layers. None of those that
- * see. */
+/* Families of which PEFT knows that Transformers 5 has fused their experts: it translates names of the old layers.
+ * None of those that see. */
 static bool translates_names(const struct est_model *model)
 {
 	return model->architecture != EST_ARCH_UNSUPPORTED && model->num_experts > 0 && model->vision.tower == EST_TOWER_NONE
@@ -92,7 +92,8 @@ bool est_is_adapted(const struct est_model *model, const struct est_names *targe
 /* One matrix of rank r for each expert; gate and up, which are fused, get twice the rank. */
 static int64_t expert_parameters(const struct est_model *model, const struct est_lora *lora)
 {
-	int64_t rank = lora->rank * model->num_experts, hidden = est_model_expert_width(model), width = model->moe_intermediate_size;
+	int64_t rank = lora->rank * model->num_experts, hidden = est_model_expert_width(model),
+		width = model->moe_intermediate_size;
 	int64_t gate_up = est_adapts_gate_up(model, &lora->target_modules) ? 2 * rank * (hidden + 2 * width) : 0;
 
 	return gate_up + (est_adapts_down(model, &lora->target_modules) ? rank * (width + hidden) : 0);
@@ -128,7 +129,8 @@ int64_t est_lora_tower_parameters(const struct est_model *model, const struct es
 }
 
 /* The adapters of one layer. */
-static int64_t layer_parameters(const struct est_model *model, const struct est_lora *lora, const struct est_module *module)
+static int64_t layer_parameters(const struct est_model *model, const struct est_lora *lora,
+				const struct est_module *module)
 {
 	int64_t count = 0;
 

@@ -15,9 +15,9 @@ int64_t est_lora_tower_parameters(const struct est_model *model, const struct es
 /* Whether targets name a module (or are "all-linear"). */
 bool est_is_target(const struct est_names *targets, const char *name);
 
-/* Whether PEFT adapts a linear layer or router of the model. "all-linear" is every linear layer but the head; where PEFT 0.21
- * knows that Transformers 5 has fused a family's experts, it is the fused weights and the router too, and the names of an MLP's
- * layers mean the experts alone. */
+/* Whether PEFT adapts a linear layer or router of the model. "all-linear" is every linear layer but the head; where
+ * PEFT 0.21 knows that Transformers 5 has fused a family's experts, it is the fused weights and the router too, and
+ * the names of an MLP's layers mean the experts alone. */
 bool est_is_adapted(const struct est_model *model, const struct est_names *targets, const struct est_module *module);
 /* Whether PEFT adapts a part of a vision tower: linear layers, and convolutions by their names. */
 bool est_is_part_adapted(const struct est_names *targets, const struct est_vision_part *part);
@@ -27,8 +27,8 @@ bool est_adapts_down(const struct est_model *model, const struct est_names *targ
 /* Whether targets name any of these, experts or router, whole or in part. */
 bool est_adapts_parameters(const struct est_model *model, const struct est_names *targets);
 
-/* Parameters with a gradient: all of them, the adapters, or (freeze) the last layers and the head, which is the embedding
- * where they are tied. */
+/* Parameters with a gradient: all of them, the adapters, or (freeze) the last layers and the head, which is the
+ * embedding where they are tied. */
 int64_t est_trainable_parameters(const struct est_request *request, const struct est_model *model);
 
 #endif

@@ -50,7 +50,8 @@ static struct est_tensor dropout_add(struct est_pass *pass, struct est_tensor x,
 }
 
 /* residual + dropout(down_proj(h)); h moves in, and goes before what it gives */
-static struct est_tensor mlp_end(struct est_pass *pass, const struct est_layer *layer, struct est_tensor h, struct est_tensor residual)
+static struct est_tensor mlp_end(struct est_pass *pass, const struct est_layer *layer, struct est_tensor h,
+				 struct est_tensor residual)
 {
 	struct est_tensor y = est_hold(est_linear(pass->tape, &layer->down_proj, h)), out = dropout_add(pass, y, residual);
 
@@ -64,7 +65,8 @@ static struct est_tensor bloom_attention(struct est_pass *pass, const struct est
 					 struct est_tensor residual)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor fused = est_hold(est_linear(tape, &layer->qkv_proj, x)), heads[3], in[3], scores, masked, weights, projected, out;
+	struct est_tensor fused = est_hold(est_linear(tape, &layer->qkv_proj, x)), heads[3], in[3], scores, masked,
+		weights, projected, out;
 
 	for (unsigned i = 0; i < 3; i++)
 		heads[i] = est_hold(select_heads(pass, fused));
@@ -92,12 +94,12 @@ static struct est_tensor bloom_attention(struct est_pass *pass, const struct est
 	return out;
 }
 
-/* GeLUFunction calculates by operators both ways: each step makes a tensor of the input's size, then what it was made of is
- * given up (steps by their index; -1: none). The last one is the result. */
+/* GeLUFunction calculates by operators both ways: each step makes a tensor of the input's size, then what it was
+ * made of is given up (steps by their index; -1: none). The last one is the result. */
 enum { GELU_STEPS = 9, GELU_BACK_STEPS = 18 };
 
-static struct est_tensor calculate(struct est_tape *tape, unsigned count, const signed char gives_up[][2], uint64_t numel,
-				   uint8_t element)
+static struct est_tensor calculate(struct est_tape *tape, unsigned count, const signed char gives_up[][2],
+				   uint64_t numel, uint8_t element)
 {
 	struct est_tensor made[GELU_BACK_STEPS];
 

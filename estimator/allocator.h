@@ -67,23 +67,24 @@ size_t est_allocator_arena_size(size_t ids);
 /* Empties it, as est_allocator_init() left it, and sets another limit. Much cheaper than a new one. */
 void est_allocator_reset(struct est_allocator *allocator, uint64_t limit);
 
-/* Sets another limit (0: none) on one that goes on; it is not out of memory any more, and nothing was refused so far. With
- * keeps_cache, which est_allocator_reset() ends, the first request that does not fit leaves it out of memory and as it was,
- * nothing given back: under another limit the same request may be made again. */
+/* Sets another limit (0: none) on one that goes on; it is not out of memory any more, and nothing was refused so
+ * far. With keeps_cache, which est_allocator_reset() ends, the first request that does not fit leaves it out of
+ * memory and as it was, nothing given back: under another limit the same request may be made again. */
 void est_allocator_limit(struct est_allocator *allocator, uint64_t limit, bool keeps_cache);
 
-/* From now on the first request that is within the limit only by reserving more than watch (UINT64_MAX: none) leaves it out of
- * memory and parted, and as it was: up to here a run under the limit watch is the same. Segments of fixed size only. The
- * request may be made again under another watch. */
+/* From now on the first request that is within the limit only by reserving more than watch (UINT64_MAX: none) leaves
+ * it out of memory and parted, and as it was: up to here a run under the limit watch is the same. Segments of fixed
+ * size only. The request may be made again under another watch. */
 void est_allocator_watch(struct est_allocator *allocator, uint64_t watch);
 
-/* Makes to, an allocator for as many ids and of the same kind of segments, a copy of from. False, and to as it was, when its
- * block table is too small, which that of est_allocator_init() never is. */
+/* Makes to, an allocator for as many ids and of the same kind of segments, a copy of from. False, and to as it was,
+ * when its block table is too small, which that of est_allocator_init() never is. */
 bool est_allocator_copy(struct est_allocator *to, const struct est_allocator *from);
 
-/* One that is only to keep copies of from, now or a little later: smaller than est_allocator_init()'s. False, with nothing
- * taken, when the arena has no room for it. */
-bool est_allocator_init_keeper(struct est_allocator *allocator, struct est_arena *arena, const struct est_allocator *from);
+/* One that is only to keep copies of from, now or a little later: smaller than est_allocator_init()'s. False, with
+ * nothing taken, when the arena has no room for it. */
+bool est_allocator_init_keeper(struct est_allocator *allocator, struct est_arena *arena,
+			       const struct est_allocator *from);
 
 /* Allocates units (0: nothing, as torch does for an empty tensor) under an id that is not alive. More than
  * EST_LARGEST_REQUEST units are taken for that many. */

@@ -82,7 +82,8 @@ static const struct est_module gpt_neox[] = {
 static const struct est_module opt[] = {
 	LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV), LINEAR(q_proj, HIDDEN, QUERY, QKV),
 	NAMED(o_proj, "out_proj", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
-	NAMED(up_proj, "fc1", HIDDEN, MLP, MLP), NAMED(down_proj, "fc2", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+	NAMED(up_proj, "fc1", HIDDEN, MLP, MLP), NAMED(down_proj, "fc2", MLP, HIDDEN, MLP),
+	NORM(post_attention_layernorm, HIDDEN), END
 };
 
 #define ATTENTION LINEAR(q_proj, HIDDEN, QUERY, QKV), LINEAR(k_proj, HIDDEN, KEY, QKV), LINEAR(v_proj, HIDDEN, KEY, QKV), \
@@ -99,7 +100,8 @@ static const struct est_module opt[] = {
 	LINEAR(kv_a_proj_with_mqa, HIDDEN, KV_COMPRESSED, QKV), NORM(kv_a_layernorm, KV_RANK), \
 	LINEAR(kv_b_proj, KV_RANK, KV_HEADS, NONE), LINEAR(o_proj, V_HEADS, HIDDEN, O)
 static const struct est_module qwen[] = {
-	NAMED(qkv_proj, "c_attn", HIDDEN, QKV, QKV), NAMED(o_proj, "c_proj", QUERY, HIDDEN, O), NAMED(up_proj, "w1", HIDDEN, MLP, MLP),
+	NAMED(qkv_proj, "c_attn", HIDDEN, QKV, QKV), NAMED(o_proj, "c_proj", QUERY, HIDDEN, O),
+	NAMED(up_proj, "w1", HIDDEN, MLP, MLP),
 	NAMED(gate_proj, "w2", HIDDEN, MLP, MLP), NAMED(down_proj, "c_proj", MLP, HIDDEN, MLP), NORMS, END
 };
 static const struct est_module mixtral[] = { ATTENTION, ROUTER, EXPERTS, NORMS, END };
@@ -135,7 +137,8 @@ static const struct est_module granite_mamba_moe[] = {
 };
 static const struct est_module bamba[] = { DENSE_MLP, NORMS, ATTENTION, END };
 static const struct est_module bamba_mamba[] = { DENSE_MLP, NORMS, MAMBA2, END };
-static const struct est_module falcon_h1[] = { DENSE_MLP, MAMBA2, BARE(mixer.mup_vector, MULTIPLIERS), ATTENTION, NORMS, END };
+static const struct est_module falcon_h1[] = { DENSE_MLP, MAMBA2, BARE(mixer.mup_vector, MULTIPLIERS), ATTENTION, NORMS,
+					       END };
 static const struct est_module mamba2[] = { NORM(input_layernorm, HIDDEN), MAMBA2, END };
 #define LFM2_ATTENTION LINEAR(q_proj, HIDDEN, QUERY, NONE), LINEAR(k_proj, HIDDEN, KEY, NONE), LINEAR(v_proj, HIDDEN, KEY, NONE), \
 	NAMED(o_proj, "out_proj", QUERY, HIDDEN, NONE), NORM(q_norm, HEAD), NORM(k_norm, HEAD)
@@ -150,9 +153,11 @@ static const struct est_module lfm2_conv_moe[] = { LFM2_CONV, EXPERTS, ROUTER, N
 /* norm, then one block: mixer */
 static const struct est_module nemotron_attention[] = { NORM(input_layernorm, HIDDEN), ATTENTION, END };
 static const struct est_module nemotron_mamba[] = { NORM(input_layernorm, HIDDEN), MAMBA2, END };
-static const struct est_module nemotron_mlp[] = { NORM(input_layernorm, HIDDEN), PLAIN_MLP("up_proj", "down_proj"), END };
+static const struct est_module nemotron_mlp[] = { NORM(input_layernorm, HIDDEN), PLAIN_MLP("up_proj", "down_proj"),
+						  END };
 static const struct est_module nemotron_moe[] = {
-	NORM(input_layernorm, HIDDEN), EXPERTS, ROUTER, LINEAR(up_proj, HIDDEN, SHARED, MLP), LINEAR(down_proj, SHARED, HIDDEN, MLP),
+	NORM(input_layernorm, HIDDEN), EXPERTS, ROUTER, LINEAR(up_proj, HIDDEN, SHARED, MLP),
+	LINEAR(down_proj, SHARED, HIDDEN, MLP),
 	LINEAR(fc1_latent_proj, HIDDEN, EXPERT_LATENT, MLP), LINEAR(fc2_latent_proj, EXPERT_LATENT, HIDDEN, MLP), END
 };
 /* conv1d, dt_bias, A_log, norm, out_proj, in_proj_qkv, in_proj_z, in_proj_b, in_proj_a */
@@ -176,21 +181,27 @@ static const struct est_module qwen3_5_delta_moe[] = { DELTA_NET, GATED_MIXTURE,
 static const struct est_module llama4_moe[] = { ATTENTION, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
-/* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and LayerNorm */
+/* BERT: attention.self.query, key, value, attention.output.dense and LayerNorm, intermediate.dense, output.dense and
+ * LayerNorm */
 static const struct est_module bert[] = {
-	NAMED(q_proj, "query", HIDDEN, QUERY, QKV), NAMED(k_proj, "key", HIDDEN, KEY, QKV), NAMED(v_proj, "value", HIDDEN, KEY, QKV),
+	NAMED(q_proj, "query", HIDDEN, QUERY, QKV), NAMED(k_proj, "key", HIDDEN, KEY, QKV),
+	NAMED(v_proj, "value", HIDDEN, KEY, QKV),
 	NAMED(o_proj, "dense", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
-	NAMED(up_proj, "dense", HIDDEN, MLP, MLP), NAMED(down_proj, "dense", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+	NAMED(up_proj, "dense", HIDDEN, MLP, MLP), NAMED(down_proj, "dense", MLP, HIDDEN, MLP),
+	NORM(post_attention_layernorm, HIDDEN), END
 };
 static const struct est_module deberta[] = {
 	NAMED(q_proj, "query_proj", HIDDEN, QUERY, QKV), NAMED(k_proj, "key_proj", HIDDEN, KEY, QKV),
 	NAMED(v_proj, "value_proj", HIDDEN, KEY, QKV), NAMED(o_proj, "dense", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
-	NAMED(up_proj, "dense", HIDDEN, MLP, MLP), NAMED(down_proj, "dense", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+	NAMED(up_proj, "dense", HIDDEN, MLP, MLP), NAMED(down_proj, "dense", MLP, HIDDEN, MLP),
+	NORM(post_attention_layernorm, HIDDEN), END
 };
 static const struct est_module distilbert[] = {
-	NAMED(q_proj, "q_lin", HIDDEN, QUERY, QKV), NAMED(k_proj, "k_lin", HIDDEN, KEY, QKV), NAMED(v_proj, "v_lin", HIDDEN, KEY, QKV),
+	NAMED(q_proj, "q_lin", HIDDEN, QUERY, QKV), NAMED(k_proj, "k_lin", HIDDEN, KEY, QKV),
+	NAMED(v_proj, "v_lin", HIDDEN, KEY, QKV),
 	NAMED(o_proj, "out_lin", QUERY, HIDDEN, O), NORM(input_layernorm, HIDDEN),
-	NAMED(up_proj, "lin1", HIDDEN, MLP, MLP), NAMED(down_proj, "lin2", MLP, HIDDEN, MLP), NORM(post_attention_layernorm, HIDDEN), END
+	NAMED(up_proj, "lin1", HIDDEN, MLP, MLP), NAMED(down_proj, "lin2", MLP, HIDDEN, MLP),
+	NORM(post_attention_layernorm, HIDDEN), END
 };
 #define MODERNBERT_BLOCKS NAMED(qkv_proj, "Wqkv", HIDDEN, QKV, QKV), NAMED(o_proj, "Wo", QUERY, HIDDEN, O), \
 	NORM(post_attention_layernorm, HIDDEN), NAMED(gate_up_proj, "Wi", HIDDEN, GATE_UP, MLP), NAMED(down_proj, "Wo", MLP, HIDDEN, MLP)
@@ -292,9 +303,11 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_ERNIE4_5]    = { llama, est_llama_layer, est_llama_norm, .rotary = true, .fp32_rope = true,
 				   .rotate = est_apply_ernie_rope },
 	[EST_ARCH_STABLELM]    = { llama, est_stablelm_layer, est_torch_layer_norm, .rotary = true },
-	[EST_ARCH_STARCODER2]  = { starcoder2, est_starcoder2_layer, est_torch_layer_norm, .rotary = true, .drops_embedding_first = true },
+	[EST_ARCH_STARCODER2]  = { starcoder2, est_starcoder2_layer, est_torch_layer_norm, .rotary = true,
+				   .drops_embedding_first = true },
 	[EST_ARCH_PHI]         = { phi, est_phi_layer, est_torch_layer_norm, .rotary = true, .drops_embedding_first = true },
-	[EST_ARCH_COHERE]      = { cohere, est_cohere_layer, est_cohere_norm, .rotary = true, .rotate = est_apply_cohere_rope },
+	[EST_ARCH_COHERE]      = { cohere, est_cohere_layer, est_cohere_norm, .rotary = true,
+				   .rotate = est_apply_cohere_rope },
 	[EST_ARCH_GLM]         = { glm, est_glm_layer, est_llama_norm, .rotary = true, .rotate = est_apply_glm_rope },
 	[EST_ARCH_GLM4]        = { glm4_dense, est_glm4_layer, est_llama_norm, .rotary = true, .rotate = est_apply_glm_rope },
 	[EST_ARCH_EXAONE4]     = { exaone4, est_exaone4_layer, est_llama_norm, .rotary = true },
@@ -307,8 +320,8 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GPT_NEO]     = { gpt_neo, est_gpt_neo_layer, est_torch_layer_norm, .returns_weights = true },
 	[EST_ARCH_GPT_BIGCODE] = { gpt_bigcode, est_gpt_bigcode_layer, est_torch_layer_norm, .rotary = false },
 	[EST_ARCH_MIXTRAL]     = { mixtral, est_mixtral_layer, est_llama_norm, .rotary = true, .sparse = mixtral },
-	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen2_moe, .flat_shared_experts = true,
-				   .experts_by_their_own_names = true },
+	[EST_ARCH_QWEN2_MOE]   = { llama, est_qwen2_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen2_moe,
+				   .flat_shared_experts = true, .experts_by_their_own_names = true },
 	[EST_ARCH_QWEN3_MOE]   = { qwen3, est_qwen3_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen3_moe },
 	[EST_ARCH_OLMOE]       = { olmoe, est_olmoe_layer, est_llama_norm, .rotary = true, .sparse = olmoe },
 	[EST_ARCH_DEEPSEEK_V2] = { latent, est_deepseek_v2_layer, est_llama_norm, .rotary = true, .complex_rope = true,
@@ -327,7 +340,8 @@ static const struct est_architecture_row architectures[] = {
 				   .fp32_router = true },
 	[EST_ARCH_GRANITE_MOE] = { granite, est_granite_moe_layer, est_llama_norm, .rotary = true, .sparse = granite_moe,
 				   .mixer = granite_mamba, .mixer_sparse = granite_mamba_moe, .experts_by_their_own_names = true },
-	[EST_ARCH_NEMOTRON_H]  = { nemotron_attention, est_nemotron_h_layer, est_olmo2_norm, .rotary = false, .sparse = nemotron_moe,
+	[EST_ARCH_NEMOTRON_H]  = { nemotron_attention, est_nemotron_h_layer, est_olmo2_norm, .rotary = false,
+				   .sparse = nemotron_moe,
 				   .mixer = nemotron_mamba, .feeds = nemotron_mlp, .experts_by_their_own_names = true,
 				   .peft_refuses_out_proj = true, .fp32_logits = true },
 	[EST_ARCH_BAMBA]       = { bamba, est_bamba_layer, est_llama_norm, .rotary = true, .mixer = bamba_mamba },
@@ -340,23 +354,25 @@ static const struct est_architecture_row architectures[] = {
 				   .experts_by_their_own_names = true },
 	[EST_ARCH_QWEN3_NEXT]  = { qwen3_5, est_qwen3_5_layer, est_gemma_norm, .rotary = true, .sparse = qwen3_5_moe,
 				   .mixer = qwen3_next_delta, .mixer_sparse = qwen3_next_delta_moe, .flat_shared_experts = true },
-	[EST_ARCH_LFM2]        = { lfm2, est_lfm2_layer, est_llama_norm, .rotary = true, .sparse = lfm2_moe, .mixer = lfm2_conv,
+	[EST_ARCH_LFM2]        = { lfm2, est_lfm2_layer, est_llama_norm, .rotary = true, .sparse = lfm2_moe,
+				   .mixer = lfm2_conv,
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_PHIMOE]      = { llama, est_phimoe_layer, est_torch_layer_norm, .rotary = true, .sparse = mixtral,
 				   .experts_by_their_own_names = true, .peft_refuses_router = true },
-	[EST_ARCH_LLAMA4]      = { llama, est_llama4_layer, est_llama4_norm, .rotary = true, .complex_rope = true, .sparse = llama4_moe,
+	[EST_ARCH_LLAMA4]      = { llama, est_llama4_layer, est_llama4_norm, .rotary = true, .complex_rope = true,
+				   .sparse = llama4_moe,
 				   .flat_shared_experts = true, .experts_by_their_own_names = true, .peft_refuses_router = true },
 	[EST_ARCH_GPT_OSS]     = { gpt_oss, est_gpt_oss_layer, est_olmo2_norm, .rotary = true, .sparse = gpt_oss,
 				   .experts_by_their_own_names = true },
 	[EST_ARCH_QWEN]        = { qwen, est_qwen_layer, est_qwen_norm, .rotary = false },
-	[EST_ARCH_LITGPT]      = { .modules = litgpt, .layer = est_litgpt_layer, .final_norm = est_litgpt_norm, .rebinds_embedding = true,
-				   .expands_heads = true, .joins_heads = true },
+	[EST_ARCH_LITGPT]      = { .modules = litgpt, .layer = est_litgpt_layer, .final_norm = est_litgpt_norm,
+				   .rebinds_embedding = true, .expands_heads = true, .joins_heads = true },
 	[EST_ARCH_TORCHTUNE]   = { .modules = torchtune, .layer = est_torchtune_layer, .final_norm = est_torchtune_norm,
 				   .rebinds_embedding = true, .expands_heads = true },
 	[EST_ARCH_BERT]        = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_ROBERTA]     = { .modules = bert, .layer = est_bert_layer },
-	[EST_ARCH_MODERNBERT]  = { .modules = modernbert, .layer = est_modernbert_layer, .rotary = true, .rope_per_layer_type = true,
-				   .rotate = est_apply_modernbert_rope },
+	[EST_ARCH_MODERNBERT]  = { .modules = modernbert, .layer = est_modernbert_layer, .rotary = true,
+				   .rope_per_layer_type = true, .rotate = est_apply_modernbert_rope },
 	[EST_ARCH_DEBERTA]     = { .modules = deberta, .layer = est_deberta_layer },
 	[EST_ARCH_DISTILBERT]  = { .modules = distilbert, .layer = est_distilbert_layer },
 	[EST_ARCH_T5]          = { .modules = t5 },

@@ -10,10 +10,12 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 EST_WIDTH_SANDWICH_NORM, /* hidden, where a layer has norms behind its blocks too */
 		 EST_WIDTH_HEAD,
 		 EST_WIDTH_HEAD_NORM,   /* of a head, where it has a norm */
-		 EST_WIDTH_QUERY_NORM, EST_WIDTH_KEY_NORM, EST_WIDTH_SECOND_NORM, /* of all heads of q, of k, where they have a norm */
+		 EST_WIDTH_QUERY_NORM, EST_WIDTH_KEY_NORM, EST_WIDTH_SECOND_NORM, /* of all heads of q, of k, where
+										   * they have a norm */
 		 EST_WIDTH_EXPERT_LATENT, EST_WIDTH_SHARED, EST_WIDTH_SHARED_GATE_UP, /* of the shared experts together */
 		 EST_WIDTH_SHARED_GATE, /* 1, where their output has a gate */
-		 /* latent attention: q as heads (at once, or from its compressed form), q and k/v compressed, k_nope and v as heads */
+		 /* latent attention: q as heads (at once, or from its compressed form), q and k/v compressed, k_nope
+		  * and v as heads */
 		 EST_WIDTH_Q_DIRECT, EST_WIDTH_Q_HEADS, EST_WIDTH_Q_RANK, EST_WIDTH_KV_COMPRESSED, EST_WIDTH_KV_RANK,
 		 EST_WIDTH_KV_HEADS, EST_WIDTH_V_HEADS,
 		 /* an indexer's queries, its key, a weight for each head */
@@ -21,7 +23,8 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 /* mixers: three gates of LFM-2; Mamba-2's projection, what it mixes, what it convolves, its heads */
 		 EST_WIDTH_GATES, EST_WIDTH_SSM_PROJECTED, EST_WIDTH_SSM, EST_WIDTH_SSM_NORM, EST_WIDTH_SSM_CONV, EST_WIDTH_SSM_HEADS,
 		 /* the gated delta rule's values, their heads, one of them; q with a gate beside it */
-		 EST_WIDTH_DELTA, EST_WIDTH_DELTA_QKVZ, EST_WIDTH_DELTA_BA, EST_WIDTH_DELTA_HEADS, EST_WIDTH_DELTA_HEAD, EST_WIDTH_GATED_QUERY,
+		 EST_WIDTH_DELTA, EST_WIDTH_DELTA_QKVZ, EST_WIDTH_DELTA_BA, EST_WIDTH_DELTA_HEADS, EST_WIDTH_DELTA_HEAD,
+		 EST_WIDTH_GATED_QUERY,
 		 EST_WIDTH_VALUE,       /* of all heads, where v has a projection of its own */
 		 EST_WIDTH_EXPERT_COUNT };
 

@@ -33,7 +33,8 @@ static bool passes_grouped(const struct est_pass *pass, bool masked)
 {
 	const struct est_model *model = pass->model;
 
-	return !masked && !est_architecture_row(model->architecture)->expands_heads && model->head_dim <= 256 && model->num_key_value_heads != model->num_attention_heads
+	return !masked && !est_architecture_row(model->architecture)->expands_heads && model->head_dim <= 256
+	       && model->num_key_value_heads != model->num_attention_heads
 	       && !est_repeats_for_sdpa(&pass->request->versions);
 }
 
@@ -87,8 +88,8 @@ bool est_layer_is_masked(const struct est_pass *pass, const struct est_layer *la
 		&& !uses_flash_attention_package(pass->request);
 }
 
-/* What transformers' sdpa_attention_forward did before it took heads as they lie: k and v repeated whatever the kernel, and
- * .contiguous() of all three. By the request's word, so that the flash package's caller is left alone. */
+/* What transformers' sdpa_attention_forward did before it took heads as they lie: k and v repeated whatever the
+ * kernel, and .contiguous() of all three. By the request's word, so that the flash package's caller is left alone. */
 static bool always_repeats(const struct est_pass *pass)
 {
 	return pass->request->attention == EST_SDPA && est_repeats_for_sdpa(&pass->request->versions);
@@ -106,13 +107,15 @@ static bool joins_heads(const struct est_pass *pass)
 	       || est_architecture_row(pass->model->architecture)->joins_heads;
 }
 
-/* ---- SDPA's math path (_scaled_dot_product_attention_math): q and k are scaled each, scores and softmax in their dtype */
+/* ---- SDPA's math path (_scaled_dot_product_attention_math): q and k are scaled each, scores and softmax in their
+ * dtype */
 
 /* is_causal: ones().tril(), then 0 or -inf in the dtype of q */
 static struct est_tensor causal_bias(struct est_pass *pass, uint8_t element)
 {
 	uint64_t scores = pass->sequence * pass->sequence;
-	struct est_tensor ones = est_empty(pass->tape, scores, EST_BYTE), triangle = est_empty(pass->tape, scores, EST_BYTE), bias;
+	struct est_tensor ones = est_empty(pass->tape, scores, EST_BYTE),
+		triangle = est_empty(pass->tape, scores, EST_BYTE), bias;
 
 	est_drop(pass->tape, ones);
 	bias = est_empty(pass->tape, scores, element);
@@ -149,8 +152,9 @@ static struct est_tensor math(struct est_pass *pass, struct est_tensor q, struct
 
 /* ---- callers */
 
-/* query, key, value = query.contiguous(), key.contiguous(), value.contiguous(): frame[] holds what they were and are, in[]
- * follows. repeat_kv's result is contiguous already, unless it is one head expanded; one head alone is so too. */
+/* query, key, value = query.contiguous(), key.contiguous(), value.contiguous(): frame[] holds what they were and
+ * are, in[] follows. repeat_kv's result is contiguous already, unless it is one head expanded; one head alone is so
+ * too. */
 static void make_contiguous(struct est_pass *pass, bool repeated, struct est_tensor in[3], struct est_tensor frame[3])
 {
 	bool one_head = pass->model->num_key_value_heads == 1;
@@ -165,7 +169,8 @@ static void make_contiguous(struct est_pass *pass, bool repeated, struct est_ten
 	}
 }
 
-static struct est_tensor fused(struct est_pass *pass, enum est_kernel kernel, const struct est_tensor in[3], struct est_tensor bias)
+static struct est_tensor fused(struct est_pass *pass, enum est_kernel kernel, const struct est_tensor in[3],
+			       struct est_tensor bias)
 {
 	static const enum est_fused_kernel kernels[] = {
 		[EST_KERNEL_FLASH] = EST_FUSED_ATEN_FLASH, [EST_KERNEL_EFFICIENT] = EST_FUSED_ATEN_EFFICIENT,
@@ -173,10 +178,13 @@ static struct est_tensor fused(struct est_pass *pass, enum est_kernel kernel, co
 	};
 	struct est_fused_call call = {
 		.in = { in[0], in[1], in[2] }, .mask = bias, .output = est_attention_output(pass, in[0]),
-		.copies_output = (kernel == EST_KERNEL_FLASH && copies_heads(pass)) || (kernel == EST_KERNEL_CUDNN && joins_heads(pass)),
+		.copies_output = (kernel == EST_KERNEL_FLASH && copies_heads(pass))
+		|| (kernel == EST_KERNEL_CUDNN && joins_heads(pass)),
 	};
 
-	return (pass->request->parallelism.context > 1 ? est_ring_attention : est_fused_attention)(pass, kernels[kernel], &call);
+	if (pass->request->parallelism.context > 1)
+		return est_ring_attention(pass, kernels[kernel], &call);
+	return est_fused_attention(pass, kernels[kernel], &call);
 }
 
 /* pad_bias: the memory-efficient kernel wants rows of a multiple of 8 elements. bias moves in, held. */
@@ -202,7 +210,8 @@ static bool repeats(const struct est_pass *pass, enum est_kernel kernel, bool ma
 	       && (masked || kernel == EST_KERNEL_EFFICIENT || always_repeats(pass));
 }
 
-/* sdpa_attention_forward: a mask makes transformers repeat k and v and PyTorch turn the boolean mask into an additive one */
+/* sdpa_attention_forward: a mask makes transformers repeat k and v and PyTorch turn the boolean mask into an
+ * additive one */
 static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, struct est_tensor q, struct est_tensor k,
 			      struct est_tensor v, struct est_tensor mask)
 {
@@ -210,7 +219,8 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
 	struct est_tensor in[3] = { q, k, v }, frame[3] = { { 0 } }, bias = est_none, out;
-	bool repeated = repeats(pass, kernel, mask.numel > 0), as_query = kernel == EST_KERNEL_FLASH || kernel == EST_KERNEL_CUDNN;
+	bool repeated = repeats(pass, kernel, mask.numel > 0), as_query = kernel == EST_KERNEL_FLASH
+		|| kernel == EST_KERNEL_CUDNN;
 
 	if (repeated)
 		for (unsigned i = 1; i < 3; i++)
@@ -236,8 +246,8 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	return kernel == EST_KERNEL_MATH ? est_join_heads(pass, out) : out;
 }
 
-struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, bool permuted_a, struct est_tensor b, bool permuted_b,
-				   uint64_t numel)
+struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, bool permuted_a, struct est_tensor b,
+				   bool permuted_b, uint64_t numel)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor in[2] = { a, b }, copy[2];
@@ -258,7 +268,8 @@ struct est_tensor est_join_heads(struct est_pass *pass, struct est_tensor x)
 	return pass->batch > 1 ? est_merge_heads(pass->tape, x) : est_contiguous(pass->tape, x);
 }
 
-/* softmax(weights, dtype=torch.float32).to(dtype); GPT-2's and Llama-4's have no dtype, and are in fp32 under autocast only */
+/* softmax(weights, dtype=torch.float32).to(dtype); GPT-2's and Llama-4's have no dtype, and are in fp32 under
+ * autocast only */
 static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weights, uint8_t element)
 {
 	bool in_own = pass->model->architecture == EST_ARCH_GPT2 || pass->model->architecture == EST_ARCH_LLAMA4;
@@ -270,8 +281,8 @@ static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weight
 }
 
 /* eager_attention_forward: scores in the dtype of q, softmax in fp32, probabilities cast back */
-static struct est_tensor eager(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k, struct est_tensor v,
-			       struct est_tensor mask)
+static struct est_tensor eager(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q,
+			       struct est_tensor k, struct est_tensor v, struct est_tensor mask)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t n_rep = (uint64_t)(pass->model->num_attention_heads / pass->model->num_key_value_heads);
@@ -283,7 +294,8 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 	struct est_tensor weights, probabilities, logits = est_none, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
-	weights = est_matmul_heads(pass, q, !joined, key_states, !joined && !pass->fills_cache && (n_rep == 1 || one_head), scores);
+	weights = est_matmul_heads(pass, q, !joined, key_states, !joined && !pass->fills_cache
+				   && (n_rep == 1 || one_head), scores);
 	weights = est_mul_scalar(tape, weights);
 	if (pass->model->attn_logit_softcapping != 0)
 		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
@@ -334,7 +346,8 @@ struct est_permuted est_permuted_gradients(const struct est_pass *pass, const st
 	/* flash gives gradients as its inputs lie, and those of repeated heads are sums */
 	bool as_copied = kernel == EST_KERNEL_FLASH && (copies_heads(pass) || (repeated && always_repeats(pass)));
 
-	bool as_sums = (kernel == EST_KERNEL_EFFICIENT && repeated) || (kernel == EST_KERNEL_CUDNN && repeats(pass, kernel, masked))
+	bool as_sums = (kernel == EST_KERNEL_EFFICIENT && repeated)
+		|| (kernel == EST_KERNEL_CUDNN && repeats(pass, kernel, masked))
 		       || (kernel == EST_KERNEL_FLEX && est_flex_repeats(pass->model));
 
 	bool as_received = pass->request->parallelism.context > 1; /* views of what went round the ring, head by head */
@@ -367,7 +380,8 @@ struct est_tensor est_key_heads(struct est_pass *pass, const struct est_layer *l
 static struct est_tensor cached(struct est_pass *pass, struct est_tensor states, uint8_t element)
 {
 	bool promotes = states.element != element;
-	struct est_tensor copy = est_hold(promotes ? est_to(pass->tape, states, element) : est_cat(pass->tape, est_none, states));
+	struct est_tensor copy = est_hold(promotes ? est_to(pass->tape, states, element) : est_cat(pass->tape, est_none,
+												   states));
 
 	pass->cache[pass->cache_count++] = est_hold(est_alias(pass->tape, copy));
 	return copy;
@@ -392,8 +406,8 @@ void est_cache_drop(struct est_pass *pass)
 	pass->cache_count = 0;
 }
 
-struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
-				struct est_tensor v)
+struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q,
+				struct est_tensor k, struct est_tensor v)
 {
 	bool masked = est_layer_is_masked(pass, layer);
 	struct est_tensor mask = layer->sliding && pass->sliding_mask.numel ? pass->sliding_mask : pass->mask;

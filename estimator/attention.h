@@ -1,5 +1,5 @@
-/* Attention's parts: the kernels (attention_kernels.c), and the callers of Transformers' integrations other than sdpa and eager
- * (attention_flash.c, attention_flex.c). */
+/* Attention's parts: the kernels (attention_kernels.c), and the callers of Transformers' integrations other than
+ * sdpa and eager (attention_flash.c, attention_flex.c). */
 #ifndef EST_ATTENTION_H
 #define EST_ATTENTION_H
 
@@ -27,23 +27,28 @@ struct est_fused_call {
 	struct est_tensor *logsumexp; /* where flex_attention returns it, held */
 };
 
-/* The kernel's output; it keeps q, k, v, the mask, the output and the rows' logsumexp for its backward. in[] is released where
- * temporary. */
-struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call);
+/* The kernel's output; it keeps q, k, v, the mask, the output and the rows' logsumexp for its backward. in[] is
+ * released where temporary. */
+struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kernel kernel,
+				      const struct est_fused_call *call);
 
-/* The same over the ranks of context parallelism, of whose last one this is: each has a part of the sequence (attention_ring.c). */
-struct est_tensor est_ring_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call);
+/* The same over the ranks of context parallelism, of whose last one this is: each has a part of the sequence
+ * (attention_ring.c). */
+struct est_tensor est_ring_attention(struct est_pass *pass, enum est_fused_kernel kernel,
+				     const struct est_fused_call *call);
 
 /* The gradients of q, k and v alone, and what the kernel takes beside them for a while. */
 void est_fused_gradients(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call,
 			 struct est_tensor ret[3]);
 
-/* transformers' flash_attention_forward: q, k, v, unpadded first and padded again where the batch is padded. All are borrowed.
- * joined: q and k come out of a concatenation. */
-struct est_tensor est_flash_package(struct est_pass *pass, const struct est_layer *layer, const struct est_tensor qkv[3], bool joined);
+/* transformers' flash_attention_forward: q, k, v, unpadded first and padded again where the batch is padded. All are
+ * borrowed. joined: q and k come out of a concatenation. */
+struct est_tensor est_flash_package(struct est_pass *pass, const struct est_layer *layer,
+				    const struct est_tensor qkv[3], bool joined);
 
 /* transformers' flex_attention_forward. All are borrowed; mask is the BlockMask. */
-struct est_tensor est_flex_attention(struct est_pass *pass, const struct est_tensor qkv[3], struct est_tensor mask, bool joined);
+struct est_tensor est_flex_attention(struct est_pass *pass, const struct est_tensor qkv[3], struct est_tensor mask,
+				     bool joined);
 /* Whether it repeats k and v: where the heads are not a power of two. */
 bool est_flex_repeats(const struct est_model *model);
 /* torch.nn.attention.flex_attention.create_block_mask() for the whole micro-batch: held. */

@@ -1,5 +1,5 @@
-/* transformers' flash_attention_forward: packages FlashAttention 2 and 3. A padded batch is unpadded first (integrations'
- * _upad_input, _pad_input). */
+/* transformers' flash_attention_forward: packages FlashAttention 2 and 3. A padded batch is unpadded first
+ * (integrations' _upad_input, _pad_input). */
 #include "estimator/attention.h"
 
 /* tensor.reshape(-1, heads, head_dim)[indices]: its gradient is zeros of the tensor's size with the rows' put in */
@@ -9,7 +9,8 @@ static const struct est_op gather_op = { "Index", est_backward_view };
 static const struct est_op scatter_op = { "IndexPut", est_backward_one };
 
 /* Both copy all rows: how many are padding is not known. indices (held) is kept. x is released when temporary. */
-static struct est_tensor copy_rows(struct est_tape *tape, const struct est_op *op, struct est_tensor x, struct est_tensor indices)
+static struct est_tensor copy_rows(struct est_tape *tape, const struct est_op *op, struct est_tensor x,
+				   struct est_tensor indices)
 {
 	struct est_node *node = est_node_new(tape, op, 1, &x);
 	struct est_tensor out;
@@ -48,7 +49,8 @@ static void unpad(struct est_pass *pass, struct est_tensor in[3], struct est_ten
 	}
 }
 
-struct est_tensor est_flash_package(struct est_pass *pass, const struct est_layer *layer, const struct est_tensor qkv[3], bool joined)
+struct est_tensor est_flash_package(struct est_pass *pass, const struct est_layer *layer,
+				    const struct est_tensor qkv[3], bool joined)
 {
 	struct est_tape *tape = pass->tape;
 	bool unpadded = pass->request->attention_mask, like_query = package(pass) == EST_FUSED_FLASH_2;

@@ -35,13 +35,14 @@ static void prepare(struct est_pass *pass, struct est_tensor in[3])
 	}
 }
 
-struct est_tensor est_flex_attention(struct est_pass *pass, const struct est_tensor qkv[3], struct est_tensor mask, bool joined)
+struct est_tensor est_flex_attention(struct est_pass *pass, const struct est_tensor qkv[3], struct est_tensor mask,
+				     bool joined)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t lines = pass->tokens * (uint64_t)pass->model->num_attention_heads;
 	struct est_tensor out, lse = est_none;
-	struct est_fused_call call = { .in = { qkv[0], qkv[1], qkv[2] }, .mask = mask, .output = est_attention_output(pass, qkv[0]),
-				       .logsumexp = &lse };
+	struct est_fused_call call = { .in = { qkv[0], qkv[1], qkv[2] }, .mask = mask,
+				       .output = est_attention_output(pass, qkv[0]), .logsumexp = &lse };
 
 	prepare(pass, call.in);
 	out = est_fused_attention(pass, EST_FUSED_FLEX, &call);

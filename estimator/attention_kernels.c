@@ -1,10 +1,11 @@
-/* Fused attention kernels: each allocates its output, keeps that, its inputs and the logsumexp of its rows, and makes all three
- * gradients in its backward. They differ in what the backward takes beside them. Read in aten/src/ATen/native/transformers/cuda
- * and csrc, hopper of Dao-AILab/flash-attention, cudnn-frontend's node of SDPA, torch/_inductor/kernel/flex. */
+/* Fused attention kernels: each allocates its output, keeps that, its inputs and the logsumexp of its rows, and
+ * makes all three gradients in its backward. They differ in what the backward takes beside them. Read in
+ * aten/src/ATen/native/transformers/cuda and csrc, hopper of Dao-AILab/flash-attention, cudnn-frontend's node of
+ * SDPA, torch/_inductor/kernel/flex. */
 #include "estimator/attention.h"
 
-/* node->extra: elements of q, k, v; bytes of an element; what the backward takes: rows in fp32, the accumulator of dq, those of dk
- * and dv, a copy of the output or its gradient */
+/* node->extra: elements of q, k, v; bytes of an element; what the backward takes: rows in fp32, the accumulator of
+ * dq, those of dk and dv, a copy of the output or its gradient */
 enum { QUERY, KEY, VALUE, ELEMENT, ROWS, ACCUMULATOR, GROUPED, COPY };
 
 uint64_t est_round_up(uint64_t n, uint64_t multiple)
@@ -41,8 +42,8 @@ static void drop_all(struct est_tape *tape, struct est_tensor work[], unsigned c
 		est_drop(tape, work[count]);
 }
 
-/* attention_backward.cu: out.contiguous(). mha_bwd: softmax_d, the accumulator of dq, and dk, dv of every query head when they are
- * grouped */
+/* attention_backward.cu: out.contiguous(). mha_bwd: softmax_d, the accumulator of dq, and dk, dv of every query head
+ * when they are grouped */
 static void backward_flash(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	struct est_tensor work[5] = { scratch(tape, node->extra[COPY], EST_16BIT) };
@@ -80,8 +81,9 @@ static void backward_efficient(struct est_tape *tape, struct est_node *node, str
 	drop_all(tape, work, 2);
 }
 
-/* run_cudnn_SDP_bprop: the output's gradient as the output lies, and one workspace: cudnn-frontend's sums of rows and accumulator of dq.
- * What cuDNN's plan adds is not published: dk and dv of every query head, as FlashAttention has them. */
+/* run_cudnn_SDP_bprop: the output's gradient as the output lies, and one workspace: cudnn-frontend's sums of rows
+ * and accumulator of dq. What cuDNN's plan adds is not published: dk and dv of every query head, as FlashAttention
+ * has them. */
 static void backward_cudnn(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t in_fp32 = node->extra[ROWS] + node->extra[ACCUMULATOR] + node->extra[GROUPED];
@@ -125,7 +127,8 @@ static struct heads heads_of(const struct est_pass *pass, const struct est_fused
 	uint64_t dim = (uint64_t)model->head_dim;
 
 	return (struct heads){
-		.batch = pass->batch, .count = (uint64_t)model->num_attention_heads, .groups = (call->half_keys ? 2 : 1) * call->in[1].numel / (pass->tokens * dim),
+		.batch = pass->batch, .count = (uint64_t)model->num_attention_heads,
+		.groups = (call->half_keys ? 2 : 1) * call->in[1].numel / (pass->tokens * dim),
 		.sequence = pass->sequence, .dim = dim, .tokens = pass->tokens, .output = call->output, .unpadded = call->unpadded,
 		.causal = !est_model_is_bidirectional(model) && !call->windowed, .windowed = call->windowed,
 		.softcapped = model->attn_logit_softcapping != 0,
@@ -134,7 +137,8 @@ static struct heads heads_of(const struct est_pass *pass, const struct est_fused
 
 static void size_flash(const struct heads *heads, uint64_t extra[])
 {
-	uint64_t tokens = heads->unpadded ? heads->tokens + 128 * heads->batch : heads->batch * est_round_up(heads->sequence, 128);
+	uint64_t tokens = heads->unpadded ? heads->tokens + 128 * heads->batch
+		: heads->batch * est_round_up(heads->sequence, 128);
 
 	extra[ROWS] = heads->count * tokens;
 	extra[ACCUMULATOR] = extra[ROWS] * (heads->dim <= 192 ? est_round_up(heads->dim, 32) : 256);
@@ -243,10 +247,12 @@ static struct est_tensor run_compiled(struct est_pass *pass, const struct est_fu
 }
 
 /* PyTorch's kernels and FlashAttention 2 make two scalars of random state, of no account */
-static struct est_tensor run(struct est_pass *pass, const struct row *row, const struct est_fused_call *call, struct est_node *node)
+static struct est_tensor run(struct est_pass *pass, const struct row *row, const struct est_fused_call *call,
+			     struct est_node *node)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t lines = pass->batch * (uint64_t)pass->model->num_attention_heads * est_round_up(pass->sequence, row->lse_block);
+	uint64_t lines = pass->batch * (uint64_t)pass->model->num_attention_heads * est_round_up(pass->sequence,
+												 row->lse_block);
 	/* the memory-efficient kernel makes it for a backward only */
 	bool without = row == &rows[EST_FUSED_ATEN_EFFICIENT] && !node;
 	struct est_tensor out, small[3];
@@ -264,7 +270,8 @@ static struct est_tensor run(struct est_pass *pass, const struct row *row, const
 }
 
 /* What the backward allocates */
-static void size_backward(const struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call, uint64_t extra[])
+static void size_backward(const struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call,
+			  uint64_t extra[])
 {
 	struct heads heads = heads_of(pass, call);
 
@@ -287,7 +294,8 @@ void est_fused_gradients(struct est_pass *pass, enum est_fused_kernel kernel, co
 	rows[kernel].op.backward(pass->tape, &node, ret);
 }
 
-struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call)
+struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kernel kernel,
+				      const struct est_fused_call *call)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_node *node = est_node_new(tape, &rows[kernel].op, 3, call->in);

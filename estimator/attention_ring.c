@@ -1,9 +1,10 @@
 /* Attention over a sequence that is dealt out to the ranks of context parallelism: context_parallel() of torch's
- * distributed.tensor.experimental, _context_parallel/_attention.py of 2.13, keys and values gathered once in each direction
- * (_RotateMethod.ALL_GATHER, the default of torch, accelerate and torchtitan), partial results merged in fp32.
+ * distributed.tensor.experimental, _context_parallel/_attention.py of 2.13, keys and values gathered once in each
+ * direction (_RotateMethod.ALL_GATHER, the default of torch, accelerate and torchtitan), partial results merged in
+ * fp32.
  *
- * A rank has a part of the head of each sequence and one of its tail. In each step but the first it attends to the first half
- * of another rank's keys: so does the last rank in all of them, which is replayed. */
+ * A rank has a part of the head of each sequence and one of its tail. In each step but the first it attends to the
+ * first half of another rank's keys: so does the last rank in all of them, which is replayed. */
 #include "estimator/attention.h"
 
 struct ring {
@@ -54,7 +55,8 @@ static void merge(struct est_tape *tape, struct est_tensor *merged, struct est_t
 static struct est_tensor attend(struct est_pass *pass, const struct est_fused_call *call, struct est_tensor *ret_lse)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t ranks = ranks_of(pass), pair = call->in[1].numel + call->in[2].numel, lines = pass->tokens * (uint64_t)pass->model->num_attention_heads;
+	uint64_t ranks = ranks_of(pass), pair = call->in[1].numel + call->in[2].numel,
+		lines = pass->tokens * (uint64_t)pass->model->num_attention_heads;
 	struct est_tensor key = contiguous(pass, call->in[1]), value = contiguous(pass, call->in[2]);
 	struct est_tensor gathered = est_none, out = est_none, merged = est_none, lse = est_none, result;
 
@@ -140,8 +142,10 @@ static void backward_ring(struct est_tape *tape, struct est_node *node, struct e
 	const struct ring *ring = node->context;
 	const struct est_tensor *in = ring->call.in;
 	uint64_t ranks = ranks_of(ring->pass), pair = in[1].numel + in[2].numel;
-	struct est_tensor query = est_empty(tape, in[0].numel, EST_32BIT), sent = est_none, gathered = est_none, grads[3] = { { 0 } };
-	struct travellers round = { est_empty(tape, in[1].numel, EST_32BIT), est_empty(tape, in[2].numel, EST_32BIT), est_none, est_none };
+	struct est_tensor query = est_empty(tape, in[0].numel, EST_32BIT), sent = est_none, gathered = est_none,
+		grads[3] = { { 0 } };
+	struct travellers round = { est_empty(tape, in[1].numel, EST_32BIT), est_empty(tape, in[2].numel, EST_32BIT),
+				    est_none, est_none };
 	struct est_tensor key = contiguous(ring->pass, in[1]), value = contiguous(ring->pass, in[2]);
 
 	for (uint64_t i = 0; i < ranks; i++) {
@@ -170,7 +174,8 @@ static const struct est_op ring_op = { "RingAttention", backward_ring };
 
 /* ---- */
 
-struct est_tensor est_ring_attention(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call)
+struct est_tensor est_ring_attention(struct est_pass *pass, enum est_fused_kernel kernel,
+				     const struct est_fused_call *call)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_node *node = est_node_new(tape, &ring_op, 3, call->in);

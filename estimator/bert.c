@@ -8,7 +8,8 @@ static struct est_tensor positions_of_tokens(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t tokens = pass->tokens;
-	struct est_tensor flags = est_buffer(pass->tape, tokens, EST_BYTE), mask = est_buffer(pass->tape, tokens, EST_32BIT), sum, next;
+	struct est_tensor flags = est_buffer(pass->tape, tokens, EST_BYTE),
+		mask = est_buffer(pass->tape, tokens, EST_32BIT), sum, next;
 
 	est_drop(tape, flags);
 	sum = est_buffer(pass->tape, tokens, EST_INT64);
@@ -109,8 +110,8 @@ static struct est_tensor self_attention(struct est_pass *pass, const struct est_
 }
 
 /* LayerNorm(dropout(dense(x)) + residual) */
-static struct est_tensor output(struct est_pass *pass, const struct est_linear *dense, const struct est_norm_weights *norm,
-				struct est_tensor x, struct est_tensor residual)
+static struct est_tensor output(struct est_pass *pass, const struct est_linear *dense,
+				const struct est_norm_weights *norm, struct est_tensor x, struct est_tensor residual)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor y = est_hold(est_linear(tape, dense, x)), dropped;

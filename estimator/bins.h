@@ -23,7 +23,8 @@ struct est_block {
 };
 
 /* 64 bins an octave: as a double the sizes are in order by their bits, the exponent first. */
-enum { EST_BIN_BITS = 6, EST_BINS = 64 << EST_BIN_BITS, EST_BIN_WORDS = EST_BINS / 64, EST_MANTISSA_BITS = 52, EST_BIAS = 1023 };
+enum { EST_BIN_BITS = 6, EST_BINS = 64 << EST_BIN_BITS, EST_BIN_WORDS = EST_BINS / 64, EST_MANTISSA_BITS = 52,
+       EST_BIAS = 1023 };
 
 struct est_bins {
 	uint64_t words;                /* bit i: occupied[i] is not 0 */
@@ -47,7 +48,8 @@ static inline bool est_block_precedes(const struct est_block *one, const struct 
 }
 
 /* Puts a block, in no bin so far, where it belongs. */
-__attribute__((always_inline)) static inline void est_bins_insert(struct est_bins *bins, struct est_block *blocks, uint32_t index)
+__attribute__((always_inline)) static inline void est_bins_insert(struct est_bins *bins, struct est_block *blocks,
+								  uint32_t index)
 {
 	struct est_block *block = &blocks[index];
 	unsigned bin = est_bin_of(block->units), word = bin / 64;

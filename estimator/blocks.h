@@ -94,7 +94,8 @@ static inline uint32_t est_block_join(struct est_allocator *allocator, uint32_t 
 }
 
 /* Takes a block, in no bin, for free: merges it with free neighbours and puts the result into its bin. */
-__attribute__((always_inline)) static inline uint32_t est_block_settle(struct est_allocator *allocator, uint32_t index, bool expandable)
+__attribute__((always_inline)) static inline uint32_t est_block_settle(struct est_allocator *allocator, uint32_t index,
+								       bool expandable)
 {
 	struct est_bins *bins = &est_pool_of(allocator, index)->free;
 	uint32_t before = allocator->blocks[index].before;
@@ -124,7 +125,8 @@ static inline uint64_t est_block_stretch(const struct est_allocator *allocator, 
 }
 
 /* The best fit, out of its bin; 0 when there is none. */
-__attribute__((always_inline)) static inline uint32_t est_pool_fit(struct est_allocator *allocator, struct est_pool *pool, uint32_t units, bool expandable)
+__attribute__((always_inline)) static inline uint32_t est_pool_fit(struct est_allocator *allocator,
+								   struct est_pool *pool, uint32_t units, bool expandable)
 {
 	uint32_t index = est_bins_find(&pool->free, allocator->blocks, units);
 	uint32_t next;
@@ -148,11 +150,13 @@ uint32_t est_segments_grow_or_release(struct est_allocator *allocator, struct es
 /* Gives back every segment that is free throughout (expandable: every step that is). */
 void est_segments_release(struct est_allocator *allocator);
 
-/* ---- a request and its end, without what is counted of them: the loop of a replay. expandable is allocator->expandable,
- * a constant where the loop is compiled for each */
+/* ---- a request and its end, without what is counted of them: the loop of a replay. expandable is
+ * allocator->expandable, a constant where the loop is compiled for each */
 
-/* units: 1 to EST_LARGEST_REQUEST. Returns the units of the block that served it, before it was cut; 0 when none did. */
-__attribute__((always_inline)) static inline uint64_t est_serve(struct est_allocator *allocator, unsigned pool_number, uint32_t id, uint32_t units,
+/* units: 1 to EST_LARGEST_REQUEST. Returns the units of the block that served it, before it was cut; 0 when none
+ * did. */
+__attribute__((always_inline)) static inline uint64_t est_serve(struct est_allocator *allocator, unsigned pool_number,
+								uint32_t id, uint32_t units,
 				 bool expandable)
 {
 	struct est_pool *pool = &allocator->pools[pool_number];
@@ -175,7 +179,8 @@ __attribute__((always_inline)) static inline uint64_t est_serve(struct est_alloc
 }
 
 /* The end of what id holds, if it is anything. */
-__attribute__((always_inline)) static inline void est_serve_free(struct est_allocator *allocator, uint32_t id, bool expandable)
+__attribute__((always_inline)) static inline void est_serve_free(struct est_allocator *allocator, uint32_t id,
+								 bool expandable)
 {
 	uint32_t index = allocator->block_of_id[id];
 

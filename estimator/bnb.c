@@ -1,4 +1,5 @@
-/* bitsandbytes: 4-bit (NF4, FP4) and LLM.int8 weights. bitsandbytes/functional.py, autograd/_functions.py, nn/modules.py. */
+/* bitsandbytes: 4-bit (NF4, FP4) and LLM.int8 weights. bitsandbytes/functional.py, autograd/_functions.py,
+ * nn/modules.py. */
 #include "estimator/lora.h"
 
 enum { BLOCK = 64, NESTED_BLOCK = 256, CODE_BYTES = 1024, QUANT_MAP_BYTES = 64 };
@@ -15,7 +16,8 @@ static struct est_tensor weights(struct est_pass *pass, uint64_t numel, uint8_t 
 
 /* ---- loading: the weight arrives in the dtype of the rest, is quantised and goes */
 
-/* absmax of the blocks in fp32; with double quantisation its mean goes and it is quantised to bytes in blocks of its own */
+/* absmax of the blocks in fp32; with double quantisation its mean goes and it is quantised to bytes in blocks of its
+ * own */
 static void keep_absmax(struct est_pass *pass, uint64_t count, bool nested, struct est_tensor absmax)
 {
 	struct est_tensor centred;
@@ -41,7 +43,8 @@ static struct est_tensor pack(struct est_pass *pass, uint64_t n)
 
 static struct est_tensor quantize_4bit(struct est_pass *pass, uint64_t n)
 {
-	struct est_tensor weight = weights(pass, n, pass->parameter_element), absmax = weights(pass, blocks(n, BLOCK), EST_32BIT), packed;
+	struct est_tensor weight = weights(pass, n, pass->parameter_element),
+		absmax = weights(pass, blocks(n, BLOCK), EST_32BIT), packed;
 
 	packed = pack(pass, n);
 	weights(pass, QUANT_MAP_BYTES, EST_BYTE);
@@ -75,8 +78,8 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 
 /* ---- 4 bits: the weight is dequantised for each product, forward and backward */
 
-/* dequantize_4bit(...).to(grad_output.dtype): first in the dtype that was quantised. extra: 0 in, 1 out, 2 nested, 3 from fp32,
- * 4 of a matrix: the product is no view */
+/* dequantize_4bit(...).to(grad_output.dtype): first in the dtype that was quantised. extra: 0 in, 1 out, 2 nested, 3
+ * from fp32, 4 of a matrix: the product is no view */
 static void backward_4bit(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t n = node->extra[0] * node->extra[1];
@@ -113,7 +116,8 @@ static struct est_tensor gemm_4bit(struct est_tape *tape, const struct est_linea
 	return out;
 }
 
-/* The weight is an attribute of the node. FSDP empties its memory all the same; ZeRO-3 lets go of it, and it stays as long as the graph. */
+/* The weight is an attribute of the node. FSDP empties its memory all the same; ZeRO-3 lets go of it, and it stays
+ * as long as the graph. */
 static void attach_weight(struct est_tape *tape, const struct est_linear *linear, const struct est_node *node)
 {
 	if (tape->zero3)
@@ -140,7 +144,8 @@ static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_lin
 	return out;
 }
 
-/* ---- the same before bitsandbytes 0.43.2, which keeps the input too, as an attribute; of a weight that was quantised from fp16 */
+/* ---- the same before bitsandbytes 0.43.2, which keeps the input too, as an attribute; of a weight that was
+ * quantised from fp16 */
 
 /* dequantize_4bit(...).to(dtype of the input) */
 static struct est_tensor dequantized(struct est_tape *tape, uint64_t n, bool nested)
@@ -181,7 +186,8 @@ static struct est_tensor linear_4bit_old(struct est_tape *tape, const struct est
 	return out;
 }
 
-/* ---- LLM.int8: rows of the input are quantised, outlier columns multiplied apart; MatMul8bitLt keeps its input as an attribute */
+/* ---- LLM.int8: rows of the input are quantised, outlier columns multiplied apart; MatMul8bitLt keeps its input as
+ * an attribute */
 
 enum { OUTLIERS = 8 }; /* columns beyond the threshold of 6: a usual number */
 
@@ -194,7 +200,8 @@ static void search_outliers(struct est_tape *tape, uint64_t numel)
 }
 
 /* int8_vectorwise_quant of the fp16 input; ret[0] the rows' scales, ret[1] the int8 values */
-static void quantize_rows(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x, struct est_tensor ret[2])
+static void quantize_rows(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x,
+			  struct est_tensor ret[2])
 {
 	struct est_tensor half = est_empty(tape, x.numel, EST_16BIT);
 

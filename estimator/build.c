@@ -27,7 +27,8 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 		est_build_norm(pass, &pass->embedding_norm, hidden);
 	est_modules_new(pass->tape, 1);
 	if (model->position == EST_LEARNED_POSITIONS)
-		pass->embed_positions = est_build_matrix(pass, (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
+		pass->embed_positions = est_build_matrix(pass,
+							 (uint64_t)(model->max_position_embeddings + model->position_offset), hidden);
 	if (embed_dim == hidden)
 		return;
 	pass->quantizes = pass->request->method == EST_QLORA && !est_is_mxfp4(pass->request);
@@ -41,7 +42,8 @@ static void make_and_drop_head(struct est_pass *pass)
 	const struct est_leaf *embedding = &pass->tape->leaves[pass->embed_tokens];
 
 	if (pass->request->made_on_card && !pass->schedule)
-		est_drop(pass->tape, est_hold(est_empty_as(pass->tape, embedding->value.numel, embedding->value.element, EST_WEIGHTS)));
+		est_drop(pass->tape, est_hold(est_empty_as(pass->tape, embedding->value.numel, embedding->value.element,
+							   EST_WEIGHTS)));
 }
 
 static void build_head(struct est_pass *pass, uint64_t embed_dim)
@@ -76,7 +78,8 @@ static uint8_t element_of(const struct est_request *request)
 {
 	if (est_has_adapters(request))
 		return request->base_dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
-	return request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED || request->precision == EST_PURE_FP32
+	return request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED
+	       || request->precision == EST_PURE_FP32
 		       ? EST_32BIT : EST_16BIT;
 }
 
@@ -100,7 +103,8 @@ static void upcast(struct est_pass *pass)
 	pass->parameter_element = EST_32BIT;
 }
 
-/* Linear4bit.forward casts its bias to the compute dtype for good. Here before the first one, as that is replayed for all. */
+/* Linear4bit.forward casts its bias to the compute dtype for good. Here before the first one, as that is replayed
+ * for all. */
 static void cast_biases_back(struct est_pass *pass)
 {
 	for (uint32_t i = 0; i < pass->tape->leaf_count; i++)
@@ -137,8 +141,8 @@ static bool build_model(struct est_pass *pass)
 	bool final_norm_first = model->architecture == EST_ARCH_OPT, head_first = model->architecture == EST_ARCH_LITGPT;
 
 	pass->layers = est_arena_take(pass->tape->arena, (size_t)est_model_stacked_layers(model), sizeof(*pass->layers));
-	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers + 2 * (size_t)model->num_hidden_layers + 1,
-				     sizeof(*pass->cache));
+	pass->cache = est_arena_take(pass->tape->arena, 4 * (size_t)model->num_decoder_layers
+				     + 2 * (size_t)model->num_hidden_layers + 1, sizeof(*pass->cache));
 	if (!pass->layers || !pass->cache)
 		return false;
 	if (model->global_head_dim && !(pass->full = shape_of_full_layers(pass)))
@@ -183,10 +187,12 @@ static void save_score(struct est_pass *pass)
 {
 	uint64_t numel = pass->lm_head.in * pass->lm_head.out;
 
-	pass->lm_head.weight = est_leaf_new(pass->tape, est_empty_as(pass->tape, numel, pass->parameter_element, EST_WEIGHTS), true, true);
+	pass->lm_head.weight = est_leaf_new(pass->tape, est_empty_as(pass->tape, numel, pass->parameter_element,
+								     EST_WEIGHTS), true, true);
 }
 
-bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model, const struct est_request *request)
+bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model,
+		    const struct est_request *request)
 {
 	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
 				   .batch = (uint64_t)request->micro_batch_size * est_objective_sequences(request),
@@ -221,8 +227,8 @@ bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass)
 {
 	uint32_t first = pass->tape->leaf_count;
 
-	*reference = (struct est_pass){ .tape = pass->tape, .model = pass->model, .request = pass->request, .batch = pass->batch,
-					.sequence = pass->sequence, .tokens = pass->tokens,
+	*reference = (struct est_pass){ .tape = pass->tape, .model = pass->model, .request = pass->request,
+					.batch = pass->batch, .sequence = pass->sequence, .tokens = pass->tokens,
 					.parameter_element = element_of(pass->request) };
 	pass->reference = reference;
 	if (!build_model(reference))

@@ -4,8 +4,8 @@
 
 #include "estimator/architecture.h"
 
-/* A parameter of numel elements, one of rows x columns, a linear layer (quantised while pass->quantizes) and a norm of the model's
- * kind. */
+/* A parameter of numel elements, one of rows x columns, a linear layer (quantised while pass->quantizes) and a norm
+ * of the model's kind. */
 uint32_t est_build_vector(struct est_pass *pass, uint64_t numel);
 uint32_t est_build_matrix(struct est_pass *pass, uint64_t rows, uint64_t columns);
 void est_build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t in, uint64_t out, bool bias);
@@ -14,7 +14,8 @@ void est_build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64
 /* The vision tower and its projector, or nothing (tower.c). */
 void est_tower_build(struct est_pass *pass);
 
-/* A buffer of all positions: EST_MODULE_SINUSOIDS, GPT-J's sines and cosines, or EST_MODULE_TRIANGLE, a boolean causal mask. */
+/* A buffer of all positions: EST_MODULE_SINUSOIDS, GPT-J's sines and cosines, or EST_MODULE_TRIANGLE, a boolean
+ * causal mask. */
 void est_build_buffer(struct est_pass *pass, enum est_module_kind kind);
 /* Marks a layer that was built with the widths of this rank's part. The bias of a sum over ranks is whole. */
 void est_build_cut(struct est_pass *pass, struct est_linear *linear, enum est_cut cut);

@@ -75,7 +75,8 @@ static void check_ranks(const struct est_request *request, const struct est_mode
 			      "must divide the %lld data-parallel ranks", (long long)ranks);
 }
 
-/* A stage accumulates whole gradients in its own weights, micro-batch after micro-batch: DeepSpeed refuses to share them. */
+/* A stage accumulates whole gradients in its own weights, micro-batch after micro-batch: DeepSpeed refuses to share
+ * them. */
 static void check_stages(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
@@ -118,7 +119,8 @@ static bool has_table_of_positions(const struct est_model *model)
 /* _supports_flex_attn; and its caller raises where there is dropout */
 static const char *refuses_flex(const struct est_model *model)
 {
-	static const enum est_architecture without[] = { EST_ARCH_OLMOE, EST_ARCH_FALCON, EST_ARCH_BLOOM, EST_ARCH_MPT, EST_ARCH_GPT2,
+	static const enum est_architecture without[] = { EST_ARCH_OLMOE, EST_ARCH_FALCON, EST_ARCH_BLOOM, EST_ARCH_MPT,
+							 EST_ARCH_GPT2,
 							 EST_ARCH_GPTJ, EST_ARCH_GPT_NEO, EST_ARCH_GPT_BIGCODE, EST_ARCH_STABLELM };
 
 	for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++)
@@ -147,8 +149,10 @@ static void check_attention(const struct est_request *request, const struct est_
 			      "must not be sdpa: the model's class refuses it (eager is its default)");
 	else if (model->refuses_flash && model->refuses_sdpa && request->attention != EST_EAGER)
 		est_fault_add(faults, "/attention", EST_CONTRADICTION, "must be eager: the model's class has nothing else");
-	else if (model->refuses_flash && (request->attention == EST_FLASH_ATTENTION_2 || request->attention == EST_FLASH_ATTENTION_3))
-		est_fault_add(faults, "/attention", EST_CONTRADICTION, "must not be a package of flash attention: the model's class refuses it");
+	else if (model->refuses_flash && (request->attention == EST_FLASH_ATTENTION_2
+					  || request->attention == EST_FLASH_ATTENTION_3))
+		est_fault_add(faults, "/attention", EST_CONTRADICTION,
+			      "must not be a package of flash attention: the model's class refuses it");
 	else if (flash && request->precision == EST_PURE_FP32)
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be flash attention with precision fp32");
@@ -174,7 +178,8 @@ static bool adapts_something(const struct est_request *request, const struct est
 	       || (!request->freeze_vision_tower && est_lora_tower_parameters(model, &adapters) > 0);
 }
 
-/* PEFT's ParamWrapper, which adapts weights that are in no nn.Linear, knows neither; half of what is fused cannot be adapted. */
+/* PEFT's ParamWrapper, which adapts weights that are in no nn.Linear, knows neither; half of what is fused cannot be
+ * adapted. */
 static void check_expert_adapters(const struct est_request *request, const struct est_model *model,
 				  struct est_faults *faults)
 {
@@ -235,7 +240,8 @@ static void check_quantization(const struct est_request *request, const struct e
 		est_fault_add(faults, "/quantization/bits", EST_CONTRADICTION, "must be %lld with type %s",
 			      (long long)bits, est_word_name(est_quantization_words, (int)quantization->type));
 	if (quantization->type == EST_MXFP4 && request->accounting == EST_REPLAY && model->architecture != EST_ARCH_GPT_OSS)
-		est_fault_add(faults, "/quantization/type", EST_CONTRADICTION, "must not be mxfp4: gpt-oss alone has checkpoints in it");
+		est_fault_add(faults, "/quantization/type", EST_CONTRADICTION,
+			      "must not be mxfp4: gpt-oss alone has checkpoints in it");
 	if (quantization->group_size == 0)
 		est_fault_add(faults, "/quantization/group_size", EST_OUT_OF_RANGE, "must be -1 or at least 1");
 }

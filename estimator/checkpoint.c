@@ -2,8 +2,8 @@
 #include <string.h>
 #include "estimator/tape.h"
 
-/* ---- use_reentrant=False: saved tensors are replaced by positions; the first one that the backward asks for runs the forward again,
- * up to the last of them. */
+/* ---- use_reentrant=False: saved tensors are replaced by positions; the first one that the backward asks for runs
+ * the forward again, up to the last of them. */
 
 static struct est_tensor run(const struct est_call *call, struct est_tensor input)
 {
@@ -33,7 +33,8 @@ static struct est_tensor fetch_input(struct est_tape *tape, struct est_tensor ke
 	return input;
 }
 
-static struct est_tensor checkpoint_non_reentrant(struct est_tape *tape, const struct est_call *call, struct est_tensor input)
+static struct est_tensor checkpoint_non_reentrant(struct est_tape *tape, const struct est_call *call,
+						  struct est_tensor input)
 {
 	struct est_frame *frame;
 	struct est_tensor out;
@@ -124,7 +125,8 @@ struct est_tensor est_result(struct est_tape *tape, enum est_result of, uint64_t
 	struct est_frame *frame = number ? &tape->frames[number - 1] : NULL;
 	struct est_tensor out;
 
-	if (!frame || tape->stopped || !keeps(tape, frame, of) || (tape->recomputing && frame->kept_taken == frame->kept_count))
+	if (!frame || tape->stopped || !keeps(tape, frame, of)
+	    || (tape->recomputing && frame->kept_taken == frame->kept_count))
 		return est_empty(tape, numel, element);
 	if (tape->recomputing)
 		return (struct est_tensor){ .numel = numel, .element = element, .temporary = true,
@@ -139,7 +141,8 @@ struct est_tensor est_result(struct est_tape *tape, enum est_result of, uint64_t
 	return out;
 }
 
-/* ---- use_reentrant=True: one node that saves its input; its backward runs the whole forward with gradients and a backward of its own. */
+/* ---- use_reentrant=True: one node that saves its input; its backward runs the whole forward with gradients and a
+ * backward of its own. */
 
 struct reentrant {
 	struct est_call call;
@@ -162,7 +165,8 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 	const struct reentrant *context = node->context;
 	uint32_t first = tape->node_count, leaf = tape->leaf_count, attributes = tape->attribute_count;
 	/* an output that nothing uses has zeros for a gradient */
-	struct est_tensor zeros = context->beside ? est_hold(est_empty(tape, context->beside, context->element)) : est_none, beside;
+	struct est_tensor zeros = context->beside ? est_hold(est_empty(tape, context->beside, context->element))
+		: est_none, beside;
 	struct est_tensor input = fetch_input(tape, context->input);
 	bool autocast = tape->autocast;
 	struct est_tensor out;
@@ -193,7 +197,8 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 
 static const struct est_op reentrant_op = { "CheckpointFunction", backward_reentrant };
 
-static struct est_tensor checkpoint_reentrant(struct est_tape *tape, const struct est_call *call, struct est_tensor input)
+static struct est_tensor checkpoint_reentrant(struct est_tape *tape, const struct est_call *call,
+					      struct est_tensor input)
 {
 	struct est_node *node = est_node_new(tape, &reentrant_op, 1, &input);
 	struct reentrant *context = est_arena_take(tape->arena, 1, sizeof(*context));
@@ -214,7 +219,8 @@ static struct est_tensor checkpoint_reentrant(struct est_tape *tape, const struc
 	return est_output(tape, node, 0, out);
 }
 
-struct est_tensor est_checkpoint(struct est_tape *tape, const struct est_call *call, struct est_tensor input, bool reentrant)
+struct est_tensor est_checkpoint(struct est_tape *tape, const struct est_call *call, struct est_tensor input,
+				 bool reentrant)
 {
 	return reentrant ? checkpoint_reentrant(tape, call, input) : checkpoint_non_reentrant(tape, call, input);
 }

@@ -1,8 +1,11 @@
-/* CohereDecoderLayer and Cohere2DecoderLayer: attention and MLP side by side, a LayerNorm without bias of python operators. */
+/* CohereDecoderLayer and Cohere2DecoderLayer: attention and MLP side by side, a LayerNorm without bias of python
+ * operators. */
 #include "estimator/pass.h"
 
-/* x32 = x.to(fp32); mean; variance = (x32 - mean).pow(2).mean(); (weight32 * ((x32 - mean) * rsqrt(variance))).to(dtype) */
-static struct est_tensor normed(struct est_pass *pass, const struct est_norm_weights *norm, uint64_t rows, struct est_tensor x)
+/* x32 = x.to(fp32); mean; variance = (x32 - mean).pow(2).mean(); (weight32 * ((x32 - mean) *
+ * rsqrt(variance))).to(dtype) */
+static struct est_tensor normed(struct est_pass *pass, const struct est_norm_weights *norm, uint64_t rows,
+				struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x32, mean, variance, y, out;

@@ -37,7 +37,8 @@ uint64_t est_compile_temporaries(const struct est_request *request, const struct
 static bool knows_model(const struct est_model *model)
 {
 	bool llama = model->architecture == EST_ARCH_LLAMA || model->architecture == EST_ARCH_QWEN3;
-	bool plain = !model->qkv_bias && !model->o_bias && !model->mlp_bias && model->num_experts == 0 && model->sliding_window == 0;
+	bool plain = !model->qkv_bias && !model->o_bias && !model->mlp_bias && model->num_experts == 0
+		&& model->sliding_window == 0;
 
 	return llama && plain && model->gated_mlp && model->activation == EST_SILU && model->residual_multiplier == 0
 	       && model->partial_rotary_factor >= 1 && model->no_rope_layer_interval == 0;

@@ -15,8 +15,8 @@ bool est_compiles_layers(const struct est_request *request);
 /* Whether the loss is compiled too, as torchtitan's is since April 2025: told by torch's version, 2.8 or later. */
 bool est_compiles_loss(const struct est_request *request);
 
-/* Bytes that a compiled layer's backward may hold beyond what is replayed, in another order or with less fused: two tensors as wide
- * as the MLP. 0 where no layer is compiled. */
+/* Bytes that a compiled layer's backward may hold beyond what is replayed, in another order or with less fused: two
+ * tensors as wide as the MLP. 0 where no layer is compiled. */
 uint64_t est_compile_temporaries(const struct est_request *request, const struct est_model *model);
 
 /* Why a compiled run is not modelled, or NULL when it is (or nothing is compiled). */

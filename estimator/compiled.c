@@ -1,7 +1,7 @@
-/* A decoder layer of Llama's kind as torch.compile runs it: what AOTAutograd's min-cut partitioner saves, and the buffers of
- * inductor's code in its order, read off the code that torch 2.13 generates for layers of Llama-3.1-8B and Qwen3-4B with 8,192
- * tokens. Pointwise operators and norms are fused into what reads them: between the products nothing reaches memory but
- * what stands here. */
+/* A decoder layer of Llama's kind as torch.compile runs it: what AOTAutograd's min-cut partitioner saves, and the
+ * buffers of inductor's code in its order, read off the code that torch 2.13 generates for layers of Llama-3.1-8B
+ * and Qwen3-4B with 8,192 tokens. Pointwise operators and norms are fused into what reads them: between the products
+ * nothing reaches memory but what stands here. */
 #include "estimator/attention.h"
 
 /* The layer's buffers: 16 bits an element, but for statistics of rows. */
@@ -71,9 +71,9 @@ static struct est_tensor like(const struct est_compiled_layer *c, enum buffer wh
 	return est_hold(est_empty(c->pass->tape, size_of(c, which), c->x.element));
 }
 
-/* What is saved beside x. The product and both norms' results are inputs of products that train a weight; the residual sum is
- * made again from x and the projection. Within a checkpoint only what its policy names stays: of every second
- * product query, value and gate. The result of the last, down, is named and not needed. */
+/* What is saved beside x. The product and both norms' results are inputs of products that train a weight; the
+ * residual sum is made again from x and the projection. Within a checkpoint only what its policy names stays: of
+ * every second product query, value and gate. The result of the last, down, is named and not needed. */
 static uint32_t kept_by(const struct est_request *request, const struct est_layer *layer)
 {
 	static const uint32_t attention = BIT(VALUE) | BIT(ATTENDED) | BIT(LOGSUMEXP);
@@ -137,8 +137,8 @@ static void train(struct est_compiled_layer *c, struct gradients *gradients, uin
 		est_hold(est_empty_as(c->pass->tape, weight.numel, weight.element, EST_GRADIENTS));
 }
 
-/* silu(gate) * up: its result is made again, or up's buffer becomes its gradient where it is saved. Gives the gradient of
- * NORMED_AGAIN, in two parts. */
+/* silu(gate) * up: its result is made again, or up's buffer becomes its gradient where it is saved. Gives the
+ * gradient of NORMED_AGAIN, in two parts. */
 static void backward_mlp(struct est_compiled_layer *c, struct gradients *gradients, struct est_tensor ret[2])
 {
 	struct est_tape *tape = c->pass->tape;
@@ -199,8 +199,8 @@ static void backward_attention(struct est_compiled_layer *c, struct est_tensor r
 	est_drop(c->pass->tape, attended_grad);
 }
 
-/* grad through the rotation and the head norm, then through the projection: ret_input, of the size of NORMED. The result
- * is the gradient that the projection's weight takes. */
+/* grad through the rotation and the head norm, then through the projection: ret_input, of the size of NORMED. The
+ * result is the gradient that the projection's weight takes. */
 static struct est_tensor backward_heads(struct est_compiled_layer *c, enum buffer which, struct est_tensor grad,
 					struct est_tensor *ret_input)
 {

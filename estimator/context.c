@@ -3,8 +3,9 @@
 #include "estimator/fields.h"
 #include "estimator/schedule.h"
 
-/* What context_parallel() of torch 2.13, and accelerate around it, refuses: a mask that is not causal and whole; anything but SDPA's fused
- * kernels; sequences that do not divide into a part of the head and one of the tail for each rank; parameters that are not sharded. */
+/* What context_parallel() of torch 2.13, and accelerate around it, refuses: a mask that is not causal and whole;
+ * anything but SDPA's fused kernels; sequences that do not divide into a part of the head and one of the tail for
+ * each rank; parameters that are not sharded. */
 static void check_ring(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const struct est_parallelism *p = &request->parallelism;
@@ -30,7 +31,8 @@ static void check_ring(const struct est_request *request, const struct est_model
 
 static bool deals_out(enum est_framework framework)
 {
-	return framework == EST_TRANSFORMERS || framework == EST_TRL || framework == EST_AXOLOTL || framework == EST_TORCHTITAN;
+	return framework == EST_TRANSFORMERS || framework == EST_TRL || framework == EST_AXOLOTL
+	       || framework == EST_TORCHTITAN;
 }
 
 void est_context_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
@@ -51,7 +53,8 @@ void est_context_check(const struct est_request *request, const struct est_model
 		{ "use_reentrant", request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant },
 	};
 
-	if (request->parallelism.context == 1 || request->accounting != EST_REPLAY || model->architecture == EST_ARCH_UNSUPPORTED)
+	if (request->parallelism.context == 1 || request->accounting != EST_REPLAY
+	    || model->architecture == EST_ARCH_UNSUPPORTED)
 		return;
 	check_ring(request, model, faults);
 	est_refuse_with("context parallelism", rows, sizeof(rows) / sizeof(rows[0]), request, faults);

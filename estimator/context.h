@@ -1,5 +1,5 @@
-/* Context parallelism: each sequence is dealt out to ranks, which have their part of every layer's tokens (est_pass.sequence) and attend to
- * the others' keys in a ring (attention_ring.c). */
+/* Context parallelism: each sequence is dealt out to ranks, which have their part of every layer's tokens
+ * (est_pass.sequence) and attend to the others' keys in a ring (attention_ring.c). */
 #ifndef EST_CONTEXT_H
 #define EST_CONTEXT_H
 

@@ -34,9 +34,10 @@ struct bias {
 	struct est_tensor position, gathered;
 };
 
-/* transpose_for_scores(linear(embeddings)).repeat(batch, 1, 1): a copy for one sequence too, whose gradient, that of a transposed
- * operand, then lies as the projection does. Held. */
-static struct est_tensor project_positions(struct est_pass *pass, const struct est_linear *linear, struct est_tensor embeddings)
+/* transpose_for_scores(linear(embeddings)).repeat(batch, 1, 1): a copy for one sequence too, whose gradient, that of
+ * a transposed operand, then lies as the projection does. Held. */
+static struct est_tensor project_positions(struct est_pass *pass, const struct est_linear *linear,
+					   struct est_tensor embeddings)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x = est_linear(tape, linear, embeddings);
@@ -61,9 +62,10 @@ static struct est_tensor clamped_positions(struct est_pass *pass, bool negated)
 	return clamped;
 }
 
-/* Of each content to each distance (borrowed both), then of each position: gathered, and divided by the scale; temporary */
-static struct est_tensor score(struct est_pass *pass, struct est_tensor content, struct est_tensor distances, bool negated,
-			       uint64_t numel, struct est_tensor ret_frame[2])
+/* Of each content to each distance (borrowed both), then of each position: gathered, and divided by the scale;
+ * temporary */
+static struct est_tensor score(struct est_pass *pass, struct est_tensor content, struct est_tensor distances,
+			       bool negated, uint64_t numel, struct est_tensor ret_frame[2])
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t spans = 2 * (uint64_t)pass->model->position_buckets, width = (uint64_t)pass->model->head_dim;
@@ -159,7 +161,8 @@ static struct est_tensor embeddings(struct est_pass *pass, struct est_tensor mas
 	struct est_tape *tape = pass->tape;
 	struct est_tensor words, places, x, y;
 
-	words = est_embedding(tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size, (uint64_t)model->hidden_size);
+	words = est_embedding(tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
+			      (uint64_t)model->hidden_size);
 	words = est_hold(est_require_input_grad(pass, words));
 	places = est_hold(est_empty(tape, words.numel, words.element)); /* zeros that nothing reads */
 	x = est_hold(est_torch_layer_norm(pass, &pass->norm, words));
@@ -191,7 +194,8 @@ static struct est_tensor chain(struct est_pass *pass, uint64_t numel, unsigned c
 static struct est_tensor log_buckets(struct est_pass *pass, uint64_t scores)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor sign = est_buffer(pass->tape, scores, EST_INT64), below = est_buffer(pass->tape, scores, EST_BYTE), above, near;
+	struct est_tensor sign = est_buffer(pass->tape, scores, EST_INT64),
+		below = est_buffer(pass->tape, scores, EST_BYTE), above, near;
 	struct est_tensor magnitude, abs_pos, log_pos, far, out;
 
 	above = est_buffer(pass->tape, scores, EST_BYTE);
@@ -221,7 +225,8 @@ static struct est_tensor relative_positions(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = pass->sequence * pass->sequence;
-	struct est_tensor q_ids = est_buffer(pass->tape, pass->sequence, EST_INT64), k_ids = est_buffer(pass->tape, pass->sequence, EST_INT64);
+	struct est_tensor q_ids = est_buffer(pass->tape, pass->sequence, EST_INT64),
+		k_ids = est_buffer(pass->tape, pass->sequence, EST_INT64);
 	struct est_tensor distance = est_buffer(pass->tape, scores, EST_INT64), buckets = log_buckets(pass, scores), out;
 
 	est_drop(tape, distance);

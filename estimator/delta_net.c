@@ -1,16 +1,17 @@
-/* The gated delta rule of Qwen3-Next and Qwen3.5 as Transformers' modelling code runs it where flash-linear-attention is not
- * installed: GatedDeltaNet.forward and torch_chunk_gated_delta_rule. */
+/* The gated delta rule of Qwen3-Next and Qwen3.5 as Transformers' modelling code runs it where
+ * flash-linear-attention is not installed: GatedDeltaNet.forward and torch_chunk_gated_delta_rule. */
 #include "estimator/recurrent.h"
 
-/* CHUNK: positions of a chunk. The scan is run chunk by chunk up to SCANNED; beyond, some chunks are run as one that keeps as much
- * as all of them and holds as much for a moment as one. */
+/* CHUNK: positions of a chunk. The scan is run chunk by chunk up to SCANNED; beyond, some chunks are run as one that
+ * keeps as much as all of them and holds as much for a moment as one. */
 enum { CHUNK = 64, SCANNED = 8 };
 
 struct delta {
 	struct est_variables frame; /* of torch_chunk_gated_delta_rule */
 	uint64_t heads, chunks;     /* chunks of all sequences */
 	uint64_t key, value;        /* of all value heads, padded to whole chunks */
-	struct est_tensor q, k, v, beta, decay, k_beta, v_beta, cum_decay, intra_chunk_attn, new_values, k_cumdecay, chunk_decay;
+	struct est_tensor q, k, v, beta, decay, k_beta, v_beta, cum_decay, intra_chunk_attn, new_values, k_cumdecay,
+		chunk_decay;
 };
 
 /* ---- operators */
@@ -29,7 +30,8 @@ static void backward_solve(struct est_tape *tape, struct est_node *node, struct 
 }
 static const struct est_op solve_op = { "SolveTriangular", backward_solve };
 
-/* torch.linalg.solve_triangular(system, x): keeps the system and the result; x's gradient comes out in columns, and is copied */
+/* torch.linalg.solve_triangular(system, x): keeps the system and the result; x's gradient comes out in columns, and
+ * is copied */
 static struct est_tensor solve_triangular(struct est_tape *tape, struct est_tensor system, struct est_tensor x)
 {
 	struct est_node *node = est_node_new(tape, &solve_op, 2, (struct est_tensor[]){ system, x });
@@ -40,7 +42,8 @@ static struct est_tensor solve_triangular(struct est_tape *tape, struct est_tens
 	return est_output(tape, node, 0, out);
 }
 
-/* CopySlices: the base's gradient anew, the slice's cloned, and cast to its source's dtype; zeros for what was overwritten */
+/* CopySlices: the base's gradient anew, the slice's cloned, and cast to its source's dtype; zeros for what was
+ * overwritten */
 static void backward_copy_slices(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint8_t element = node->grad[0].element;
@@ -60,8 +63,10 @@ static void backward_copy_slices(struct est_tape *tape, struct est_node *node, s
 }
 static const struct est_op copy_slices_op = { "CopySlices", backward_copy_slices };
 
-/* base[:, :, i] = x; base moves in, the result is held. others: elements that the chunks which are run as this one keep beside it */
-static struct est_tensor copy_into_slice(struct est_tape *tape, struct est_tensor base, struct est_tensor x, uint64_t others)
+/* base[:, :, i] = x; base moves in, the result is held. others: elements that the chunks which are run as this one
+ * keep beside it */
+static struct est_tensor copy_into_slice(struct est_tape *tape, struct est_tensor base, struct est_tensor x,
+					 uint64_t others)
 {
 	struct est_node *node = est_node_new(tape, &copy_slices_op, 2, (struct est_tensor[]){ base, x });
 	struct est_tensor out = est_hold(est_output(tape, node, 0, base)), kept;
@@ -104,7 +109,8 @@ static struct est_tensor temporary(struct est_tensor x)
 /* x * torch.rsqrt((x * x).sum(-1) + eps); x, held, moves in, the result is held */
 static struct est_tensor l2norm(struct est_tape *tape, struct est_tensor x, uint64_t rows)
 {
-	struct est_tensor inv_norm = est_hold(est_rsqrt(tape, est_add_scalar(tape, est_sum_last(tape, est_mul(tape, x, x), rows))));
+	struct est_tensor inv_norm = est_hold(est_rsqrt(tape,
+							est_add_scalar(tape, est_sum_last(tape, est_mul(tape, x, x), rows))));
 	struct est_tensor normed = est_hold(est_mul(tape, x, inv_norm));
 
 	est_drop(tape, inv_norm);
@@ -144,7 +150,8 @@ static void prepare(struct est_pass *pass, const struct est_tensor qkv[3], struc
 	est_drop(tape, beta);
 }
 
-/* What each chunk is to itself: the decays between its positions, its attention, and the deltas that the scan starts from */
+/* What each chunk is to itself: the decays between its positions, its attention, and the deltas that the scan starts
+ * from */
 static void transform(struct est_tape *tape, struct delta *delta)
 {
 	uint64_t scores = delta->chunks * CHUNK * CHUNK * delta->heads;
@@ -202,7 +209,8 @@ static struct est_tensor part(struct est_tape *tape, struct est_tensor x, uint64
 	return est_slice(tape, est_alias(tape, x), numel);
 }
 
-/* Elements of fp32 that a chunk's products and its state keep: the state and v_new, or, under autocast, casts of all operands */
+/* Elements of fp32 that a chunk's products and its state keep: the state and v_new, or, under autocast, casts of all
+ * operands */
 static uint64_t kept_by_chunk(const struct est_tape *tape, const struct step *step)
 {
 	if (!tape->autocast)
@@ -210,12 +218,13 @@ static uint64_t kept_by_chunk(const struct est_tape *tape, const struct step *st
 	return step->state + (3 * step->key + 2 * step->state + step->scores + 2 * step->value) / 2;
 }
 
-/* One chunk, or several that are run as one: ret_core, held, moves in and out; frame[0..1]: v_new and inter_chunk_attn of the last
- * one */
+/* One chunk, or several that are run as one: ret_core, held, moves in and out; frame[0..1]: v_new and
+ * inter_chunk_attn of the last one */
 static void scan_chunk(struct est_tape *tape, const struct delta *delta, const struct step *step, uint64_t several,
 		       struct est_tensor frame[2], struct est_tensor state, struct est_tensor *ret_core)
 {
-	struct est_tensor new_values = part(tape, delta->new_values, step->value), k = part(tape, delta->k_cumdecay, step->key);
+	struct est_tensor new_values = part(tape, delta->new_values, step->value),
+		k = part(tape, delta->k_cumdecay, step->key);
 	struct est_tensor v_new = est_hold(est_sub(tape, new_values, product(tape, k, state, step->value))), inter, out;
 
 	est_finish(tape, k);
@@ -233,10 +242,11 @@ static void scan_chunk(struct est_tape *tape, const struct delta *delta, const s
 }
 
 /* state * decay + key^T @ v_new; state, held, moves in, the result is held */
-static struct est_tensor update_state(struct est_tape *tape, const struct delta *delta, const struct step *step, struct est_tensor state,
-				      struct est_tensor v_new)
+static struct est_tensor update_state(struct est_tape *tape, const struct delta *delta, const struct step *step,
+				      struct est_tensor state, struct est_tensor v_new)
 {
-	struct est_tensor decayed = est_mul(tape, state, part(tape, delta->chunk_decay, step->ends)), k = part(tape, delta->k, step->key);
+	struct est_tensor decayed = est_mul(tape, state, part(tape, delta->chunk_decay, step->ends)),
+		k = part(tape, delta->k, step->key);
 	struct est_tensor update = product(tape, k, v_new, step->state);
 
 	est_finish(tape, k);
@@ -248,7 +258,8 @@ static struct est_tensor update_state(struct est_tape *tape, const struct delta 
 static struct est_tensor scan(struct est_pass *pass, struct delta *delta)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t chunks = delta->chunks / pass->batch, runs = chunks < SCANNED ? chunks : SCANNED, rows = pass->batch * delta->heads * CHUNK;
+	uint64_t chunks = delta->chunks / pass->batch, runs = chunks < SCANNED ? chunks : SCANNED,
+		rows = pass->batch * delta->heads * CHUNK;
 	uint64_t width = (uint64_t)pass->model->linear_key_head_dim, value = (uint64_t)pass->model->linear_value_head_dim;
 	struct step step = { rows * width, rows * value, rows * CHUNK, pass->batch * delta->heads * width * value,
 			     pass->batch * delta->heads };
@@ -269,13 +280,15 @@ static struct est_tensor scan(struct est_pass *pass, struct delta *delta)
 	return core;
 }
 
-static struct est_tensor chunk_gated_delta_rule(struct est_pass *pass, const struct est_tensor qkv[3], struct est_tensor beta,
-						struct est_tensor g)
+static struct est_tensor chunk_gated_delta_rule(struct est_pass *pass, const struct est_tensor qkv[3],
+						struct est_tensor beta, struct est_tensor g)
 {
 	struct est_tape *tape = pass->tape;
 	const struct est_model *model = pass->model;
-	uint64_t heads = (uint64_t)model->linear_num_value_heads, chunks = pass->batch * ((pass->sequence + CHUNK - 1) / CHUNK);
-	struct delta delta = { .heads = heads, .chunks = chunks, .key = chunks * CHUNK * heads * (uint64_t)model->linear_key_head_dim,
+	uint64_t heads = (uint64_t)model->linear_num_value_heads,
+		chunks = pass->batch * ((pass->sequence + CHUNK - 1) / CHUNK);
+	struct delta delta = { .heads = heads, .chunks = chunks,
+			       .key = chunks * CHUNK * heads * (uint64_t)model->linear_key_head_dim,
 			       .value = chunks * CHUNK * heads * (uint64_t)model->linear_value_head_dim };
 	uint8_t element = qkv[0].element;
 	struct est_tensor core;
@@ -292,7 +305,8 @@ static struct est_tensor chunk_gated_delta_rule(struct est_pass *pass, const str
 
 /* ---- the layer */
 
-/* RMSNormGated of each head: weight * norm(x).to(dtype) * silu(gate.float()), cast back. x, held, moves in; gate is borrowed */
+/* RMSNormGated of each head: weight * norm(x).to(dtype) * silu(gate.float()), cast back. x, held, moves in; gate is
+ * borrowed */
 static struct est_tensor gated_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x,
 				    struct est_tensor gate)
 {
@@ -322,8 +336,8 @@ static struct est_tensor decays(struct est_tape *tape, const struct est_mixer *m
 	return est_mul(tape, rate, est_softplus(tape, dt));
 }
 
-/* query, key, value of what the convolution gives: heads of their own, whose gradients come back permuted, but for those that are
- * repeated */
+/* query, key, value of what the convolution gives: heads of their own, whose gradients come back permuted, but for
+ * those that are repeated */
 static void split_heads(struct est_pass *pass, struct est_tensor mixed, struct est_tensor ret[3])
 {
 	const struct est_model *model = pass->model;
@@ -349,10 +363,10 @@ static void project(struct est_tape *tape, const struct est_mixer *mixer, struct
 	ret->a = est_keep(&ret->frame, est_linear(tape, &mixer->a_proj, x));
 }
 
-/* Qwen3-Next: in_proj_qkvz and in_proj_ba lie by head, and are cut up and copied apart; ret_heads: q, k and v, until they are split
- * again */
-static void project_by_head(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x, struct projected *ret,
-			    struct est_tensor ret_heads[3])
+/* Qwen3-Next: in_proj_qkvz and in_proj_ba lie by head, and are cut up and copied apart; ret_heads: q, k and v, until
+ * they are split again */
+static void project_by_head(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x,
+			    struct projected *ret, struct est_tensor ret_heads[3])
 {
 	struct est_tape *tape = pass->tape;
 	const struct est_model *model = pass->model;
@@ -377,7 +391,8 @@ struct est_tensor est_delta_net(struct est_pass *pass, const struct est_layer *l
 	const struct est_mixer *mixer = &layer->mixer;
 	struct est_tape *tape = pass->tape;
 	struct projected projected = { 0 };
-	struct est_tensor input = est_hold(est_without_padding(pass, est_alias(tape, x))), mixed, heads[3] = { { 0 } }, qkv[3], beta, g, core;
+	struct est_tensor input = est_hold(est_without_padding(pass, est_alias(tape, x))), mixed, heads[3] = { { 0 } },
+		qkv[3], beta, g, core;
 
 	if (layer->mixer.z_proj.out)
 		project(tape, mixer, input, &projected);

@@ -35,7 +35,8 @@ enum est_sdpa_choice {
 /* What the request's sdpa chooses from on the card; flash where the request's attention is not for sdpa to choose. */
 enum est_sdpa_choice est_device_sdpa(const struct est_gpu *gpu, const struct est_request *request);
 
-/* Why the card cannot run the recipe, or not as it is modelled; NULL when it can. Static text, a clause without the full stop. */
+/* Why the card cannot run the recipe, or not as it is modelled; NULL when it can. Static text, a clause without the
+ * full stop. */
 const char *est_device_refuses(const struct est_gpu *gpu, const struct est_request *request);
 
 #endif

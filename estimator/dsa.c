@@ -1,5 +1,5 @@
-/* DeepSeek's sparse attention: a lightning indexer chooses the tokens that each token attends to. modeling_deepseek_v32.py,
- * modeling_glm_moe_dsa.py. */
+/* DeepSeek's sparse attention: a lightning indexer chooses the tokens that each token attends to.
+ * modeling_deepseek_v32.py, modeling_glm_moe_dsa.py. */
 #include "estimator/dsa.h"
 
 #include "estimator/recurrent.h"
@@ -12,8 +12,8 @@ static uint64_t chosen(const struct est_pass *pass)
 	return topk < pass->sequence ? topk : pass->sequence;
 }
 
-/* torch.matmul(q.float(), k.float()), scaled, relu: [tokens, heads, keys]. Keys are copied for each query where there are
- * several sequences. q and k are borrowed. */
+/* torch.matmul(q.float(), k.float()), scaled, relu: [tokens, heads, keys]. Keys are copied for each query where
+ * there are several sequences. q and k are borrowed. */
 static struct est_tensor score(struct est_pass *pass, struct est_tensor q, struct est_tensor k)
 {
 	struct est_tape *tape = pass->tape;
@@ -37,11 +37,13 @@ static struct est_tensor score(struct est_pass *pass, struct est_tensor q, struc
 }
 
 /* index_scores of every key, masked: fp32, but for autocast's products */
-static struct est_tensor weigh(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor scores)
+static struct est_tensor weigh(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+			       struct est_tensor scores)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t numel = pass->tokens * pass->sequence;
-	struct est_tensor weights = est_to(tape, est_linear(tape, &layer->indexer.weights_proj, x), EST_32BIT), index_scores, masked;
+	struct est_tensor weights = est_to(tape, est_linear(tape, &layer->indexer.weights_proj, x), EST_32BIT),
+		index_scores, masked;
 
 	weights = est_hold(est_mul_scalar(tape, weights));
 	index_scores = est_empty(tape, numel, tape->autocast ? EST_16BIT : EST_32BIT);
@@ -58,7 +60,8 @@ static struct est_tensor best(struct est_pass *pass, struct est_tensor index_sco
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t numel = pass->tokens * chosen(pass);
-	struct est_tensor values = est_empty(tape, numel, index_scores.element), indices = est_empty(tape, numel, EST_INT64), out;
+	struct est_tensor values = est_empty(tape, numel, index_scores.element),
+		indices = est_empty(tape, numel, EST_INT64), out;
 
 	est_drop(tape, values);
 	out = est_hold(est_empty(tape, numel, EST_32BIT));
@@ -66,7 +69,8 @@ static struct est_tensor best(struct est_pass *pass, struct est_tensor index_sco
 	return out;
 }
 
-/* q, k = cat([rotated, rest]), held in embed[1]; rotated, held in embed[0]. What they are of, borrowed, stays: rest is a view of it */
+/* q, k = cat([rotated, rest]), held in embed[1]; rotated, held in embed[0]. What they are of, borrowed, stays: rest
+ * is a view of it */
 static void rotate(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
 		   struct est_tensor embed[2][2])
 {
@@ -84,7 +88,8 @@ static void rotate(struct est_pass *pass, const struct est_layer *layer, struct 
 }
 
 /* DeepseekV32Indexer.forward, under torch.no_grad(): the indices of the chosen tokens, held */
-static struct est_tensor index_tokens(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor q_resid)
+static struct est_tensor index_tokens(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				      struct est_tensor q_resid)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = est_hold(est_linear(tape, &layer->indexer.wq_b, q_resid)), k, embed[2][2], scores, index_scores;
@@ -110,7 +115,8 @@ static struct est_tensor index_mask(struct est_pass *pass, struct est_tensor top
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = pass->tokens * pass->sequence;
-	struct est_tensor ones = est_empty(tape, scores, EST_BYTE), indices = est_empty(tape, topk_indices.numel, EST_INT64), mask;
+	struct est_tensor ones = est_empty(tape, scores, EST_BYTE),
+		indices = est_empty(tape, topk_indices.numel, EST_INT64), mask;
 
 	mask = est_hold(est_empty(tape, scores, EST_BYTE));
 	est_drop(tape, indices);
@@ -140,8 +146,8 @@ static struct est_tensor chosen_before(struct est_pass *pass)
 	return indices;
 }
 
-struct est_tensor est_choose_tokens(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor q_resid,
-				    struct est_tensor ret_frame[2])
+struct est_tensor est_choose_tokens(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				    struct est_tensor q_resid, struct est_tensor ret_frame[2])
 {
 	struct est_tape *tape = pass->tape;
 	bool no_grad = tape->no_grad;

@@ -10,7 +10,8 @@ struct est_tensor est_bidirectional_mask(struct est_pass *pass, uint64_t queries
 {
 	struct est_tape *tape = pass->tape;
 	bool unpadded = !pass->request->attention_mask;
-	bool two_dimensional = pass->request->attention == EST_FLASH_ATTENTION_2 || pass->request->attention == EST_FLASH_ATTENTION_3;
+	bool two_dimensional = pass->request->attention == EST_FLASH_ATTENTION_2
+		|| pass->request->attention == EST_FLASH_ATTENTION_3;
 	struct est_tensor mask, additive;
 
 	if (unpadded || two_dimensional)
@@ -73,7 +74,8 @@ struct est_tensor est_eager_scores(struct est_pass *pass, const struct est_tenso
 	return est_join_heads(pass, out);
 }
 
-/* ---- a learned bias. extra: 0 batch, 1 heads, 2 queries, 3 head_dim, 4 elements of k, 5 keys, 6 bytes of an element */
+/* ---- a learned bias. extra: 0 batch, 1 heads, 2 queries, 3 head_dim, 4 elements of k, 5 keys, 6 bytes of an
+ * element */
 
 /* The gradient of the bias is made for the whole batch, its rows padded to 16 elements. */
 static struct est_tensor bias_grad(struct est_tape *tape, const struct est_node *node)
@@ -153,7 +155,8 @@ static struct est_tensor expanded(struct est_tape *tape, struct est_tensor bias,
 	return est_output(tape, node, 0, out);
 }
 
-struct est_tensor est_biased_attention(struct est_pass *pass, const struct est_tensor qkv[3], uint64_t keys, struct est_tensor bias)
+struct est_tensor est_biased_attention(struct est_pass *pass, const struct est_tensor qkv[3], uint64_t keys,
+				       struct est_tensor bias)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t heads = (uint64_t)pass->model->num_attention_heads, dim = (uint64_t)pass->model->head_dim;

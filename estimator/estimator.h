@@ -20,15 +20,17 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 	     size_t gpu_count, struct est_arena *arena, struct est_report *ret_report);
 
 /* The verdicts that est_run() comes to, for a search that tries many requests: fills gpu, reason and verdict of
- * ret_fits[0..gpu_count). required and required_high are those of est_run() for the first exact cards; of another card they
- * may be bounds instead, on the same side of what the card has, so that less has to be replayed. Work space comes from arena.
- * False only when it is too small. */
-bool est_judge_cards(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+ * ret_fits[0..gpu_count). required and required_high are those of est_run() for the first exact cards; of another
+ * card they may be bounds instead, on the same side of what the card has, so that less has to be replayed. Work
+ * space comes from arena. False only when it is too small. */
+bool est_judge_cards(const struct est_request *request, const struct est_model *model,
+		     const struct est_gpu *const *gpus,
 		     size_t gpu_count, size_t exact, struct est_arena *arena, struct est_fit *ret_fits);
 
-/* The same without playing the allocator, from what is alive at once: required and required_high are no more than those of est_run(), so
- * that a card which does not fit does not fit. Replays, whatever the accounting. */
-bool est_judge_alive(const struct est_request *request, const struct est_model *model, const struct est_gpu *const *gpus,
+/* The same without playing the allocator, from what is alive at once: required and required_high are no more than
+ * those of est_run(), so that a card which does not fit does not fit. Replays, whatever the accounting. */
+bool est_judge_alive(const struct est_request *request, const struct est_model *model,
+		     const struct est_gpu *const *gpus,
 		     size_t gpu_count, struct est_arena *arena, struct est_fit *ret_fits);
 
 /* The least that required_high of the card can be, by floor (floor.h): no replay at all. Bytes. */

@@ -1,5 +1,5 @@
-/* Experts as Transformers 4 runs them: an nn.Linear each, one expert after the other (MixtralSparseMoeBlock). Tokens are taken
- * to be shared evenly; what the experts take together hangs on how little. */
+/* Experts as Transformers 4 runs them: an nn.Linear each, one expert after the other (MixtralSparseMoeBlock). Tokens
+ * are taken to be shared evenly; what the experts take together hangs on how little. */
 #include "estimator/routers.h"
 
 static const struct est_op index_op = { "Index", est_backward_view };
@@ -24,7 +24,8 @@ static void backward_index_add(struct est_tape *tape, struct est_node *node, str
 static const struct est_op index_add_op = { "IndexAdd", backward_index_add };
 
 /* sum.index_add_(0, rows, x): sum moves in and out */
-static struct est_tensor index_add(struct est_tape *tape, struct est_tensor sum, struct est_tensor rows, struct est_tensor x)
+static struct est_tensor index_add(struct est_tape *tape, struct est_tensor sum, struct est_tensor rows,
+				   struct est_tensor x)
 {
 	struct est_node *node = est_node_new(tape, &index_add_op, 2, (struct est_tensor[]){ sum, x });
 
@@ -47,8 +48,8 @@ static void renew(struct est_tape *tape, struct est_tensor *variable, struct est
 }
 
 /* expert(x[rows]) * weights[rows], of count pairs of a token and this expert */
-static void run_expert(struct est_pass *pass, const struct est_expert *expert, struct est_tensor x, struct est_tensor weights,
-		       uint64_t count, struct turn *turn)
+static void run_expert(struct est_pass *pass, const struct est_expert *expert, struct est_tensor x,
+		       struct est_tensor weights, uint64_t count, struct turn *turn)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t hidden = (uint64_t)pass->model->hidden_size;

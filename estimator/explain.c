@@ -66,12 +66,14 @@ static const struct {
 				    "bitsandbytes/optim/optimizer.py" },
 	[EST_PAGED_ADAMW_8BIT] = { "two moments of 1 byte, those of large parameters in managed memory, outside the allocator",
 				   "bitsandbytes/optim/optimizer.py" },
-	[EST_ADAFACTOR] = { "a mean for each row and column of a matrix, one moment of a vector", "transformers/optimization.py" },
+	[EST_ADAFACTOR] = { "a mean for each row and column of a matrix, one moment of a vector",
+			    "transformers/optimization.py" },
 	[EST_LION] = { "one momentum of each trained parameter", "bitsandbytes/optim/lion.py" },
 	[EST_LION_8BIT] = { "one momentum of 1 byte with a scale for each block", "bitsandbytes/optim/lion.py" },
 	[EST_SGD] = { "no states", "torch/optim/sgd.py" },
 	[EST_SGD_MOMENTUM] = { "one momentum of each trained parameter", "torch/optim/sgd.py" },
-	[EST_MUON] = { "one momentum of each matrix within the layers, two moments of every other parameter", "torch/optim/_muon.py" },
+	[EST_MUON] = { "one momentum of each matrix within the layers, two moments of every other parameter",
+		       "torch/optim/_muon.py" },
 	[EST_GALORE_ADAMW] = { "two moments of each projected gradient, and the projections", "galore_torch/adamw.py" },
 	[EST_APOLLO_ADAMW] = { "two moments of each projected gradient", "apollo_torch/apollo.py" },
 	[EST_APOLLO_ADAMW_MINI] = { "two moments of each gradient projected to rank 1", "apollo_torch/apollo.py" },
@@ -80,8 +82,10 @@ static const struct {
 
 static const char *const shares[] = {
 	[EST_ZERO1] = "the optimizer's states", [EST_ZERO2] = "gradients and the optimizer's states",
-	[EST_ZERO3] = "weights, gradients and the optimizer's states", [EST_FSDP] = "weights, gradients and the optimizer's states",
-	[EST_FSDP1] = "weights, gradients and the optimizer's states", [EST_HSDP] = "weights, gradients and the optimizer's states",
+	[EST_ZERO3] = "weights, gradients and the optimizer's states",
+	[EST_FSDP] = "weights, gradients and the optimizer's states",
+	[EST_FSDP1] = "weights, gradients and the optimizer's states",
+	[EST_HSDP] = "weights, gradients and the optimizer's states",
 };
 
 /* From which strategy on a row is shared. */
@@ -91,7 +95,8 @@ static void say_shares(struct explaining *explaining, enum est_strategy least)
 
 	if (parallelism->strategy >= least)
 		say(explaining, "; %s shares %s among %" PRIu64 " ranks",
-		    est_word_name(est_strategy_words, (int)parallelism->strategy), shares[parallelism->strategy], est_shard_ranks(parallelism));
+		    est_word_name(est_strategy_words, (int)parallelism->strategy), shares[parallelism->strategy],
+		    est_shard_ranks(parallelism));
 }
 
 static void say_ratio(struct explaining *explaining, int64_t parameters, const char *what)
@@ -99,8 +104,8 @@ static void say_ratio(struct explaining *explaining, int64_t parameters, const c
 	const struct est_explanation *item = &explaining->items[explaining->count - 1];
 
 	if (parameters > 0)
-		say(explaining, ": %.2f bytes for each of the %" PRId64 " %s on this rank", (double)item->bytes / (double)parameters, parameters,
-		    what);
+		say(explaining, ": %.2f bytes for each of the %" PRId64 " %s on this rank",
+		    (double)item->bytes / (double)parameters, parameters, what);
 }
 
 /* ---- components */
@@ -111,10 +116,12 @@ static void explain_weights(struct explaining *explaining)
 	const struct est_quantization *quantization = &request->quantization;
 
 	begin(explaining, "weights", explaining->report->per_gpu.weights,
-	      request->method == EST_QLORA ? "bitsandbytes/functional.py, peft/tuners/lora" : "torch.nn.Parameter, each rounded up to 512 bytes");
+	      request->method == EST_QLORA ? "bitsandbytes/functional.py, peft/tuners/lora"
+	      : "torch.nn.Parameter, each rounded up to 512 bytes");
 	if (request->method == EST_QLORA)
 		say(explaining, "the layers' linear weights in %" PRId64 " bits (%s) with their scales, the rest of the base in 16 or 32 bits, and %s "
-		    "adapters", quantization->bits, est_word_name(est_quantization_words, (int)quantization->type), trained_type(request));
+		    "adapters", quantization->bits, est_word_name(est_quantization_words, (int)quantization->type),
+		    trained_type(request));
 	else if (has_adapters(request))
 		say(explaining, "the frozen base in %s and %s adapters", est_word_name(est_dtype_words, (int)request->base_dtype),
 		    trained_type(request));
@@ -128,7 +135,8 @@ static void explain_gradients(struct explaining *explaining)
 {
 	const struct est_request *request = explaining->request;
 
-	begin(explaining, "gradients", explaining->report->per_gpu.gradients, "torch/csrc/autograd/functions/accumulate_grad.h");
+	begin(explaining, "gradients", explaining->report->per_gpu.gradients,
+	      "torch/csrc/autograd/functions/accumulate_grad.h");
 	say(explaining, "the most alive at once of the gradients of what is trained, in %s, and of their sums and copies on the way to the step",
 	    trained_type(request));
 	if (request->fuse_optimizer_in_backward)
@@ -207,7 +215,8 @@ static void explain_replay(struct explaining *explaining)
 	explain_gradients(explaining);
 	explain_optimizer(explaining);
 	explain_activations(explaining);
-	begin(explaining, "buffers", explaining->report->per_gpu.buffers, "the model's register_buffer(), the batch, buckets of sharding");
+	begin(explaining, "buffers", explaining->report->per_gpu.buffers,
+	      "the model's register_buffer(), the batch, buckets of sharding");
 	say(explaining, "what is no parameter and no activation: token ids, labels, positions, rotary tables, masks, buckets");
 	explain_overhead(explaining);
 }

@@ -185,7 +185,8 @@ const char *est_field_text(const struct est_field *field, const struct est_reque
 	return text;
 }
 
-void est_field_refuse(const char *name, const struct est_request *request, struct est_faults *faults, const char *why, ...)
+void est_field_refuse(const char *name, const struct est_request *request, struct est_faults *faults, const char *why,
+		      ...)
 {
 	const struct est_field *field = est_field_find(name);
 	char value[EST_NAME_MAX], reason[EST_DETAIL_MAX];
@@ -194,7 +195,8 @@ void est_field_refuse(const char *name, const struct est_request *request, struc
 	va_start(arguments, why);
 	vsnprintf(reason, sizeof(reason), why, arguments);
 	va_end(arguments);
-	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s %s%s", est_field_text(field, request, value, sizeof(value)), reason,
+	est_fault_add(faults, field->pointer, EST_NOT_SUPPORTED_YET, "%s %s%s",
+		      est_field_text(field, request, value, sizeof(value)), reason,
 		      est_field_is_named(field, request) ? "" : " (the default here: name another)");
 }
 

@@ -29,7 +29,8 @@ enum est_field_kind {
 /* When a field's value matters; est_field_applies() decides, by the rest of the request. */
 enum est_when {
 	EST_ALWAYS, EST_NEVER_ASSUMED, /* says how to answer, not what is run */
-	EST_WITH_ADAPTERS, EST_WITH_QLORA, EST_WITH_INT8, EST_WITH_FREEZE, EST_WITH_PROJECTION, EST_WITH_REFERENCE, EST_WITH_GRPO,
+	EST_WITH_ADAPTERS, EST_WITH_QLORA, EST_WITH_INT8, EST_WITH_FREEZE, EST_WITH_PROJECTION, EST_WITH_REFERENCE,
+	EST_WITH_GRPO,
 	EST_WITH_DECODER, EST_WITH_CHECKPOINTS, EST_WITH_LOSS_BY_LABEL, EST_WITH_GPUS, EST_WITH_TENSOR, EST_WITH_DDP,
 	EST_WITH_HSDP, EST_WITH_FSDP, EST_WITH_FSDP1, EST_WITH_ZERO, EST_WITH_ZERO12, EST_WITH_ZERO3
 };
@@ -78,9 +79,10 @@ void est_field_set(const struct est_field *field, struct est_request *request, d
  * be NULL. */
 bool est_field_applies(const struct est_field *field, const struct est_request *request, const char **ret_only);
 
-/* Adds that the value of the field called name is not supported yet: the value, why (a format, "is not modelled yet with ..."), and, where
- * the client did not name it, how to get past the default. */
-void est_field_refuse(const char *name, const struct est_request *request, struct est_faults *faults, const char *why, ...)
+/* Adds that the value of the field called name is not supported yet: the value, why (a format, "is not modelled yet
+ * with ..."), and, where the client did not name it, how to get past the default. */
+void est_field_refuse(const char *name, const struct est_request *request, struct est_faults *faults, const char *why,
+		      ...)
 	__attribute__((format(printf, 4, 5)));
 
 /* A table of what does not go with something: each row refused whose value the request has. */

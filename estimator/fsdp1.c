@@ -1,10 +1,10 @@
-/* FSDP1 (torch.distributed.fsdp.FullyShardedDataParallel): a unit's parameters are views of one flat parameter, which its hooks
- * gather and free as a whole. Read off traces of torch 2.13; DISTRIBUTED 2. */
+/* FSDP1 (torch.distributed.fsdp.FullyShardedDataParallel): a unit's parameters are views of one flat parameter,
+ * which its hooks gather and free as a whole. Read off traces of torch 2.13; DISTRIBUTED 2. */
 #include "estimator/ops.h"
 #include "estimator/schedule.h"
 
-/* Streams: the compute stream (of the whole backward, as it was traced), that of casts of the shard, that of all-gathers, that of
- * reductions. */
+/* Streams: the compute stream (of the whole backward, as it was traced), that of casts of the shard, that of
+ * all-gathers, that of reductions. */
 enum { COMPUTE, PRE_UNSHARD, UNSHARD, POST_BACKWARD };
 
 /* A shard of another dtype is cast for the all-gather, and goes with it. */
@@ -61,7 +61,8 @@ static void before_backward(struct est_schedule *schedule, unsigned number)
 	unshard(schedule, unit->previous);
 }
 
-/* The gradients of the views, concatenated (the backward of split), and accumulated into what micro-batches before have left. */
+/* The gradients of the views, concatenated (the backward of split), and accumulated into what micro-batches before
+ * have left. */
 static void gather_gradients(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
@@ -81,7 +82,8 @@ static void gather_gradients(struct est_schedule *schedule, unsigned number)
 /* Without a policy gradients are reduced as they are. */
 static uint8_t reduced_element(const struct est_schedule *schedule, const struct est_unit *unit)
 {
-	return schedule->request->parallelism.reduce_dtype == EST_DTYPE_NONE ? unit->gathered_element : schedule->reduced_element;
+	return schedule->request->parallelism.reduce_dtype == EST_DTYPE_NONE
+	       ? unit->gathered_element : schedule->reduced_element;
 }
 
 /* _reduce_grad(): each cast stays beside what it was made of. */
@@ -124,7 +126,8 @@ static void after_backward(struct est_schedule *schedule, unsigned number)
 		reduce(schedule, number);
 }
 
-/* init_flat_param_attributes(), before the first forward of all: each unit's buffers are made, on the compute stream, and emptied. */
+/* init_flat_param_attributes(), before the first forward of all: each unit's buffers are made, on the compute
+ * stream, and emptied. */
 static void begin(struct est_schedule *schedule)
 {
 	struct est_tape *tape = schedule->tape;
@@ -175,8 +178,8 @@ static void choose_elements(struct est_schedule *schedule, const struct est_unit
 	}
 }
 
-/* A flat parameter is cut as it lies: the first rank, which is replayed, has the unit's first parameters whole, a part of one
- * and nothing of the rest. */
+/* A flat parameter is cut as it lies: the first rank, which is replayed, has the unit's first parameters whole, a
+ * part of one and nothing of the rest. */
 static void shard(struct est_schedule *schedule, struct est_unit *unit)
 {
 	const struct est_request *request = schedule->request;

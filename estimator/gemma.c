@@ -1,4 +1,5 @@
-/* Gemma2DecoderLayer and Gemma3DecoderLayer: norms before and after attention and MLP; Gemma 3 norms the heads of q and k. */
+/* Gemma2DecoderLayer and Gemma3DecoderLayer: norms before and after attention and MLP; Gemma 3 norms the heads of q
+ * and k. */
 #include "estimator/liger.h"
 
 /* query_states = self.q_norm(query_states), where the model has such norms; heads move in */

@@ -1,12 +1,13 @@
-/* Gemma4TextDecoderLayer: layers that attend in full have heads of their own width; a mixture of experts may stand beside the MLP.
- * modeling_gemma4.py. */
+/* Gemma4TextDecoderLayer: layers that attend in full have heads of their own width; a mixture of experts may stand
+ * beside the MLP. modeling_gemma4.py. */
 #include "estimator/architecture.h"
 #include "estimator/routers.h"
 
 /* ---- norms */
 
 /* Gemma4RMSNorm.forward; norm NULL: with_scale=False, of rows of width */
-static struct est_tensor normed(struct est_pass *pass, const struct est_norm_weights *norm, uint64_t width, struct est_tensor x)
+static struct est_tensor normed(struct est_pass *pass, const struct est_norm_weights *norm, uint64_t width,
+				struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor x32 = est_hold(est_to(tape, est_hold(x), EST_32BIT)), mean_squared, y, scaled;
@@ -106,10 +107,10 @@ static void route(struct est_pass *pass, const struct est_layer *layer, struct e
 	est_drop(tape, tokens);
 }
 
-/* post_feedforward_layernorm_1(mlp) + post_feedforward_layernorm_2(experts(pre_feedforward_layernorm_2(residual))), held; mlp, held,
- * moves in. frame: variables to the layer's end */
-static struct est_tensor add_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor residual, struct est_tensor mlp,
-				     struct est_tensor frame[3], struct est_routing *routing)
+/* post_feedforward_layernorm_1(mlp) + post_feedforward_layernorm_2(experts(pre_feedforward_layernorm_2(residual))),
+ * held; mlp, held, moves in. frame: variables to the layer's end */
+static struct est_tensor add_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor residual,
+				     struct est_tensor mlp, struct est_tensor frame[3], struct est_routing *routing)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor y, experts, sum;

@@ -7,7 +7,8 @@
 #include "estimator/zero.h"
 #include "estimator/zero3.h"
 
-enum { OLDEST = 4048, OLDEST_QWEN = 4032, HAS_QWEN = 4037, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054, TAKES_PERMUTED = 4056, NEXT = 5000,
+enum { OLDEST = 4048, OLDEST_QWEN = 4032, HAS_QWEN = 4037, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054,
+       TAKES_PERMUTED = 4056, NEXT = 5000,
        GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8,
        LOSS_IN_FP32 = 6 /* bytes a logit more than in 16 bits */ };
 
@@ -42,7 +43,8 @@ uint64_t est_generation_surplus(const struct est_request *request, const struct 
 {
 	uint64_t logits = (uint64_t)(request->micro_batch_size * request->sequence_length * model->vocab_size);
 
-	return model->architecture == EST_ARCH_GPT_BIGCODE && est_shifts_uncast(&request->versions, model) ? LOSS_IN_FP32 * logits : 0;
+	return model->architecture == EST_ARCH_GPT_BIGCODE && est_shifts_uncast(&request->versions, model)
+	       ? LOSS_IN_FP32 * logits : 0;
 }
 
 bool est_scales_rope_last(const struct est_versions *versions)
@@ -75,13 +77,15 @@ static bool is_sharded(const struct est_parallelism *parallelism)
 {
 	enum est_strategy strategy = parallelism->strategy;
 
-	return parallelism->gpus > 1 && (strategy == EST_ZERO3 || strategy == EST_FSDP || strategy == EST_FSDP1 || strategy == EST_HSDP);
+	return parallelism->gpus > 1 && (strategy == EST_ZERO3 || strategy == EST_FSDP || strategy == EST_FSDP1
+					 || strategy == EST_HSDP);
 }
 
 /* DeepSpeed's engine casts all of it back. */
 bool est_prepares_kbit(const struct est_request *request)
 {
-	return request->method == EST_QLORA && request->quantization.prepare_kbit && !est_zero_wanted(request) && !est_zero3_wanted(request)
+	return request->method == EST_QLORA && request->quantization.prepare_kbit && !est_zero_wanted(request)
+	       && !est_zero3_wanted(request)
 	       && !(request->framework == EST_TRL && is_sharded(&request->parallelism));
 }
 
@@ -90,7 +94,8 @@ bool est_casts_vocabulary_back(const struct est_request *request)
 	const struct est_quantization *quantization = &request->quantization;
 	bool four_bits = quantization->type == EST_NF4 || quantization->type == EST_FP4;
 
-	return est_is_old_transformers(&request->versions) && request->framework == EST_TRL && est_prepares_kbit(request) && four_bits && request->precision == EST_BF16_MIXED;
+	return est_is_old_transformers(&request->versions) && request->framework == EST_TRL
+	       && est_prepares_kbit(request) && four_bits && request->precision == EST_BF16_MIXED;
 }
 
 /* Models whose code of these releases is Llama's but for what the replay has anyway */
@@ -156,21 +161,24 @@ const char *est_generation_refuses(const struct est_request *request, const stru
 		bool refused;
 		const char *why;
 	} rows[] = {
-		{ request->versions.transformers < (first_qwen ? OLDEST_QWEN : OLDEST), "is older than 4.48, the oldest that is modelled" },
+		{ request->versions.transformers < (first_qwen ? OLDEST_QWEN : OLDEST),
+		  "is older than 4.48, the oldest that is modelled" },
 		{ first_qwen && !is_plain_qwen(request),
 		  "is modelled with Qwen's own code as finetune.py runs it only: full or lora (all-linear), in 16 bits, one sequence, "
 		  "flash_attention_2" },
 		{ !first_qwen && !knows(model, request->versions.transformers),
 		  "is modelled with Llama, Mistral, Mixtral, Qwen2, Qwen3 (from 4.51) and GPTBigCode (to 4.53) only" },
 		{ model->num_experts > EXPERTS_MAX, "is modelled with at most 8 experts only" },
-		{ model->num_experts > 0 && adapts_experts(request, model), "is modelled with adapters on a mixture's attention only" },
+		{ model->num_experts > 0 && adapts_experts(request, model),
+		  "is modelled with adapters on a mixture's attention only" },
 		{ model->head_dim > 256, "is modelled with heads of at most 256 only" },
 		{ request->framework != EST_TRANSFORMERS && request->framework != EST_TRL
 		  && !(first_qwen && request->framework == EST_DEEPSPEED && est_zero_wanted(request)),
 		  "is modelled with frameworks transformers and trl only" },
 		{ est_casts_vocabulary_back(request) && request->lora.modules_to_save.count > 0,
 		  "is modelled without lora.modules_to_save where TRL prepares the model" },
-		{ request->method == EST_QLORA && request->quantization.type == EST_HQQ, "is modelled without quantization.type hqq only" },
+		{ request->method == EST_QLORA && request->quantization.type == EST_HQQ,
+		  "is modelled without quantization.type hqq only" },
 		{ request->parallelism.gpus > 1 && !shares_as_ever(request),
 		  "is modelled on one GPU, or with strategies ddp and fsdp1 as they are replayed, only" },
 		{ !plain || request->task != EST_CAUSAL_LM, "is modelled with objectives sft and pretrain only" },

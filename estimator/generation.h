@@ -20,7 +20,8 @@ bool est_shifts_logits(const struct est_versions *versions);
  * Qwen. */
 bool est_shifts_uncast(const struct est_versions *versions, const struct est_model *model);
 
-/* Bytes that 4.48.3 takes beyond 4.48.0 to 4.48.2, which the version does not tell apart: the common loss for that one. */
+/* Bytes that 4.48.3 takes beyond 4.48.0 to 4.48.2, which the version does not tell apart: the common loss for that
+ * one. */
 uint64_t est_generation_surplus(const struct est_request *request, const struct est_model *model);
 
 /* LlamaRotaryEmbedding takes cosine and sine before it scales either (to 4.50). */
@@ -32,18 +33,19 @@ bool est_repeats_for_sdpa(const struct est_versions *versions);
 /* sdpa_attention_forward makes q, k and v contiguous (to 4.55): permuted heads are copied. */
 bool est_copies_for_sdpa(const struct est_versions *versions);
 
-/* GPTQ's kernel is torch.matmul(x, weights), as GPT-QModel trains, rather than a function that dequantises in its backward
- * again, as AutoGPTQ's Triton kernel did. */
+/* GPTQ's kernel is torch.matmul(x, weights), as GPT-QModel trains, rather than a function that dequantises in its
+ * backward again, as AutoGPTQ's Triton kernel did. */
 bool est_keeps_dequantized(const struct est_versions *versions);
 
 /* PEFT's layer over GPTQ: result += output (to 0.15), with no cast under autocast. */
 bool est_adds_in_place(const struct est_versions *versions);
 
-/* Whether what is not quantised is cast to fp32: PEFT's preparation, which TRL leaves out where the weights are sharded (to 0.29). */
+/* Whether what is not quantised is cast to fp32: PEFT's preparation, which TRL leaves out where the weights are
+ * sharded (to 0.29). */
 bool est_prepares_kbit(const struct est_request *request);
 
-/* The SFTTrainer of that time takes the embedding and the head of a 4-bit model, which PEFT's preparation has made fp32,
- * back to bf16 (TRL 0.13's peft_module_casting_to_bf16). */
+/* The SFTTrainer of that time takes the embedding and the head of a 4-bit model, which PEFT's preparation has made
+ * fp32, back to bf16 (TRL 0.13's peft_module_casting_to_bf16). */
 bool est_casts_vocabulary_back(const struct est_request *request);
 
 /* Why a run with a release before 5 is not modelled, for a message that begins with the version; NULL when it is, or

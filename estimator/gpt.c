@@ -40,8 +40,8 @@ static struct est_tensor gpt2_mlp(struct est_pass *pass, const struct est_layer 
 	return activated;
 }
 
-struct est_tensor est_gpt_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_layer_function *attention,
-				est_layer_function *mlp)
+struct est_tensor est_gpt_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				est_layer_function *attention, est_layer_function *mlp)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor y = est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)), attended, residual, out;
@@ -66,9 +66,11 @@ struct est_tensor est_gpt2_layer(struct est_pass *pass, const struct est_layer *
 
 /* ---- GPT-BigCode: GPT-2 with nn.Linear, and one head of k and v */
 
-/* GPTBigCodeFlashAttention2 of Transformers 4: the frame holds what it casts beside what it has cast, and the heads' outputs until
- * they have been dropped out. Checkpoints do not switch the cache off: keys and values are returned, views of the whole product */
-static struct est_tensor bigcode_flash_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+/* GPTBigCodeFlashAttention2 of Transformers 4: the frame holds what it casts beside what it has cast, and the heads'
+ * outputs until they have been dropped out. Checkpoints do not switch the cache off: keys and values are returned,
+ * views of the whole product */
+static struct est_tensor bigcode_flash_attention(struct est_pass *pass, const struct est_layer *layer,
+						 struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t query = pass->tokens * (uint64_t)pass->model->hidden_size;
@@ -128,7 +130,8 @@ static struct est_tensor neox_attention(struct est_pass *pass, const struct est_
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t width = pass->tokens * (uint64_t)pass->model->hidden_size;
-	struct est_tensor qkv = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->qkv_proj, x))), part[3], embed[2], out;
+	struct est_tensor qkv = est_hold(est_view_as_heads(tape, est_linear(tape, &layer->qkv_proj, x))), part[3],
+		embed[2], out;
 
 	est_split(tape, qkv, 3, (const uint64_t[]){ width, width, width }, part);
 	for (unsigned i = 0; i < 3; i++)
@@ -178,7 +181,8 @@ struct est_tensor est_gpt_neox_layer(struct est_pass *pass, const struct est_lay
 		est_drop(tape, attention);
 		attention = est_hold(y);
 	}
-	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm, pass->model->parallel_residual ? x : attention));
+	y = est_hold(est_torch_layer_norm(pass, &layer->post_attention_layernorm,
+					  pass->model->parallel_residual ? x : attention));
 	mlp = est_hold(dropout(pass, est_plain_mlp(pass, layer, y)));
 	est_drop(tape, y);
 	out = est_add(tape, mlp, attention);
@@ -206,7 +210,8 @@ static struct est_tensor opt_attention(struct est_pass *pass, const struct est_l
 }
 
 /* The frame's hidden_states = f(hidden_states): x moves in. */
-static struct est_tensor opt_norm_if(struct est_pass *pass, bool now, const struct est_norm_weights *norm, struct est_tensor x)
+static struct est_tensor opt_norm_if(struct est_pass *pass, bool now, const struct est_norm_weights *norm,
+				     struct est_tensor x)
 {
 	struct est_tensor y;
 

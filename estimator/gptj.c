@@ -20,7 +20,8 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_tensor in
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = in[0].numel / (uint64_t)pass->model->head_dim * pass->sequence;
-	struct est_tensor q = est_hold(est_to(tape, in[0], EST_32BIT)), k = est_hold(est_to(tape, in[1], EST_32BIT)), a, b, out;
+	struct est_tensor q = est_hold(est_to(tape, in[0], EST_32BIT)), k = est_hold(est_to(tape, in[1], EST_32BIT)), a,
+		b, out;
 
 	a = est_matmul_heads(pass, q, true, k, true, scores);
 	a = pass->model->architecture == EST_ARCH_GPTJ ? est_mul_scalar(tape, a) : where_causal(tape, a);
@@ -88,7 +89,8 @@ static struct est_tensor rotated(struct est_pass *pass, struct est_tensor x, uin
 }
 
 /* key, then query: cut, rotated and joined; the parts are variables of the frame */
-static void rotate(struct est_pass *pass, struct est_tensor in[2], struct est_tensor rot[2], struct est_tensor rest[2], uint8_t element)
+static void rotate(struct est_pass *pass, struct est_tensor in[2], struct est_tensor rot[2], struct est_tensor rest[2],
+		   uint8_t element)
 {
 	uint64_t dim = (uint64_t)pass->model->head_dim, rotary = est_rotary_width(pass->model);
 	struct est_tape *tape = pass->tape;

@@ -1,5 +1,6 @@
-/* GPTQ: packed int32 values, zeros and fp16 scales by groups of rows; the weight is dequantised for each product. AutoGPTQ's
- * qlinear_tritonv2.py and triton_utils/dequant.py, GPT-QModel's nn_modules/qlinear/torch.py; optimum puts them in place. */
+/* GPTQ: packed int32 values, zeros and fp16 scales by groups of rows; the weight is dequantised for each product.
+ * AutoGPTQ's qlinear_tritonv2.py and triton_utils/dequant.py, GPT-QModel's nn_modules/qlinear/torch.py; optimum puts
+ * them in place. */
 #include "estimator/architecture.h"
 #include "estimator/generation.h"
 #include "estimator/lora.h"
@@ -118,7 +119,8 @@ static struct est_tensor add_to_view(struct est_tape *tape, struct est_tensor x,
 	return out;
 }
 
-struct est_tensor est_gptq_add(struct est_tape *tape, const struct est_linear *linear, struct est_tensor result, struct est_tensor x)
+struct est_tensor est_gptq_add(struct est_tape *tape, const struct est_linear *linear, struct est_tensor result,
+			       struct est_tensor x)
 {
 	bool is_sum = linear->has_bias && !linear->keeps_weight; /* of the product and the bias: no view */
 
@@ -155,8 +157,8 @@ static uint64_t packed_elements(const struct est_pass *pass, int64_t layer)
 	return sum;
 }
 
-/* AutoGPTQ's CUDA and PyTorch kernels keep what they dequantise, as torch.matmul() does: of a checkpointed layer while it is
- * recomputed, else of all layers at once. */
+/* AutoGPTQ's CUDA and PyTorch kernels keep what they dequantise, as torch.matmul() does: of a checkpointed layer
+ * while it is recomputed, else of all layers at once. */
 uint64_t est_gptq_surplus(const struct est_pass *pass)
 {
 	uint64_t largest = 0, all = 0;

@@ -1,5 +1,5 @@
-/* HQQ: packed bytes, scales and zeros by groups; the weight is dequantised for each product, by PyTorch operators. hqq's
- * core/quantize.py (HQQLinear with its default backend, HQQMatmulNoCacheMul) and core/bitpack.py. */
+/* HQQ: packed bytes, scales and zeros by groups; the weight is dequantised for each product, by PyTorch operators.
+ * hqq's core/quantize.py (HQQLinear with its default backend, HQQMatmulNoCacheMul) and core/bitpack.py. */
 #include "estimator/lora.h"
 
 static uint64_t ceil_div(uint64_t n, uint64_t by)

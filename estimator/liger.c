@@ -137,5 +137,6 @@ void est_liger_rope(struct est_pass *pass, const struct est_rope *rope, struct e
 bool est_liger_knows(const struct est_model *model)
 {
 	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_OLMO2
-	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0 && strcmp(model->model_type, "seed_oss") != 0;
+	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0
+	       && strcmp(model->model_type, "seed_oss") != 0;
 }

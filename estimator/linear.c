@@ -23,8 +23,8 @@ static void make_view_grad(struct est_tape *tape, struct est_node *node, unsigne
 	ret[i].view = true;
 }
 
-/* MmBackward, inputs x (self) and weight (mat2): the weight's gradient first. Both are views (TBackward, ViewBackward), x's
- * unless it is a matrix (extra[0]). */
+/* MmBackward, inputs x (self) and weight (mat2): the weight's gradient first. Both are views (TBackward,
+ * ViewBackward), x's unless it is a matrix (extra[0]). */
 static void backward_mm(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	make_view_grad(tape, node, 1, ret);
@@ -180,7 +180,8 @@ void est_embedding_backward(struct est_tape *tape, struct est_node *node, struct
 }
 static const struct est_op embedding_op = { "Embedding", est_embedding_backward };
 
-struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows, uint64_t width)
+struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows,
+				uint64_t width)
 {
 	struct est_tensor table = est_leaf_tensor(tape, weight), out;
 	struct est_node *node = est_node_new(tape, &embedding_op, 1, &table);

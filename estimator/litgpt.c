@@ -114,7 +114,8 @@ static struct est_tensor rope_cache(const struct est_pass *pass)
 static struct est_tensor apply_rope(struct est_pass *pass, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor x1 = est_hold(est_slice(tape, x, x.numel / 2)), x2 = est_hold(est_slice(tape, x, x.numel - x.numel / 2));
+	struct est_tensor x1 = est_hold(est_slice(tape, x, x.numel / 2)),
+		x2 = est_hold(est_slice(tape, x, x.numel - x.numel / 2));
 	struct est_tensor rotated = est_hold(est_cat(tape, est_mul_scalar(tape, x2), x1)), roped, out;
 
 	roped = est_mul(tape, x, rope_cache(pass));
@@ -133,8 +134,8 @@ static struct est_tensor rotary_part(struct est_pass *pass, struct est_tensor x,
 	return rotary == x.numel ? est_reshape(pass->tape, x) : est_slice(pass->tape, x, rotary);
 }
 
-/* q = torch.cat((apply_rope(q[..., :n]), q[..., n:]), dim=-1), and the same of k; in[] moves in and out, what is rotated lives
- * in the frame to its end: frame[] */
+/* q = torch.cat((apply_rope(q[..., :n]), q[..., n:]), dim=-1), and the same of k; in[] moves in and out, what is
+ * rotated lives in the frame to its end: frame[] */
 static void rotate(struct est_pass *pass, struct est_tensor in[2], struct est_tensor frame[2])
 {
 	struct est_tape *tape = pass->tape;
@@ -169,13 +170,14 @@ static struct est_tensor triangle(struct est_pass *pass, uint8_t element)
 	return mask;
 }
 
-/* softmax(tanh(q @ k.mT * scale / cap) * cap + mask, dtype=float).to(dtype) @ v: SDPA has no cap. mask is borrowed, and made where
- * there is none. */
+/* softmax(tanh(q @ k.mT * scale / cap) * cap + mask, dtype=float).to(dtype) @ v: SDPA has no cap. mask is borrowed,
+ * and made where there is none. */
 static struct est_tensor capped_attention(struct est_pass *pass, const struct est_tensor in[3], struct est_tensor mask)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t numel = in[0].numel / (uint64_t)pass->model->head_dim * pass->sequence;
-	struct est_tensor scores = est_hold(est_mul_scalar(tape, est_bmm(tape, in[0], in[1], numel))), next, out, made = est_none;
+	struct est_tensor scores = est_hold(est_mul_scalar(tape, est_bmm(tape, in[0], in[1], numel))), next, out,
+		made = est_none;
 
 	next = est_hold(est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, scores))));
 	est_drop(tape, scores);
@@ -267,7 +269,8 @@ struct est_tensor est_litgpt_norm(struct est_pass *pass, const struct est_norm_w
 }
 
 /* nn.Identity where the block has no such norm. x is released when temporary. */
-static struct est_tensor norm_or_identity(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+static struct est_tensor norm_or_identity(struct est_pass *pass, const struct est_norm_weights *norm,
+					  struct est_tensor x)
 {
 	return norm->width ? est_litgpt_norm(pass, norm, x) : x;
 }

@@ -77,7 +77,8 @@ static struct est_linear factor(struct est_pass *pass, uint64_t in, uint64_t out
 	return linear;
 }
 
-static struct est_adapter *adapter_new(struct est_pass *pass, uint64_t in, uint64_t rank, uint64_t rank_of_b, uint64_t out)
+static struct est_adapter *adapter_new(struct est_pass *pass, uint64_t in, uint64_t rank, uint64_t rank_of_b,
+				       uint64_t out)
 {
 	struct est_adapter *adapter = est_arena_take(pass->tape->arena, 1, sizeof(*adapter));
 
@@ -109,7 +110,8 @@ static void backward_conv1d(struct est_tape *tape, struct est_node *node, struct
 static const struct est_op conv1d_op = { "Conv1d", backward_conv1d };
 
 /* F.conv1d(input, weight) to numel elements. input is released when temporary. */
-static struct est_tensor conv1d(struct est_tape *tape, struct est_tensor input, struct est_tensor weight, bool copies, uint64_t numel)
+static struct est_tensor conv1d(struct est_tape *tape, struct est_tensor input, struct est_tensor weight, bool copies,
+				uint64_t numel)
 {
 	struct est_node *node = est_node_new(tape, &conv1d_op, 2, (struct est_tensor[]){ input, weight });
 	struct est_tensor copy = est_none, out;
@@ -127,7 +129,8 @@ static struct est_tensor conv1d(struct est_tape *tape, struct est_tensor input, 
 }
 
 /* One convolution with groups, or, where the parts differ in width, one for each of them, joined */
-static struct est_tensor convolve(struct est_tape *tape, const struct est_adapter *adapter, uint64_t rows, struct est_tensor after_a)
+static struct est_tensor convolve(struct est_tape *tape, const struct est_adapter *adapter, uint64_t rows,
+				  struct est_tensor after_a)
 {
 	const unsigned count = adapter->parts;
 	struct est_tensor weight = est_leaf_tensor(tape, adapter->b.weight), in[3], factor[3], part[3] = { { 0 } }, out;

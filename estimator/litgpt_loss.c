@@ -1,4 +1,5 @@
-/* The head and the losses of litgpt/finetune/lora.py and full.py, with Lightning's precision plugin around the model. */
+/* The head and the losses of litgpt/finetune/lora.py and full.py, with Lightning's precision plugin around the
+ * model. */
 #include "estimator/litgpt.h"
 #include "estimator/loss.h"
 #include "estimator/split.h"
@@ -42,8 +43,8 @@ static struct est_tensor without_last(struct est_pass *pass, struct est_tensor l
 	return est_hold(pass->batch > 1 ? est_contiguous(pass->tape, view) : view);
 }
 
-/* torch.cat(loss_chunks).sum(), of cross_entropy(chunk, reduction="none") of each, which keeps what one with a mean does. Chunks
- * are borrowed; held. */
+/* torch.cat(loss_chunks).sum(), of cross_entropy(chunk, reduction="none") of each, which keeps what one with a mean
+ * does. Chunks are borrowed; held. */
 static struct est_tensor chunked_cross_entropy(struct est_pass *pass, const struct est_tensor chunk[], uint64_t count)
 {
 	struct est_tape *tape = pass->tape;
@@ -70,7 +71,8 @@ static struct est_tensor head_in_chunks(struct est_pass *pass, struct est_tensor
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t count;
-	struct est_tensor *x = est_split_rows(tape, hidden, pass->sequence, CHUNK, pass->batch * pass->lm_head.in, &count), last, loss;
+	struct est_tensor *x = est_split_rows(tape, hidden, pass->sequence, CHUNK, pass->batch * pass->lm_head.in,
+					      &count), last, loss;
 	struct est_tensor *logits = est_arena_take(tape->arena, count, sizeof(*logits));
 
 	if (!x || !logits)
@@ -122,8 +124,8 @@ struct est_tensor est_litgpt_loss(struct est_pass *pass, struct est_tensor hidde
 	return adapts ? head_in_chunks(pass, hidden) : whole_head(pass, hidden);
 }
 
-/* ---- the batch before: the loop's variable logits holds its logits until those of the next batch are all there, and by their
- * graph the inputs that bitsandbytes keeps */
+/* ---- the batch before: the loop's variable logits holds its logits until those of the next batch are all there,
+ * and by their graph the inputs that bitsandbytes keeps */
 
 static uint64_t logits_bytes(const struct est_request *request, const struct est_model *model, uint64_t tokens)
 {

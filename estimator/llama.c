@@ -10,8 +10,8 @@ static struct est_tensor gated(struct est_tape *tape, struct est_tensor x, struc
 	return out;
 }
 
-struct est_tensor est_attend_gated(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
-				   struct est_tensor v, struct est_tensor gate)
+struct est_tensor est_attend_gated(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q,
+				   struct est_tensor k, struct est_tensor v, struct est_tensor gate)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor embed[2] = { q, k }, out;
@@ -37,17 +37,18 @@ struct est_tensor est_attend_gated(struct est_pass *pass, const struct est_layer
 	return out;
 }
 
-struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
-			     struct est_tensor v)
+struct est_tensor est_attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q,
+			     struct est_tensor k, struct est_tensor v)
 {
 	return est_attend_gated(pass, layer, q, k, v, est_none);
 }
 
-struct est_tensor est_attend_as_is(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q, struct est_tensor k,
-				   struct est_tensor v)
+struct est_tensor est_attend_as_is(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q,
+				   struct est_tensor k, struct est_tensor v)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor out = est_hold(est_attention(pass, layer, q, k, v)), projected = est_linear(tape, &layer->o_proj, out);
+	struct est_tensor out = est_hold(est_attention(pass, layer, q, k, v)),
+		projected = est_linear(tape, &layer->o_proj, out);
 
 	est_drop(tape, out);
 	est_drop(tape, q);
@@ -114,7 +115,8 @@ struct est_tensor est_head_norm_attention(struct est_pass *pass, const struct es
 }
 
 /* residual + hidden_states, or, for Granite, residual + hidden_states * self.residual_multiplier */
-static struct est_tensor residual_add(struct est_pass *pass, struct est_tensor residual, struct est_tensor hidden_states)
+static struct est_tensor residual_add(struct est_pass *pass, struct est_tensor residual,
+				      struct est_tensor hidden_states)
 {
 	struct est_tensor y = est_hold(hidden_states), out;
 

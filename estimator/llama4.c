@@ -1,5 +1,5 @@
-/* Llama4TextDecoderLayer: rotated heads that are normed without weights, layers without rotation, and experts that get every token,
- * scaled by its score. modeling_llama4.py. */
+/* Llama4TextDecoderLayer: rotated heads that are normed without weights, layers without rotation, and experts that
+ * get every token, scaled by its score. modeling_llama4.py. */
 #include "estimator/architecture.h"
 #include "estimator/attention.h"
 #include "estimator/recurrent.h"
@@ -91,7 +91,8 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_lay
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t half = x.numel / (uint64_t)pass->model->hidden_size * (uint64_t)pass->model->moe_intermediate_size;
-	struct est_tensor gate_up = est_hold(est_bmm(tape, x, est_leaf_tensor(tape, layer->experts.gate_up_proj), 2 * half)), part[2], next;
+	struct est_tensor gate_up = est_hold(est_bmm(tape, x, est_leaf_tensor(tape, layer->experts.gate_up_proj),
+						     2 * half)), part[2], next;
 
 	est_split(tape, gate_up, 2, (const uint64_t[]){ half, half }, part);
 	part[0] = est_hold(part[0]);

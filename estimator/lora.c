@@ -230,7 +230,8 @@ bool est_lora_build(struct est_pass *pass)
 	if (pass->model->architecture == EST_ARCH_LITGPT)
 		return est_litgpt_lora_build(pass);
 	pass->tape->unit = 0;
-	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass) || !wrap_parameters(pass))
+	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass)
+	    || !wrap_parameters(pass))
 		return false;
 	cast_adapters(pass, first, adapters_are_fp32(pass->request) ? EST_32BIT : EST_16BIT);
 	save_modules(pass);

@@ -4,20 +4,22 @@
 
 #include "estimator/pass.h"
 
-/* Wraps the target modules of the built model: lora_A, lora_B (and DoRA's magnitude) as trainable leaves, full copies of
- * modules_to_save. False when the arena is too small. */
+/* Wraps the target modules of the built model: lora_A, lora_B (and DoRA's magnitude) as trainable leaves, full
+ * copies of modules_to_save. False when the arena is too small. */
 bool est_lora_build(struct est_pass *pass);
 
-/* lora.Linear.forward and lora.bnb.Linear4bit.forward: base(x) + lora_B(lora_A(dropout(x))) * scaling. x is released when
- * temporary. */
+/* lora.Linear.forward and lora.bnb.Linear4bit.forward: base(x) + lora_B(lora_A(dropout(x))) * scaling. x is released
+ * when temporary. */
 struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 
-/* LoRALinear.forward of LitGPT and torchtune, of one dtype: linear(x) + lora_b(lora_a(dropout(x))) * scaling. As above. */
+/* LoRALinear.forward of LitGPT and torchtune, of one dtype: linear(x) + lora_b(lora_a(dropout(x))) * scaling. As
+ * above. */
 struct est_tensor est_plain_lora_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 
-/* DoRA's part of the sum beside the base's result: (m / |W + BA| - 1) * result + m / |W + BA| * BA(x). x, in the dtype of the
- * adapters, and result are borrowed. */
-struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x, struct est_tensor result);
+/* DoRA's part of the sum beside the base's result: (m / |W + BA| - 1) * result + m / |W + BA| * BA(x). x, in the
+ * dtype of the adapters, and result are borrowed. */
+struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x,
+			   struct est_tensor result);
 
 /* ---- lora_experts.c: bare parameters (PEFT's ParamWrapper). adapter NULL: the weight itself, without more ado */
 
@@ -30,11 +32,13 @@ void est_lora_open(struct est_tape *tape, uint32_t weight, const struct est_adap
 struct est_tensor est_lora_fold(struct est_tape *tape, uint32_t weight, const struct est_adapter *adapter,
 				const struct est_factors *factors);
 void est_lora_close(struct est_tape *tape, const struct est_factors *factors);
-/* The same of a matrix, which no fold is made for: BA, held by the wrapper, or none without an adapter; W + BA, held. */
+/* The same of a matrix, which no fold is made for: BA, held by the wrapper, or none without an adapter; W + BA,
+ * held. */
 struct est_tensor est_lora_delta(struct est_tape *tape, const struct est_linear *linear);
 struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *linear, struct est_tensor delta);
 
-/* A frozen weight as bitsandbytes keeps it: packed values, absmax, its own quantisation. Returns the leaf of the packed values. */
+/* A frozen weight as bitsandbytes keeps it: packed values, absmax, its own quantisation. Returns the leaf of the
+ * packed values. */
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);
 /* bnb.nn.Linear4bit.forward, bnb.nn.Linear8bitLt.forward */
 struct est_tensor est_quantized_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
@@ -49,7 +53,8 @@ struct est_tensor est_gptq_add(struct est_tape *tape, const struct est_linear *l
 /* The same of HQQ (hqq.c): packed values, scales and zeros; HQQLinear.forward. */
 uint32_t est_hqq_quantize(struct est_pass *pass, struct est_linear *linear);
 struct est_tensor est_hqq_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
-/* Whether the experts' checkpoint is in MXFP4; such a parameter of numel elements, dequantised while it is loaded (mxfp4.c). */
+/* Whether the experts' checkpoint is in MXFP4; such a parameter of numel elements, dequantised while it is loaded
+ * (mxfp4.c). */
 bool est_is_mxfp4(const struct est_request *request);
 struct est_tensor est_mxfp4_dequantize(struct est_pass *pass, uint64_t numel);
 /* Bytes that a kernel would take beyond the modelled one, where the request leaves open which runs. */

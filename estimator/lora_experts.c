@@ -1,5 +1,5 @@
-/* PEFT's ParamWrapper: LoRA on bare parameters, on the fused weights of experts and on routers. The sum W + BA is made in each
- * forward, and kept by the products that take it. */
+/* PEFT's ParamWrapper: LoRA on bare parameters, on the fused weights of experts and on routers. The sum W + BA is
+ * made in each forward, and kept by the products that take it. */
 #include "estimator/lora.h"
 
 static struct est_tensor leaf(struct est_tape *tape, uint32_t number)

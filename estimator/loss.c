@@ -95,15 +95,16 @@ static struct est_tensor for_causal_lm_loss(struct est_pass *pass, struct est_te
 	return loss;
 }
 
-/* The same to 4.48: logits[..., :-1, :].contiguous(), which copies nothing of one sequence alone, and labels[..., 1:]. Some
- * classes do not cast them. */
+/* The same to 4.48: logits[..., :-1, :].contiguous(), which copies nothing of one sequence alone, and labels[...,
+ * 1:]. Some classes do not cast them. */
 static struct est_tensor shifted_logits_loss(struct est_pass *pass, struct est_tensor logits)
 {
 	struct est_tape *tape = pass->tape;
 	const uint64_t positions = est_shifted_positions(pass);
 	bool copies = pass->batch > 1, casts = !est_shifts_uncast(&pass->request->versions, pass->model);
 	struct est_tensor whole = est_hold(casts ? est_to(tape, logits, EST_32BIT) : est_alias(tape, logits));
-	struct est_tensor shifted = est_slice(tape, est_alias(tape, whole), logits.numel / pass->tokens * positions), labels, loss;
+	struct est_tensor shifted = est_slice(tape, est_alias(tape, whole), logits.numel / pass->tokens * positions),
+		labels, loss;
 
 	shifted = est_hold(copies ? est_contiguous(tape, shifted) : shifted);
 	/* the batch's own labels, of which nothing is kept otherwise: as large as its input_ids */

@@ -11,7 +11,8 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 /* TRL's SFTTrainer on its fused head (loss_chunked.c): log-probabilities in tiles, no logits. As above. */
 struct est_tensor est_chunked_loss(struct est_pass *pass, struct est_tensor hidden);
 
-/* prime-rl's fused head (loss_vocabulary.c): log-probabilities of all positions, a chunk of words at a time. As above. */
+/* prime-rl's fused head (loss_vocabulary.c): log-probabilities of all positions, a chunk of words at a time. As
+ * above. */
 struct est_tensor est_vocabulary_loss(struct est_pass *pass, struct est_tensor hidden);
 
 /* Liger's lce_forward (loss_liger.c): head, loss and their gradients in one forward, a chunk of positions at a time.
@@ -21,8 +22,8 @@ struct est_tensor est_liger_loss(struct est_pass *pass, struct est_tensor hidden
 /* Apple's cut cross entropy (loss_cut.c): neither logits nor their gradient reach memory. As above. */
 struct est_tensor est_cut_loss(struct est_pass *pass, struct est_tensor hidden);
 
-/* F.cross_entropy(logits.float()) within loss_parallel() (loss_parallel.c), of this rank's words; logits are borrowed. Returns the
- * loss (held). */
+/* F.cross_entropy(logits.float()) within loss_parallel() (loss_parallel.c), of this rank's words; logits are
+ * borrowed. Returns the loss (held). */
 struct est_tensor est_parallel_loss(struct est_pass *pass, struct est_tensor logits);
 
 /* The loss that the request names. As above. */
@@ -34,8 +35,8 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden);
  * moves in: the result (temporary) is its reference. Marks nothing under no_grad. */
 struct est_tensor est_head_input(struct est_tape *tape, struct est_tensor x);
 
-/* The frame of a loss that is made of the head's input at once: its marks, and the end of the autocast region. make borrows its
- * argument and gives the loss. hidden moves in, the result is held. */
+/* The frame of a loss that is made of the head's input at once: its marks, and the end of the autocast region. make
+ * borrows its argument and gives the loss. hidden moves in, the result is held. */
 struct est_tensor est_loss_at_once(struct est_pass *pass, struct est_tensor hidden,
 				   struct est_tensor (*make)(struct est_pass *pass, struct est_tensor hidden));
 

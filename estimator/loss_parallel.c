@@ -1,9 +1,10 @@
-/* torch.distributed.tensor.parallel.loss_parallel(): log_softmax and nll_loss in fp32 over a rank's part of the vocabulary, by
- * python operators. Read in torch 2.13 (loss.py). */
+/* torch.distributed.tensor.parallel.loss_parallel(): log_softmax and nll_loss in fp32 over a rank's part of the
+ * vocabulary, by python operators. Read in torch 2.13 (loss.py). */
 #include "estimator/loss.h"
 
-/* grad_input of zeros, with -1 at the labels, then (grad_input + exp(x)) * grad_output: the gradient of log_softmax's input at once.
- * Variables of positions: the labels, those of this rank's words, what is put there, where, and grad_output. extra[0]: positions */
+/* grad_input of zeros, with -1 at the labels, then (grad_input + exp(x)) * grad_output: the gradient of
+ * log_softmax's input at once. Variables of positions: the labels, those of this rank's words, what is put there,
+ * where, and grad_output. extra[0]: positions */
 static void backward_nll_loss(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	static const uint8_t elements[] = { EST_INT64, EST_INT64, EST_32BIT, EST_INT64, EST_32BIT };

@@ -1,5 +1,6 @@
-/* unsloth_zoo/fused_losses/cross_entropy_loss.py: a chunk of positions at a time, their logits, and in the same compiled graph the
- * gradients. How it is fused is Inductor's business: no trace has been held against the chunk's temporaries. */
+/* unsloth_zoo/fused_losses/cross_entropy_loss.py: a chunk of positions at a time, their logits, and in the same
+ * compiled graph the gradients. How it is fused is Inductor's business: no trace has been held against the chunk's
+ * temporaries. */
 #include "estimator/loss.h"
 #include "estimator/unsloth.h"
 

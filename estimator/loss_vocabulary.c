@@ -1,5 +1,6 @@
-/* prime-rl's fused head (trainer/models/layers/lm_head.py, _ChunkedLogProbEntropyFn): log-probabilities of all positions, a chunk
- * of 2,048 words at a time, in plain PyTorch. A loop's variables keep their old value until the new one is there. */
+/* prime-rl's fused head (trainer/models/layers/lm_head.py, _ChunkedLogProbEntropyFn): log-probabilities of all
+ * positions, a chunk of 2,048 words at a time, in plain PyTorch. A loop's variables keep their old value until the
+ * new one is there. */
 #include "estimator/loss.h"
 
 enum { CHUNK_WORDS = 2048, STATISTICS = 4 };
@@ -100,7 +101,8 @@ static const struct est_op vocabulary_op = { "ChunkedLogProbEntropy", backward_v
 /* chunk_exp = exp(logits_f - m_new), and its product with logits_f, summed */
 static void fold(struct est_tape *tape, const struct chunk *chunk)
 {
-	struct est_tensor shifted = est_empty(tape, chunk->numel, EST_32BIT), chunk_exp = est_empty(tape, chunk->numel, EST_32BIT);
+	struct est_tensor shifted = est_empty(tape, chunk->numel, EST_32BIT),
+		chunk_exp = est_empty(tape, chunk->numel, EST_32BIT);
 
 	est_drop(tape, shifted);
 	est_drop(tape, est_empty(tape, chunk->numel, EST_32BIT));

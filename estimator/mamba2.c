@@ -1,4 +1,5 @@
-/* Mamba-2 as Transformers' modelling code runs it where mamba-ssm is not installed: Mamba2Mixer.forward and mamba2_chunk_scan. */
+/* Mamba-2 as Transformers' modelling code runs it where mamba-ssm is not installed: Mamba2Mixer.forward and
+ * mamba2_chunk_scan. */
 #include "estimator/recurrent.h"
 
 /* Elements of what the scan works on, padded to whole chunks. */
@@ -94,9 +95,10 @@ static struct est_tensor chunked(struct est_tape *tape, struct est_tensor x, uin
 	return permuted ? est_view_as_heads(tape, padded) : padded;
 }
 
-/* dt and everything that it discretises, in fp32 and in chunks; a moves in, the others are borrowed views of in_proj's result */
-static void discretize(struct est_pass *pass, const struct est_mixer *mixer, const struct est_tensor x_b_c[3], struct est_tensor dt,
-		       struct est_tensor a, struct scan *scan)
+/* dt and everything that it discretises, in fp32 and in chunks; a moves in, the others are borrowed views of
+ * in_proj's result */
+static void discretize(struct est_pass *pass, const struct est_mixer *mixer, const struct est_tensor x_b_c[3],
+		       struct est_tensor dt, struct est_tensor a, struct scan *scan)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t repeats = scan->size.heads / (uint64_t)pass->model->ssm_num_groups;
@@ -110,7 +112,8 @@ static void discretize(struct est_pass *pass, const struct est_mixer *mixer, con
 	x32 = est_hold(est_to(tape, x_b_c[0], EST_32BIT));
 	b = est_hold(est_repeat_interleave(tape, est_to(tape, x_b_c[1], EST_32BIT), repeats));
 	c = est_hold(est_repeat_interleave(tape, est_to(tape, x_b_c[2], EST_32BIT), repeats));
-	scan->d_residual = est_keep(&scan->frame, est_mul(tape, est_leaf_tensor(tape, mixer->d), est_pad(tape, x32, scan->size.hidden)));
+	scan->d_residual = est_keep(&scan->frame, est_mul(tape, est_leaf_tensor(tape, mixer->d),
+							  est_pad(tape, x32, scan->size.hidden)));
 	x = est_hold(est_mul(tape, x32, est_to(tape, scan->dt, EST_32BIT)));
 	est_drop(tape, x32);
 	a = est_hold(est_mul(tape, a, est_to(tape, scan->dt, EST_32BIT)));
@@ -131,16 +134,19 @@ static void scan_within_chunks(struct est_tape *tape, struct scan *scan, uint64_
 
 	scan->a_cumsum = est_keep(&scan->frame, est_cumsum(tape, scan->a));
 	l = est_keep(&scan->frame, est_exp(tape, segment_sum(tape, est_alias(tape, scan->a), chunk)));
-	g = est_keep(&scan->frame, einsum(tape, (struct operand){ scan->c, true, false }, (struct operand){ scan->b, true, false }, scan->size.scores));
+	g = est_keep(&scan->frame, einsum(tape, (struct operand){ scan->c, true, false },
+					  (struct operand){ scan->b, true, false }, scan->size.scores));
 	m = est_keep(&scan->frame, est_mul(tape, g, l));
-	scan->y_diag = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ m, false, false }, (struct operand){ scan->hidden_states, true, false },
+	scan->y_diag = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ m, false, false },
+							      (struct operand){ scan->hidden_states, true, false },
 						  scan->size.hidden));
 }
 
 /* The sums at the end of each chunk. */
 static struct est_tensor last_sums(const struct est_pass *pass, const struct scan *scan)
 {
-	return est_slice(pass->tape, est_alias(pass->tape, scan->a_cumsum), scan->a_cumsum.numel / (uint64_t)pass->model->ssm_chunk_size);
+	return est_slice(pass->tape, est_alias(pass->tape, scan->a_cumsum),
+			 scan->a_cumsum.numel / (uint64_t)pass->model->ssm_chunk_size);
 }
 
 /* 2. and 3.: the states of each chunk, and where each chunk begins: new_states[:, :-1] */
@@ -152,14 +158,15 @@ static struct est_tensor scan_between_chunks(struct est_pass *pass, struct scan 
 
 	decay_states = est_keep(&scan->frame, est_exp(tape, est_sub(tape, last_sums(pass, scan), scan->a_cumsum)));
 	b_decay = est_keep(&scan->frame, est_mul(tape, scan->b, decay_states));
-	states = einsum_permuted(tape, (struct operand){ b_decay, true, true }, (struct operand){ scan->hidden_states, true, false },
-				 scan->size.chunk_states);
+	states = einsum_permuted(tape, (struct operand){ b_decay, true, true },
+				 (struct operand){ scan->hidden_states, true, false }, scan->size.chunk_states);
 	previous_states = est_keep(&scan->frame, est_empty(tape, one_state, states.element));
 	states = est_hold(est_cat(tape, previous_states, states));
 	last = last_sums(pass, scan);
 	last = est_pad(tape, last, last.numel / chunks * (chunks + 1));
 	decay_chunk = est_keep(&scan->frame, est_exp(tape, segment_sum(tape, last, chunks + 1)));
-	new_states = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ decay_chunk, false, false }, (struct operand){ states, true, false },
+	new_states = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ decay_chunk, false, false },
+							    (struct operand){ states, true, false },
 						scan->size.chunk_states + one_state));
 	est_drop(tape, states);
 	return est_keep(&scan->frame, est_slice(tape, est_alias(tape, new_states), scan->size.chunk_states));
@@ -170,13 +177,14 @@ static struct est_tensor add_states(struct est_tape *tape, struct scan *scan, st
 {
 	struct est_tensor decay = est_keep(&scan->frame, est_exp(tape, scan->a_cumsum)), y_off;
 
-	y_off = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ scan->c, true, false }, (struct operand){ states, true, false }, scan->size.hidden));
+	y_off = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ scan->c, true, false },
+						       (struct operand){ states, true, false }, scan->size.hidden));
 	y_off = est_keep(&scan->frame, est_mul(tape, y_off, decay));
 	return est_add(tape, est_contiguous(tape, est_add(tape, scan->y_diag, y_off)), scan->d_residual);
 }
 
-static struct est_tensor chunk_scan(struct est_pass *pass, const struct est_mixer *mixer, const struct est_tensor x_b_c[3],
-				    struct est_tensor dt, struct est_tensor a)
+static struct est_tensor chunk_scan(struct est_pass *pass, const struct est_mixer *mixer,
+				    const struct est_tensor x_b_c[3], struct est_tensor dt, struct est_tensor a)
 {
 	struct est_tape *tape = pass->tape;
 	struct scan scan = { .size = sizes_of(pass) };
@@ -207,15 +215,16 @@ static struct est_tensor gated_norm(struct est_pass *pass, const struct est_norm
 }
 
 /* Falcon-H1 without the norm: x * silu(gate) */
-static struct est_tensor gated(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x, struct est_tensor gate)
+static struct est_tensor gated(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x,
+			       struct est_tensor gate)
 {
 	if (pass->model->ungated_norm)
 		return est_mul(pass->tape, x, est_silu(pass->tape, gate));
 	return gated_norm(pass, &mixer->norm, x, gate);
 }
 
-/* in_proj(x), with Falcon-H1's multipliers before and after. x is borrowed; ret_input, a variable of the frame, and the result are
- * held */
+/* in_proj(x), with Falcon-H1's multipliers before and after. x is borrowed; ret_input, a variable of the frame, and
+ * the result are held */
 static struct est_tensor project(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x,
 				 struct est_tensor *ret_input)
 {
@@ -238,7 +247,8 @@ struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer
 	const struct est_mixer *mixer = &layer->mixer;
 	const struct est_model *model = pass->model;
 	struct est_tape *tape = pass->tape;
-	uint64_t inner = pass->tokens * (uint64_t)est_model_ssm_width(model), conv = pass->tokens * (uint64_t)est_model_conv_width(model);
+	uint64_t inner = pass->tokens * (uint64_t)est_model_ssm_width(model),
+		conv = pass->tokens * (uint64_t)est_model_conv_width(model);
 	uint64_t groups = (conv - inner) / 2;
 	struct est_tensor input, projected = project(pass, mixer, x, &input), a, parts[3], x_b_c[3], mixed, scanned, out;
 

@@ -3,7 +3,8 @@
 
 /* ---- blocks in the place of the MLP; x is borrowed */
 
-struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route)
+struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+			     est_router *route)
 {
 	struct est_tensor tokens = est_hold(est_reshape(pass->tape, est_alias(pass->tape, x)));
 	struct est_routing routing;
@@ -20,7 +21,8 @@ static struct est_tensor softmax_mixture(struct est_pass *pass, const struct est
 	return layer->sparse ? est_routed(pass, layer, x, est_route_softmax) : est_gated_mlp(pass, layer, x);
 }
 
-/* hidden_states, _ = self.mlp(hidden_states): what the router gives takes the place of attention's weights in the layer's frame */
+/* hidden_states, _ = self.mlp(hidden_states): what the router gives takes the place of attention's weights in the
+ * layer's frame */
 static void hold_in_frame(struct est_pass *pass, struct est_tensor given)
 {
 	est_drop(pass->tape, pass->attn_weights);

@@ -107,8 +107,8 @@ static struct est_tensor complex_mul(struct est_tape *tape, struct est_tensor x,
 }
 
 /* apply_rotary_emb: both in fp32, as complex numbers, and back */
-void est_apply_complex_rope(struct est_pass *pass, struct est_permuted permuted, bool one_by_one, struct est_tensor q, struct est_tensor k,
-			    struct est_tensor ret[2])
+void est_apply_complex_rope(struct est_pass *pass, struct est_permuted permuted, bool one_by_one, struct est_tensor q,
+			    struct est_tensor k, struct est_tensor ret[2])
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor in[2] = { q, k }, x32[2], out[2];
@@ -173,7 +173,8 @@ static struct est_tensor fill_keys(struct est_pass *pass, struct est_tensor k_no
 /* ---- attention */
 
 /* ret_resid: the compressed form, held where an indexer takes it too */
-static struct est_tensor project_q(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor *ret_resid)
+static struct est_tensor project_q(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				   struct est_tensor *ret_resid)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q;
@@ -226,8 +227,8 @@ static void expand_kv(struct est_pass *pass, const struct est_layer *layer, stru
 	est_drop(tape, kv);
 }
 
-/* GLM-5's layers return their choice, for the next ones to take, but for a recomputation's, which ends with the layer; choice moves
- * in */
+/* GLM-5's layers return their choice, for the next ones to take, but for a recomputation's, which ends with the
+ * layer; choice moves in */
 static void hand_on(struct est_pass *pass, struct est_tensor choice)
 {
 	if (pass->model->architecture != EST_ARCH_GLM_MOE_DSA)
@@ -239,8 +240,8 @@ static void hand_on(struct est_pass *pass, struct est_tensor choice)
 }
 
 /* Attention under the mask of the tokens that were chosen, where the model chooses. frame: what is held to the end */
-static struct est_tensor attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor q_resid,
-				const struct est_tensor qkv[3], struct est_tensor frame[3])
+static struct est_tensor attend(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				struct est_tensor q_resid, const struct est_tensor qkv[3], struct est_tensor frame[3])
 {
 	struct est_tensor causal = pass->mask, out;
 
@@ -255,7 +256,8 @@ struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_l
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t heads = pass->tokens * (uint64_t)pass->model->num_attention_heads;
-	struct est_tensor q_resid, q = est_hold(project_q(pass, layer, x, &q_resid)), compressed, q_parts[2], kv_parts[2], rotated[2],
+	struct est_tensor q_resid, q = est_hold(project_q(pass, layer, x, &q_resid)), compressed, q_parts[2],
+		kv_parts[2], rotated[2],
 			  kv[2], query, out, latent, frame[3] = { { 0 } };
 
 	split_held(tape, q, heads * (uint64_t)pass->model->qk_nope_head_dim, q_parts);

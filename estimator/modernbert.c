@@ -1,4 +1,5 @@
-/* ModernBertModel: a pre-norm encoder with fused projections, rotary embeddings in fp32, and windows in two layers of three. */
+/* ModernBertModel: a pre-norm encoder with fused projections, rotary embeddings in fp32, and windows in two layers
+ * of three. */
 #include "estimator/encoder.h"
 
 /* ---- attention */
@@ -12,8 +13,8 @@ static struct est_tensor rotated(struct est_tape *tape, const struct est_rope *r
 	return est_add(tape, with_cos, est_mul(tape, half, rope->sin));
 }
 
-void est_apply_modernbert_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
-			       struct est_tensor ret[2])
+void est_apply_modernbert_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q,
+			       struct est_tensor k, struct est_tensor ret[2])
 {
 	struct est_tensor embed[2];
 
@@ -59,7 +60,8 @@ struct est_tensor est_modernbert_layer(struct est_pass *pass, const struct est_l
 {
 	struct est_tape *tape = pass->tape;
 	bool normed = layer->input_layernorm.width > 0; /* not in the first layer */
-	struct est_tensor y = normed ? est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x)) : est_hold(est_alias(tape, x));
+	struct est_tensor y = normed ? est_hold(est_torch_layer_norm(pass, &layer->input_layernorm, x))
+		: est_hold(est_alias(tape, x));
 	struct est_tensor attended = est_hold(self_attention(pass, layer, y)), out;
 
 	est_drop(tape, y);
@@ -81,7 +83,8 @@ static struct est_tensor window_mask(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = pass->sequence * pass->sequence;
-	struct est_tensor difference = est_buffer(pass->tape, scores, EST_INT64), distance = est_buffer(pass->tape, scores, EST_INT64), mask, next;
+	struct est_tensor difference = est_buffer(pass->tape, scores, EST_INT64),
+		distance = est_buffer(pass->tape, scores, EST_INT64), mask, next;
 	bool padded = pass->request->attention_mask;
 
 	est_drop(tape, difference);
@@ -112,7 +115,8 @@ struct est_tensor est_modernbert_forward(struct est_pass *pass)
 	struct est_tape *tape = pass->tape;
 	struct est_tensor words, x, y;
 
-	words = est_embedding(tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size, (uint64_t)model->hidden_size);
+	words = est_embedding(tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
+			      (uint64_t)model->hidden_size);
 	words = est_hold(est_require_input_grad(pass, words));
 	x = est_hold(est_torch_layer_norm(pass, &pass->embedding_norm, words));
 	est_drop(tape, words);

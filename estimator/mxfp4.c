@@ -1,5 +1,6 @@
-/* MXFP4: gpt-oss' checkpoints hold their experts in 4 bits. Nothing trains over them (Mxfp4HfQuantizer.is_trainable), so they are
- * dequantised while they are loaded: transformers/integrations/mxfp4.py, _convert_moe_packed_tensors(). */
+/* MXFP4: gpt-oss' checkpoints hold their experts in 4 bits. Nothing trains over them
+ * (Mxfp4HfQuantizer.is_trainable), so they are dequantised while they are loaded:
+ * transformers/integrations/mxfp4.py, _convert_moe_packed_tensors(). */
 #include "estimator/lora.h"
 
 /* Values to a block, which shares a scale; rows of 16 bytes that are converted at once. */
@@ -36,7 +37,8 @@ static void convert(struct est_pass *pass, uint64_t values)
 /* The values come out in rows of the checkpoint; a transposed copy of them is the parameter. */
 struct est_tensor est_mxfp4_dequantize(struct est_pass *pass, uint64_t numel)
 {
-	struct est_tensor blocks = take(pass, numel / 2, EST_BYTE), scales = take(pass, numel / VALUES, EST_BYTE), exponents[2], out;
+	struct est_tensor blocks = take(pass, numel / 2, EST_BYTE), scales = take(pass, numel / VALUES, EST_BYTE),
+		exponents[2], out;
 	struct est_tensor parameter;
 
 	exponents[0] = take(pass, numel / VALUES, EST_32BIT);

@@ -2,8 +2,8 @@
 #include "estimator/pass.h"
 
 /* q_norm(q_proj(x)), over all heads together */
-static struct est_tensor project(struct est_pass *pass, const struct est_linear *linear, const struct est_norm_weights *norm,
-				 struct est_tensor x)
+static struct est_tensor project(struct est_pass *pass, const struct est_linear *linear,
+				 const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tensor y = est_hold(est_linear(pass->tape, linear, x)), normed = est_olmo2_head_norm(pass, norm, y);
 
@@ -26,7 +26,8 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 
 /* x + norm(block(x)) */
 static struct est_tensor post_normed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
-				     est_block_call *call, est_layer_function *block, est_norm_function *norm, const struct est_norm_weights *weights)
+				     est_block_call *call, est_layer_function *block, est_norm_function *norm,
+				     const struct est_norm_weights *weights)
 {
 	struct est_tensor y = est_hold(call(pass, layer, block, x)), normed;
 

@@ -43,7 +43,8 @@ struct est_tensor est_saved_grad(struct est_tape *tape, const struct est_node *n
 	if (!est_needs(node, i))
 		return est_none;
 	est_storage_retain(tape, node->saved[i]);
-	return (struct est_tensor){ .storage = node->saved[i], .numel = node->edge_numel[i], .element = node->edge_element[i] };
+	return (struct est_tensor){ .storage = node->saved[i], .numel = node->edge_numel[i],
+				    .element = node->edge_element[i] };
 }
 
 /* ---- casts, sums, products */
@@ -78,7 +79,8 @@ static uint8_t promoted(struct est_tensor a, struct est_tensor b)
 	return a.element > b.element ? a.element : b.element;
 }
 
-static struct est_tensor binary_output(struct est_tape *tape, struct est_node *node, struct est_tensor a, struct est_tensor b)
+static struct est_tensor binary_output(struct est_tape *tape, struct est_node *node, struct est_tensor a,
+				       struct est_tensor b)
 {
 	struct est_tensor out = est_empty(tape, a.numel > b.numel ? a.numel : b.numel, promoted(a, b));
 
@@ -326,7 +328,8 @@ static void cast_to_fp32(struct est_tape *tape, struct est_tensor operands[3])
 			operands[i] = est_to(tape, operands[i], EST_32BIT);
 }
 
-struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint32_t weight, uint32_t bias)
+struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint32_t weight,
+				 uint32_t bias)
 {
 	struct est_tensor in[3] = { x, leaf_or_none(tape, weight), leaf_or_none(tape, bias) };
 	struct est_tensor out, mean, rstd;

@@ -1,6 +1,6 @@
-/* The operators that decoder models are made of, as PyTorch runs them: what each allocates, what autograd keeps of it and
- * what its backward allocates. Arguments are released when temporary; results are temporary (tape.h).
- * Order matters and is PyTorch's: inputs are saved before the output is made, autograd's formulas compute the last input's
+/* The operators that decoder models are made of, as PyTorch runs them: what each allocates, what autograd keeps of
+ * it and what its backward allocates. Arguments are released when temporary; results are temporary (tape.h). Order
+ * matters and is PyTorch's: inputs are saved before the output is made, autograd's formulas compute the last input's
  * gradient first, and autocast casts the last argument first. Checked event by event against traces of torch 2.13. */
 #ifndef EST_OPS_H
 #define EST_OPS_H
@@ -17,7 +17,8 @@ enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ, EST
 /* A linear layer's parameters: leaves of the tape. */
 struct est_linear {
 	uint32_t weight, bias;
-	uint32_t module;                   /* its number; the next two are those of PEFT's layer around it, and of its dropout */
+	uint32_t module;                   /* its number; the next two are those of PEFT's layer around it, and of
+					    * its dropout */
 	uint64_t in, out;
 	bool has_bias;
 	bool flat;                         /* its input is a matrix: the input's gradient passes no view */
@@ -57,7 +58,8 @@ est_backward_function est_backward_pass, est_backward_pass_view;
 /* a new tensor for each of two inputs that needs one, of its size in the gradient's dtype, the second's first */
 est_backward_function est_backward_products;
 
-/* The gradient of input i that the forward has made and node keeps as its saved tensor i; none where none is asked for. */
+/* The gradient of input i that the forward has made and node keeps as its saved tensor i; none where none is asked
+ * for. */
 struct est_tensor est_saved_grad(struct est_tape *tape, const struct est_node *node, unsigned i);
 
 /* x.to(dtype): the same tensor when it has that dtype already. */
@@ -81,8 +83,8 @@ struct est_tensor est_mean(struct est_tape *tape, struct est_tensor x, uint64_t 
 struct est_tensor est_sum_to(struct est_tape *tape, struct est_tensor x, uint64_t numel, uint8_t element);
 struct est_tensor est_rsqrt(struct est_tape *tape, struct est_tensor x);
 /* An operator of one operand, to numel elements of its dtype. */
-struct est_tensor est_unary(struct est_tape *tape, const struct est_op *op, struct est_tensor x, bool keeps_input, bool keeps_result,
-			    uint64_t numel);
+struct est_tensor est_unary(struct est_tape *tape, const struct est_op *op, struct est_tensor x, bool keeps_input,
+			    bool keeps_result, uint64_t numel);
 /* Functions of one operand that keep their input (silu, gelu) or their result (tanh, relu). */
 struct est_tensor est_silu(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_gelu(struct est_tape *tape, struct est_tensor x);
@@ -96,7 +98,8 @@ struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows);
 /* F.layer_norm over rows; weight and bias are leaves, or EST_NO_LEAF. Autocast runs it in fp32. */
 #define EST_NO_LEAF UINT32_MAX
-struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint32_t weight, uint32_t bias);
+struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint32_t weight,
+				 uint32_t bias);
 
 /* torch.cat of half-negated halves: LlamaAttention's rotate_half. */
 struct est_tensor est_rotate_half(struct est_tape *tape, struct est_tensor x);
@@ -107,7 +110,8 @@ struct est_tensor est_slice(struct est_tape *tape, struct est_tensor x, uint64_t
 /* torch.cat of n <= EST_NODE_INPUTS, or of two. */
 struct est_tensor est_cat_of(struct est_tape *tape, unsigned n, const struct est_tensor parts[]);
 struct est_tensor est_cat(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
-/* x.chunk(n)/x.split(): views made by one operator, whose backward is one cat. ret[0..n). x is released when temporary. */
+/* x.chunk(n)/x.split(): views made by one operator, whose backward is one cat. ret[0..n). x is released when
+ * temporary. */
 void est_split(struct est_tape *tape, struct est_tensor x, unsigned n, const uint64_t numel[], struct est_tensor ret[]);
 /* A view whose gradient arrives in another layout and is copied: view(b, s, heads, d).transpose(1, 2) before RoPE. */
 struct est_tensor est_view_as_heads(struct est_tape *tape, struct est_tensor x);
@@ -115,17 +119,20 @@ struct est_tensor est_view_as_heads(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_contiguous(struct est_tape *tape, struct est_tensor x);
 /* attn_output.transpose(1, 2).contiguous(): a copy whose gradient is copied back. */
 struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x);
-/* repeat_kv: expand and reshape, n_rep times as large; the same tensor when n_rep is 1. With one head the reshape is a view
- * (of stride 0) and copies nothing. */
+/* repeat_kv: expand and reshape, n_rep times as large; the same tensor when n_rep is 1. With one head the reshape is
+ * a view (of stride 0) and copies nothing. */
 struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep, bool one_head);
 
-/* nn.Linear.forward, under autocast with its casts; of whatever has taken its place: a quantised layer, one with LoRA. */
+/* nn.Linear.forward, under autocast with its casts; of whatever has taken its place: a quantised layer, one with
+ * LoRA. */
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 /* transformers' Conv1D (GPT-2): addmm on an untransposed weight. */
 struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 /* F.embedding of tokens indices (int64 storage ids, borrowed) into weight (a leaf) of width columns. */
-struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows, uint64_t width);
-/* embedding_dense_backward() of a node with extra: 0 the indices, 1 the rows of the table, whose gradient is as edge_numel[0] says. */
+struct est_tensor est_embedding(struct est_tape *tape, struct est_tensor ids, uint32_t weight, uint64_t rows,
+				uint64_t width);
+/* embedding_dense_backward() of a node with extra: 0 the indices, 1 the rows of the table, whose gradient is as
+ * edge_numel[0] says. */
 void est_embedding_backward(struct est_tape *tape, struct est_node *node, struct est_tensor ret[]);
 
 /* Casts an operand for a matrix product when autocast is on; trainable fp32 leaves are cast once and cached. */

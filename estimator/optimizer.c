@@ -50,7 +50,8 @@ static struct est_trained trained(const struct est_leaf *leaf, const struct est_
 	uint64_t stack = leaf->stack ? leaf->stack : 1;
 	uint64_t columns = leaf->rows ? leaf->value.numel / leaf->rows : 0;
 
-	return (struct est_trained){ .numel = value.numel, .rows = columns ? value.numel / columns : 0, .columns = columns * stack,
+	return (struct est_trained){ .numel = value.numel, .rows = columns ? value.numel / columns : 0,
+				     .columns = columns * stack,
 				     .element = est_has_master(request) ? EST_32BIT : value.element,
 				     .inner = leaf->inner, .linear = leaf->linear };
 }
@@ -131,7 +132,8 @@ void est_optimizer_load(struct est_tape *tape, const struct est_request *request
 }
 
 /* One temporary per trained parameter, in element bytes; they are linked by their order in ret. */
-static struct est_tensor *list_like_parameters(struct est_tape *tape, uint8_t element, bool scalar, enum est_category category)
+static struct est_tensor *list_like_parameters(struct est_tape *tape, uint8_t element, bool scalar,
+					       enum est_category category)
 {
 	struct est_tensor *list = est_arena_take(tape->arena, tape->leaf_count, sizeof(*list));
 
@@ -151,8 +153,9 @@ static void drop_list(struct est_tape *tape, struct est_tensor *list)
 		est_drop(tape, list[i]);
 }
 
-/* What DTensor's operators make of gradients that are not placed over tensor-parallel ranks as they need them: for a norm the sum
- * of those that are a rank's own, as large as they are; for an update the rank's part, as the parameter is cut. */
+/* What DTensor's operators make of gradients that are not placed over tensor-parallel ranks as they need them: for a
+ * norm the sum of those that are a rank's own, as large as they are; for an update the rank's part, as the parameter
+ * is cut. */
 static struct est_tensor *list_redistributed(struct est_tape *tape, bool for_norm)
 {
 	struct est_tensor *list = est_arena_take(tape->arena, tape->leaf_count, sizeof(*list));
@@ -238,8 +241,8 @@ static void foreach_denominators(struct est_tape *tape, const struct est_request
 	drop_list(tape, roots);
 }
 
-/* Of each operator's arguments anew: the fused step, or lerp of the first moments; then addcmul of the second, with gradient times
- * gradient. */
+/* Of each operator's arguments anew: the fused step, or lerp of the first moments; then addcmul of the second, with
+ * gradient times gradient. */
 static void update_parts(struct est_tape *tape, bool foreach)
 {
 	struct est_tensor *once = list_redistributed(tape, false), *again;

@@ -1,9 +1,11 @@
-/* Optimizers: the states they keep and what their step allocates on the way. THEORY 5, TRACED 2; checked event by event against
- * traces of torch 2.13, transformers 5.23, bitsandbytes 0.50, torchao 0.18, galore-torch 1.0 and apollo-torch 1.0.
+/* Optimizers: the states they keep and what their step allocates on the way. THEORY 5, TRACED 2; checked event by event
+ * against traces of torch 2.13, transformers 5.23, bitsandbytes 0.50, torchao 0.18, galore-torch 1.0 and apollo-torch
+ * 1.0.
  *
- * With bf16_master and fp16_master the optimizer steps an fp32 copy of each parameter with an fp32 gradient, as DeepSpeed does:
- * states that follow the parameter's dtype are fp32 then, those of bitsandbytes and Adafactor are what they always are. A
- * parameter keeps its shape (a trainer that flattens them cannot run the optimizers that need matrices). */
+ * With bf16_master and fp16_master the optimizer steps an fp32 copy of each parameter with an fp32 gradient, as
+ * DeepSpeed does: states that follow the parameter's dtype are fp32 then, those of bitsandbytes and Adafactor are
+ * what they always are. A parameter keeps its shape (a trainer that flattens them cannot run the optimizers that
+ * need matrices). */
 #ifndef EST_OPTIMIZER_H
 #define EST_OPTIMIZER_H
 
@@ -12,8 +14,8 @@
 
 /* What is allocated before training: fp32 master weights with EST_BF16_MASTER and EST_FP16_MASTER. */
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request);
-/* With fuse_optimizer_in_backward: from now on every parameter has an optimizer of its own that steps it, and drops its gradient,
- * as soon as that has arrived. request has to live as long as the tape. */
+/* With fuse_optimizer_in_backward: from now on every parameter has an optimizer of its own that steps it, and drops
+ * its gradient, as soon as that has arrived. request has to live as long as the tape. */
 void est_optimizer_fuse(struct est_tape *tape, const struct est_request *request);
 /* What a step holds from its clipping to its update. */
 struct est_update {
@@ -22,8 +24,8 @@ struct est_update {
 };
 
 /* The three parts of a step over all trainable parameters of the tape: clip_grad_norm_(); the states, made by the first
- * step; optimizer.step()'s temporaries and zero_grad(set_to_none=True). Nothing is left to do for the first and the last with
- * fuse_optimizer_in_backward. */
+ * step; optimizer.step()'s temporaries and zero_grad(set_to_none=True). Nothing is left to do for the first and the
+ * last with fuse_optimizer_in_backward. */
 void est_optimizer_clip(struct est_tape *tape, const struct est_request *request, struct est_update *update);
 void est_optimizer_states(struct est_tape *tape, const struct est_request *request);
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update);

@@ -1,5 +1,6 @@
-/* AdamW in a low-rank space: GaLore (galore_torch) and APOLLO (apollo_torch), with the Trainer's optim_target_modules attn and mlp:
- * the linear layers within decoder layers are projected, in a second group after all the others. */
+/* AdamW in a low-rank space: GaLore (galore_torch) and APOLLO (apollo_torch), with the Trainer's
+ * optim_target_modules attn and mlp: the linear layers within decoder layers are projected, in a second group after
+ * all the others. */
 #include "estimator/optimizer_row.h"
 
 enum variable { GRAD, DENOM, NORM_GRAD, FACTOR, SCALED_GRAD };

@@ -1,5 +1,5 @@
-/* Optimizers that treat matrices apart from vectors: Adafactor (transformers/optimization.py) and torch.optim.Muon with fused
- * AdamW for what is not a matrix of a layer. */
+/* Optimizers that treat matrices apart from vectors: Adafactor (transformers/optimization.py) and torch.optim.Muon
+ * with fused AdamW for what is not a matrix of a layer. */
 #include "estimator/optimizer_row.h"
 
 /* ---- Adafactor, with scale_parameter and relative_step off: second moments as a row and a column */

@@ -1,5 +1,5 @@
-/* Optimizers with quantised states: bitsandbytes (optim/optimizer.py) and torchao (optim/adam.py, subclass_*.py). Their kernels
- * update in place: no temporaries. */
+/* Optimizers with quantised states: bitsandbytes (optim/optimizer.py) and torchao (optim/adam.py, subclass_*.py).
+ * Their kernels update in place: no temporaries. */
 #include "estimator/optimizer_row.h"
 
 enum { SMALLEST_QUANTIZED = 4096, SMALLEST_PAGED = 100000 };
@@ -17,7 +17,8 @@ static void code_tables(struct est_stepping *stepping)
 {
 	for (unsigned i = 0; i < stepping->row->moments && !stepping->has_tables; i++)
 		est_state(stepping, CODES_8BIT, EST_32BIT);
-	stepping->has_tables = !stepping->request->fuse_optimizer_in_backward; /* else each parameter's optimizer has its own */
+	stepping->has_tables = !stepping->request->fuse_optimizer_in_backward; /* else each parameter's optimizer has
+									        * its own */
 }
 
 /* get_state_buffer(): managed memory when the optimizer is paged and the parameter large */

@@ -54,7 +54,8 @@ void est_state(struct est_stepping *stepping, uint64_t numel, uint8_t element);
 void est_states_like(struct est_stepping *stepping, const struct est_trained *p);
 void est_states_fused(struct est_stepping *stepping, const struct est_trained *p);
 
-/* optimizer_quantized.c. bitsandbytes: uint8 with an absmax per block, fp32 below 4096 elements; fp32 whatever the parameter is. */
+/* optimizer_quantized.c. bitsandbytes: uint8 with an absmax per block, fp32 below 4096 elements; fp32 whatever the
+ * parameter is. */
 void est_states_bnb_8bit(struct est_stepping *stepping, const struct est_trained *p);
 void est_states_bnb_32bit(struct est_stepping *stepping, const struct est_trained *p);
 /* torchao.optim: codes, a scale per block and, but for fp8, a code table for each state. */

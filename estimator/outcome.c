@@ -7,8 +7,9 @@
 #include "estimator/verdict.h"
 #include "estimator/words.h"
 
-/* What the request leaves open, as parts of a thousand: scratch of kernels that is not modelled (reductions, sorts), and how
- * blocks come to lie in the allocator. The second is the spread of our replay against traces of real runs (docs/accuracy.md). */
+/* What the request leaves open, as parts of a thousand: scratch of kernels that is not modelled (reductions, sorts),
+ * and how blocks come to lie in the allocator. The second is the spread of our replay against traces of real runs
+ * (docs/accuracy.md). */
 enum { SCRATCH_PER_MILLE = 10, FRAGMENTATION_PER_MILLE = 40, SCRATCH_BYTES = 16 << 20 };
 
 static struct est_range allocated_range(uint64_t expected)
@@ -52,9 +53,11 @@ static struct est_range resident(const struct est_outcome *outcome, const struct
 	return (struct est_range){ 0, bytes, bytes };
 }
 
-/* What a compiled run may take less: a loss that is compiled too makes no fp32 copy of the logits and no two gradients of them, 4 bytes
- * a logit where it is 12; of short sequences inductor makes a gradient of the MLP's weights later than the replay. */
-static uint64_t least_compiled(const struct est_request *request, const struct est_model *model, const struct est_outcome *outcome)
+/* What a compiled run may take less: a loss that is compiled too makes no fp32 copy of the logits and no two
+ * gradients of them, 4 bytes a logit where it is 12; of short sequences inductor makes a gradient of the MLP's
+ * weights later than the replay. */
+static uint64_t least_compiled(const struct est_request *request, const struct est_model *model,
+			       const struct est_outcome *outcome)
 {
 	uint64_t tokens = (uint64_t)(request->micro_batch_size * request->sequence_length), least = 0;
 	uint64_t loss = est_compiles_loss(request) ? 0 : 8 * tokens * (uint64_t)model->vocab_size;
@@ -69,7 +72,8 @@ static uint64_t least_compiled(const struct est_request *request, const struct e
 	return least;
 }
 
-static void report_peak(const struct est_request *request, const struct est_model *model, const struct est_outcome *outcome, const struct est_gpu *gpu, struct est_peak *peak)
+static void report_peak(const struct est_request *request, const struct est_model *model,
+			const struct est_outcome *outcome, const struct est_gpu *gpu, struct est_peak *peak)
 {
 	uint64_t workspace = est_workspace_bytes(gpu), allocated = outcome->levels.allocated + workspace;
 
@@ -78,8 +82,10 @@ static void report_peak(const struct est_request *request, const struct est_mode
 	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
 	peak->at_peak[EST_WORKSPACE] += workspace;
 	peak->allocated = est_range_widened(allocated_range(allocated), outcome->unmodelled);
-	peak->allocated.low = est_compiles_layers(request) ? least_compiled(request, model, outcome) + workspace : allocated - outcome->leftover;
-	peak->reserved = est_range_widened(est_reserved_range(allocated, outcome->reserved.peak + est_whole_segments(workspace)),
+	peak->allocated.low = est_compiles_layers(request) ? least_compiled(request, model, outcome)
+		+ workspace : allocated - outcome->leftover;
+	peak->reserved = est_range_widened(est_reserved_range(allocated,
+							      outcome->reserved.peak + est_whole_segments(workspace)),
 				 outcome->unmodelled + outcome->unpooled);
 	peak->reserved.low = peak->allocated.low;
 	peak->device = plus(peak->reserved, est_device_outside(gpu, &request->parallelism));
@@ -138,8 +144,8 @@ void est_outcome_rows(const struct est_outcome *outcome, const struct est_gpu *g
 	rows->total = rows->weights + rows->gradients + rows->optimizer + rows->activations + rows->buffers + rows->overhead;
 }
 
-void est_outcome_report(const struct est_outcome *outcome, const struct est_request *request, const struct est_model *model,
-			const struct est_gpu *gpu, struct est_report *report)
+void est_outcome_report(const struct est_outcome *outcome, const struct est_request *request,
+			const struct est_model *model, const struct est_gpu *gpu, struct est_report *report)
 {
 	report_ranks(outcome, gpu, report);
 	report_peak(request, model, outcome, gpu, &report->peak);

@@ -5,7 +5,8 @@
 #include "estimator/estimator.h"
 #include "estimator/replay.h"
 
-/* Everything that depends on the card only through what its kernels can do: one trace, replayed for all cards of the class. */
+/* Everything that depends on the card only through what its kernels can do: one trace, replayed for all cards of the
+ * class. */
 struct est_outcome {
 	bool traced;
 	struct est_levels levels;
@@ -37,10 +38,10 @@ uint64_t est_workspace_bytes(const struct est_gpu *gpu);
 uint64_t est_whole_segments(uint64_t bytes);
 
 /* The peak, the timeline, the host's memory, the ranks and the rows of one GPU as gpu has them. */
-void est_outcome_report(const struct est_outcome *outcome, const struct est_request *request, const struct est_model *model,
-			const struct est_gpu *gpu, struct est_report *report);
+void est_outcome_report(const struct est_outcome *outcome, const struct est_request *request,
+			const struct est_model *model, const struct est_gpu *gpu, struct est_report *report);
 /* The rows alone, of a run so distributed. */
-void est_outcome_rows(const struct est_outcome *outcome, const struct est_gpu *gpu, const struct est_parallelism *parallelism,
-		      struct est_rows *rows);
+void est_outcome_rows(const struct est_outcome *outcome, const struct est_gpu *gpu,
+		      const struct est_parallelism *parallelism, struct est_rows *rows);
 
 #endif

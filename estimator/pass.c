@@ -53,7 +53,8 @@ static struct est_tensor unit_function(void *context, struct est_tensor x, const
 	return est_schedule_leave(pass->schedule, unit, layer_function(context, x, layer));
 }
 
-static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer *layer, bool checkpointed, struct est_tensor x)
+static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer *layer, bool checkpointed,
+				   struct est_tensor x)
 {
 	const struct est_rope *rope = est_layer_rope(pass, layer);
 	struct est_call call = { .function = est_unit_is_checkpointed(pass->schedule) ? unit_function : layer_function,
@@ -63,7 +64,8 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 
 	if (est_compiles_layers(pass->request))
 		return est_compiled_layer(pass, layer, x);
-	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass, x, layer);
+	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass,
+														  x, layer);
 }
 
 /* presents.append(...): the cache of keys and values, which is among the model's outputs */
@@ -74,7 +76,8 @@ static void keep_beside(struct est_pass *pass)
 	pass->tape->beside = est_none;
 }
 
-/* hidden_states = decoder_layer(hidden_states) for each; x moves in. What else a layer returns lives until the next returns. */
+/* hidden_states = decoder_layer(hidden_states) for each; x moves in. What else a layer returns lives until the next
+ * returns. */
 struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
 	pass->runs_layers = true;
@@ -102,7 +105,8 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 	return x;
 }
 
-/* Learned positions (GPT-2: one row a position; OPT: one a token); held to the end of the forward, as inputs_embeds is. */
+/* Learned positions (GPT-2: one row a position; OPT: one a token); held to the end of the forward, as inputs_embeds
+ * is. */
 static struct est_tensor look_up_positions(struct est_pass *pass)
 {
 	bool per_token = pass->model->architecture == EST_ARCH_OPT;
@@ -127,13 +131,14 @@ static struct est_tensor leaf_of_forward(struct est_pass *pass, struct est_tenso
 	return est_alias(pass->tape, est_leaf_tensor(pass->tape, leaf));
 }
 
-/* enable_input_require_grads(): with checkpoints over a frozen model the embedding's output becomes a leaf, which keeps its
- * gradient as long as the graph lives. x moves in. */
+/* enable_input_require_grads(): with checkpoints over a frozen model the embedding's output becomes a leaf, which
+ * keeps its gradient as long as the graph lives. x moves in. */
 struct est_tensor est_require_input_grad(struct est_pass *pass, struct est_tensor x)
 {
 	bool checkpoints = pass->request->checkpointing != EST_CHECKPOINT_NONE || est_unsloth_wanted(pass->request);
 
-	if (pass->model->architecture == EST_ARCH_TORCHTUNE || pass->request->method == EST_FULL || !checkpoints || x.requires_grad || pass->tape->no_grad)
+	if (pass->model->architecture == EST_ARCH_TORCHTUNE || pass->request->method == EST_FULL || !checkpoints
+	    || x.requires_grad || pass->tape->no_grad)
 		return x;
 	return leaf_of_forward(pass, x);
 }
@@ -203,7 +208,8 @@ static struct est_tensor norm_embedding(struct est_pass *pass, struct est_tensor
 }
 
 /* inputs_embeds plus positions where they are learned; GPT-2 adds them before it makes its mask, OPT after */
-static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_tensor inputs_embeds, struct est_tensor *ret_positions)
+static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_tensor inputs_embeds,
+					      struct est_tensor *ret_positions)
 {
 	bool masks_last = pass->model->architecture == EST_ARCH_GPT2;
 	struct est_tensor x;
@@ -225,7 +231,8 @@ static struct est_tensor embed_with_positions(struct est_pass *pass, struct est_
 
 static est_norm_function *final_norm_of(const struct est_pass *pass)
 {
-	return est_unsloth_wanted(pass->request) ? est_unsloth_norm : est_architecture_row(pass->model->architecture)->final_norm;
+	return est_unsloth_wanted(pass->request) ? est_unsloth_norm
+	       : est_architecture_row(pass->model->architecture)->final_norm;
 }
 
 /* hidden_states = norm(hidden_states), then project_out where the embedding is narrower; x moves in */

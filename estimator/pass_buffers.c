@@ -16,8 +16,8 @@ unsigned est_rope_count(const struct est_pass *pass)
 	return row->rope_per_layer_type && sliding && full ? 2 : 1;
 }
 
-/* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream. gpt-oss has each
- * angle once. */
+/* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream. gpt-oss
+ * has each angle once. */
 static void make_rope(struct est_pass *pass, const struct est_model *model, struct est_rope *rope, uint8_t element)
 {
 	uint64_t pairs = pass->sequence * est_rotary_width(model);
@@ -50,7 +50,8 @@ static void make_rope(struct est_pass *pass, const struct est_model *model, stru
 static void make_complex_rope(struct est_pass *pass, struct est_rope *rope)
 {
 	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
-	struct est_tensor freqs = est_buffer(pass->tape, pairs / 2, EST_32BIT), ones = est_buffer(pass->tape, pairs / 2, EST_32BIT);
+	struct est_tensor freqs = est_buffer(pass->tape, pairs / 2, EST_32BIT),
+		ones = est_buffer(pass->tape, pairs / 2, EST_32BIT);
 	struct est_tensor polar = est_buffer(pass->tape, pairs, EST_32BIT);
 
 	est_drop(pass->tape, ones);
@@ -90,8 +91,10 @@ static bool masks_each_sequence(const struct est_pass *pass, bool window)
 /* true & (k > q - window, or of the same chunk) & (k <= q) */
 static struct est_tensor causal_window(struct est_pass *pass)
 {
-	uint64_t square = pass->sequence * pass->sequence, scores = (masks_each_sequence(pass, true) ? pass->batch : 1) * square;
-	struct est_tensor in_window = est_buffer(pass->tape, scores, EST_BYTE), so_far = est_buffer(pass->tape, scores, EST_BYTE), causal, both;
+	uint64_t square = pass->sequence * pass->sequence, scores = (masks_each_sequence(pass, true)
+								     ? pass->batch : 1) * square;
+	struct est_tensor in_window = est_buffer(pass->tape, scores, EST_BYTE),
+		so_far = est_buffer(pass->tape, scores, EST_BYTE), causal, both;
 
 	est_drop(pass->tape, in_window);
 	causal = est_buffer(pass->tape, square, EST_BYTE);
@@ -112,7 +115,8 @@ static struct est_tensor make_mask(struct est_pass *pass, bool window)
 		return est_block_mask(pass);
 	causal = mask = window ? causal_window(pass) : est_buffer(pass->tape, scores, EST_BYTE);
 	if (padded) { /* causal & padding */
-		struct est_tensor both = est_buffer(pass->tape, masks_each_sequence(pass, window) ? pass->batch * scores : scores, EST_BYTE);
+		struct est_tensor both = est_buffer(pass->tape,
+						    masks_each_sequence(pass, window) ? pass->batch * scores : scores, EST_BYTE);
 
 		est_drop(pass->tape, causal);
 		mask = est_buffer(pass->tape, pass->batch * scores, EST_BYTE);

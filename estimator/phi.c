@@ -1,4 +1,5 @@
-/* PhiDecoderLayer and StableLmDecoderLayer: LayerNorm; a part of each head is rotated, by variables of attention's own frame. */
+/* PhiDecoderLayer and StableLmDecoderLayer: LayerNorm; a part of each head is rotated, by variables of attention's
+ * own frame. */
 #include "estimator/pass.h"
 
 /* The parts of q and k: what is rotated, then what is not. */
@@ -23,8 +24,8 @@ static void drop_pair(struct est_tape *tape, const struct est_tensor pair[2])
 }
 
 /* q and k as heads, and v. StableLM cuts its projections into heads after all three are made. */
-static void project(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor states[2],
-		    struct est_tensor *ret_v)
+static void project(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+		    struct est_tensor states[2], struct est_tensor *ret_v)
 {
 	bool late = pass->model->architecture == EST_ARCH_STABLELM;
 	const struct est_linear *linears[2] = { &layer->q_proj, &layer->k_proj };

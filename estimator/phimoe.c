@@ -1,11 +1,13 @@
-/* Phi-3.5-MoE: Mixtral's layer with LayerNorm; experts chosen by sparsemixer(), one after the other. modeling_phimoe.py. */
+/* Phi-3.5-MoE: Mixtral's layer with LayerNorm; experts chosen by sparsemixer(), one after the other.
+ * modeling_phimoe.py. */
 #include "estimator/recurrent.h"
 #include "estimator/routers.h"
 
 /* Zeros where a value was written, in a copy of the gradient */
 static const struct est_op scatter_op = { "Scatter", est_backward_one };
 
-/* PhimoeMultiplier.backward: what it saved was the multiplier, the choice and the gates. extra[0]: bytes of an element */
+/* PhimoeMultiplier.backward: what it saved was the multiplier, the choice and the gates. extra[0]: bytes of an
+ * element */
 static void backward_multiplier(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t rows = node->grad[0].numel;
@@ -114,8 +116,8 @@ static struct est_tensor apply_multiplier(struct est_tape *tape, struct est_tens
 }
 
 /* One expert for each token among candidates: its multiplier, and ret_selected. */
-static struct est_tensor choose(struct est_pass *pass, struct mixer *mixer, struct est_tensor scores, struct est_tensor candidates,
-				struct est_tensor *ret_selected)
+static struct est_tensor choose(struct est_pass *pass, struct mixer *mixer, struct est_tensor scores,
+				struct est_tensor candidates, struct est_tensor *ret_selected)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor masked, gates, multiplier;
@@ -139,7 +141,8 @@ static struct est_tensor scatter(struct est_tape *tape, struct est_tensor scores
 	return est_hold(est_output(tape, node, 0, est_empty(tape, scores.numel, scores.element)));
 }
 
-static void route_sparsemixer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
+static void route_sparsemixer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+			      struct est_routing *ret)
 {
 	struct est_tape *tape = pass->tape;
 	struct mixer mixer = { .count = 0 };

@@ -12,8 +12,8 @@ static int64_t layers_before(const struct est_model *model, int64_t stages, int6
 	return each * index + (index < left ? index : left) - 1 - (index == stages);
 }
 
-struct est_stage est_stage(const struct est_model *model, const struct est_parallelism *parallelism, int64_t micro_batches,
-			   int64_t index)
+struct est_stage est_stage(const struct est_model *model, const struct est_parallelism *parallelism,
+			   int64_t micro_batches, int64_t index)
 {
 	int64_t stages = parallelism->pipeline, first = layers_before(model, stages, index), behind = stages - index;
 	struct est_stage stage = { .kind = EST_MIDDLE_STAGE, .index = index, .count = stages, .first_layer = first,
@@ -75,7 +75,8 @@ static int64_t heaviest_in_the_middle(const struct est_model *model, const struc
 	return heaviest;
 }
 
-unsigned est_stage_candidates(const struct est_model *model, const struct est_request *request, struct est_stage ret[EST_STAGES_MAX])
+unsigned est_stage_candidates(const struct est_model *model, const struct est_request *request,
+			      struct est_stage ret[EST_STAGES_MAX])
 {
 	const struct est_parallelism *p = &request->parallelism;
 	int64_t indices[EST_STAGES_MAX] = { 0, 1 }; /* of two stages the second is the last */
@@ -108,8 +109,8 @@ uint64_t est_stage_traced(const struct est_model *stage, const struct est_reques
 	return least < steps ? least : steps;
 }
 
-/* The tables of a layer have room for two micro-batches of it (step.c), and no stage needs those of more layers than a model may have:
- * of two stages the first traces four micro-batches of half of them. */
+/* The tables of a layer have room for two micro-batches of it (step.c), and no stage needs those of more layers than
+ * a model may have: of two stages the first traces four micro-batches of half of them. */
 int64_t est_stage_traced_layers(const struct est_model *stage, const struct est_request *request)
 {
 	int64_t layers = (stage->num_hidden_layers + 1) * ((int64_t)est_stage_traced(stage, request) + 1) / 2;

@@ -6,7 +6,8 @@
 static bool cuts(const struct est_model *model)
 {
 	return model->architecture != EST_ARCH_UNSUPPORTED && !est_model_is_encoder(model) && model->position == EST_ROPE
-	       && model->vision.tower == EST_TOWER_NONE && model->embed_dim == 0 && !model->embedding_norm && !model->caches_in_training
+	       && model->vision.tower == EST_TOWER_NONE && model->embed_dim == 0 && !model->embedding_norm
+	       && !model->caches_in_training
 	       && est_architecture_row(model->architecture)->rotary && model->architecture != EST_ARCH_QWEN;
 }
 

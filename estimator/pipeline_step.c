@@ -34,7 +34,8 @@ static struct est_tensor *make_buffers(struct est_pipeline *pipeline)
 	struct est_tape *tape = pass->tape;
 	struct est_tensor *buffers = est_arena_take(tape->arena, pipeline->traced, sizeof(*buffers));
 	/* a split sequence is sent and received as it is split, rank by rank of the tensor groups */
-	uint64_t numel = pass->tokens * (uint64_t)pass->model->hidden_size / (pass->tensor.splits_sequence ? pass->tensor.ranks : 1);
+	uint64_t numel = pass->tokens * (uint64_t)pass->model->hidden_size / (pass->tensor.splits_sequence
+									      ? pass->tensor.ranks : 1);
 	uint64_t others = (uint64_t)pass->request->gradient_accumulation_steps - pipeline->traced;
 
 	for (uint64_t i = 0; buffers && i < pipeline->traced; i++)

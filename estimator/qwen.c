@@ -1,5 +1,5 @@
-/* The first Qwen, whose code came with its checkpoints (modeling_qwen.py) before Transformers had Qwen2 in 4.37: q, k and v in
- * one product, rotation in fp32. Its shapes are those of Qwen 1.5. */
+/* The first Qwen, whose code came with its checkpoints (modeling_qwen.py) before Transformers had Qwen2 in 4.37: q,
+ * k and v in one product, rotation in fp32. Its shapes are those of Qwen 1.5. */
 #include "estimator/generation.h"
 #include "estimator/pass.h"
 
@@ -80,8 +80,8 @@ static struct est_tensor join(struct est_tape *tape, struct est_tensor turned, s
 	return est_output(tape, node, 0, est_empty(tape, turned.numel, turned.element));
 }
 
-/* apply_rotary_pos_emb: cat((t.float() * cos + _rotate_half(t.float()) * sin, t_pass)).type_as(t). t_pass has no element but
- * a gradient, zeros of the whole; here it has one. */
+/* apply_rotary_pos_emb: cat((t.float() * cos + _rotate_half(t.float()) * sin, t_pass)).type_as(t). t_pass has no
+ * element but a gradient, zeros of the whole; here it has one. */
 static struct est_tensor rotated(struct est_pass *pass, struct est_tensor t)
 {
 	struct est_tape *tape = pass->tape;
@@ -120,7 +120,8 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 static struct est_tensor mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor a1 = est_hold(est_linear(tape, &layer->up_proj, x)), a2 = est_hold(est_linear(tape, &layer->gate_proj, x));
+	struct est_tensor a1 = est_hold(est_linear(tape, &layer->up_proj, x)),
+		a2 = est_hold(est_linear(tape, &layer->gate_proj, x));
 	struct est_tensor both = est_hold(est_mul(tape, a1, est_silu(tape, a2))), out;
 
 	out = est_linear(tape, &layer->down_proj, both);
@@ -134,7 +135,8 @@ static struct est_tensor mlp(struct est_pass *pass, const struct est_layer *laye
 struct est_tensor est_qwen_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor layernorm_output = est_hold(est_qwen_norm(pass, &layer->input_layernorm, x)), attn_output, residual, y, out;
+	struct est_tensor layernorm_output = est_hold(est_qwen_norm(pass, &layer->input_layernorm, x)), attn_output,
+		residual, y, out;
 
 	attn_output = est_hold(attention(pass, layer, layernorm_output));
 	residual = est_hold(est_add(tape, attn_output, x));

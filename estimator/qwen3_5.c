@@ -1,4 +1,5 @@
-/* Qwen3NextDecoderLayer and Qwen3_5DecoderLayer: the gated delta rule in most layers, attention with an output gate in the others. */
+/* Qwen3NextDecoderLayer and Qwen3_5DecoderLayer: the gated delta rule in most layers, attention with an output gate
+ * in the others. */
 #include "estimator/pass.h"
 
 /* query_states, gate = q_proj(x).chunk(2); norms of heads as Gemma's */

@@ -1,15 +1,15 @@
-/* Whether a step that made the allocator grow would, played again, take the same course and make it grow no more. Then it
- * need not be played again.
+/* Whether a step that made the allocator grow would, played again, take the same course and make it grow no more. Then
+ * it need not be played again.
  *
- * A step leaves alive what it found alive. So the next one begins with the same blocks and, free throughout, the segments that
- * this one reserved. It goes through the same requests, and by induction each is served from the same block: the best fit among
- * the old blocks is what it was, and a segment that was not there yet takes its place only if it fits better, that is, with s
- * units asked for and t in the block that served them, if s <= segment < t. (Of two of equal size the one at the lower
- * address is taken, which is the older one.) The request that a segment was reserved for finds that segment. If no request is
- * in the way, nothing is reserved again.
+ * A step leaves alive what it found alive. So the next one begins with the same blocks and, free throughout, the
+ * segments that this one reserved. It goes through the same requests, and by induction each is served from the same
+ * block: the best fit among the old blocks is what it was, and a segment that was not there yet takes its place only if
+ * it fits better, that is, with s units asked for and t in the block that served them, if s <= segment < t. (Of two of
+ * equal size the one at the lower address is taken, which is the older one.) The request that a segment was reserved
+ * for finds that segment. If no request is in the way, nothing is reserved again.
  *
- * What served the requests is kept by classes of s, so that a step may be played again in vain but is never left out wrongly.
- * Holds for segments of fixed size while nothing is given back. Internal to replay.c. */
+ * What served the requests is kept by classes of s, so that a step may be played again in vain but is never left out
+ * wrongly. Holds for segments of fixed size while nothing is given back. Internal to replay.c. */
 #ifndef EST_RECURRENCE_H
 #define EST_RECURRENCE_H
 

@@ -171,10 +171,12 @@ static struct est_tensor cast(struct est_tape *tape, struct est_tensor x)
 	return tape->autocast ? est_to(tape, x, EST_16BIT) : x;
 }
 
-struct est_tensor est_causal_conv(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x, bool activates)
+struct est_tensor est_causal_conv(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x,
+				  bool activates)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t kernel = (uint64_t)pass->model->conv_kernel, padded = x.numel / pass->sequence * (pass->sequence + kernel - 1);
+	uint64_t kernel = (uint64_t)pass->model->conv_kernel,
+		padded = x.numel / pass->sequence * (pass->sequence + kernel - 1);
 	struct est_tensor in[3] = { x, est_leaf_tensor(tape, mixer->conv_weight), est_none }, out, copy;
 	uint8_t element = x.element;
 	struct est_node *node;

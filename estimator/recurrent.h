@@ -1,5 +1,5 @@
-/* Operators of layers that are no attention: causal convolutions, state spaces, linear attention. As in ops.h, arguments are
- * released when temporary and results are temporary. */
+/* Operators of layers that are no attention: causal convolutions, state spaces, linear attention. As in ops.h,
+ * arguments are released when temporary and results are temporary. */
 #ifndef EST_RECURRENT_H
 #define EST_RECURRENT_H
 
@@ -43,8 +43,9 @@ struct est_tensor est_permuted_copy(struct est_tape *tape, struct est_tensor x);
 /* apply_mask_to_padding_states(): x * attention_mask[:, :, None] in a padded batch, else x. */
 struct est_tensor est_without_padding(struct est_pass *pass, struct est_tensor x);
 
-/* causal_conv1d_fn(): F.conv1d of channels apart in the dtype of its weight, padded by conv_kernel - 1 positions and cut to the
- * sequence again; silu of it, if so told. x, permuted, is borrowed. */
-struct est_tensor est_causal_conv(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x, bool activates);
+/* causal_conv1d_fn(): F.conv1d of channels apart in the dtype of its weight, padded by conv_kernel - 1 positions and
+ * cut to the sequence again; silu of it, if so told. x, permuted, is borrowed. */
+struct est_tensor est_causal_conv(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x,
+				  bool activates);
 
 #endif

@@ -187,8 +187,9 @@ static inline uint64_t est_rank_length(const struct est_request *request)
 	return (uint64_t)(context > 1 ? request->sequence_length / context : request->sequence_length);
 }
 
-/* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. With FSDP2 those of context parallelism
- * too, which see other parts of the same sequences (the mesh dp_shard_cp of accelerate and torchtitan). */
+/* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. With FSDP2 those of
+ * context parallelism too, which see other parts of the same sequences (the mesh dp_shard_cp of accelerate and
+ * torchtitan). */
 static inline uint64_t est_shard_ranks(const struct est_parallelism *p)
 {
 	if (p->strategy == EST_HSDP && p->shard_size)

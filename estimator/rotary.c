@@ -1,8 +1,10 @@
-/* Rotary embeddings other than Llama's: of neighbouring features (2 i, 2 i + 1), in fp32; Ministral-3's scaled queries. */
+/* Rotary embeddings other than Llama's: of neighbouring features (2 i, 2 i + 1), in fp32; Ministral-3's scaled
+ * queries. */
 #include "estimator/architecture.h"
 
 /* (x * cos) + (rotate_half(x) * sin), in fp32 when cos and sin are: x borrowed */
-static struct est_tensor rotated(struct est_tape *tape, struct est_tensor x, struct est_tensor cos, struct est_tensor sin)
+static struct est_tensor rotated(struct est_tape *tape, struct est_tensor x, struct est_tensor cos,
+				 struct est_tensor sin)
 {
 	struct est_tensor with_cos = est_mul(tape, x, cos);
 
@@ -79,7 +81,8 @@ void est_apply_glm_rope(struct est_pass *pass, const struct est_rope *rope, stru
 /* position_ids[..., None].float() * self.inv_freq */
 static struct est_tensor frequencies(struct est_pass *pass, uint64_t numel)
 {
-	struct est_tensor positions = est_buffer(pass->tape, 3 * pass->tokens, EST_32BIT), freqs = est_buffer(pass->tape, numel, EST_32BIT);
+	struct est_tensor positions = est_buffer(pass->tape, 3 * pass->tokens, EST_32BIT),
+		freqs = est_buffer(pass->tape, numel, EST_32BIT);
 
 	est_drop(pass->tape, positions);
 	return freqs;
@@ -94,8 +97,8 @@ static struct est_tensor waves(struct est_pass *pass, uint64_t numel)
 	return scaled;
 }
 
-/* recomposition_frequencies: of the three, the features that each has; then both halves. Qwen3-VL's writes into the first of the
- * three, Qwen2-VL's concatenates. waves moves in. */
+/* recomposition_frequencies: of the three, the features that each has; then both halves. Qwen3-VL's writes into the
+ * first of the three, Qwen2-VL's concatenates. waves moves in. */
 static struct est_tensor recomposed(struct est_pass *pass, struct est_tensor waves)
 {
 	uint64_t pairs = pass->tokens * est_rotary_width(pass->model);

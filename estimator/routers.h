@@ -5,7 +5,8 @@
 #include "estimator/pass.h"
 
 /* x is borrowed; ret holds the router's logits, weights and indices: to be given up by est_routing_drop(). */
-typedef void est_router(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret);
+typedef void est_router(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+			struct est_routing *ret);
 
 /* softmax over all experts, the best of them, made to add up to 1 or not: Mixtral, Qwen, OLMoE */
 est_router est_route_softmax;
@@ -27,10 +28,12 @@ est_router est_route_llama4;
 est_router est_route_ernie4_5;
 
 /* topk of probabilities, made to add up to 1: the weights, held. ret_indices: held */
-struct est_tensor est_choose_evenly(struct est_pass *pass, struct est_tensor probabilities, struct est_tensor *ret_indices);
+struct est_tensor est_choose_evenly(struct est_pass *pass, struct est_tensor probabilities,
+				    struct est_tensor *ret_indices);
 
 /* x.view(-1, hidden) -> router, experts -> reshape; x is borrowed. */
-struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, est_router *route);
+struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+			     est_router *route);
 
 /* route(x) as a module is called. x is borrowed. */
 void est_call_router(struct est_pass *pass, const struct est_layer *layer, est_router *route, struct est_tensor x,

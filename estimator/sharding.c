@@ -7,7 +7,8 @@ bool est_sharding_is_static(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
-	return request->parallelism.gpus > request->parallelism.tensor && strategy != EST_SINGLE && strategy != EST_DDP && !est_zero_wanted(request)
+	return request->parallelism.gpus > request->parallelism.tensor && strategy != EST_SINGLE && strategy != EST_DDP
+	       && !est_zero_wanted(request)
 	       && !est_schedule_wanted(request);
 }
 
@@ -29,17 +30,20 @@ void est_sharding_shares(const struct est_request *request, uint64_t ret[EST_CAT
 
 /* ---- what is not replayed */
 
-/* What a bound is made of: elements of the whole model, of embedding and head, of a layer; bytes of an element as it is gathered. */
+/* What a bound is made of: elements of the whole model, of embedding and head, of a layer; bytes of an element as it
+ * is gathered. */
 struct sizes {
 	uint64_t whole, vocabulary, layer, trained, ranks, element, experts;
 	uint64_t ignored; /* bytes of a quantised model that are whole on every rank */
 	bool accumulates;
 };
 
-/* DeepSpeed's buckets: 5e8 elements of 16 bits to reduce, a second with overlap_comm, as much again to gather and concatenate. */
+/* DeepSpeed's buckets: 5e8 elements of 16 bits to reduce, a second with overlap_comm, as much again to gather and
+ * concatenate. */
 static const uint64_t buckets = UINT64_C(4) * 500000000 * 2;
 
-/* The step: partitions of gradients, their flat copy (2 bytes each) and its fp32 copy (4); the partition of the last micro-batch. */
+/* The step: partitions of gradients, their flat copy (2 bytes each) and its fp32 copy (4); the partition of the last
+ * micro-batch. */
 static uint64_t zero_step(const struct sizes *sizes)
 {
 	return 10 * sizes->trained / sizes->ranks;
@@ -50,7 +54,8 @@ static uint64_t zero(const struct sizes *sizes)
 	return buckets + zero_step(sizes);
 }
 
-/* Gathered: up to max_live_parameters (1e9 elements), twice while coalesced ones are copied apart; the vocabulary's gradients. */
+/* Gathered: up to max_live_parameters (1e9 elements), twice while coalesced ones are copied apart; the vocabulary's
+ * gradients. */
 static uint64_t zero3(const struct sizes *sizes)
 {
 	uint64_t live = sizes->whole < 1000000000 ? sizes->whole : 1000000000;
@@ -58,8 +63,8 @@ static uint64_t zero3(const struct sizes *sizes)
 	return buckets + zero_step(sizes) + 2 * sizes->element * live + 2 * sizes->element * sizes->vocabulary;
 }
 
-/* The root's flat parameter, its gradient and that in fp32; of layers: two gathered, the gradients, their concatenation, its fp32
- * copy. Under no_sync() whole gradients stay. */
+/* The root's flat parameter, its gradient and that in fp32; of layers: two gathered, the gradients, their
+ * concatenation, its fp32 copy. Under no_sync() whole gradients stay. */
 static uint64_t fsdp1(const struct sizes *sizes)
 {
 	uint64_t unreduced = sizes->accumulates ? 4 * sizes->trained : 0;
@@ -67,15 +72,16 @@ static uint64_t fsdp1(const struct sizes *sizes)
 	return unreduced + (2 * sizes->element + 4) * sizes->vocabulary + (5 * sizes->element + 4) * sizes->layer;
 }
 
-/* Of the root: the all-gather's output, the parameters, both gradients of a tied embedding, a reduction's input and output in fp32;
- * of layers: two outputs, the parameters, gradients, two reductions' inputs in fp32. More ranks than experts hold whole ones,
- * with gradient and states. Scales, and weights that are packed as uint8, are not sharded. */
+/* Of the root: the all-gather's output, the parameters, both gradients of a tied embedding, a reduction's input and
+ * output in fp32; of layers: two outputs, the parameters, gradients, two reductions' inputs in fp32. More ranks than
+ * experts hold whole ones, with gradient and states. Scales, and weights that are packed as uint8, are not sharded. */
 static uint64_t fsdp2(const struct sizes *sizes)
 {
 	uint64_t unreduced = sizes->accumulates ? 4 * sizes->trained : 0;
 	uint64_t padding = sizes->experts && sizes->ranks > sizes->experts ? 16 * sizes->whole / sizes->experts : 0;
 
-	return unreduced + padding + sizes->ignored + (4 * sizes->element + 8) * sizes->vocabulary + (4 * sizes->element + 8) * sizes->layer;
+	return unreduced + padding + sizes->ignored + (4 * sizes->element + 8) * sizes->vocabulary
+		+ (4 * sizes->element + 8) * sizes->layer;
 }
 
 static struct sizes sizes_of(const struct est_request *request, const struct est_model *model, int64_t trained)

@@ -60,8 +60,8 @@ static struct est_tensor split_part(struct est_tape *tape, const struct split *s
 	return est_hold(est_output(tape, node, 0, out));
 }
 
-struct est_tensor *est_split_rows(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint64_t per_part, uint64_t width,
-				  uint64_t *ret_count)
+struct est_tensor *est_split_rows(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint64_t per_part,
+				  uint64_t width, uint64_t *ret_count)
 {
 	uint64_t count = *ret_count = (rows + per_part - 1) / per_part;
 	struct est_tensor *parts = est_arena_take(tape->arena, count, sizeof(*parts));

@@ -41,7 +41,8 @@ static struct est_tensor falcon_h1_attention(struct est_pass *pass, const struct
 static struct est_tensor falcon_h1_mlp(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor up = est_linear(tape, &layer->up_proj, x), gate = est_mul_scalar(tape, est_linear(tape, &layer->gate_proj, x)), y;
+	struct est_tensor up = est_linear(tape, &layer->up_proj, x),
+		gate = est_mul_scalar(tape, est_linear(tape, &layer->gate_proj, x)), y;
 
 	y = est_hold(est_mul(tape, up, est_activate(pass, gate)));
 	x = est_mul_scalar(tape, est_linear(tape, &layer->down_proj, y));
@@ -80,7 +81,8 @@ struct est_tensor est_mamba2_layer(struct est_pass *pass, const struct est_layer
 {
 	struct est_tape *tape = pass->tape;
 	uint8_t element = est_leaf_tensor(tape, layer->input_layernorm.weight).element;
-	struct est_tensor y = est_hold(est_llama_norm(pass, &layer->input_layernorm, est_to(tape, x, element))), residual, mixed;
+	struct est_tensor y = est_hold(est_llama_norm(pass, &layer->input_layernorm, est_to(tape, x, element))),
+		residual, mixed;
 
 	residual = est_hold(est_to(tape, x, pass->model->residual_in_fp32 ? EST_32BIT : x.element));
 	mixed = est_hold(est_mamba2_mixer(pass, layer, y));

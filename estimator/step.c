@@ -14,20 +14,21 @@
 
 /* ---- how large the tables may grow: counts per layer, checked by the tape */
 
-/* The most a layer was seen to need, over 1,099 requests of the dense families, each with 1, 32, 126 and 1,024 layers: Gemma 3
- * with DoRA, checkpointed, in two micro-batches 3,456 events, 214 nodes and 134 saves a frame, without checkpoints 257
- * storages; OPT with DoRA 38 leaves. (Full fine-tuning: 1,669, 113, 63, 147, 20.) What is not used of a table is not touched: a
- * run of 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
+/* The most a layer was seen to need, over 1,099 requests of the dense families, each with 1, 32, 126 and 1,024
+ * layers: Gemma 3 with DoRA, checkpointed, in two micro-batches 3,456 events, 214 nodes and 134 saves a frame,
+ * without checkpoints 257 storages; OPT with DoRA 38 leaves. (Full fine-tuning: 1,669, 113, 63, 147, 20.) What is
+ * not used of a table is not touched: a run of 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
 enum {
-	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 448, STORAGES_PER_LAYER = 600, LEAVES_PER_LAYER = 48, ATTRIBUTES_PER_LAYER = 32,
-	SAVES_PER_LAYER = 384, BASE = 2048, ZERO3_BYTES_PER_LAYER = 16384
+	EVENTS_PER_LAYER = 5200, NODES_PER_LAYER = 448, STORAGES_PER_LAYER = 600, LEAVES_PER_LAYER = 48,
+	ATTRIBUTES_PER_LAYER = 32, SAVES_PER_LAYER = 384, BASE = 2048, ZERO3_BYTES_PER_LAYER = 16384
 };
 
 static struct est_tape_limits limits_for(int64_t layers)
 {
 	uint32_t n = (uint32_t)layers;
 
-	return (struct est_tape_limits){ .events = (size_t)n * EVENTS_PER_LAYER + 16 * BASE, .nodes = n * NODES_PER_LAYER + BASE,
+	return (struct est_tape_limits){ .events = (size_t)n * EVENTS_PER_LAYER + 16 * BASE,
+					 .nodes = n * NODES_PER_LAYER + BASE,
 					 .storages = n * STORAGES_PER_LAYER + 2 * BASE, .leaves = n * LEAVES_PER_LAYER + BASE,
 					 .frames = 2 * n + 1, .attributes = n * ATTRIBUTES_PER_LAYER + BASE, .frame_saves = (size_t)n * SAVES_PER_LAYER };
 }
@@ -37,7 +38,8 @@ size_t est_program_arena_size(int64_t layers)
 	struct est_tape_limits limits = limits_for(layers);
 
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
-	       + limits.storages * sizeof(struct est_storage) + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
+	       + limits.storages * sizeof(struct est_storage)
+	       + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
 	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit) + est_compiled_layer_size()
 				   + ZERO3_BYTES_PER_LAYER) + 65536;
@@ -92,8 +94,8 @@ static void trace_micro(struct est_pass *pass, bool last)
 		est_pass_release(pass);
 }
 
-/* ZeRO-3 has to see one micro-batch before it knows how all others run, and what it never lets go is there from the first step
- * on: true when these are all the micro-batches of that step. */
+/* ZeRO-3 has to see one micro-batch before it knows how all others run, and what it never lets go is there from the
+ * first step on: true when these are all the micro-batches of that step. */
 static bool rehearse_zero3(struct est_pass *pass)
 {
 	int64_t steps = pass->request->gradient_accumulation_steps;
@@ -119,12 +121,14 @@ static void rehearse(struct est_program *program, struct est_pass *pass)
 	pass->schedule->rehearses = false;
 }
 
-/* The first micro-batch. Where only the last one is reduced, whatever lies between is not the part that repeats: one of them is
- * traced here, which leaves what all of them would. Returns the count of micro-batches that are to be played. */
+/* The first micro-batch. Where only the last one is reduced, whatever lies between is not the part that repeats: one
+ * of them is traced here, which leaves what all of them would. Returns the count of micro-batches that are to be
+ * played. */
 static uint64_t trace_first(struct est_pass *pass)
 {
 	uint64_t steps = (uint64_t)pass->request->gradient_accumulation_steps;
-	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch) || est_zero_last_differs(pass->zero);
+	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch)
+		|| est_zero_last_differs(pass->zero);
 
 	trace_micro(pass, steps == 1);
 	if (!last_differs || steps <= 2)
@@ -252,7 +256,8 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
 	program->managed = tape->managed;
-	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass) + est_optimizer_idle(tape, request)
+	program->surplus = est_zero_surplus(pass.zero, tape, request) + est_gptq_surplus(&pass)
+		+ est_optimizer_idle(tape, request)
 			   + est_generation_surplus(request, model) + est_unsloth_surplus(&pass);
 	if (own.architecture == EST_ARCH_LITGPT)
 		program->leftover = est_litgpt_leftover(request, &own);

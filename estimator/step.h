@@ -1,5 +1,5 @@
-/* A training run as a program of events: loading, the micro-batches of a step, the optimizer's step. The parts are traced
- * once and replayed as often as wanted (replay.h). */
+/* A training run as a program of events: loading, the micro-batches of a step, the optimizer's step. The parts are
+ * traced once and replayed as often as wanted (replay.h). */
 #ifndef EST_STEP_H
 #define EST_STEP_H
 
@@ -10,7 +10,8 @@
 
 enum est_part {
 	EST_PART_LOAD,        /* the model's constructor, and an optimizer's master weights */
-	EST_PART_REHEARSAL,   /* the first micro-batches of all, where they run otherwise than those of later steps; or empty */
+	EST_PART_REHEARSAL,   /* the first micro-batches of all, where they run otherwise than those of later steps;
+			       * or empty */
 	EST_PART_MICRO_FIRST, /* forward, loss, backward while no gradient exists */
 	EST_PART_MICRO_NEXT,  /* the same with gradients to accumulate into; empty without accumulation */
 	EST_PART_CLIP,        /* clip_grad_norm_(), and what optimizer.step() does before its states */

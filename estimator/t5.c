@@ -1,7 +1,8 @@
 /* T5Stack twice: T5LayerNorm, attention with a relative position bias, an MLP with or without a gate. */
 #include "estimator/encoder.h"
 
-/* A stack in its forward. The checkpointed blocks run again after it has returned, so each keeps what it was called with. */
+/* A stack in its forward. The checkpointed blocks run again after it has returned, so each keeps what it was called
+ * with. */
 struct stack {
 	struct est_pass pass;                   /* with the stack's own length */
 	struct est_pass *owner;
@@ -76,7 +77,8 @@ static struct est_tensor dense_act_dense(struct est_pass *pass, const struct est
 	return contract(pass, &layer->down_proj, y);
 }
 
-static struct est_tensor dense_gated_act_dense(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+static struct est_tensor dense_gated_act_dense(struct est_pass *pass, const struct est_layer *layer,
+					       struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor gelu = est_hold(est_activate(pass, est_linear(tape, &layer->gate_proj, x))), linear, y;
@@ -137,8 +139,8 @@ static struct est_tensor bias_mask(struct stack *stack, struct est_tensor bias, 
 
 /* ---- attention */
 
-/* The zeros of cross attention move in, the result is held. They are a leaf, whose cast autocast caches: in a recomputation, where
- * the tape knows no leaf of them, until that is over. */
+/* The zeros of cross attention move in, the result is held. They are a leaf, whose cast autocast caches: in a
+ * recomputation, where the tape knows no leaf of them, until that is over. */
 static struct est_tensor cache_cast(struct est_tape *tape, struct est_tensor zeros)
 {
 	struct est_tensor cast;
@@ -151,7 +153,8 @@ static struct est_tensor cache_cast(struct est_tape *tape, struct est_tensor zer
 	return cast;
 }
 
-static struct est_tensor attend(struct stack *stack, const struct est_tensor qkv[3], bool is_cross, struct est_tensor bias)
+static struct est_tensor attend(struct stack *stack, const struct est_tensor qkv[3], bool is_cross,
+				struct est_tensor bias)
 {
 	struct est_pass *pass = &stack->pass;
 	uint64_t keys = is_cross ? stack->source_length : pass->sequence;
@@ -189,8 +192,8 @@ static struct est_tensor project(struct stack *stack, const struct est_linear *l
 }
 
 /* o(attention(q(x), k(y), v(y))); *bias is made when it has no elements */
-static struct est_tensor attention(struct stack *stack, const struct est_linear qkvo[4], struct est_tensor x, struct est_tensor y,
-				   bool is_cross, struct est_tensor *bias)
+static struct est_tensor attention(struct stack *stack, const struct est_linear qkvo[4], struct est_tensor x,
+				   struct est_tensor y, bool is_cross, struct est_tensor *bias)
 {
 	struct est_tape *tape = stack->pass.tape;
 	struct est_tensor qkv[3], out, before[2];
@@ -298,8 +301,8 @@ static struct est_tensor run_block(struct block *block, int64_t index, struct es
 }
 
 /* x moves in. ret_biases: those that the first block has made and all share; zeros that are a leaf are its own. */
-static struct est_tensor run_blocks(struct stack *stack, const struct est_layer *layers, int64_t count, struct est_tensor x,
-				    struct est_tensor ret_biases[2])
+static struct est_tensor run_blocks(struct stack *stack, const struct est_layer *layers, int64_t count,
+				    struct est_tensor x, struct est_tensor ret_biases[2])
 {
 	struct est_tape *tape = stack->pass.tape;
 	struct block *blocks = est_arena_take(tape->arena, (size_t)count, sizeof(*blocks));

@@ -11,7 +11,8 @@ static struct est_tensor step(struct est_pass *pass, struct est_tensor old, uint
 }
 
 /* How far apart, or, in the decoder, how far behind: what is not small is put into logarithmic bins. */
-static struct est_tensor distances(struct est_pass *pass, uint64_t pairs, bool is_decoder, struct est_tensor *ret_buckets)
+static struct est_tensor distances(struct est_pass *pass, uint64_t pairs, bool is_decoder,
+				   struct est_tensor *ret_buckets)
 {
 	struct est_tensor distance;
 

@@ -33,7 +33,8 @@ bool est_tape_init(struct est_tape *tape, struct est_arena *arena, const struct 
 	return !arena->exhausted;
 }
 
-static void record(struct est_tape *tape, enum est_event_kind kind, uint32_t id, uint64_t bytes, enum est_category category)
+static void record(struct est_tape *tape, enum est_event_kind kind, uint32_t id, uint64_t bytes,
+		   enum est_category category)
 {
 	struct est_event *event;
 
@@ -149,7 +150,8 @@ static void connect(struct est_tape *tape, struct est_node *node, size_t count, 
 	}
 }
 
-struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, size_t count, const struct est_tensor *inputs)
+struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, size_t count,
+			      const struct est_tensor *inputs)
 {
 	struct est_node *node = &tape->scratch;
 

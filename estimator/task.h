@@ -7,7 +7,8 @@
 /* Integers that a micro-batch's labels have. */
 uint64_t est_task_labels(const struct est_pass *pass);
 
-/* From the last hidden state to the loss (held), as the task's class computes it; hidden moves in, the autocast region ends. */
+/* From the last hidden state to the loss (held), as the task's class computes it; hidden moves in, the autocast
+ * region ends. */
 struct est_tensor est_task_loss(struct est_pass *pass, struct est_tensor hidden);
 
 /* Whether the model has a class for the task. */

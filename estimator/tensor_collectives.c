@@ -1,6 +1,6 @@
-/* The operators of tensor parallelism: torch.distributed.tensor's redistribute() between placements, with the functional
- * collectives behind it, whose results are tensors of their own. Read in torch 2.13 (_redistribute.py, _api.py,
- * _functional_collectives.py). */
+/* The operators of tensor parallelism: torch.distributed.tensor's redistribute() between placements, with the
+ * functional collectives behind it, whose results are tensors of their own. Read in torch 2.13 (_redistribute.py,
+ * _api.py, _functional_collectives.py). */
 #include "estimator/tensor_parallel.h"
 
 #include "estimator/ops.h"
@@ -40,8 +40,8 @@ static struct est_tensor reduce_scatter(struct est_tape *tape, struct est_tensor
 
 /* ---- nodes: extra[0] ranks, extra[1] whether gathering joins parts again */
 
-static struct est_node *node_of(struct est_tape *tape, const struct est_op *op, const struct est_tensor_group *group, bool joins,
-				struct est_tensor x)
+static struct est_node *node_of(struct est_tape *tape, const struct est_op *op, const struct est_tensor_group *group,
+				bool joins, struct est_tensor x)
 {
 	struct est_node *node = est_node_new(tape, op, 1, &x);
 
@@ -52,7 +52,8 @@ static struct est_node *node_of(struct est_tape *tape, const struct est_op *op, 
 	return node;
 }
 
-static struct est_tensor finish(struct est_tape *tape, struct est_node *node, struct est_tensor x, struct est_tensor out)
+static struct est_tensor finish(struct est_tape *tape, struct est_node *node, struct est_tensor x,
+				struct est_tensor out)
 {
 	out = est_output(tape, node, 0, out);
 	est_finish(tape, x);
@@ -101,7 +102,8 @@ struct est_tensor est_sequence_leave(struct est_tape *tape, struct est_tensor y)
 
 /* ---- around cut layers */
 
-struct est_tensor est_cut_enter(struct est_tape *tape, const struct est_tensor_group *group, enum est_cut cut, struct est_tensor x)
+struct est_tensor est_cut_enter(struct est_tape *tape, const struct est_tensor_group *group, enum est_cut cut,
+				struct est_tensor x)
 {
 	struct est_node *node;
 
@@ -112,7 +114,8 @@ struct est_tensor est_cut_enter(struct est_tape *tape, const struct est_tensor_g
 	return finish(tape, node, x, est_detach(tape, x));
 }
 
-struct est_tensor est_cut_leave(struct est_tape *tape, const struct est_tensor_group *group, enum est_cut cut, struct est_tensor y)
+struct est_tensor est_cut_leave(struct est_tape *tape, const struct est_tensor_group *group, enum est_cut cut,
+				struct est_tensor y)
 {
 	struct est_node *node;
 
@@ -132,7 +135,8 @@ struct est_tensor est_sequence_gather(struct est_tape *tape, const struct est_te
 	return finish(tape, node, x, all_gather(tape, x, group->ranks, group->batched));
 }
 
-struct est_tensor est_vocabulary_gather(struct est_tape *tape, const struct est_tensor_group *group, struct est_tensor x)
+struct est_tensor est_vocabulary_gather(struct est_tape *tape, const struct est_tensor_group *group,
+					struct est_tensor x)
 {
 	struct est_node *node;
 
@@ -144,7 +148,8 @@ struct est_tensor est_vocabulary_gather(struct est_tape *tape, const struct est_
 
 /* ---- the embedding */
 
-/* The gradient is that of the whole vocabulary, from all positions: gathered, where a rank has but a part of the output. */
+/* The gradient is that of the whole vocabulary, from all positions: gathered, where a rank has but a part of the
+ * output. */
 static const struct est_op embedding_op = { "CutEmbedding", est_embedding_backward };
 
 /* _MaskPartial: which ids are another rank's, and the ids less the rank's first */
@@ -159,8 +164,8 @@ static struct est_tensor look_up(struct est_tape *tape, struct est_tensor ids, u
 	return out;
 }
 
-struct est_tensor est_cut_embedding(struct est_tape *tape, const struct est_tensor_group *group, struct est_tensor ids, uint32_t weight,
-				    uint64_t rows, uint64_t width)
+struct est_tensor est_cut_embedding(struct est_tape *tape, const struct est_tensor_group *group, struct est_tensor ids,
+				    uint32_t weight, uint64_t rows, uint64_t width)
 {
 	struct est_tensor table = est_leaf_tensor(tape, weight), out;
 	struct est_node *node = est_node_new(tape, &embedding_op, 1, &table);

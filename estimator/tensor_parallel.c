@@ -55,13 +55,14 @@ uint64_t est_tensor_surplus(const struct est_request *request, const struct est_
 	if (ranks <= 1 || request->framework == EST_TORCHTITAN)
 		return 0;
 	/* weight and two moments, of FSDP2 a shard of them; of FSDP2 the gathered copy and its all-gather's output too */
-	return (table - table / ranks) * (element + master + 2 * moment) / shards + (shards > 1 ? 2 * element * (table - table / ranks) : 0);
+	return (table - table / ranks) * (element + master + 2 * moment) / shards
+		+ (shards > 1 ? 2 * element * (table - table / ranks) : 0);
 }
 
 /* ---- what does not go */
 
-/* Families whose layers are held to traces, or are made of the same modules: q, k, v and o, gate, up and down, and norms of the whole
- * stream or of a head. */
+/* Families whose layers are held to traces, or are made of the same modules: q, k, v and o, gate, up and down, and
+ * norms of the whole stream or of a head. */
 static bool is_modelled(const struct est_model *model)
 {
 	static const enum est_architecture known[] = { EST_ARCH_LLAMA, EST_ARCH_QWEN3, EST_ARCH_MINISTRAL3 };
@@ -103,7 +104,8 @@ static void check_strategy(const struct est_request *request, struct est_faults 
 /* The optimizers of torch.optim step DTensors; others take a rank's part for a parameter, or have not been traced. */
 static bool steps_parts(const struct est_request *request)
 {
-	return request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH || request->optimizer == EST_SGD
+	return request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
+	       || request->optimizer == EST_SGD
 	       || request->optimizer == EST_SGD_MOMENTUM;
 }
 

@@ -29,8 +29,10 @@ static bool has_code(const struct est_model *model)
 	bool named = !strcmp(model->model_type, "llama") || !strcmp(model->model_type, "mistral") || !model->model_type[0];
 
 	return model->architecture == EST_ARCH_TORCHTUNE
-	       || (named && model->architecture == EST_ARCH_LLAMA && model->residual_multiplier == 0 && model->embedding_multiplier == 0
-		   && model->no_rope_layer_interval == 0 && !(model->partial_rotary_factor > 0 && model->partial_rotary_factor < 1) && model->activation == EST_SILU);
+	       || (named && model->architecture == EST_ARCH_LLAMA && model->residual_multiplier == 0
+		   && model->embedding_multiplier == 0
+		   && model->no_rope_layer_interval == 0 && !(model->partial_rotary_factor > 0
+							      && model->partial_rotary_factor < 1) && model->activation == EST_SILU);
 }
 
 static bool adapts_head(const struct est_request *request)
@@ -38,7 +40,8 @@ static bool adapts_head(const struct est_request *request)
 	return !request->lora.target_modules.all && est_is_target(&request->lora.target_modules, "lm_head");
 }
 
-const char *est_torchtune_refuses(const struct est_request *request, const struct est_model *model, const char **ret_field)
+const char *est_torchtune_refuses(const struct est_request *request, const struct est_model *model,
+				  const char **ret_field)
 {
 	const bool adapts = request->method == EST_LORA;
 	const struct { const char *field; bool refused; } rows[] = {
@@ -99,7 +102,8 @@ static struct est_tensor turned(struct est_tape *tape, struct est_tensor xshaped
 	return est_mul(tape, est_slice(tape, xshaped, xshaped.numel / 2), est_slice(tape, cache, cache.numel / 2));
 }
 
-/* Pairs of features in fp32, stacked, and back to the dtype of x, which the caller's frame holds until then: x moves in. */
+/* Pairs of features in fp32, stacked, and back to the dtype of x, which the caller's frame holds until then: x moves
+ * in. */
 static struct est_tensor rotate(struct est_pass *pass, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
@@ -164,8 +168,8 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 
 /* ---- RMSNorm, FeedForward, TransformerSelfAttentionLayer */
 
-/* x_normed = (x_fp32 * rsqrt(x_fp32.pow(2).mean() + eps)).type_as(x); x_normed * self.scale. (From 0.5 to 0.6.1 it was F.rms_norm
- * of x.float(), which keeps 2 bytes a feature more of a trained scale's input.) */
+/* x_normed = (x_fp32 * rsqrt(x_fp32.pow(2).mean() + eps)).type_as(x); x_normed * self.scale. (From 0.5 to 0.6.1 it
+ * was F.rms_norm of x.float(), which keeps 2 bytes a feature more of a trained scale's input.) */
 struct est_tensor est_torchtune_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
@@ -197,7 +201,8 @@ static struct est_tensor feed_forward(struct est_pass *pass, const struct est_la
 struct est_tensor est_torchtune_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor sa_norm = est_hold(est_torchtune_norm(pass, &layer->input_layernorm, x)), attn_out, h, mlp_out, normed, out;
+	struct est_tensor sa_norm = est_hold(est_torchtune_norm(pass, &layer->input_layernorm, x)), attn_out, h,
+		mlp_out, normed, out;
 
 	attn_out = est_hold(attention(pass, layer, sa_norm));
 	h = est_hold(est_add(tape, attn_out, x));
@@ -226,7 +231,8 @@ static struct est_tensor *chunked_output(struct est_pass *pass, struct est_tenso
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t per_chunk = (pass->sequence + CHUNKS - 1) / CHUNKS;
-	struct est_tensor *chunk = est_split_rows(tape, hidden, pass->sequence, per_chunk, pass->batch * pass->lm_head.in, ret_count);
+	struct est_tensor *chunk = est_split_rows(tape, hidden, pass->sequence, per_chunk,
+						  pass->batch * pass->lm_head.in, ret_count);
 	bool folds = est_leaf_tensor(tape, pass->lm_head.weight).requires_grad && pass->batch > 1;
 
 	for (uint64_t i = 0; i < *ret_count && chunk; i++) {

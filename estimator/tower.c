@@ -1,4 +1,5 @@
-/* The parameters of a vision tower, as its constructor and PEFT make them: weights that a batch without images does not use. */
+/* The parameters of a vision tower, as its constructor and PEFT make them: weights that a batch without images does
+ * not use. */
 #include "estimator/build.h"
 
 static bool build_part(void *context, const struct est_vision_part *part)

@@ -1,6 +1,7 @@
 /* Unsloth's models/llama.py and kernels/fast_lora.py, rms_layernorm.py, rope_embedding.py, swiglu.py, unsloth_zoo's
- * gradient_checkpointing.py. Adapters are multiplied within one function for q, k and v, one for the output and one for the whole MLP;
- * what it keeps is its input and the gate's two factors, and its backward writes the input's gradient over the input. */
+ * gradient_checkpointing.py. Adapters are multiplied within one function for q, k and v, one for the output and one
+ * for the whole MLP; what it keeps is its input and the gate's two factors, and its backward writes the input's
+ * gradient over the input. */
 #include "estimator/unsloth.h"
 
 #include <string.h>
@@ -51,7 +52,8 @@ const char *est_unsloth_refuses(const struct est_request *request, const struct 
 	} rows[] = {
 		{ !adapts, "for methods lora and qlora only" },
 		{ !knows(model), "for Llama, Mistral, Qwen2 and Qwen3 only" },
-		{ adapts && (request->precision != EST_BF16_MIXED || request->base_dtype != EST_BF16), "with precision bf16_mixed only" },
+		{ adapts && (request->precision != EST_BF16_MIXED || request->base_dtype != EST_BF16),
+		  "with precision bf16_mixed only" },
 		{ request->method == EST_QLORA && !four_bits, "over nf4 with double_quant and without prepare_kbit only" },
 		{ adapts && (!takes_all_layers(&request->lora.target_modules) || request->lora.dora || request->lora.dropout > 0
 			     || request->lora.modules_to_save.count > 0 || request->lora.adapter_dtype != EST_FP32),
@@ -117,7 +119,8 @@ static bool stages(const struct est_pass *pass)
 {
 	uint64_t bytes = pass->tokens * (uint64_t)pass->model->hidden_size * EST_16BIT;
 
-	return est_unsloth_wanted(pass->request) && pass->request->checkpointing == EST_CHECKPOINT_OFFLOAD && bytes > MINIMUM_BYTES;
+	return est_unsloth_wanted(pass->request) && pass->request->checkpointing == EST_CHECKPOINT_OFFLOAD
+	       && bytes > MINIMUM_BYTES;
 }
 
 void est_unsloth_load(struct est_pass *pass)
@@ -191,7 +194,8 @@ static void give_back(struct est_tape *tape, const struct lent *lent)
 }
 
 /* X^T (dY B^T) and (A^T X^T) dY: a temporary of low rank for each */
-static void multiply_gradients(struct est_tape *tape, const struct est_linear *const linears[], unsigned count, uint64_t rows)
+static void multiply_gradients(struct est_tape *tape, const struct est_linear *const linears[], unsigned count,
+			       uint64_t rows)
 {
 	for (unsigned i = 0; i < 2 * count; i++)
 		est_drop(tape, est_empty(tape, rows * rank(linears[i / 2]), EST_16BIT));
@@ -217,7 +221,8 @@ static void add_input_gradient(struct est_tape *tape, const struct est_linear *l
 	est_drop(tape, est_empty(tape, rows * rank(linear), EST_16BIT));
 }
 
-/* The engine casts what autograd is given to fp32: the first is an input of the node, the others arrive by themselves */
+/* The engine casts what autograd is given to fp32: the first is an input of the node, the others arrive by
+ * themselves */
 static void hand_over(struct est_tape *tape, const struct est_linear *const linears[], const struct lent *grads,
 		      const unsigned place[], struct est_tensor ret[])
 {
@@ -231,12 +236,13 @@ static void hand_over(struct est_tape *tape, const struct est_linear *const line
 	}
 	ret[1] = whole[0];
 	for (unsigned i = 1; i < grads->count; i++)
-		est_deliver(tape, EST_EDGE_LEAF | (i % 2 ? linears[i / 2]->adapter->b.weight : linears[i / 2]->adapter->a.weight), whole[i]);
+		est_deliver(tape, EST_EDGE_LEAF | (i % 2 ? linears[i / 2]->adapter->b.weight
+						   : linears[i / 2]->adapter->a.weight), whole[i]);
 }
 
 /* inputs x and the first adapter's A; the other matrices are expected too */
-static struct est_node *node_new(struct est_tape *tape, const struct est_op *op, const struct est_layer *layer, struct est_tensor x,
-				 const struct est_linear *const linears[], unsigned count)
+static struct est_node *node_new(struct est_tape *tape, const struct est_op *op, const struct est_layer *layer,
+				 struct est_tensor x, const struct est_linear *const linears[], unsigned count)
 {
 	struct est_tensor in[2] = { x, est_leaf_tensor(tape, linears[0]->adapter->a.weight) };
 	struct est_node *node = est_node_new(tape, op, 2, in);
@@ -254,7 +260,8 @@ static struct est_tensor over_input(struct est_tape *tape, const struct est_node
 	if (!est_needs(node, 0))
 		return est_none;
 	est_storage_retain(tape, node->saved[0]);
-	return (struct est_tensor){ .storage = node->saved[0], .numel = node->edge_numel[0], .element = EST_16BIT, .view = true };
+	return (struct est_tensor){ .storage = node->saved[0], .numel = node->edge_numel[0], .element = EST_16BIT,
+				    .view = true };
 }
 
 static uint64_t rows_of(const struct est_node *node)
@@ -282,7 +289,8 @@ static void backward_qkv(struct est_tape *tape, struct est_node *node, struct es
 }
 static const struct est_op qkv_op = { "LoRA_QKV", backward_qkv };
 
-static void apply_qkv(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor ret[3])
+static void apply_qkv(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+		      struct est_tensor ret[3])
 {
 	const struct est_linear *const linears[] = { &layer->q_proj, &layer->k_proj, &layer->v_proj };
 	struct est_tape *tape = pass->tape;
@@ -338,7 +346,8 @@ static struct est_tensor apply_o(struct est_pass *pass, const struct est_layer *
 
 /* ---- the MLP */
 
-/* The product's gradient, then h, df and de over it, e and g; what is made first is of down_proj, what is returned of gate_proj */
+/* The product's gradient, then h, df and de over it, e and g; what is made first is of down_proj, what is returned
+ * of gate_proj */
 static void backward_mlp(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	static const unsigned place[MATRICES] = { 2, 3, 4, 5, 0, 1 };
@@ -365,7 +374,8 @@ static struct est_tensor apply_mlp(struct est_pass *pass, const struct est_layer
 	const struct est_linear *const linears[] = { &layer->gate_proj, &layer->up_proj, &layer->down_proj };
 	struct est_tape *tape = pass->tape;
 	struct est_node *node = node_new(tape, &mlp_op, layer, x, linears, 3);
-	struct est_tensor gate = product(tape, &layer->gate_proj, pass->tokens), up = product(tape, &layer->up_proj, pass->tokens);
+	struct est_tensor gate = product(tape, &layer->gate_proj, pass->tokens),
+		up = product(tape, &layer->up_proj, pass->tokens);
 	struct est_tensor gated = est_empty(tape, gate.numel, EST_16BIT), out = product(tape, &layer->down_proj, pass->tokens);
 
 	est_drop(tape, gated);

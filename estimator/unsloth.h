@@ -8,8 +8,8 @@ bool est_unsloth_wanted(const struct est_request *request);
 /* Why the patched forward is not replayed for the request, a clause about framework unsloth; NULL when it is. */
 const char *est_unsloth_refuses(const struct est_request *request, const struct est_model *model);
 
-/* What it keeps for the whole run: angles of all positions, the buffer that weights are dequantised into, those that bring
- * checkpoints back from the host. */
+/* What it keeps for the whole run: angles of all positions, the buffer that weights are dequantised into, those that
+ * bring checkpoints back from the host. */
 void est_unsloth_load(struct est_pass *pass);
 /* Whether the input of a layer's checkpoint waits on the host: not the last's, nor a small one's. */
 bool est_unsloth_offloads(const struct est_pass *pass, int64_t layer);

@@ -39,7 +39,8 @@ uint64_t est_limit_step(uint64_t peak)
 	return step;
 }
 
-/* What bisection asks for between low and high, in steps, where all below fails_below is known to fail; high: nothing. */
+/* What bisection asks for between low and high, in steps, where all below fails_below is known to fail; high:
+ * nothing. */
 static uint64_t middle_of(uint64_t low, uint64_t high, uint64_t step, uint64_t fails_below)
 {
 	uint64_t middle = low + (high - low) / 2;

@@ -26,18 +26,20 @@ struct est_limits {
 	uint64_t limit, below[EST_BELOW];
 };
 
-/* Whether a run succeeds under limits->limit. ret_same: the limits between the two take the same course, hence come to the
- * same end. Of a success it is at most limit (what the run took), of a failure more (the least that was refused). */
+/* Whether a run succeeds under limits->limit. ret_same: the limits between the two take the same course, hence come
+ * to the same end. Of a success it is at most limit (what the run took), of a failure more (the least that was
+ * refused). */
 typedef bool est_attempt(void *context, const struct est_limits *limits, uint64_t *ret_same);
 
-/* How finely the least limit below a peak is looked for: 2 MiB doubled as often as it stays within 1/128 of the peak. A run
- * near its least limit succeeds or fails by how blocks happen to lie, which a finer search would only follow. */
+/* How finely the least limit below a peak is looked for: 2 MiB doubled as often as it stays within 1/128 of the
+ * peak. A run near its least limit succeeds or fails by how blocks happen to lie, which a finer search would only
+ * follow. */
 uint64_t est_limit_step(uint64_t peak);
 
-/* The least multiple of step in floor..ceiling under which the attempt succeeds, by bisection; ceiling, as it is, when no
- * lower one does. ceiling must succeed and is not tried (peak reserved without a limit); floor is the least that could
- * (peak allocated). At most 1 + log2((ceiling - floor) / step) attempts. Where success is not monotone in the limit (a
- * release can change how blocks lie) the answer still succeeds and the multiple below it does not. */
+/* The least multiple of step in floor..ceiling under which the attempt succeeds, by bisection; ceiling, as it is,
+ * when no lower one does. ceiling must succeed and is not tried (peak reserved without a limit); floor is the least
+ * that could (peak allocated). At most 1 + log2((ceiling - floor) / step) attempts. Where success is not monotone in
+ * the limit (a release can change how blocks lie) the answer still succeeds and the multiple below it does not. */
 uint64_t est_least_limit(uint64_t floor, uint64_t ceiling, uint64_t step, est_attempt *attempt, void *context);
 
 #endif

@@ -52,7 +52,8 @@ static const struct module exaone4_5_block[] = {
 static const struct module qwen2_5_vl_merger[] = {
 	RMS(HIDDEN), LINEAR("0", MERGED, MERGED), LINEAR("2", MERGED, OUT), LAST
 };
-static const struct module qwen3_vl_patches[] = { PATCHES("proj", WITH), PARAMETER(POSITIONS, HIDDEN), FREQUENCIES, LAST };
+static const struct module qwen3_vl_patches[] = { PATCHES("proj", WITH), PARAMETER(POSITIONS, HIDDEN), FREQUENCIES,
+						  LAST };
 static const struct module qwen3_vl_block[] = {
 	LAYER_NORM(HIDDEN), LAYER_NORM(HIDDEN), LINEAR("qkv", HIDDEN, QKV), LINEAR("proj", HIDDEN, HIDDEN),
 	LINEAR("linear_fc1", HIDDEN, MLP), LINEAR("linear_fc2", MLP, HIDDEN), LAST
@@ -64,13 +65,15 @@ static const struct module deepstack_merger[] = { LAYER_NORM(MERGED), MERGER };
 #define ATTENTION(kind, out_proj) kind("k_proj", HIDDEN, HIDDEN), kind("v_proj", HIDDEN, HIDDEN), kind("q_proj", HIDDEN, HIDDEN), \
 	kind(out_proj, HIDDEN, HIDDEN)
 #define PLAIN_MLP LINEAR("fc1", HIDDEN, MLP), LINEAR("fc2", MLP, HIDDEN)
-static const struct module siglip_embeddings[] = { PATCHES("patch_embedding", WITH), PARAMETER(POSITIONS, HIDDEN), LAST };
+static const struct module siglip_embeddings[] = { PATCHES("patch_embedding", WITH), PARAMETER(POSITIONS, HIDDEN),
+						   LAST };
 static const struct module siglip_layer[] = {
 	LAYER_NORM(HIDDEN), ATTENTION(LINEAR, "out_proj"), LAYER_NORM(HIDDEN), PLAIN_MLP, LAST
 };
 static const struct module gemma3_projector[] = { LAYER_NORM(HIDDEN), PARAMETER(HIDDEN, OUT), RMS(HIDDEN), LAST };
 static const struct module clip_embeddings[] = {
-	PARAMETER(ONE, HIDDEN), PATCHES("patch_embedding", WITHOUT), PARAMETER(POSITIONS_AND_CLASS, HIDDEN), LAYER_NORM(HIDDEN), LAST
+	PARAMETER(ONE, HIDDEN), PATCHES("patch_embedding", WITHOUT), PARAMETER(POSITIONS_AND_CLASS, HIDDEN),
+	LAYER_NORM(HIDDEN), LAST
 };
 static const struct module clip_layer[] = {
 	ATTENTION(LINEAR, "out_proj"), LAYER_NORM(HIDDEN), PLAIN_MLP, LAYER_NORM(HIDDEN), LAST
@@ -89,20 +92,22 @@ static const struct module mistral3_projector[] = {
 	PROJECTOR("linear_2", OUT, OUT), LAST
 };
 
-static const struct module gemma4_patches[] = { BARE("input_proj", PATCH, HIDDEN), PARAMETER(BOTH_POSITIONS, HIDDEN), LAST };
+static const struct module gemma4_patches[] = { BARE("input_proj", PATCH, HIDDEN), PARAMETER(BOTH_POSITIONS, HIDDEN),
+						LAST };
 static const struct module gemma4_layer[] = {
-	BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN),
+	BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN),
+	BARE("linear", HIDDEN, HIDDEN),
 	RMS(HEAD), RMS(HEAD), BARE("linear", HIDDEN, MLP), BARE("linear", HIDDEN, MLP), BARE("linear", MLP, HIDDEN),
 	RMS(HIDDEN), RMS(HIDDEN), RMS(HIDDEN), RMS(HIDDEN), LAST
 };
 static const struct module gemma4_projector[] = { BARE("embedding_projection", HIDDEN, TEXT), LAST };
 static const struct module llama4_embeddings[] = {
-	BARE("linear", PATCH, HIDDEN), PARAMETER(ONE, HIDDEN), PARAMETER(POSITIONS_AND_CLASS, HIDDEN), FREQUENCIES, LAYER_NORM(HIDDEN),
-	LAYER_NORM(HIDDEN), LAST
+	BARE("linear", PATCH, HIDDEN), PARAMETER(ONE, HIDDEN), PARAMETER(POSITIONS_AND_CLASS, HIDDEN), FREQUENCIES,
+	LAYER_NORM(HIDDEN), LAYER_NORM(HIDDEN), LAST
 };
 static const struct module llama4_layer[] = {
-	LINEAR("q_proj", HIDDEN, HIDDEN), LINEAR("k_proj", HIDDEN, HIDDEN), LINEAR("v_proj", HIDDEN, HIDDEN), LINEAR("o_proj", HIDDEN, HIDDEN),
-	PLAIN_MLP, LAYER_NORM(HIDDEN), LAYER_NORM(HIDDEN), LAST
+	LINEAR("q_proj", HIDDEN, HIDDEN), LINEAR("k_proj", HIDDEN, HIDDEN), LINEAR("v_proj", HIDDEN, HIDDEN),
+	LINEAR("o_proj", HIDDEN, HIDDEN), PLAIN_MLP, LAYER_NORM(HIDDEN), LAYER_NORM(HIDDEN), LAST
 };
 static const struct module llama4_projector[] = {
 	BARE("fc1", MLP, ADAPTER), BARE("fc2", ADAPTER, ADAPTER), BARE("linear_1", LAYERS_OUT, TEXT), LAST
@@ -119,7 +124,8 @@ static const struct module mllama_embeddings[] = {
 static const struct module mllama_layer[] = { MLLAMA_LAYER, LAST };
 static const struct module mllama_global_layer[] = { MLLAMA_LAYER, GATE, GATE, LAST };
 static const struct module mllama_cross_layer[] = {
-	BARE("q_proj", TEXT, TEXT_QUERY), BARE("k_proj", TEXT, TEXT_KEY), BARE("v_proj", TEXT, TEXT_KEY), BARE("o_proj", TEXT_QUERY, TEXT),
+	BARE("q_proj", TEXT, TEXT_QUERY), BARE("k_proj", TEXT, TEXT_KEY), BARE("v_proj", TEXT, TEXT_KEY),
+	BARE("o_proj", TEXT_QUERY, TEXT),
 	RMS(TEXT_HEAD), RMS(TEXT_HEAD), RMS(TEXT), GATE, BARE("gate_proj", TEXT, TEXT_MLP), BARE("up_proj", TEXT, TEXT_MLP),
 	BARE("down_proj", TEXT_MLP, TEXT), RMS(TEXT), GATE, LAST
 };
@@ -229,7 +235,8 @@ static int64_t width_of(const struct est_model *model, enum width width)
 	}
 }
 
-static bool visit_modules(const struct est_model *model, const struct module *module, est_vision_visit *visit, void *context)
+static bool visit_modules(const struct est_model *model, const struct module *module, est_vision_visit *visit,
+			  void *context)
 {
 	for (; module->kind != EST_PART_KINDS; module++) {
 		struct est_vision_part part = {

@@ -1,5 +1,5 @@
-/* The tower of a model that sees: what its constructor makes, and with it the projector into the language model. A batch without
- * images does not run it, so it is weights here, with what trains them. */
+/* The tower of a model that sees: what its constructor makes, and with it the projector into the language model. A
+ * batch without images does not run it, so it is weights here, with what trains them. */
 #ifndef EST_VISION_H
 #define EST_VISION_H
 
@@ -46,8 +46,8 @@ struct est_vision_part {
 struct est_model;
 typedef bool est_vision_visit(void *context, const struct est_vision_part *part);
 
-/* Calls visit for the parts of the model's tower in the order of its constructor, until one returns false: then so does this. Nothing
- * for a model without. */
+/* Calls visit for the parts of the model's tower in the order of its constructor, until one returns false: then so
+ * does this. Nothing for a model without. */
 bool est_vision_each(const struct est_model *model, est_vision_visit *visit, void *context);
 
 /* Elements of a part's parameters. */

@@ -9,7 +9,8 @@ static void backward_where(struct est_tape *tape, struct est_node *node, struct 
 }
 static const struct est_op where_op = { "Where", backward_where };
 
-static struct est_tensor where(struct est_tape *tape, struct est_tensor condition, struct est_tensor a, struct est_tensor b)
+static struct est_tensor where(struct est_tape *tape, struct est_tensor condition, struct est_tensor a,
+			       struct est_tensor b)
 {
 	struct est_node *node = est_node_new(tape, &where_op, 2, (struct est_tensor[]){ a, b });
 	struct est_tensor out;

@@ -11,7 +11,8 @@ static bool steps_elements(enum est_optimizer optimizer)
 	       || optimizer == EST_SGD_MOMENTUM;
 }
 
-/* Full models and adapters, also over weights in 4 bits, which the engine's cast to the 16 bits of the rest passes by. */
+/* Full models and adapters, also over weights in 4 bits, which the engine's cast to the 16 bits of the rest passes
+ * by. */
 static bool trains_halves(const struct est_request *request)
 {
 	bool quantised = request->method == EST_QLORA && request->quantization.bits == 4
@@ -62,8 +63,8 @@ static void divide(struct est_zero *zero, struct est_tape *tape, uint64_t ranks)
 	}
 }
 
-/* On the card a buffer for the largest gradient, and on the host its twin; there too fp32 gradients beside the masters, weights in
- * 16 bits, and what micro-batches accumulate. */
+/* On the card a buffer for the largest gradient, and on the host its twin; there too fp32 gradients beside the
+ * masters, weights in 16 bits, and what micro-batches accumulate. */
 static void rest_on_host(const struct est_zero *zero, struct est_tape *tape, bool accumulates)
 {
 	uint64_t largest = 0, accumulated = accumulates && !zero->accumulates32 ? zero->touched : 0;

@@ -334,7 +334,8 @@ void est_zero3_rehearsed(struct est_zero3 *zero3)
 	}
 }
 
-const struct est_strategy_row est_zero3_row = { before_forward, after_forward, before_backward, after_backward, begin, end };
+const struct est_strategy_row est_zero3_row = { before_forward, after_forward, before_backward, after_backward, begin,
+						end };
 
 /* ---- */
 
@@ -343,7 +344,8 @@ static bool quantises(const struct est_request *request)
 {
 	const struct est_quantization *q = &request->quantization;
 
-	return request->method == EST_QLORA && (q->type == EST_NF4 || q->type == EST_FP4) && q->quant_storage == EST_STORE_BF16;
+	return request->method == EST_QLORA && (q->type == EST_NF4 || q->type == EST_FP4)
+	       && q->quant_storage == EST_STORE_BF16;
 }
 
 bool est_zero3_wanted(const struct est_request *request)
@@ -352,7 +354,8 @@ bool est_zero3_wanted(const struct est_request *request)
 	bool adapts = (request->method == EST_LORA || quantises(request)) && whole;
 
 	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && est_has_master(request)
-	       && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD && (request->method == EST_FULL || adapts);
+	       && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD
+	       && (request->method == EST_FULL || adapts);
 }
 
 /* "auto": as Transformers fills it in */

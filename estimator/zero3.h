@@ -1,12 +1,14 @@
-/* DeepSpeed's ZeRO-3 on rank 0: every parameter is cut into parts, and each module gathers its own before it runs. A coordinator,
- * which has seen one forward and backward, gathers ahead of them and keeps what is soon used again. Gradients pass through a bucket
- * into a flat partition, which the optimizer steps by sub-groups. DeepSpeed 0.19: partitioned_param_coordinator.py, stage3.py. */
+/* DeepSpeed's ZeRO-3 on rank 0: every parameter is cut into parts, and each module gathers its own before it runs. A
+ * coordinator, which has seen one forward and backward, gathers ahead of them and keeps what is soon used again.
+ * Gradients pass through a bucket into a flat partition, which the optimizer steps by sub-groups. DeepSpeed 0.19:
+ * partitioned_param_coordinator.py, stage3.py. */
 #ifndef EST_ZERO3_H
 #define EST_ZERO3_H
 
 #include "estimator/schedule.h"
 
-enum { EST_ZERO3_OWNERS = 4, EST_ZERO3_GATHER = 1, EST_ZERO3_REDUCE = 2 }; /* modules that use a parameter at once; streams */
+enum { EST_ZERO3_OWNERS = 4, EST_ZERO3_GATHER = 1, EST_ZERO3_REDUCE = 2 }; /* modules that use a parameter at once;
+									    * streams */
 
 /* What is gathered of a leaf of the tape; its memory is est_leaf.unsharded. */
 struct est_zero3_parameter {
@@ -68,17 +70,19 @@ struct est_zero3 {
 	struct est_tensor flat;            /* gradients of the first, concatenated */
 };
 
-/* Whether the request is replayed so: bf16 weights with fp32 masters, a full model or adapters, the model's own loss. */
+/* Whether the request is replayed so: bf16 weights with fp32 masters, a full model or adapters, the model's own
+ * loss. */
 bool est_zero3_wanted(const struct est_request *request);
 
-/* Cuts the leaves of the tape, makes what the rank holds at rest, and hooks into all modules. False when the arena is too small. */
+/* Cuts the leaves of the tape, makes what the rank holds at rest, and hooks into all modules. False when the arena
+ * is too small. */
 bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, const struct est_model *model);
 
 /* The first step is over. */
 void est_zero3_rehearsed(struct est_zero3 *zero3);
 
-/* zero3_gather.c: gathers count parameters, a list by est_zero3_parameter.next in the order of the leaves; makes one available; frees it
- * (what is pending or has owners must not be). */
+/* zero3_gather.c: gathers count parameters, a list by est_zero3_parameter.next in the order of the leaves; makes one
+ * available; frees it (what is pending or has owners must not be). */
 void est_zero3_all_gather(struct est_zero3 *zero3, uint32_t first, uint32_t count);
 void est_zero3_wait(struct est_zero3 *zero3, struct est_zero3_parameter *parameter);
 void est_zero3_release(struct est_zero3 *zero3, struct est_zero3_parameter *parameter);
@@ -86,8 +90,8 @@ void est_zero3_release(struct est_zero3 *zero3, struct est_zero3_parameter *para
 /* zero3_gradients.c: partitions and the bucket at rest; what a flush leaves to be done when the backward is over. */
 void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model);
 void est_zero3_reduce_rest(struct est_zero3 *zero3);
-/* The step: norms of the gradients, and the first sub-group's flattened; those of the others, one after the other. schedule may
- * be NULL or another strategy's. */
+/* The step: norms of the gradients, and the first sub-group's flattened; those of the others, one after the other.
+ * schedule may be NULL or another strategy's. */
 void est_zero3_flatten(struct est_schedule *schedule);
 void est_zero3_flattened(struct est_schedule *schedule);
 void est_zero3_step_rest(struct est_schedule *schedule);

@@ -1,5 +1,5 @@
-/* ZeRO-3's all-gathers (partition_parameters.py): alone, a parameter is gathered into its own memory; several are gathered into one
- * tensor, and concatenated out of it when the first is waited for. */
+/* ZeRO-3's all-gathers (partition_parameters.py): alone, a parameter is gathered into its own memory; several are
+ * gathered into one tensor, and concatenated out of it when the first is waited for. */
 #include "estimator/ops.h"
 #include "estimator/zero3.h"
 

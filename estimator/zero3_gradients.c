@@ -20,7 +20,8 @@ static struct est_tensor concatenate(struct est_zero3 *zero3, uint64_t parts)
 {
 	uint64_t numel = parts * zero3->schedule->ranks;
 
-	return zero3->waiting_count == 1 && numel == zero3->filled ? est_none : on_stream(zero3, numel, zero3->reduced_element);
+	return zero3->waiting_count == 1 && numel == zero3->filled
+	       ? est_none : on_stream(zero3, numel, zero3->reduced_element);
 }
 
 /* A partition goes to the host, and comes back; in the last micro-batch the optimizer's gradient is made of it. */
@@ -133,8 +134,8 @@ static uint8_t element_of(enum est_dtype dtype)
 	return dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
 }
 
-/* DeepSpeed's defaults: buffers of the optimizer, one for each thing that Adam keeps; those of parameters, their elements, and the
- * elements of trained parameters that stay on the host all the same. */
+/* DeepSpeed's defaults: buffers of the optimizer, one for each thing that Adam keeps; those of parameters, their
+ * elements, and the elements of trained parameters that stay on the host all the same. */
 enum { OPTIMIZER_BUFFERS = 4, PARAMETER_BUFFERS = 5, PARAMETER_BUFFER = 100000000, IN_CPU = 1000000000 };
 
 static uint64_t largest_sub_group(const struct est_tape *tape)
@@ -210,8 +211,8 @@ static void take_norms(struct est_tape *tape)
 			est_drop(tape, est_empty_as(tape, tape->leaves[i].ours, sizeof(double), EST_BUFFERS));
 }
 
-/* _prepare_fp32_grad_for_sub_group(): the concatenation of its gradients, and, where it is of another dtype, its cast, are made for
- * the optimizer; here the first of the two. */
+/* _prepare_fp32_grad_for_sub_group(): the concatenation of its gradients, and, where it is of another dtype, its
+ * cast, are made for the optimizer; here the first of the two. */
 static struct est_tensor flat_of(struct est_zero3 *zero3, uint64_t numel)
 {
 	if (zero3->accumulated_element == EST_32BIT)

@@ -17,7 +17,8 @@ struct slices {
 	const struct est_leaf *first; /* the first leaf whose slice of this rank has not been added to the partition */
 };
 
-/* allreduce_bucket(): several slices are copied into one tensor, and cast; then this rank's are added to a partition in fp32. */
+/* allreduce_bucket(): several slices are copied into one tensor, and cast; then this rank's are added to a partition
+ * in fp32. */
 static void all_reduce(struct est_zero *zero, struct est_tape *tape, struct slices *slices, const struct est_leaf *end)
 {
 	struct est_tensor reduced = est_none, cast;

@@ -72,7 +72,8 @@ static void write_cards(struct srv_buffer *buffer, const struct cfg_request *req
 	srv_buffer_add_byte(buffer, ']');
 }
 
-void srv_write_advice(struct srv_buffer *buffer, const struct cfg_request *request, const struct cfg_advice *advice, size_t count)
+void srv_write_advice(struct srv_buffer *buffer, const struct cfg_request *request, const struct cfg_advice *advice,
+		      size_t count)
 {
 	srv_buffer_add_byte(buffer, '[');
 	for (size_t i = 0; i < count; i++) {

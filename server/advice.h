@@ -5,10 +5,12 @@
 #include "config/advice.h"
 #include "server/buffer.h"
 
-/* Appends the changes as the object that a request would carry: nested, words as words. Those of one group stand together. */
+/* Appends the changes as the object that a request would carry: nested, words as words. Those of one group stand
+ * together. */
 void srv_write_changes(struct srv_buffer *buffer, const struct cfg_change *changes, size_t count);
 
 /* Appends the list of advice; cards names those that it makes fit. */
-void srv_write_advice(struct srv_buffer *buffer, const struct cfg_request *request, const struct cfg_advice *advice, size_t count);
+void srv_write_advice(struct srv_buffer *buffer, const struct cfg_request *request, const struct cfg_advice *advice,
+		      size_t count);
 
 #endif

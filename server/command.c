@@ -4,7 +4,8 @@
 #include <stdlib.h>
 #include "server/service.h"
 
-enum { EXIT_FITS = 0, EXIT_DOES_NOT_FIT = 1, EXIT_BAD_REQUEST = 2, EXIT_TROUBLE = 3, PIECE = 64 * 1024, ERROR_MAX = 1024 };
+enum { EXIT_FITS = 0, EXIT_DOES_NOT_FIT = 1, EXIT_BAD_REQUEST = 2, EXIT_TROUBLE = 3, PIECE = 64 * 1024,
+       ERROR_MAX = 1024 };
 
 static int fail(const char *what, const char *why)
 {
@@ -41,7 +42,8 @@ static bool read_request(const struct cfg_settings *settings, struct srv_buffer 
 	return right;
 }
 
-/* The cards of the command line take the place of the request's. What is no JSON object is left for the service to refuse. */
+/* The cards of the command line take the place of the request's. What is no JSON object is left for the service to
+ * refuse. */
 static void name_cards(const struct cfg_settings *settings, struct srv_buffer *body)
 {
 	json_t *request = json_loadb(body->data, body->length, JSON_REJECT_DUPLICATES, NULL), *cards = json_array();
@@ -49,7 +51,8 @@ static void name_cards(const struct cfg_settings *settings, struct srv_buffer *b
 
 	for (int i = 0; i < settings->gpu_count; i++)
 		json_array_append_new(cards, json_string(settings->gpu[i]));
-	if (json_is_object(request) && !json_object_set(request, "gpus", cards) && (text = json_dumps(request, JSON_COMPACT))) {
+	if (json_is_object(request) && !json_object_set(request, "gpus", cards)
+	    && (text = json_dumps(request, JSON_COMPACT))) {
 		srv_buffer_clear(body);
 		srv_buffer_add(body, text, strlen(text));
 		free(text);

@@ -1,5 +1,5 @@
-/* The catalogues as they were loaded at one time, prepared for being listed. A reload makes a new edition and leaves this
- * one to those who began with it. Read-only but for the count of its users. */
+/* The catalogues as they were loaded at one time, prepared for being listed. A reload makes a new edition and leaves
+ * this one to those who began with it. Read-only but for the count of its users. */
 #ifndef SRV_EDITION_H
 #define SRV_EDITION_H
 
@@ -13,8 +13,8 @@ struct srv_edition {
 	atomic_int users;
 };
 
-/* An edition of the catalogues in directory, with one user. NULL, and one line in error, when they cannot be loaded, are
- * not sound or memory is short. */
+/* An edition of the catalogues in directory, with one user. NULL, and one line in error, when they cannot be loaded,
+ * are not sound or memory is short. */
 struct srv_edition *srv_edition_create(const char *directory, char *error, size_t size);
 
 /* One more user; the same edition. Takes NULL. */

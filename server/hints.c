@@ -26,7 +26,8 @@ static const struct {
 } names[] = {
 	{ "a10", "A10", NULL }, { "a100-pcie-40gb", "A100", "A100-40G" }, { "a100-pcie-80gb", "A100-80GB", "A100-80G" },
 	{ "a100-sxm4-40gb", "A100", "A100-40G" }, { "a100-sxm4-80gb", "A100-80GB", "A100-80G" }, { "a10g", "A10G", "A10G" },
-	{ "a40", "A40", NULL }, { "b200-sxm-180gb", "B200", "B200" }, { "gh200-96gb", "GH200", NULL }, { "h100-pcie-80gb", "H100", "H100" },
+	{ "a40", "A40", NULL }, { "b200-sxm-180gb", "B200", "B200" }, { "gh200-96gb", "GH200", NULL },
+	{ "h100-pcie-80gb", "H100", "H100" },
 	{ "h100-sxm5-80gb", "H100", "H100" }, { "h20-96gb", NULL, "H20" }, { "h200-nvl-141gb", "H200", "H200" },
 	{ "h200-sxm-141gb", "H200", "H200" }, { "l4", "L4", "L4" }, { "l40", "L40", NULL }, { "l40s", "L40S", "L40S" },
 	{ "max-1100-48gb", NULL, "Intel-GPU-Max-1100" }, { "max-1550-128gb", NULL, "Intel-GPU-Max-1550" },
@@ -34,8 +35,8 @@ static const struct {
 	{ "mi300x-192gb", "MI300X", "AMD-Instinct-MI300X-OAM" }, { "mi325x-256gb", NULL, "AMD-Instinct-MI325X-OAM" },
 	{ "mi350x-288gb", NULL, "AMD-Instinct-MI350X-OAM" }, { "mi355x-288gb", NULL, "AMD-Instinct-MI355X-OAM" },
 	{ "p100-pcie-16gb", "P100", "P100" }, { "rtx-4090", "RTX4090", NULL }, { "rtx-6000-ada", "RTX6000-Ada", NULL },
-	{ "rtx-a4000", "A4000", NULL }, { "rtx-a6000", "A6000", NULL }, { "t4", "T4", "T4" }, { "v100-sxm2-16gb", "V100", "V100" },
-	{ "v100-sxm2-32gb", "V100-32GB", "V100" },
+	{ "rtx-a4000", "A4000", NULL }, { "rtx-a6000", "A6000", NULL }, { "t4", "T4", "T4" },
+	{ "v100-sxm2-16gb", "V100", "V100" }, { "v100-sxm2-32gb", "V100-32GB", "V100" },
 };
 
 /* Index into names; COUNT_NAMES when it has none. */
@@ -67,8 +68,8 @@ static void write_pair(struct srv_buffer *buffer, const char *key, int64_t value
 
 /* ---- Slurm */
 
-/* Slurm refuses a job that names a feature or type which its cluster does not have: what the client called the card is a word of its
- * cluster sooner than our id. One that a shell or Slurm would read otherwise is left out. */
+/* Slurm refuses a job that names a feature or type which its cluster does not have: what the client called the card
+ * is a word of its cluster sooner than our id. One that a shell or Slurm would read otherwise is left out. */
 static const char *word_of(const struct cfg_request *request, size_t i)
 {
 	const char *word = request->card_words[i];
@@ -116,7 +117,8 @@ static void write_slurm(struct srv_buffer *buffer, const struct cfg_request *req
 	srv_buffer_add_byte(buffer, ',');
 	write_pair(buffer, "ntasks_per_node", job->per_node);
 	snprintf(line, sizeof line, "--nodes=%lld --ntasks-per-node=%lld --gres=gpu:%lld%s%s%s", (long long)job->nodes,
-		 (long long)job->per_node, (long long)job->per_node, *features ? " --constraint=\"" : "", features, *features ? "\"" : "");
+		 (long long)job->per_node, (long long)job->per_node, *features ? " --constraint=\"" : "", features,
+		 *features ? "\"" : "");
 	SRV_PUT(buffer, ",\"options\":");
 	srv_write_string(buffer, line);
 	srv_buffer_add_byte(buffer, '}');
@@ -172,8 +174,10 @@ static void open_affinity(struct srv_buffer *buffer, const char *key, const char
 	SRV_PUT(buffer, ",\"values\":");
 }
 
-/* Nodes by the products that were named and fit, or by their memory: GPU feature discovery's nvidia.com/gpu.memory is in MiB. */
-static void write_affinity(struct srv_buffer *buffer, const struct cfg_catalog *catalog, const struct cfg_request *request,
+/* Nodes by the products that were named and fit, or by their memory: GPU feature discovery's nvidia.com/gpu.memory
+ * is in MiB. */
+static void write_affinity(struct srv_buffer *buffer, const struct cfg_catalog *catalog,
+			   const struct cfg_request *request,
 			   const struct est_report *report, const struct est_fit *fit)
 {
 	size_t start = buffer->length;
@@ -191,8 +195,8 @@ static void write_affinity(struct srv_buffer *buffer, const struct cfg_catalog *
 	SRV_PUT(buffer, "}]}]}}}");
 }
 
-static void write_kubernetes(struct srv_buffer *buffer, const struct cfg_catalog *catalog, const struct cfg_request *request,
-			     const struct est_report *report, const struct job *job)
+static void write_kubernetes(struct srv_buffer *buffer, const struct cfg_catalog *catalog,
+			     const struct cfg_request *request, const struct est_report *report, const struct job *job)
 {
 	const struct est_fit *fit = &report->fits[card_of(report)];
 	const char *resource = resources[fit->gpu->vendor] ? resources[fit->gpu->vendor] : "nvidia.com/gpu";

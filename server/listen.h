@@ -8,8 +8,8 @@
  * the address is not one, or taken. */
 int srv_listen(const char *address, char *error, size_t size);
 
-/* The listening sockets that the service manager opened and passed, as sd_listen_fds(3) says: their number, 0 when there
- * are none, -1 and one line in error when something else was passed or more than max. Made not blocking. */
+/* The listening sockets that the service manager opened and passed, as sd_listen_fds(3) says: their number, 0 when
+ * there are none, -1 and one line in error when something else was passed or more than max. Made not blocking. */
 int srv_listen_inherited(int *ret_fds, int max, char *error, size_t size);
 
 /* "http://127.0.0.1:43210": where fd listens. */

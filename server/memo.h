@@ -1,5 +1,6 @@
-/* Answers that a thread has given, by the request's own bytes: an estimate is a function of the request and the catalogues alone.
- * A slot for each hash, whose answer the next one with that hash takes the place of; what is compared is the whole request. */
+/* Answers that a thread has given, by the request's own bytes: an estimate is a function of the request and the
+ * catalogues alone. A slot for each hash, whose answer the next one with that hash takes the place of; what is
+ * compared is the whole request. */
 #ifndef SRV_MEMO_H
 #define SRV_MEMO_H
 

@@ -39,7 +39,8 @@ static void write_count(struct srv_buffer *buffer, int64_t parameters)
 	srv_write_text(buffer, large ? " billion" : " million");
 }
 
-static void write_word(struct srv_buffer *buffer, const struct cfg_request *request, const char *label, const char *field)
+static void write_word(struct srv_buffer *buffer, const struct cfg_request *request, const char *label,
+		       const char *field)
 {
 	char value[64];
 
@@ -54,7 +55,8 @@ static void write_run(struct srv_buffer *buffer, const struct cfg_request *reque
 		const char *label, *field;
 	} words[] = {
 		{ "\n", "micro_batch_size" }, { " x ", "sequence_length" }, { " tokens, checkpointing ", "gradient_checkpointing" },
-		{ ", attention ", "attention" }, { ", loss ", "loss" }, { "; GPUs: ", "parallelism.gpus" }, { ", sharing ", "parallelism.strategy" },
+		{ ", attention ", "attention" }, { ", loss ", "loss" }, { "; GPUs: ", "parallelism.gpus" },
+		{ ", sharing ", "parallelism.strategy" },
 	};
 
 	srv_write_text(buffer, request->model.id);
@@ -70,7 +72,8 @@ static void write_run(struct srv_buffer *buffer, const struct cfg_request *reque
 	SRV_PUT(buffer, "\n\n");
 }
 
-static void write_components(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+static void write_components(struct srv_buffer *buffer, const struct cfg_request *request,
+			     const struct est_report *report)
 {
 	const struct est_rows *one = &report->single_gpu, *per = &report->per_gpu;
 	const uint64_t *peak = report->peak.at_peak;
@@ -96,7 +99,8 @@ static void write_components(struct srv_buffer *buffer, const struct cfg_request
 
 static void write_peak(struct srv_buffer *buffer, const struct est_peak *peak)
 {
-	const struct peak_line lines[] = { { "allocated", peak->allocated }, { "reserved", peak->reserved }, { "device", peak->device } };
+	const struct peak_line lines[] = { { "allocated", peak->allocated }, { "reserved", peak->reserved },
+					   { "device", peak->device } };
 	const void *rows[] = { &lines[0], &lines[1], &lines[2] };
 
 	srv_write_rows(buffer, SRV_FOR_PEOPLE, &peak_table, rows, 3);

@@ -29,8 +29,8 @@ void srv_reply_problem(struct srv_reply *reply, enum srv_problem problem, const 
 /* A 422 with every fault of the list and their true count. */
 void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults);
 
-/* Why a request that could not be read or checked was refused: SRV_INVALID for its faults; SRV_OUT_OF_MEMORY where it has none, or where
- * jansson ran short (which is forgotten with the asking). */
+/* Why a request that could not be read or checked was refused: SRV_INVALID for its faults; SRV_OUT_OF_MEMORY where
+ * it has none, or where jansson ran short (which is forgotten with the asking). */
 enum srv_problem srv_refusal(const struct est_faults *faults);
 /* The reply to it: the faults, or the 503. */
 void srv_reply_refusal(struct srv_reply *reply, const struct est_faults *faults);

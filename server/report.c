@@ -118,7 +118,8 @@ static const struct srv_table rank_table = SRV_TABLE(rank_columns);
 static const struct srv_table model_table = SRV_TABLE(model_columns), trainable_table = SRV_TABLE(trainable_columns);
 static const struct srv_table shape_table = SRV_TABLE(shape_columns), rows_table = SRV_TABLE(rows_columns);
 static const struct srv_table thumb_table = SRV_TABLE(thumb_columns), range_table = SRV_TABLE(range_columns);
-static const struct srv_table point_table = SRV_TABLE(point_columns), explanation_table = SRV_TABLE(explanation_columns);
+static const struct srv_table point_table = SRV_TABLE(point_columns),
+	explanation_table = SRV_TABLE(explanation_columns);
 static const struct srv_table moment_table = SRV_TABLE(moment_columns), host_table = SRV_TABLE(host_columns);
 static const struct srv_table note_table = SRV_TABLE(note_columns), fit_table = SRV_TABLE(fit_columns);
 /* clang-format on */
@@ -252,7 +253,8 @@ static void write_thumb(struct srv_buffer *buffer, const struct est_report *repo
 	srv_buffer_add_byte(buffer, '}');
 }
 
-static void write_explanation(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+static void write_explanation(struct srv_buffer *buffer, const struct cfg_request *request,
+			      const struct est_report *report)
 {
 	struct est_explanation items[EST_EXPLANATIONS_MAX];
 	size_t count = est_explain(&request->request, &request->model, report, items);

@@ -61,8 +61,8 @@ static void close_all(const int *fds, int count)
 		close(fds[i]);
 }
 
-/* The sockets that the service manager passed, else one for each address of the settings. Their number; 0, and a line in
- * error, when one is missing. */
+/* The sockets that the service manager passed, else one for each address of the settings. Their number; 0, and a
+ * line in error, when one is missing. */
 static int open_listeners(const struct cfg_settings *settings, int *ret_fds, char *error, size_t size)
 {
 	int count = srv_listen_inherited(ret_fds, CFG_LISTEN_MAX, error, size);

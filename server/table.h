@@ -37,7 +37,8 @@ void srv_write_members(struct srv_buffer *buffer, const struct srv_table *table,
 /* The same in braces. */
 void srv_write_object(struct srv_buffer *buffer, const struct srv_table *table, const void *row);
 
-/* What a line of csv is made of: the columns' names, the cells of one row, the cell of a text; without the line's end. */
+/* What a line of csv is made of: the columns' names, the cells of one row, the cell of a text; without the line's
+ * end. */
 void srv_write_csv_names(struct srv_buffer *buffer, const struct srv_table *table);
 void srv_write_csv_cells(struct srv_buffer *buffer, const struct srv_table *table, const void *row);
 void srv_write_csv_text(struct srv_buffer *buffer, const char *text);

@@ -170,8 +170,8 @@ static uint64_t run_all_verdicts(struct subject *subject)
 {
 	static struct est_fit fits[CFG_CARDS_MAX];
 
-	if (!est_judge_cards(&subject->request.request, &subject->request.model, subject->request.cards, subject->request.card_count, 0,
-			     &arena, fits))
+	if (!est_judge_cards(&subject->request.request, &subject->request.model, subject->request.cards,
+			     subject->request.card_count, 0, &arena, fits))
 		fail("the arena is too small");
 	return 1;
 }

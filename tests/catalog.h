@@ -1,4 +1,5 @@
-/* What tests over the shipped catalogue share: the catalogue, as a fixture, and requests that are written with ' for ". */
+/* What tests over the shipped catalogue share: the catalogue, as a fixture, and requests that are written with ' for
+ * ". */
 #ifndef TESTS_CATALOG_H
 #define TESTS_CATALOG_H
 

@@ -1,6 +1,6 @@
 /* hello BYTES: the least that a service on libmicrohttpd can do, to hold the real one against. Reads and drops the body
- * of any request and answers BYTES bytes that were made once. One thread, on a free port of the loopback that is printed
- * when it listens; ends on SIGTERM or SIGINT. */
+ * of any request and answers BYTES bytes that were made once. One thread, on a free port of the loopback that is
+ * printed when it listens; ends on SIGTERM or SIGINT. */
 #include <arpa/inet.h>
 #include <microhttpd.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
-/* est_replay_reserved() in its plain form: every step played, every limit tried from the start. What the replay does not play
- * again has to come to the same. */
+/* est_replay_reserved() in its plain form: every step played, every limit tried from the start. What the replay does
+ * not play again has to come to the same. */
 #ifndef TESTS_PLAIN_H
 #define TESTS_PLAIN_H
 

@@ -1,5 +1,5 @@
-/* Fused attention kernels: what their backward takes beside the gradients, worked out from the sources that attention_kernels.c
- * names. What they keep, and in which order, is held to traces (test_events.c). */
+/* Fused attention kernels: what their backward takes beside the gradients, worked out from the sources that
+ * attention_kernels.c names. What they keep, and in which order, is held to traces (test_events.c). */
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
@@ -79,11 +79,14 @@ static const struct {
 	{ "FlashAttention 2, unpadded", EST_FLASH_ATTENTION_2, 64, true, EST_SDPA_HAS_FLASH, 0,
 	  { 4 * HEADS * B * (S + 128), 4 * HEADS * B * (S + 128) * 64, 2 * B * HEADS * S * 64, 2 * B * HEADS * S * 64 } },
 	{ "FlashAttention 3 in blocks of 128", EST_FLASH_ATTENTION_3, 64, false, EST_SDPA_HAS_FLASH, 0,
-	  { 4 * B * HEADS * 1152, 4 * B * HEADS * 1152, 4 * B * HEADS * 1152 * 64, 4 * B * KV * 1152 * 64, 4 * B * KV * 1152 * 64 } },
+	  { 4 * B * HEADS * 1152, 4 * B * HEADS * 1152, 4 * B * HEADS * 1152 * 64, 4 * B * KV * 1152 * 64,
+	    4 * B * KV * 1152 * 64 } },
 	{ "of 64", EST_FLASH_ATTENTION_3, 128, false, EST_SDPA_HAS_FLASH, 0,
-	  { 4 * B * HEADS * 1088, 4 * B * HEADS * 1088, 4 * B * HEADS * 1088 * 128, 4 * B * KV * 1152 * 128, 4 * B * KV * 1152 * 128 } },
+	  { 4 * B * HEADS * 1088, 4 * B * HEADS * 1088, 4 * B * HEADS * 1088 * 128, 4 * B * KV * 1152 * 128,
+	    4 * B * KV * 1152 * 128 } },
 	{ "of keys of 80", EST_FLASH_ATTENTION_3, 256, false, EST_SDPA_HAS_FLASH, 0,
-	  { 4 * B * HEADS * 1088, 4 * B * HEADS * 1088, 4 * B * HEADS * 1088 * 256, 4 * B * KV * 1120 * 256, 4 * B * KV * 1120 * 256 } },
+	  { 4 * B * HEADS * 1088, 4 * B * HEADS * 1088, 4 * B * HEADS * 1088 * 256, 4 * B * KV * 1120 * 256,
+	    4 * B * KV * 1120 * 256 } },
 	/* 2160 tokens and one block a sequence, rounded: 2432 in blocks of 128 */
 	{ "FlashAttention 3, unpadded", EST_FLASH_ATTENTION_3, 64, true, EST_SDPA_HAS_FLASH, 0,
 	  { 4 * HEADS * 2432, 4 * HEADS * 2432, 4 * HEADS * 2432 * 64, 4 * KV * 2432 * 64, 4 * KV * 2432 * 64 } },
@@ -126,10 +129,12 @@ START_TEST(a_backward_takes_what_its_source_allocates)
 }
 END_TEST
 
-/* The window is said by an argument or by blocks; sdpa has only a mask for it: b * s^2 booleans, and 16 bits of each kept */
+/* The window is said by an argument or by blocks; sdpa has only a mask for it: b * s^2 booleans, and 16 bits of each
+ * kept */
 START_TEST(only_sdpa_needs_a_mask_for_a_window)
 {
-	static const enum est_attention attentions[] = { EST_FLASH_ATTENTION_2, EST_FLASH_ATTENTION_3, EST_FLEX_ATTENTION, EST_SDPA };
+	static const enum est_attention attentions[] = { EST_FLASH_ATTENTION_2, EST_FLASH_ATTENTION_3,
+							 EST_FLEX_ATTENTION, EST_SDPA };
 	struct est_request request = {
 		.precision = EST_PURE_BF16, .optimizer = EST_ADAMW_TORCH_FUSED, .micro_batch_size = B, .sequence_length = S,
 		.gradient_accumulation_steps = 1,

@@ -107,7 +107,8 @@ END_TEST
 /* {"request":{},"sweep":{"a":[1,...,1],"b":[1,...,1]}} with that many values each */
 static bool read_square(int values)
 {
-	json_t *body = json_pack("{s:{},s:{s:[],s:[]}}", "request", "sweep", "a", "b"), *sweep = json_object_get(body, "sweep");
+	json_t *body = json_pack("{s:{},s:{s:[],s:[]}}", "request", "sweep", "a", "b"),
+		*sweep = json_object_get(body, "sweep");
 	bool right;
 
 	for (int i = 0; i < values; i++) {

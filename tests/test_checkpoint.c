@@ -32,8 +32,8 @@ static int count_since(size_t first, enum est_event_kind kind)
 	return count;
 }
 
-/* ---- a layer of seven products and attention with its logsumexp after the third; a function of its input is saved in the middle
- * and at the end, so that everything is asked for again */
+/* ---- a layer of seven products and attention with its logsumexp after the third; a function of its input is saved
+ * in the middle and at the end, so that everything is asked for again */
 
 static struct est_tensor silu_of(struct est_tensor x)
 {

@@ -7,7 +7,8 @@
 #include "tests/suite.h"
 
 /* b sequences of s tokens, a hidden size with heads that divide it: no product is rounded to 512. */
-enum { B = 2, S = 512, T = 256, N = B * S, M = B * T, H = 1024, F = 4096, HEADS = 16, V = 32768, P = 512, BUCKETS = 32 };
+enum { B = 2, S = 512, T = 256, N = B * S, M = B * T, H = 1024, F = 4096, HEADS = 16, V = 32768, P = 512,
+       BUCKETS = 32 };
 
 static struct est_arena arena;
 static struct est_program program;
@@ -100,8 +101,8 @@ static size_t decoder_layers(void)
 
 /* ---- layers */
 
-/* q, k, v 6h; output 2h and its logsumexp; each of two dropouts a mask h, a sum 2h, LayerNorm's result 2h and two fp32 statistics; up's
- * result and gelu's 8h each */
+/* q, k, v 6h; output 2h and its logsumexp; each of two dropouts a mask h, a sum 2h, LayerNorm's result 2h and two
+ * fp32 statistics; up's result and gelu's 8h each */
 static uint64_t bert_layer(void)
 {
 	return (uint64_t)N * (34 * H + 4 * HEADS + 16);
@@ -115,7 +116,8 @@ START_TEST(a_bert_layer_keeps_34_bytes_per_token_and_feature)
 }
 END_TEST
 
-/* scores before softmax go; softmax's result and dropout's 2 bytes each, the mask 1, contiguous q, k and v; no logsumexp */
+/* scores before softmax go; softmax's result and dropout's 2 bytes each, the mask 1, contiguous q, k and v; no
+ * logsumexp */
 START_TEST(eager_attention_keeps_five_bytes_per_score)
 {
 	struct est_request request = request_of(EST_MASKED_LM);
@@ -156,8 +158,8 @@ START_TEST(a_distilbert_layer_keeps_one_mask_less)
 }
 END_TEST
 
-/* Per token: a norm keeps 4h + 2h + 2h and 4; a residual branch a mask h and a sum 2h; the MLP relu's and dropout's results 2f each and a
- * mask f. Attention: q, k, v, output 8h, logsumexp 4 a head, a copy of the position bias. */
+/* Per token: a norm keeps 4h + 2h + 2h and 4; a residual branch a mask h and a sum 2h; the MLP relu's and dropout's
+ * results 2f each and a mask f. Attention: q, k, v, output 8h, logsumexp 4 a head, a copy of the position bias. */
 static uint64_t t5_encoder_layer(void)
 {
 	return (uint64_t)N * (2 * (8 * H + 4) + 2 * 3 * H + 5 * F + 8 * H + 4 * HEADS) + (uint64_t)2 * HEADS * S * S;
@@ -235,7 +237,8 @@ START_TEST(an_untied_head_is_counted)
 
 	model.tie_word_embeddings = false;
 	ck_assert_int_eq(est_model_count_parameters(&model), T5_BODY + V * H);
-	ck_assert_uint_eq(weights(&model, EST_SEQUENCE_TO_SEQUENCE), weights(&t5, EST_SEQUENCE_TO_SEQUENCE) + (uint64_t)2 * V * H);
+	ck_assert_uint_eq(weights(&model, EST_SEQUENCE_TO_SEQUENCE),
+			  weights(&t5, EST_SEQUENCE_TO_SEQUENCE) + (uint64_t)2 * V * H);
 }
 END_TEST
 

@@ -273,7 +273,8 @@ START_TEST(a_refusal_names_the_value_and_tells_a_default_from_what_was_named)
 	request.objective = EST_DPO;
 	est_field_refuse("objective", &request, &faults, "is not modelled %s", "here");
 	est_request_name(&request, est_field_find("objective"));
-	est_refuse_with("care", (const struct est_refusal[]){ { "task", false }, { "objective", true } }, 2, &request, &faults);
+	est_refuse_with("care", (const struct est_refusal[]){ { "task", false }, { "objective", true } }, 2, &request,
+			&faults);
 	ck_assert_uint_eq(faults.count, 2);
 	ck_assert_str_eq(faults.item[0].pointer, "/objective");
 	ck_assert_int_eq(faults.item[0].code, EST_NOT_SUPPORTED_YET);

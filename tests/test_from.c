@@ -54,8 +54,10 @@ static const struct {
 	{ "checkpoints", TRAIN("'gradient_checkpointing':true,'gradient_checkpointing_kwargs':{'use_reentrant':true}"),
 	  "gradient_checkpointing=full use_reentrant=true", "" },
 	{ "bf16 over what Transformers 5 loads", TRAIN("'bf16':true"), "precision=bf16_autocast", "" },
-	{ "bf16 over fp32 parameters", TRAIN("'bf16':true,'model_init_kwargs':{'dtype':'float32'}"), "precision=bf16_mixed", "" },
-	{ "bf16 of adapters", "{" LLAMA ",'method':'lora','from':{'training_arguments':{'bf16':true}}}", "precision=bf16_mixed", "" },
+	{ "bf16 over fp32 parameters", TRAIN("'bf16':true,'model_init_kwargs':{'dtype':'float32'}"),
+	  "precision=bf16_mixed", "" },
+	{ "bf16 of adapters", "{" LLAMA ",'method':'lora','from':{'training_arguments':{'bf16':true}}}",
+	  "precision=bf16_mixed", "" },
 	{ "bf16 with a precision of the same kind", "{" LLAMA ",'precision':'bf16_mixed','from':{'training_arguments':{'bf16':true}}}",
 	  "precision=bf16_mixed", "" },
 	{ "fp16", TRAIN("'fp16':true"), "precision=fp16_mixed", "" },
@@ -88,13 +90,16 @@ static const struct {
 	  "optimizer=adamw_torch_fused parallelism.strategy=zero1",
 	  "/from/training_arguments/deepspeed/optimizer/params /from/training_arguments/optim" },
 	{ "accumulation of train_batch_size", "{" ON8 ",'from':{'deepspeed':{'train_batch_size':64,'train_micro_batch_size_per_gpu':2,"
-	  "'bf16':{'enabled':true},'zero_optimization':{'stage':3}}}}", "gradient_accumulation_steps=4 micro_batch_size=2", "" },
+	  "'bf16':{'enabled':true},'zero_optimization':{'stage':3}}}}",
+	  "gradient_accumulation_steps=4 micro_batch_size=2", "" },
 	{ "micro-batch of train_batch_size", "{" ON8 ",'from':{'deepspeed':{'train_batch_size':64,'bf16':{'enabled':true},"
 	  "'zero_optimization':{'stage':3}}}}", "micro_batch_size=8 gradient_accumulation_steps=1", "" },
 	{ "GPUs of train_batch_size", "{" LLAMA ",'from':{'deepspeed':{'train_batch_size':64,'train_micro_batch_size_per_gpu':2,"
-	  "'gradient_accumulation_steps':8,'bf16':{'enabled':true},'zero_optimization':{'stage':3}}}}", "parallelism.gpus=4", "" },
+	  "'gradient_accumulation_steps':8,'bf16':{'enabled':true},'zero_optimization':{'stage':3}}}}",
+	  "parallelism.gpus=4", "" },
 	{ "accelerate's DDP", ACCELERATE("'distributed_type':'MULTI_GPU','mixed_precision':'bf16','num_machines':2,'num_processes':8,"
-	  "'machine_rank':0"), "parallelism.strategy=ddp parallelism.gpus=8 parallelism.gpus_per_node=4", "/from/accelerate/machine_rank" },
+	  "'machine_rank':0"), "parallelism.strategy=ddp parallelism.gpus=8 parallelism.gpus_per_node=4",
+	  "/from/accelerate/machine_rank" },
 	{ "accelerate's FSDP2", ACCELERATE("'distributed_type':'FSDP','mixed_precision':'bf16','num_processes':4,'fsdp_config':"
 	  "{'fsdp_version':2,'fsdp_reshard_after_forward':true,'fsdp_auto_wrap_policy':'TRANSFORMER_BASED_WRAP',"
 	  "'fsdp_offload_params':false,'fsdp_activation_checkpointing':true}"),
@@ -114,7 +119,8 @@ static const struct {
 	  "'attn_implementation':'flash_attention_2','gradient_checkpointing':true,'datasets':[]}}}",
 	  "framework=axolotl method=qlora quantization.bits=4 lora.rank=32 lora.target_modules=all-linear sequence_length=4096 "
 	  "optimizer=paged_adamw_8bit attention=flash_attention_2 gradient_checkpointing=full", "/from/axolotl/datasets" },
-	{ "Axolotl's LoRA over 8 bits", AXOLOTL("'adapter':'lora','load_in_8bit':true"), "method=qlora quantization.bits=8", "" },
+	{ "Axolotl's LoRA over 8 bits", AXOLOTL("'adapter':'lora','load_in_8bit':true"),
+	  "method=qlora quantization.bits=8", "" },
 	{ "Axolotl without an adapter", AXOLOTL("'bf16':true,'flash_attention':true"),
 	  "method=full sequence_length=512 precision=bf16_autocast attention=flash_attention_2", "" },
 	{ "a rank without an adapter", AXOLOTL("'lora_r':16"), "method=full", "/from/axolotl/lora_r" },
@@ -131,7 +137,8 @@ static const struct {
 	  "method=qlora quantization.bits=4 quantization.type=fp4 quantization.double_quant=false", "" },
 	{ "LLaMA-Factory's full", FACTORY("'finetuning_type':'full','pure_bf16':true,'flash_attn':'fa2','lora_rank':4,"
 	  "'disable_gradient_checkpointing':true"),
-	  "method=full precision=bf16 attention=flash_attention_2 gradient_checkpointing=none", "/from/llama_factory/lora_rank" },
+	  "method=full precision=bf16 attention=flash_attention_2 gradient_checkpointing=none",
+	  "/from/llama_factory/lora_rank" },
 	{ "LLaMA-Factory's freeze", FACTORY("'finetuning_type':'freeze'"), "method=freeze trainable_layers=2", "" },
 	{ "ORPO has no reference", FACTORY("'stage':'dpo','pref_loss':'orpo'"), "objective=dpo reference_model=none", "" },
 };
@@ -157,12 +164,16 @@ static const struct {
 	{ "another strategy", "{" LLAMA ",'parallelism':{'gpus':8,'strategy':'ddp'},'from':{'deepspeed':{'zero_optimization':{'stage':3}}}}",
 	  "/from/deepspeed/zero_optimization/stage", EST_CONTRADICTION },
 	{ "another framework", "{" LLAMA ",'framework':'trl','from':{'axolotl':{}}}", "/from/axolotl", EST_CONTRADICTION },
-	{ "another model", "{" LLAMA ",'from':{'axolotl':{'base_model':'Qwen/Qwen3-4B'}}}", "/from/axolotl/base_model", EST_CONTRADICTION },
+	{ "another model", "{" LLAMA ",'from':{'axolotl':{'base_model':'Qwen/Qwen3-4B'}}}", "/from/axolotl/base_model",
+	  EST_CONTRADICTION },
 	{ "a train_batch_size that does not come out", "{" ON8 ",'from':{'deepspeed':{'train_batch_size':60,"
-	  "'train_micro_batch_size_per_gpu':2,'zero_optimization':{'stage':3}}}}", "/from/deepspeed/train_batch_size", EST_CONTRADICTION },
+	  "'train_micro_batch_size_per_gpu':2,'zero_optimization':{'stage':3}}}}", "/from/deepspeed/train_batch_size",
+	  EST_CONTRADICTION },
 	{ "a train_batch_size that is another", "{" ON8 ",'from':{'deepspeed':{'train_batch_size':64,'gradient_accumulation_steps':1,"
-	  "'train_micro_batch_size_per_gpu':2,'zero_optimization':{'stage':3}}}}", "/from/deepspeed/train_batch_size", EST_CONTRADICTION },
-	{ "shards among how many", "{" LLAMA ",'from':{'deepspeed':{'zero_optimization':{'stage':3}}}}", "/parallelism/gpus", EST_MISSING },
+	  "'train_micro_batch_size_per_gpu':2,'zero_optimization':{'stage':3}}}}", "/from/deepspeed/train_batch_size",
+	  EST_CONTRADICTION },
+	{ "shards among how many", "{" LLAMA ",'from':{'deepspeed':{'zero_optimization':{'stage':3}}}}",
+	  "/parallelism/gpus", EST_MISSING },
 	{ "DeepSpeed of which stage", ACCELERATE("'distributed_type':'DEEPSPEED','num_processes':2"),
 	  "/from/accelerate/deepspeed_config/zero_stage", EST_MISSING },
 	{ "a path", TRAIN8("'deepspeed':'ds_z3_config.json'"), "/from/training_arguments/deepspeed", EST_MISSING },
@@ -171,12 +182,14 @@ static const struct {
 	  "/from/training_arguments/per_device_train_batch_size", EST_OUT_OF_RANGE },
 	{ "an unknown optimizer", TRAIN("'optim':'lomo'"), "/from/training_arguments/optim", EST_UNKNOWN_VALUE },
 	{ "an fsdp of another world", TRAIN8("'fsdp':'everything'"), "/from/training_arguments/fsdp", EST_UNKNOWN_VALUE },
-	{ "what memory depends on and is not modelled", FACTORY("'use_badam':true"), "/from/llama_factory/use_badam", EST_NOT_SUPPORTED_YET },
+	{ "what memory depends on and is not modelled", FACTORY("'use_badam':true"), "/from/llama_factory/use_badam",
+	  EST_NOT_SUPPORTED_YET },
 	{ "DeepSpeed without ZeRO", ZERO("'stage':0"), "/from/deepspeed/zero_optimization/stage", EST_NOT_SUPPORTED_YET },
-	{ "a rule across fields, at the file's value", AXOLOTL("'adapter':'lora','lora_r':65536"), "/from/axolotl/lora_r", EST_OUT_OF_RANGE },
+	{ "a rule across fields, at the file's value", AXOLOTL("'adapter':'lora','lora_r':65536"),
+	  "/from/axolotl/lora_r", EST_OUT_OF_RANGE },
 	{ "more ranks than there are numbers for", "{" LLAMA ",'parallelism':{'tensor':1048576,'pipeline':1048576,'context':1048576},'from':"
-	  "{'accelerate':{'parallelism_config':{'dp_shard_size':65536}}}}", "/from/accelerate/parallelism_config/dp_shard_size",
-	  EST_OUT_OF_RANGE },
+	  "{'accelerate':{'parallelism_config':{'dp_shard_size':65536}}}}",
+	  "/from/accelerate/parallelism_config/dp_shard_size", EST_OUT_OF_RANGE },
 	{ "a quantised base without adapters", FACTORY("'finetuning_type':'full','quantization_bit':4"),
 	  "/from/llama_factory/quantization_bit", EST_CONTRADICTION },
 };
@@ -194,8 +207,8 @@ static void check_field(const char *name, const char *expected)
 	est_field_text(field, &request.request, text, sizeof(text));
 	expected += length + 1;
 	length = strcspn(expected, " ");
-	ck_assert_msg(strlen(text) == length && !strncmp(text, expected, length), "%s: %s is %s, not %s", name, field_name, text,
-		      expected);
+	ck_assert_msg(strlen(text) == length && !strncmp(text, expected, length), "%s: %s is %s, not %s", name,
+		      field_name, text, expected);
 }
 
 START_TEST(a_file_reads_as_the_trainer_reads_it)

@@ -101,7 +101,8 @@ END_TEST
 START_TEST(the_page_needs_nothing_from_elsewhere)
 {
 	static const char *const files[] = { "/", "/page/main.js", "/page/page.css" };
-	static const char *const types[] = { "text/html; charset=utf-8", "text/javascript; charset=utf-8", "text/css; charset=utf-8" };
+	static const char *const types[] = { "text/html; charset=utf-8", "text/javascript; charset=utf-8",
+					     "text/css; charset=utf-8" };
 
 	for (int i = 0; i < COUNT(files); i++) {
 		get(files[i]);

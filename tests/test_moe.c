@@ -1,5 +1,5 @@
-/* What a mixture of experts and latent attention keep for the backward, counted by hand (THEORY 4.7: M pairs of token and
- * expert, M * (4h + 8f) by grouped products), and what PEFT adds to it. */
+/* What a mixture of experts and latent attention keep for the backward, counted by hand (THEORY 4.7: M pairs of
+ * token and expert, M * (4h + 8f) by grouped products), and what PEFT adds to it. */
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/adapters.h"
@@ -102,8 +102,9 @@ static const struct {
 	uint64_t router, experts;
 } mixtures[] = {
 	/* clang-format off */
-	/* router: fp32 probabilities, the indices, and what the division by the weights' sum keeps. experts: input and output of
-	 * the pairs, gate_up 4f, silu and product 2f each; three int64 indices and the pairs' weights in fp32 */
+	/* router: fp32 probabilities, the indices, and what the division by the weights' sum keeps. experts: input
+	 * and output of the pairs, gate_up 4f, silu and product 2f each; three int64 indices and the pairs' weights
+	 * in fp32 */
 	{ "Mixtral", EST_ARCH_MIXTRAL, EST_FULL, NULL, 4 * N * E + 8 * M + 4 * N + 4 * M,
 	  (uint64_t)M * (4 * H + 8 * F) + 3 * 8 * M + 4 * M },
 	/* weights are cast, and not divided: norm_topk_prob is false */
@@ -145,8 +146,8 @@ END_TEST
 
 START_TEST(latent_attention_keeps_low_ranks_and_heads)
 {
-	/* two norms: an fp32 copy, the factor before the weight, the result, 1 / rms; q and k of all heads; k_nope and v as they
-	 * are projected; the output and its logsumexp */
+	/* two norms: an fp32 copy, the factor before the weight, the result, 1 / rms; q and k of all heads; k_nope
+	 * and v as they are projected; the output and its logsumexp */
 	uint64_t norms = (uint64_t)N * (8 * (RQ + RKV) + 2 * 4), heads = (uint64_t)N * HEADS;
 	uint64_t expected = norms + heads * (4 * (NOPE + ROPE) + 2 * (NOPE + V) + 2 * V + 4), before;
 
@@ -225,8 +226,9 @@ static uint64_t loading_peak(void)
 	return peak;
 }
 
-/* down_proj comes last but for biases: beside what is loaded there are its packed bytes with their scales, 4 bytes for each scale, the
- * 16-bit values, and while half of them are looked up 4 bytes for an index and 2 for what is found. */
+/* down_proj comes last but for biases: beside what is loaded there are its packed bytes with their scales, 4 bytes
+ * for each scale, the 16-bit values, and while half of them are looked up 4 bytes for an index and 2 for what is
+ * found. */
 START_TEST(an_mxfp4_checkpoint_is_trained_over_in_16_bits)
 {
 	const uint64_t gate_up = (uint64_t)E * 2 * F * H;

@@ -5,7 +5,8 @@
 #include "estimator/optimizer.h"
 #include "tests/suite.h"
 
-/* A model of three parameters, in 16 bits: an embedding of 8192 x 1024, a layer's matrix of 1024 x 3072, a norm's 1024. */
+/* A model of three parameters, in 16 bits: an embedding of 8192 x 1024, a layer's matrix of 1024 x 3072, a norm's
+ * 1024. */
 enum { VOCABULARY = 8192, HIDDEN = 1024, WIDTH = 3072, ARENA = 1 << 20 };
 
 static const struct est_tape_limits roomy = {
@@ -85,11 +86,13 @@ static const struct {
 	{ "foreach AdamW has two", EST_ADAMW_TORCH, 4, 2 * 4 * (E + M + N), 0 },
 	/* a byte and 4/256 bytes, twice; the norm in fp32; two code tables */
 	{ "bitsandbytes quantises from 4096 elements on", EST_ADAMW_8BIT, 2, 2 * (E + M) * 65 / 64 + 2 * 4 * N + 2 * KIB, 0 },
-	{ "its states do not follow the parameter's dtype", EST_ADAMW_8BIT, 4, 2 * (E + M) * 65 / 64 + 2 * 4 * N + 2 * KIB, 0 },
+	{ "its states do not follow the parameter's dtype", EST_ADAMW_8BIT, 4,
+	  2 * (E + M) * 65 / 64 + 2 * 4 * N + 2 * KIB, 0 },
 	{ "Lion's state is fp32", EST_LION, 2, 4 * (E + M + N), 0 },
 	{ "8-bit Lion has one state and one table", EST_LION_8BIT, 2, (E + M) * 65 / 64 + 4 * N + KIB, 0 },
 	/* absmax and what is small stays in the allocator */
-	{ "paged 8-bit states are managed memory", EST_PAGED_ADAMW_8BIT, 2, 2 * (E + M) / 64 + 2 * 4 * N + 2 * KIB, 2 * (E + M) },
+	{ "paged 8-bit states are managed memory", EST_PAGED_ADAMW_8BIT, 2, 2 * (E + M) / 64 + 2 * 4 * N + 2 * KIB,
+	  2 * (E + M) },
 	{ "paged 32-bit states are managed memory", EST_PAGED_ADAMW_32BIT, 2, 2 * 4 * N, 2 * 4 * (E + M) },
 	/* codes, scales of 4/256, a table of 1 KiB for each state; the norm keeps its dtype */
 	{ "torchao quantises embeddings too", EST_ADAMW_8BIT_TORCHAO, 2, 2 * (E + M) * 65 / 64 + 4 * KIB + 2 * 2 * N, 0 },

@@ -1,5 +1,5 @@
-/* A pipeline's stages against what can be counted by hand: layers, micro-batches in flight, buffers, gradients. (The rows of
- * truth/distributed.jsonl hold whole stages to real PyTorch.) */
+/* A pipeline's stages against what can be counted by hand: layers, micro-batches in flight, buffers, gradients. (The
+ * rows of truth/distributed.jsonl hold whole stages to real PyTorch.) */
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/pipeline.h"
@@ -64,8 +64,8 @@ static uint64_t alive(enum est_part part, enum est_category category, uint64_t *
 
 /* ---- how a model is cut */
 
-/* torchtitan's generate_llm_fqn_per_model_part(): layers + 2 by equal shares, what is left over to the first; less the embedding in the
- * first stage and norm and head in the last. */
+/* torchtitan's generate_llm_fqn_per_model_part(): layers + 2 by equal shares, what is left over to the first; less
+ * the embedding in the first stage and norm and head in the last. */
 static const struct {
 	int64_t layers, stages, held[6];
 } cuts[] = {
@@ -124,7 +124,8 @@ END_TEST
 static const struct {
 	int64_t micro_batches, index;
 	uint64_t in_flight;
-} flights[] = { { 8, 0, 4 }, { 8, 1, 3 }, { 8, 3, 1 }, { 2, 0, 2 }, { 2, 1, 2 }, { 2, 3, 1 }, { 1, 0, 1 }, { 4, 0, 4 } };
+} flights[] = { { 8, 0, 4 }, { 8, 1, 3 }, { 8, 3, 1 }, { 2, 0, 2 }, { 2, 1, 2 }, { 2, 3, 1 }, { 1, 0, 1 },
+		{ 4, 0, 4 } };
 
 START_TEST(fewer_micro_batches_are_in_flight_towards_the_end)
 {
@@ -136,7 +137,8 @@ START_TEST(fewer_micro_batches_are_in_flight_towards_the_end)
 }
 END_TEST
 
-/* The embedding is in the first, the final norm and the head in the last, the layers once each; gradients and moments too. */
+/* The embedding is in the first, the final norm and the head in the last, the layers once each; gradients and
+ * moments too. */
 START_TEST(the_stages_hold_the_model_once)
 {
 	struct est_model model = LLAMA(LAYERS);
@@ -171,8 +173,8 @@ START_TEST(a_stage_receives_into_a_buffer_each)
 }
 END_TEST
 
-/* With checkpoints, what one more micro-batch in flight adds: the layers' inputs, and the stage's output. What the first layer
- * takes is the embedding's output, of others a buffer. */
+/* With checkpoints, what one more micro-batch in flight adds: the layers' inputs, and the stage's output. What the
+ * first layer takes is the embedding's output, of others a buffer. */
 START_TEST(a_micro_batch_in_flight_keeps_its_checkpoints)
 {
 	struct est_model model = LLAMA(LAYERS);
@@ -187,7 +189,8 @@ START_TEST(a_micro_batch_in_flight_keeps_its_checkpoints)
 }
 END_TEST
 
-/* The last stage has one micro-batch at a time: more of them add nothing but the buffers that they are received into. */
+/* The last stage has one micro-batch at a time: more of them add nothing but the buffers that they are received
+ * into. */
 START_TEST(the_last_stage_has_one_at_a_time)
 {
 	struct est_model model = LLAMA(LAYERS);
@@ -226,8 +229,8 @@ END_TEST
 
 /* ---- with FSDP2 */
 
-/* Shards at rest; the stage's parameters are gathered once and stay, its gradients whole in the dtype of the reduction, until the last
- * backward: 2 and 4 bytes an element. Then a rank has its shards' gradients, 4 bytes. */
+/* Shards at rest; the stage's parameters are gathered once and stay, its gradients whole in the dtype of the
+ * reduction, until the last backward: 2 and 4 bytes an element. Then a rank has its shards' gradients, 4 bytes. */
 START_TEST(a_sharded_stage_stays_gathered)
 {
 	struct est_model model = LLAMA(LAYERS);

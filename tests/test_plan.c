@@ -105,7 +105,8 @@ START_TEST(reads_or_points_at_the_fault)
 {
 	bool read = read_space(bodies[_i].body);
 
-	ck_assert_msg(read == (bodies[_i].pointer == NULL), "%s: %s %s", bodies[_i].body, faults.item[0].pointer, faults.item[0].detail);
+	ck_assert_msg(read == (bodies[_i].pointer == NULL), "%s: %s %s", bodies[_i].body, faults.item[0].pointer,
+		      faults.item[0].detail);
 	ck_assert_msg(faults.count == (bodies[_i].pointer != NULL), "%s: %zu faults", bodies[_i].body, faults.count);
 	if (bodies[_i].pointer)
 		ck_assert_str_eq(faults.item[0].pointer, bodies[_i].pointer);
@@ -141,7 +142,8 @@ static const char *const spaces[] = {
 };
 
 /* The verdict of a recipe at a point for one card, by the whole estimate; fit is filled. */
-static bool fits(const struct cfg_space *of, size_t recipe, size_t card, int64_t gpus, int64_t batch, int64_t length, struct est_fit *fit)
+static bool fits(const struct cfg_space *of, size_t recipe, size_t card, int64_t gpus, int64_t batch, int64_t length,
+		 struct est_fit *fit)
 {
 	static struct est_request varied;
 	static struct est_report report;
@@ -347,7 +349,8 @@ START_TEST(a_card_of_a_size_may_be_planned_for)
 	ck_assert_uint_eq(plan_count, 1);
 	ck_assert(isnan(plans[0].price));
 	request = cfg_space_request(cfg_search_space(search), &plans[0].recipe, plans[0].card);
-	ck_assert_int_eq(json_integer_value(json_array_get(json_object_get(request, "gpu_memory_bytes"), 0)), INT64_C(17179869184));
+	ck_assert_int_eq(json_integer_value(json_array_get(json_object_get(request, "gpu_memory_bytes"), 0)),
+			 INT64_C(17179869184));
 	ck_assert_ptr_null(json_object_get(request, "gpus"));
 	json_decref(request);
 	cfg_search_destroy(search);
@@ -413,7 +416,8 @@ START_TEST(times_are_made_of_forwards)
 {
 	ck_assert_double_eq_tol(time_of("{" LONG "}", "h100-sxm5-80gb"), 1, 0.01);
 	ck_assert_double_eq_tol(time_of("{" LONG ",\"gradient_checkpointing\":true}", "h100-sxm5-80gb"), 4.0 / 3, 0.01);
-	ck_assert_double_eq_tol(time_of("{" LONG ",\"gradient_checkpointing\":\"selective\"}", "h100-sxm5-80gb"), 3.5 / 3, 0.01);
+	ck_assert_double_eq_tol(time_of("{" LONG ",\"gradient_checkpointing\":\"selective\"}", "h100-sxm5-80gb"),
+				3.5 / 3, 0.01);
 	ck_assert_double_eq_tol(time_of("{" LONG ",\"method\":\"lora\"}", "h100-sxm5-80gb"), 2.0 / 3, 0.01);
 }
 END_TEST

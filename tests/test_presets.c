@@ -1,5 +1,6 @@
-/* Every exact preset of the catalogue with full, lora and qlora: an estimate whose figures are in order, or a refusal with a reason
- * that docs/models.md tells. test_presets --list prints the table that docs/models.md has to have. */
+/* Every exact preset of the catalogue with full, lora and qlora: an estimate whose figures are in order, or a
+ * refusal with a reason that docs/models.md tells. test_presets --list prints the table that docs/models.md has to
+ * have. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,11 +38,13 @@ static bool is_exact(const struct cfg_preset *preset)
 }
 
 /* The preset with a method, and a sequence that it has positions for. */
-static bool read_request(const struct cfg_preset *preset, const char *method, struct cfg_request *ret, struct est_faults *faults)
+static bool read_request(const struct cfg_preset *preset, const char *method, struct cfg_request *ret,
+			 struct est_faults *faults)
 {
 	int64_t positions = preset->model.max_position_embeddings;
 	int64_t length = positions > 0 && positions < USUAL_LENGTH ? positions / 2 : USUAL_LENGTH;
-	json_t *body = json_pack("{s:s, s:s, s:I}", "model", preset->id, "method", method, "sequence_length", (json_int_t)length);
+	json_t *body = json_pack("{s:s, s:s, s:I}", "model", preset->id, "method", method, "sequence_length",
+				 (json_int_t)length);
 	bool read;
 
 	memset(faults, 0, sizeof(*faults));
@@ -54,7 +57,8 @@ static bool read_request(const struct cfg_preset *preset, const char *method, st
 
 static void check_range(const char *id, const char *method, const char *name, struct est_range range, uint64_t least)
 {
-	ck_assert_msg(range.low > 0 && range.low <= range.expected && range.expected <= range.high && range.high < UINT64_C(1) << 60,
+	ck_assert_msg(range.low > 0 && range.low <= range.expected && range.expected <= range.high
+		      && range.high < UINT64_C(1) << 60,
 		      "%s, %s: %s is not in order: %llu, %llu, %llu", id, method, name, (unsigned long long)range.low,
 		      (unsigned long long)range.expected, (unsigned long long)range.high);
 	ck_assert_msg(range.expected >= least, "%s, %s: %s is less than what it contains", id, method, name);
@@ -72,8 +76,8 @@ static void check_estimate(const char *id, const char *method, const struct cfg_
 	check_range(id, method, "allocated", report.peak.allocated, report.per_gpu.weights);
 	check_range(id, method, "reserved", report.peak.reserved, report.peak.allocated.expected);
 	check_range(id, method, "device", report.peak.device, report.peak.reserved.expected);
-	ck_assert_msg(report.fits[0].required <= report.fits[0].required_high && report.fits[0].required > report.per_gpu.weights,
-		      "%s, %s: required", id, method);
+	ck_assert_msg(report.fits[0].required <= report.fits[0].required_high
+		      && report.fits[0].required > report.per_gpu.weights, "%s, %s: required", id, method);
 	ck_assert_msg(report.trainable_parameters > 0 && report.trainable_parameters <= 2 * request->model.parameters,
 		      "%s, %s: trains %lld", id, method, (long long)report.trainable_parameters);
 }

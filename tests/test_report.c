@@ -155,7 +155,8 @@ static const char *const advised[] = {
 	"{\"model\":\"llama-3.2-1b\",\"gpus\":[\"l4\"],\"parallelism\":{\"strategy\":\"ddp\",\"gpus\":4},\"include\":[\"advice\"]}",
 };
 
-/* What a client would do with advice: takes its change into the request. The card's verdict then, and what it requires. */
+/* What a client would do with advice: takes its change into the request. The card's verdict then, and what it
+ * requires. */
 static json_t *follow(const char *asked, const json_t *change)
 {
 	json_t *body = json_loads(asked, 0, NULL), *read, *fits;
@@ -216,7 +217,8 @@ static const struct {
 	  "{'num_workers':1,'use_gpu':true,'resources_per_worker':{'GPU':1},'accelerator_type':'L4'}" },
 	{ "by the client's words, those that fit", "'gpus':['t4','H100','l40s']",
 	  "--nodes=1 --ntasks-per-node=1 --gres=gpu:1 --constraint=\"H100|l40s\"", NULL, NULL },
-	{ "a word that no shell takes", "'gpus':'NVIDIA L4'", "--nodes=1 --ntasks-per-node=1 --gres=gpu:1 --constraint=\"l4\"", NULL, NULL },
+	{ "a word that no shell takes", "'gpus':'NVIDIA L4'",
+	  "--nodes=1 --ntasks-per-node=1 --gres=gpu:1 --constraint=\"l4\"", NULL, NULL },
 	{ "two nodes", "'gpus':'h100-sxm5-80gb','parallelism':{'gpus':16}",
 	  "--nodes=2 --ntasks-per-node=8 --gres=gpu:8 --constraint=\"h100-sxm5-80gb\"",
 	  "{'nvidia.com/gpu':8,'pods':2,'resources':{'limits':{'nvidia.com/gpu':8}},'nvidia.com/gpu.product':['NVIDIA-H100-80GB-HBM3'],"
@@ -277,7 +279,8 @@ START_TEST(without_names_nodes_are_chosen_by_memory)
 	get("/estimate?model=qwen3-0.6b&method=lora");
 	read = document();
 	affinity = json_object_get(json_object_get(json_object_get(read, "hints"), "kubernetes"), "affinity");
-	affinity = json_object_get(json_object_get(affinity, "nodeAffinity"), "requiredDuringSchedulingIgnoredDuringExecution");
+	affinity = json_object_get(json_object_get(affinity, "nodeAffinity"),
+				   "requiredDuringSchedulingIgnoredDuringExecution");
 	term = json_array_get(json_object_get(json_array_get(json_object_get(affinity, path), 0), "matchExpressions"), 0);
 	ck_assert_str_eq(member(term, "key"), "nvidia.com/gpu.memory");
 	ck_assert_str_eq(member(term, "operator"), "Gt");
@@ -352,7 +355,8 @@ START_TEST(a_table_is_for_people)
 	post("/estimate?format=table", "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"parallelism\":{\"gpus\":4},"
 				       "\"from\":{\"training_arguments\":{\"neftune_noise_alpha\":5}}}");
 	ck_assert_int_eq(reply.status, 200);
-	ck_assert_msg(!strncmp(text(), "llama-3.2-1b: 1.24 billion parameters, 1.24 billion trained; full, ", 67), "%.80s", text());
+	ck_assert_msg(!strncmp(text(), "llama-3.2-1b: 1.24 billion parameters, 1.24 billion trained; full, ", 67),
+		      "%.80s", text());
 	ck_assert_ptr_nonnull(strstr(text(), "\n8 x 2048 tokens, checkpointing none, "));
 	ck_assert_ptr_nonnull(strstr(text(), "; GPUs: 4, sharing ddp\n"));
 	line = strstr(text(), "\ncomponent    one_gpu GiB  per_gpu GiB  at_peak GiB\n");

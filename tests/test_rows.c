@@ -1,5 +1,5 @@
-/* The replay of every truth row against its plain form: what is not played again would have been the same. And of some of them the
- * verdicts, where they are looked for alone, against those of the whole estimate. */
+/* The replay of every truth row against its plain form: what is not played again would have been the same. And of
+ * some of them the verdicts, where they are looked for alone, against those of the whole estimate. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +13,8 @@
 static const struct {
 	const char *file;
 	unsigned least; /* so many are replayed */
-} files[] = { { "single.jsonl", 400 }, { "distributed.jsonl", 140 }, { "published.jsonl", 20 }, { "published_oom.jsonl", 5 } };
+} files[] = { { "single.jsonl", 400 }, { "distributed.jsonl", 140 }, { "published.jsonl", 20 },
+	      { "published_oom.jsonl", 5 } };
 
 enum { JUDGED_EACH = 20 };
 

@@ -426,7 +426,8 @@ static struct est_request shared_by(enum est_strategy strategy, int64_t ranks, e
 	return request;
 }
 
-/* Llama-3.1-8B: more parameters than ZeRO-3 lets live, and no row of theirs that 1,024 ranks would have to be padded for */
+/* Llama-3.1-8B: more parameters than ZeRO-3 lets live, and no row of theirs that 1,024 ranks would have to be padded
+ * for */
 static struct est_model eight_billion(void)
 {
 	struct est_model model = llama(32);
@@ -456,8 +457,8 @@ static uint64_t allocated_by(enum est_strategy strategy, int64_t ranks, enum est
 	return allocated_bytes(&request);
 }
 
-/* At the same batch a GPU never needs more for being one of many, but for the padding of its parts: FSDP2 cuts the 16 rows of a
- * lora_A, and pads them, to one for each rank. */
+/* At the same batch a GPU never needs more for being one of many, but for the padding of its parts: FSDP2 cuts the
+ * 16 rows of a lora_A, and pads them, to one for each rank. */
 static const struct {
 	enum est_strategy strategy;
 	enum est_method method;
@@ -535,7 +536,8 @@ static bool is_noted(const char *pointer)
 	return false;
 }
 
-/* LLM.int8 multiplies outliers in 16 bits, and adds them to what else it has: where there are none, products of an fp32 stream stay in fp32. */
+/* LLM.int8 multiplies outliers in 16 bits, and adds them to what else it has: where there are none, products of an
+ * fp32 stream stay in fp32. */
 START_TEST(inputs_without_outliers_have_room)
 {
 	struct est_model model = llama(4);
@@ -560,7 +562,8 @@ START_TEST(inputs_without_outliers_have_room)
 }
 END_TEST
 
-/* Which of AutoGPTQ's kernels runs is not said: the others keep a layer's weights, in 16 bits, while it is recomputed. */
+/* Which of AutoGPTQ's kernels runs is not said: the others keep a layer's weights, in 16 bits, while it is
+ * recomputed. */
 START_TEST(a_kernel_that_keeps_weights_has_room)
 {
 	struct est_model model = llama(4);
@@ -607,7 +610,8 @@ START_TEST(expandable_segments_reserve_less)
 }
 END_TEST
 
-/* FSDP1's concatenated gradients may lie in the pool of another stream: that is room above reserved, not above allocated. */
+/* FSDP1's concatenated gradients may lie in the pool of another stream: that is room above reserved, not above
+ * allocated. */
 START_TEST(another_streams_pool_widens_what_is_reserved)
 {
 	struct est_model model = llama(4);
@@ -624,7 +628,8 @@ START_TEST(another_streams_pool_widens_what_is_reserved)
 }
 END_TEST
 
-/* A setting that is not replayed is not refused: its shares, a warning, and room for what the replay of its neighbour holds. */
+/* A setting that is not replayed is not refused: its shares, a warning, and room for what the replay of its
+ * neighbour holds. */
 START_TEST(a_share_has_room_for_what_a_replay_holds)
 {
 	static const enum est_strategy sharded[] = { EST_FSDP, EST_HSDP, EST_FSDP1 };

@@ -121,7 +121,8 @@ START_TEST(a_rank_holds_its_share_between_steps)
 END_TEST
 
 /* Wrapped by accelerate: the embedding, each layer, and norm with head are units. At a unit's copy-out its all-gather's
- * output, its parameters and the last output are alive, 2 bytes an element each; the head, the last unit, is the largest. */
+ * output, its parameters and the last output are alive, 2 bytes an element each; the head, the last unit, is the
+ * largest. */
 START_TEST(a_forward_gathers_unit_by_unit)
 {
 	struct est_request request = sharded(EST_FSDP);
@@ -148,7 +149,8 @@ START_TEST(the_root_stays_gathered)
 }
 END_TEST
 
-/* A rank that is alone gathers nothing: each parameter is cast from its shard, which is whole, the largest one last alive. */
+/* A rank that is alone gathers nothing: each parameter is cast from its shard, which is whole, the largest one last
+ * alive. */
 START_TEST(one_rank_only_casts)
 {
 	struct est_request request = sharded(EST_FSDP);
@@ -176,7 +178,8 @@ START_TEST(without_resharding_all_units_stay)
 }
 END_TEST
 
-/* accelerate's no_sync(): the whole model's gradients stay, in the dtype of the reduction, until the last micro-batch. */
+/* accelerate's no_sync(): the whole model's gradients stay, in the dtype of the reduction, until the last
+ * micro-batch. */
 START_TEST(unreduced_gradients_stay_whole)
 {
 	struct est_request request = sharded(EST_FSDP);
@@ -197,7 +200,8 @@ START_TEST(unreduced_gradients_stay_whole)
 }
 END_TEST
 
-/* The embedding's output, made to require a gradient for checkpoints over a frozen model, is no parameter to be kept. */
+/* The embedding's output, made to require a gradient for checkpoints over a frozen model, is no parameter to be
+ * kept. */
 START_TEST(what_is_no_parameter_is_not_kept)
 {
 	struct est_request request = sharded(EST_FSDP);
@@ -231,7 +235,8 @@ START_TEST(what_replicas_sum_stays)
 }
 END_TEST
 
-/* QLoRA: what is packed as bf16 is sharded (half a byte a weight), its scales are whole; packed as uint8 nothing of it is. */
+/* QLoRA: what is packed as bf16 is sharded (half a byte a weight), its scales are whole; packed as uint8 nothing of
+ * it is. */
 START_TEST(packed_weights_are_sharded_as_they_are_stored)
 {
 	struct est_request request = sharded(EST_FSDP);
@@ -253,7 +258,8 @@ START_TEST(packed_weights_are_sharded_as_they_are_stored)
 }
 END_TEST
 
-/* CPUOffloadPolicy: nothing stays on the card between micro-batches; fp32 shards, their gradients, two moments are on the host. */
+/* CPUOffloadPolicy: nothing stays on the card between micro-batches; fp32 shards, their gradients, two moments are
+ * on the host. */
 START_TEST(what_is_offloaded_is_on_the_host)
 {
 	struct est_request request = sharded(EST_FSDP);
@@ -290,8 +296,9 @@ START_TEST(flat_parameters_are_shared_out)
 }
 END_TEST
 
-/* The root and one layer, without an output of the all-gather; in the backward the layer before is gathered ahead. A layer's
- * shard is cast for its all-gather. The gradients of the root's parameters meet their concatenation at the end. */
+/* The root and one layer, without an output of the all-gather; in the backward the layer before is gathered ahead. A
+ * layer's shard is cast for its all-gather. The gradients of the root's parameters meet their concatenation at the
+ * end. */
 START_TEST(the_root_and_one_layer_are_gathered)
 {
 	struct est_request request = sharded(EST_FSDP1);
@@ -304,12 +311,13 @@ START_TEST(the_root_and_one_layer_are_gathered)
 	between("forward", buffers.peak[EST_PHASE_FORWARD], 2 * root + 2 * layer + cast, SMALL);
 	between("loss", buffers.peak[EST_PHASE_LOSS_BACKWARD], 2 * root + 2 * layer + cast, SMALL);
 	between("backward", buffers.most, 2 * root + 4 * layer + cast, SMALL);
-	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).most, 4 * LAYERS * layer / RANKS + 4 * root, SMALL);
+	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).most,
+		4 * LAYERS * layer / RANKS + 4 * root, SMALL);
 }
 END_TEST
 
-/* SHARD_GRAD_OP: all units stay from their forward to their backward, and, without synchronisation, beyond it; the gradients of
- * the flat parameters stay in the dtype of the parameters, whatever they are reduced in. */
+/* SHARD_GRAD_OP: all units stay from their forward to their backward, and, without synchronisation, beyond it; the
+ * gradients of the flat parameters stay in the dtype of the parameters, whatever they are reduced in. */
 START_TEST(what_is_not_synchronised_stays_flat)
 {
 	struct est_request request = sharded(EST_FSDP1);
@@ -343,7 +351,8 @@ static struct est_request adapted(enum est_strategy strategy, enum est_wrap wrap
 	return request;
 }
 
-/* PEFT's policy: the base is sharded as it is, adapters in fp32; of the base there are no gradients, and it is gathered by layers. */
+/* PEFT's policy: the base is sharded as it is, adapters in fp32; of the base there are no gradients, and it is
+ * gathered by layers. */
 START_TEST(adapters_are_flat_by_themselves)
 {
 	struct est_request request = adapted(EST_FSDP1, EST_WRAP_PEFT);
@@ -357,15 +366,17 @@ START_TEST(adapters_are_flat_by_themselves)
 	between("weights", walk_through(EST_PART_LOAD, EST_WEIGHTS).end, (2 * base + 4 * adapters) / RANKS, 64 * 1024);
 	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * adapters / RANKS, 64 * 1024);
 	between("moments", walk_through(EST_PART_STATES, EST_OPTIMIZER).end, 8 * adapters / RANKS, 256 * 1024);
-	between("forward", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_FORWARD], 2 * (uint64_t)ROOT + 2 * layer, SMALL);
-	between("loss", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_LOSS_BACKWARD], 2 * (uint64_t)ROOT + 2 * layer, SMALL);
+	between("forward", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_FORWARD],
+		2 * (uint64_t)ROOT + 2 * layer, SMALL);
+	between("loss", walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_LOSS_BACKWARD],
+		2 * (uint64_t)ROOT + 2 * layer, SMALL);
 	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
 	ck_assert_uint_eq(walk_through(EST_PART_REHEARSAL, EST_GRADIENTS).end, 0);
 }
 END_TEST
 
-/* Without that policy a layer's flat parameter is trained as a whole, the root's is not: shards and gradients in fp32, moments of
- * the adapters alone. */
+/* Without that policy a layer's flat parameter is trained as a whole, the root's is not: shards and gradients in
+ * fp32, moments of the adapters alone. */
 START_TEST(what_is_flat_with_an_adapter_gets_gradients)
 {
 	struct est_request request = adapted(EST_FSDP1, EST_WRAP_LAYER_ROOT);
@@ -383,7 +394,8 @@ START_TEST(what_is_flat_with_an_adapter_gets_gradients)
 }
 END_TEST
 
-/* Around the unit, reentrant checkpoints leave their inputs and gradients to the end: of all layers but the one that runs. */
+/* Around the unit, reentrant checkpoints leave their inputs and gradients to the end: of all layers but the one that
+ * runs. */
 START_TEST(boundaries_outside_of_units_stay)
 {
 	struct est_request request = adapted(EST_FSDP1, EST_WRAP_PEFT);

@@ -105,7 +105,8 @@ START_TEST(an_estimate_takes_a_file_and_cards)
 	struct cfg_settings settings;
 	char error[256] = "";
 
-	ck_assert(read_line("estimate request.json --gpu t4 --gpu=l4 --format csv --catalog x", &settings, error, sizeof(error)));
+	ck_assert(read_line("estimate request.json --gpu t4 --gpu=l4 --format csv --catalog x", &settings, error,
+			    sizeof(error)));
 	ck_assert_str_eq(settings.file, "request.json");
 	ck_assert_int_eq(settings.gpu_count, 2);
 	ck_assert_str_eq(settings.gpu[1], "l4");

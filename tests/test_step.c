@@ -102,8 +102,8 @@ static uint64_t qwen3_saved(void)
 	return llama_saved() + N * ((6 * DIM + 4) * (uint64_t)(HEADS + KV));
 }
 
-/* Transformers before 4.56: copies of q, k and v stand for them, and as flash attention's output lies like q, o_proj keeps
- * a copy of it; before 4.54 k and v are repeated too */
+/* Transformers before 4.56: copies of q, k and v stand for them, and as flash attention's output lies like q, o_proj
+ * keeps a copy of it; before 4.54 k and v are repeated too */
 static uint64_t copied_saved(void)
 {
 	return llama_saved() + N * 2 * (uint64_t)HEADS * DIM;
@@ -198,7 +198,8 @@ static const struct {
 } old_layers[] = {
 	{ "repeated before 4.54", { .transformers = 4053 }, EST_CHECKPOINT_NONE, EST_SDPA, repeated_saved },
 	{ "copied before 4.56", { .transformers = 4054 }, EST_CHECKPOINT_NONE, EST_SDPA, copied_saved },
-	{ "repeated with an old torch", { .torch = 2004, .transformers = 4055 }, EST_CHECKPOINT_NONE, EST_SDPA, repeated_saved },
+	{ "repeated with an old torch", { .torch = 2004, .transformers = 4055 }, EST_CHECKPOINT_NONE, EST_SDPA,
+	  repeated_saved },
 	{ "as today from 4.56 on", { .transformers = 4056 }, EST_CHECKPOINT_NONE, EST_SDPA, llama_saved },
 	{ "the flash package", { .transformers = 4048 }, EST_CHECKPOINT_NONE, EST_FLASH_ATTENTION_2, llama_saved },
 	{ "a checkpoint", { .transformers = 4048 }, EST_CHECKPOINT_FULL, EST_SDPA, checkpoint_saved },
@@ -219,8 +220,9 @@ START_TEST(a_layer_of_an_old_release_keeps_its_copies)
 }
 END_TEST
 
-/* Compiled, per token: x, both norms' results, the projection 2h each; rotated q and k, v, attention's output and logsumexp; gate, up
- * and their product 2f each; two statistics. With head norms q and k as they were, and a statistic a head. */
+/* Compiled, per token: x, both norms' results, the projection 2h each; rotated q and k, v, attention's output and
+ * logsumexp; gate, up and their product 2f each; two statistics. With head norms q and k as they were, and a
+ * statistic a head. */
 static uint64_t compiled_saved(void)
 {
 	return N * (8 * (uint64_t)H + 4 * HEADS * DIM + 4 * KV * DIM + 4 * HEADS + 6 * F + 8);
@@ -307,8 +309,8 @@ START_TEST(a_compiled_loss_copies_no_logits)
 }
 END_TEST
 
-/* The package's third version beside the second, in a layer: logarithms of sums to base 2, and fp32 accumulators of its own heads'
- * dk and dv in the place of 16-bit ones of each query head. */
+/* The package's third version beside the second, in a layer: logarithms of sums to base 2, and fp32 accumulators of
+ * its own heads' dk and dv in the place of 16-bit ones of each query head. */
 START_TEST(flash_attention_3_accumulates_for_its_own_heads)
 {
 	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
@@ -352,8 +354,8 @@ START_TEST(the_loss_takes_10_then_4_then_12_bytes_a_logit)
 }
 END_TEST
 
-/* To 4.48 the loss shifts logits: a copy of all positions but the last, or, of one sequence, a view. Bytes a logit, and a
- * shifted logit, in the forward; of these 4 are kept, and backward takes 12. */
+/* To 4.48 the loss shifts logits: a copy of all positions but the last, or, of one sequence, a view. Bytes a logit,
+ * and a shifted logit, in the forward; of these 4 are kept, and backward takes 12. */
 static const struct {
 	const char *name;
 	struct est_versions versions;

@@ -1,5 +1,5 @@
-/* Tensor parallelism: what a rank holds, against closed forms and against what it holds alone (the rows of truth/distributed.jsonl
- * hold the whole of it to real PyTorch). */
+/* Tensor parallelism: what a rank holds, against closed forms and against what it holds alone (the rows of
+ * truth/distributed.jsonl hold the whole of it to real PyTorch). */
 #include "estimator/replay.h"
 #include "estimator/tensor_parallel.h"
 #include "tests/suite.h"
@@ -25,7 +25,8 @@ static struct est_request request_of(int64_t tensor, int64_t gpus, bool sequence
 		.micro_batch_size = 1,
 		.sequence_length = S,
 		.gradient_accumulation_steps = 1,
-		.parallelism = { .strategy = gpus > tensor ? EST_FSDP : EST_SINGLE, .gpus = gpus, .gpus_per_node = 8, .tensor = tensor,
+		.parallelism = { .strategy = gpus > tensor ? EST_FSDP : EST_SINGLE, .gpus = gpus, .gpus_per_node = 8,
+				 .tensor = tensor,
 				 .pipeline = 1, .context = 1, .expert = 1, .sequence_parallel = sequence_parallel,
 				 .reshard_after_forward = true, .wrap = EST_WRAP_LAYER_ROOT, .param_dtype = EST_DTYPE_NONE,
 				 .reduce_dtype = EST_DTYPE_NONE, .output_dtype = EST_DTYPE_NONE },
@@ -50,7 +51,8 @@ static uint64_t peak_of(int64_t tensor, int64_t gpus, bool sequence_parallel)
 }
 
 /* Elements of what is cut, and of the norms, which are not. */
-static const uint64_t cut = LAYERS * ((uint64_t)H * DIM * (2 * HEADS + 2 * KV) + 3 * (uint64_t)H * F) + 2 * (uint64_t)V * H;
+static const uint64_t cut = LAYERS * ((uint64_t)H * DIM * (2 * HEADS + 2 * KV) + 3 * (uint64_t)H * F)
+	+ 2 * (uint64_t)V * H;
 static const uint64_t norms = (2 * LAYERS + 1) * (uint64_t)H;
 
 static const int64_t groups[] = { 2, 4, 8 };
@@ -107,7 +109,8 @@ START_TEST(a_part_of_the_words_has_its_part_of_the_logits)
 	whole = levels.phase_peak[EST_PHASE_LOSS_BACKWARD];
 	request.loss = EST_LOSS_VOCAB_PARALLEL;
 	trace(&request);
-	/* 12 bytes a logit against 16 of a part; the model's forward has returned, with what its frame held; variables of positions */
+	/* 12 bytes a logit against 16 of a part; the model's forward has returned, with what its frame held;
+	 * variables of positions */
 	ck_assert_uint_le(levels.phase_peak[EST_PHASE_LOSS_BACKWARD] + 12 * logits, whole + 16 * part + 48 * S);
 }
 END_TEST

@@ -1,7 +1,8 @@
 /* A step told by layers, and what its components are made of. */
 #include "tests/ask.h"
 
-/* Of every kind that runs otherwise: a part played twice, a schedule, checkpoints that are reentrant, two stacks, no layers. */
+/* Of every kind that runs otherwise: a part played twice, a schedule, checkpoints that are reentrant, two stacks, no
+ * layers. */
 static const char *const requests[] = {
 	"{\"model\":\"llama-3.2-1b\",\"gpus\":\"h100\",\"precision\":\"bf16_mixed\"",
 	"{\"model\":\"llama-3.2-1b\",\"gpus\":\"h100\",\"gradient_accumulation_steps\":8,\"gradient_checkpointing\":true",
@@ -54,9 +55,11 @@ START_TEST(the_layers_of_a_phase_reach_what_the_phase_does)
 		const json_t *phase = json_array_get(coarse, i);
 		const char *name = member(phase, "phase");
 
-		ck_assert_msg(most(fine, name, "allocated_bytes") == number(phase, "allocated_bytes"), "%d %s: %lld, not %lld", _i, name,
+		ck_assert_msg(most(fine, name, "allocated_bytes") == number(phase, "allocated_bytes"),
+			      "%d %s: %lld, not %lld", _i, name,
 			      (long long)most(fine, name, "allocated_bytes"), (long long)number(phase, "allocated_bytes"));
-		ck_assert_msg(most(fine, name, "reserved_bytes") == number(phase, "reserved_bytes"), "%d %s: %lld, not %lld reserved", _i,
+		ck_assert_msg(most(fine, name, "reserved_bytes") == number(phase, "reserved_bytes"),
+			      "%d %s: %lld, not %lld reserved", _i,
 			      name, (long long)most(fine, name, "reserved_bytes"), (long long)number(phase, "reserved_bytes"));
 	}
 	json_object_del(full, "timeline");

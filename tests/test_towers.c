@@ -44,8 +44,8 @@ START_TEST(what_is_trained_is_what_transformers_counts)
 
 	snprintf(path, sizeof(path), "%s/tests/truth/events/%s.json", source_root(), traced[_i].file);
 	file = json_load_file(path, 0, NULL);
-	ck_assert_msg(read_request(json_incref(json_object_get(file, "request")), &request, &faults), "%s: %s %s", traced[_i].file,
-		      faults.item[0].pointer, faults.item[0].detail);
+	ck_assert_msg(read_request(json_incref(json_object_get(file, "request")), &request, &faults), "%s: %s %s",
+		      traced[_i].file, faults.item[0].pointer, faults.item[0].detail);
 	ck_assert_int_eq(est_trainable_parameters(&request.request, &request.model), traced[_i].trainable);
 	json_decref(file);
 }
@@ -119,7 +119,8 @@ static struct est_report estimate(const char *body, struct est_arena *arena)
 	const struct est_gpu *gpu = &cards[0].gpu;
 	struct est_report report;
 
-	ck_assert_msg(read_request(quoted(body), &request, &faults), "%s: %s %s", body, faults.item[0].pointer, faults.item[0].detail);
+	ck_assert_msg(read_request(quoted(body), &request, &faults), "%s: %s %s", body, faults.item[0].pointer,
+		      faults.item[0].detail);
 	est_arena_init(arena, malloc(size), size);
 	ck_assert(est_run(&request.request, &request.model, &gpu, 1, arena, &report));
 	return report;

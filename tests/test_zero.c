@@ -1,5 +1,5 @@
-/* ZeRO-1 and ZeRO-2: what rank 0 holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold the whole of
- * it to real DeepSpeed). */
+/* ZeRO-1 and ZeRO-2: what rank 0 holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold
+ * the whole of it to real DeepSpeed). */
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/fields.h"
@@ -137,7 +137,8 @@ START_TEST(with_the_optimizer_on_the_host_nothing_of_it_is_left_on_the_card)
 		ck_assert_int_eq(count_buffers(part, EST_EVENT_ALLOC, block(8 * share)), part == last);
 		ck_assert_int_eq(count_buffers(part, EST_EVENT_ALLOC, block(4 * share)), part == last);
 	}
-	/* fp32 gradients and masters, two moments and a step count; weights and the largest gradient in 16 bits; what is accumulated */
+	/* fp32 gradients and masters, two moments and a step count; weights and the largest gradient in 16 bits;
+	 * what is accumulated */
 	ck_assert_int_eq((int64_t)program.host_states,
 			 (4 + 4 + 8 + 2) * share + 4 + 2 * largest + (steps > 1 ? 2 * touched_by(0, ranks) : 0));
 }
@@ -177,8 +178,8 @@ END_TEST
 static const struct {
 	int64_t named, elements;
 	bool overlaps;
-} buckets[] = { { EST_AUTO, (int64_t)H * H, false }, { EST_AUTO, (int64_t)H * H, true }, { 500000000, 500000000, false },
-		{ 300000, 300000, true } };
+} buckets[] = { { EST_AUTO, (int64_t)H * H, false }, { EST_AUTO, (int64_t)H * H, true },
+		{ 500000000, 500000000, false }, { 300000, 300000, true } };
 
 START_TEST(a_bucket_lives_from_the_first_gradient_to_the_end_of_the_backward)
 {

@@ -1,5 +1,5 @@
-/* ZeRO-3: what a rank holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold the whole of it to real
- * DeepSpeed). */
+/* ZeRO-3: what a rank holds, against closed forms to the byte (the rows of truth/distributed.jsonl hold the whole of
+ * it to real DeepSpeed). */
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/replay.h"
@@ -7,7 +7,8 @@
 #include "estimator/zero3.h"
 #include "tests/suite.h"
 
-enum { S = 256, H = 1024, F = 2816, HEADS = 16, KV = 4, DIM = 64, V = 16384, LAYERS = 4, PARAMETERS = 9 * LAYERS + 3, RANKS = 4 };
+enum { S = 256, H = 1024, F = 2816, HEADS = 16, KV = 4, DIM = 64, V = 16384, LAYERS = 4, PARAMETERS = 9 * LAYERS + 3,
+       RANKS = 4 };
 /* what is kept of a parameter's size: 10 * H elements stay gathered for good with "auto" */
 enum { MIB = 1 << 20, LARGEST = V * H };
 
@@ -136,7 +137,8 @@ START_TEST(a_micro_batch_leaves_nothing_behind)
 }
 END_TEST
 
-/* All of it, while coalesced ones are there twice; or what a prefetch may gather beyond the limit, and the module that runs. */
+/* All of it, while coalesced ones are there twice; or what a prefetch may gather beyond the limit, and the module
+ * that runs. */
 START_TEST(as_much_is_gathered_as_may_live)
 {
 	static const int64_t lives[] = { 1000000000, 20000000, 8000000, 0 };
@@ -211,8 +213,8 @@ START_TEST(what_is_offloaded_lies_on_the_host)
 }
 END_TEST
 
-/* Of the card nothing changes; on the host there are DeepSpeed's buffers: four of the sub-group's fp32 elements, five of 1e8 weights,
- * and up to 1e9 weights as well. */
+/* Of the card nothing changes; on the host there are DeepSpeed's buffers: four of the sub-group's fp32 elements,
+ * five of 1e8 weights, and up to 1e9 weights as well. */
 START_TEST(what_lies_on_a_disk_passes_through_buffers)
 {
 	struct est_request request = sharded(RANKS);

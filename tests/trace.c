@@ -1,6 +1,6 @@
-/* trace REQUEST.json | - [STAGE]: the events of the replay of a request, one a line, for comparison with a trace of real PyTorch:
- * "A id bytes allocated category", "F id bytes", "== part", "-- phase". With no argument but stdin, reads the request from it. Of a
- * pipeline: of its stage STAGE, from 0, or of the first. */
+/* trace REQUEST.json | - [STAGE]: the events of the replay of a request, one a line, for comparison with a trace of
+ * real PyTorch: "A id bytes allocated category", "F id bytes", "== part", "-- phase". With no argument but stdin,
+ * reads the request from it. Of a pipeline: of its stage STAGE, from 0, or of the first. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,7 +10,8 @@
 #include "estimator/replay.h"
 #include "tests/source.h"
 
-static const char *const part_names[EST_PARTS] = { "load", "rehearsal", "micro_first", "micro_next", "clip", "states", "update" };
+static const char *const part_names[EST_PARTS] = { "load", "rehearsal", "micro_first", "micro_next", "clip", "states",
+						   "update" };
 
 static void print_part(const struct est_program *program, enum est_part part, uint64_t *allocated)
 {
@@ -56,7 +57,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	model = est_stage_part(&request.model, &request.request, argc > 2 ? strtol(argv[2], NULL, 10) : 0);
-	size = est_program_arena_size(2 * est_model_all_layers(&request.model)); /* twice: a pipeline's micro-batches in flight */
+	size = est_program_arena_size(2 * est_model_all_layers(&request.model)); /* twice: a pipeline's micro-batches
+										  * in flight */
 	est_arena_init(&arena, malloc(size), size);
 	if (!est_program_trace(&program, &model, &request.request, true, shards, &arena))
 		fail("the arena or the tables are too small");

@@ -326,7 +326,8 @@ def a_long_batch_is_streamed_while_others_are_answered():
 
 @own
 def a_long_plan_is_streamed_while_others_are_answered():
-    data = stream_beside_others(b"/plan", {"request": {"model": "llama-3.1-70b"}, "gpus": ["h100-sxm5-80gb"], "max_gpus": 64, "limit": 20})
+    asked = {"request": {"model": "llama-3.1-70b"}, "gpus": ["h100-sxm5-80gb"], "max_gpus": 64, "limit": 20}
+    data = stream_beside_others(b"/plan", asked)
     assert data.count(b'"relative_step_time":') == 20, data.count(b'"relative_step_time":')
 
 
