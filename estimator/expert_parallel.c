@@ -89,7 +89,7 @@ static void check_values(const struct est_request *request, struct est_faults *f
 		{ "parallelism.tensor", p->tensor > 1 },
 		{ "parallelism.pipeline", p->pipeline > 1 },
 		{ "parallelism.context", p->context > 1 },
-		{ "offload.parameters", request->offload.parameters != EST_ON_GPU },
+		{ "offload.parameters", request->offload.parameters == EST_ON_NVME },
 		{ "use_reentrant", request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
 		{ "task", request->task != EST_CAUSAL_LM },

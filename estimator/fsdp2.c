@@ -7,55 +7,70 @@
  * HSDP's all-reduces. */
 enum { COMPUTE, COPY_IN, REDUCE_SCATTER, ALL_REDUCE };
 
-/* Shards of another dtype are cast for the all-gather, those on the host come as they are cast; one output for the unit. */
-static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
-{
-	const struct est_unit *unit = &schedule->units[number];
-	uint64_t copied = schedule->offloads ? unit->numel / unit->ranks : unit->cast;
-	struct est_tensor cast, out;
-
-	if (unit->ranks == 1) /* copy_out() takes the shards themselves */
-		return 0;
-	cast = est_empty_on(schedule->tape, COPY_IN, copied, schedule->gathered_element, EST_BUFFERS);
-	out = est_empty_on(schedule->tape, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
-	est_drop(schedule->tape, cast);
-	return out.storage;
-}
-
 /* Parts along another dimension than the first are copied out beside the parameter and into it from there, and out of its gradient before
  * they are copied into the reduction's input. */
 static void copy_parts(struct est_tape *tape, const struct est_unit *unit, struct est_leaf *leaf, uint8_t element)
 {
 	if (unit->cuts_rows && unit->ranks > 1)
-		leaf->parts_copy = est_empty_as(tape, leaf->shard * unit->ranks, element, EST_BUFFERS).storage;
+		leaf->copy = est_empty_as(tape, leaf->shard * unit->ranks, element, EST_BUFFERS).storage;
 }
 
-static void drop_parts(struct est_tape *tape, const struct est_unit *unit)
+static void drop_copies(struct est_tape *tape, const struct est_unit *unit)
 {
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
-		est_storage_release(tape, leaf->parts_copy);
-		leaf->parts_copy = 0;
+		est_storage_release(tape, leaf->copy);
+		leaf->copy = 0;
 	}
 }
 
-/* The unsharded parameters, a storage each, filled from the all-gather's output; on one rank alone from a cast of each shard. */
+/* all_gather_inputs: a shard on the host comes to the card, and one of another dtype is cast. None where it is taken as it lies. */
+static struct est_tensor take_shard(const struct est_schedule *schedule, const struct est_leaf *leaf, unsigned stream)
+{
+	struct est_tensor shard = est_none, cast;
+
+	if (schedule->offloads)
+		shard = est_empty_on(schedule->tape, stream, leaf->shard, leaf->shard_element, EST_BUFFERS);
+	if (leaf->shard_element == leaf->value.element)
+		return shard;
+	cast = est_empty_on(schedule->tape, stream, leaf->shard, leaf->value.element, EST_BUFFERS);
+	est_drop(schedule->tape, shard);
+	return cast;
+}
+
+/* One output for the unit. Shards of another dtype are cast for it into one tensor, those on the host come one by one. */
+static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
+{
+	const struct est_unit *unit = &schedule->units[number];
+	struct est_tape *tape = schedule->tape;
+	struct est_tensor cast, out;
+
+	if (unit->ranks == 1) /* copy_out() takes the shards themselves */
+		return 0;
+	for (struct est_leaf *leaf = unit->first; leaf && schedule->offloads; leaf = leaf->next)
+		leaf->copy = take_shard(schedule, leaf, COPY_IN).storage;
+	cast = est_empty_on(tape, COPY_IN, schedule->offloads ? 0 : unit->cast, schedule->gathered_element, EST_BUFFERS);
+	out = est_empty_on(tape, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
+	est_drop(tape, cast);
+	drop_copies(tape, unit);
+	return out.storage;
+}
+
+/* The unsharded parameters, a storage each, filled from the all-gather's output; on one rank alone from each shard, or a cast of it. */
 static void copy_out(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 	struct est_unit *unit = &schedule->units[number];
-	struct est_tensor cast = est_none, last; /* a loop variable */
+	struct est_tensor input = est_none, last; /* a loop variable */
 
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
-		bool casts = unit->ranks == 1 && leaf->shard_element != leaf->value.element;
-
-		last = cast;
-		cast = casts ? est_empty_as(tape, leaf->shard, leaf->value.element, EST_BUFFERS) : est_none;
+		last = input;
+		input = unit->ranks == 1 ? take_shard(schedule, leaf, COMPUTE) : est_none;
 		est_drop(tape, last);
 		leaf->unsharded = est_empty_as(tape, leaf->shard * unit->ranks, leaf->value.element, EST_BUFFERS).storage;
 		copy_parts(tape, unit, leaf, leaf->value.element);
 	}
-	est_drop(tape, cast);
-	drop_parts(tape, unit);
+	est_drop(tape, input);
+	drop_copies(tape, unit);
 	unit->unsharded = true;
 }
 
@@ -234,7 +249,7 @@ static struct est_tensor fill_input(struct est_schedule *schedule, unsigned numb
 	}
 	input = est_empty_as(tape, unit->trained, schedule->reduced_element, EST_BUFFERS);
 	if (last)
-		drop_parts(tape, unit);
+		drop_copies(tape, unit);
 	else
 		*ret_last = copy_in(schedule, number);
 	if (unit->ranks > 1)

@@ -98,7 +98,7 @@ struct est_leaf {
 	uint8_t ungathered_element; /* of a parameter that shows its shard until it is first gathered (FSDP1); 0: it does not any more */
 	bool on_host;               /* the shard, its gradient and the optimizer are */
 	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
-	uint32_t parts_copy;        /* and what it was copied from while it was; or 0 */
+	uint32_t copy;              /* of it, its shard or its gradient, while the unit is gathered or reduced; or 0 */
 	uint64_t offset, ours;      /* of a flat parameter: elements before this leaf, and of it in this rank's part (zero.h) */
 	bool dragged;               /* frozen, but part of a flat parameter that is trained (FSDP1): gradients come, and are not stepped */
 	bool folded;                /* stepped with that flat parameter, whose first leaf has the rank's part as its shard */

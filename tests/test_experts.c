@@ -121,6 +121,23 @@ START_TEST(a_step_takes_less_of_fewer_experts)
 }
 END_TEST
 
+/* Nor does it take more on more ranks, before and after there are more of them than experts. */
+START_TEST(a_step_takes_less_on_more_ranks)
+{
+	uint64_t before = UINT64_MAX;
+
+	for (int64_t gpus = 4; gpus <= 64; gpus *= 2) {
+		struct est_request request = dealt_out(4, gpus);
+		uint64_t bytes;
+
+		trace_mixture(&request);
+		bytes = most_alive(EST_CATEGORIES, EST_PHASE_BACKWARD);
+		ck_assert_uint_lt(bytes, before);
+		before = bytes;
+	}
+}
+END_TEST
+
 /* A row is kept as it comes to the experts, and four times as wide as they are. */
 START_TEST(a_row_more_is_kept_in_every_graph)
 {
@@ -148,6 +165,7 @@ int main(void)
 	tcase_add_test(tcase, replicas_have_the_same_shards);
 	tcase_add_loop_test(tcase, the_next_layer_is_gathered_ahead, 0, COUNT(groups));
 	tcase_add_test(tcase, a_step_takes_less_of_fewer_experts);
+	tcase_add_test(tcase, a_step_takes_less_on_more_ranks);
 	tcase_add_test(tcase, a_row_more_is_kept_in_every_graph);
 	suite_add_tcase(suite, tcase);
 	srunner_run_all(runner, CK_ENV);
