@@ -27,10 +27,12 @@ export function combobox({ input, list, status, noun, search, draw, take }) {
     input.setAttribute("aria-activedescendant", options()[index]?.id ?? "");
   }
 
+  /* Takes a row; without one, what was typed is what is meant. */
   function choose(index) {
     const row = rows[index];
     close();
     if (row) take(row);
+    else input.dispatchEvent(new Event("change", { bubbles: true }));
   }
 
   function open(found) {

@@ -106,6 +106,11 @@ def search_cases(page, service):
     page.changed(lambda: page.keys("ARROW_DOWN", "ENTER"))
     yield "a model is taken by keys", equal(page.request()["model"], "llama-3.2-1b") + shows(page, service)
     yield "the list is closed then", equal(page.value("#preset", "aria-expanded"), "false")
+    page.click("#preset")
+    page.one("#preset").send_keys(page.ALL, "gpt2")
+    page.until("several", lambda: len(page.all("#preset-list [role=option]")) > 1)
+    page.changed(lambda: page.keys("ENTER"))
+    yield "Enter means what was typed, when nothing was chosen", equal(page.request()["model"], "gpt2")
 
 
 def change_cases(page, service):

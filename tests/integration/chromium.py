@@ -31,7 +31,7 @@ NAMED = {"button", "textbox", "searchbox", "combobox", "listbox", "checkbox", "r
 class Browser:
     """A window on one address. Its faults are collected: console, policy, foreign requests."""
 
-    TAB = Keys.TAB
+    TAB, ALL = Keys.TAB, Keys.CONTROL + "a" + Keys.NULL
 
     def __init__(self, driver, base):
         self.driver, self.base = driver, base
