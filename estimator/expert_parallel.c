@@ -19,7 +19,8 @@ static uint64_t live_layers(const struct est_request *request, const struct est_
 uint64_t est_expert_surplus(const struct est_request *request, const struct est_model *model)
 {
 	uint64_t rows = (uint64_t)(request->micro_batch_size * request->sequence_length * model->num_experts_per_tok);
-	/* of a row autograd keeps what the experts get, and four results of their width; on its way it is copied up to four times */
+	/* of a row autograd keeps what the experts get, and four results of their width; on its way it is copied up
+	 * to four times */
 	uint64_t kept = 2 * (uint64_t)model->hidden_size + 8 * (uint64_t)model->moe_intermediate_size;
 	uint64_t passing = 8 * (uint64_t)(model->hidden_size + model->moe_intermediate_size);
 
@@ -28,8 +29,8 @@ uint64_t est_expert_surplus(const struct est_request *request, const struct est_
 
 /* ---- what does not go */
 
-/* Mixtures that torchtitan's is the same as: the best of softmax or sigmoid in fp32, of all experts or of the best groups by the sum of
- * their best two; shared experts without a gate; silu. */
+/* Mixtures that torchtitan's is the same as: the best of softmax or sigmoid in fp32, of all experts or of the best
+ * groups by the sum of their best two; shared experts without a gate; silu. */
 static bool is_modelled(const struct est_model *model)
 {
 	static const enum est_architecture known[] = { EST_ARCH_MIXTRAL, EST_ARCH_QWEN3_MOE, EST_ARCH_OLMOE, EST_ARCH_DEEPSEEK_V2,
@@ -109,8 +110,8 @@ void est_expert_check(const struct est_request *request, const struct est_model 
 {
 	int64_t expert = request->parallelism.expert;
 
-	if (expert <= 1 || request->accounting != EST_REPLAY || model->architecture == EST_ARCH_UNSUPPORTED || model->num_experts % expert
-	    || model->num_experts == 0)
+	if (expert <= 1 || request->accounting != EST_REPLAY || model->architecture == EST_ARCH_UNSUPPORTED
+	    || model->num_experts == 0 || model->num_experts % expert)
 		return;
 	check_strategy(request, faults);
 	check_ranks(request, model, faults);

@@ -1,14 +1,14 @@
-/* FSDP2 (torch.distributed.fsdp.fully_shard): what its hooks allocate, and when what goes. Read off traces of torch 2.13;
- * DISTRIBUTED 1. */
+/* FSDP2 (torch.distributed.fsdp.fully_shard): what its hooks allocate, and when what goes. Read off traces of torch
+ * 2.13; DISTRIBUTED 1. */
 #include "estimator/schedule.h"
 #include "estimator/tensor_parallel.h"
 
-/* Streams: the compute stream, that of all-gather copy-ins (the outputs lie in its pool too), that of reduce-scatters, that of
- * HSDP's all-reduces. */
+/* Streams: the compute stream, that of all-gather copy-ins (the outputs lie in its pool too), that of
+ * reduce-scatters, that of HSDP's all-reduces. */
 enum { COMPUTE, COPY_IN, REDUCE_SCATTER, ALL_REDUCE };
 
-/* Parts along another dimension than the first are copied out beside the parameter and into it from there, and out of its gradient before
- * they are copied into the reduction's input. */
+/* Parts along another dimension than the first are copied out beside the parameter and into it from there, and out
+ * of its gradient before they are copied into the reduction's input. */
 static void copy_parts(struct est_tape *tape, const struct est_unit *unit, struct est_leaf *leaf, uint8_t element)
 {
 	if (unit->cuts_rows && unit->ranks > 1)
@@ -23,7 +23,8 @@ static void drop_copies(struct est_tape *tape, const struct est_unit *unit)
 	}
 }
 
-/* all_gather_inputs: a shard on the host comes to the card, and one of another dtype is cast. None where it is taken as it lies. */
+/* all_gather_inputs: a shard on the host comes to the card, and one of another dtype is cast. None where it is taken
+ * as it lies. */
 static struct est_tensor take_shard(const struct est_schedule *schedule, const struct est_leaf *leaf, unsigned stream)
 {
 	struct est_tensor shard = est_none, cast;
@@ -37,7 +38,8 @@ static struct est_tensor take_shard(const struct est_schedule *schedule, const s
 	return cast;
 }
 
-/* One output for the unit. Shards of another dtype are cast for it into one tensor, those on the host come one by one. */
+/* One output for the unit. Shards of another dtype are cast for it into one tensor, those on the host come one by
+ * one. */
 static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 {
 	const struct est_unit *unit = &schedule->units[number];
@@ -55,7 +57,8 @@ static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 	return out.storage;
 }
 
-/* The unsharded parameters, a storage each, filled from the all-gather's output; on one rank alone from each shard, or a cast of it. */
+/* The unsharded parameters, a storage each, filled from the all-gather's output; on one rank alone from each shard,
+ * or a cast of it. */
 static void copy_out(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
@@ -103,7 +106,8 @@ static void prefetch_whole(struct est_schedule *schedule, unsigned number)
 		prefetch(schedule, schedule->units[number].nested);
 }
 
-/* set_modules_to_forward_prefetch(): the next layer whole, but of the embedding's, whose next is not known to have experts */
+/* set_modules_to_forward_prefetch(): the next layer whole, but of the embedding's, whose next is not known to have
+ * experts */
 static void prefetch_next(struct est_schedule *schedule, unsigned number)
 {
 	if (number == 0)
@@ -137,7 +141,8 @@ static bool stays_gathered(const struct est_schedule *schedule, unsigned number)
 	       || (number == 0 && !schedule->has_tail);
 }
 
-/* A unit within a checkpoint runs again in the backward, for which it stays (is_bw()), and is taken for the root of a forward. */
+/* A unit within a checkpoint runs again in the backward, for which it stays (is_bw()), and is taken for the root of
+ * a forward. */
 static void after_forward(struct est_schedule *schedule, unsigned number)
 {
 	if (schedule->units[number].within && schedule->tape->recomputing)
@@ -227,8 +232,8 @@ static uint8_t gradient_element(const struct est_leaf *leaf)
 	return leaf->accumulated.storage ? leaf->accumulated.element : leaf->grad.element;
 }
 
-/* The input of a reduction, filled with the gradients. ret_last: that of the last parameter, which a variable keeps; the others are in
- * the copies of their parts when that of the last is made */
+/* The input of a reduction, filled with the gradients. ret_last: that of the last parameter, which a variable keeps;
+ * the others are in the copies of their parts when that of the last is made */
 static struct est_tensor fill_input(struct est_schedule *schedule, unsigned number, struct est_tensor *ret_last)
 {
 	struct est_unit *unit = &schedule->units[number];
@@ -259,11 +264,14 @@ static struct est_tensor fill_input(struct est_schedule *schedule, unsigned numb
 	return input;
 }
 
-/* torchtitan divides by the tokens itself, and tells FSDP2 to divide by 1: of one rank alone what is reduced is divided into a copy. */
+/* torchtitan divides by the tokens itself, and tells FSDP2 to divide by 1: of one rank alone what is reduced is
+ * divided into a copy. */
 static void divide(struct est_schedule *schedule, const struct est_unit *unit)
 {
+	struct est_tape *tape = schedule->tape;
+
 	if (unit->within && unit->ranks == 1)
-		est_drop(schedule->tape, est_empty_on(schedule->tape, REDUCE_SCATTER, unit->trained, schedule->reduced_element, EST_GRADIENTS));
+		est_drop(tape, est_empty_on(tape, REDUCE_SCATTER, unit->trained, schedule->reduced_element, EST_GRADIENTS));
 }
 
 /* foreach_reduce() */

@@ -39,14 +39,16 @@ struct est_tensor est_gather_rows(struct est_tape *tape, struct est_tensor x, st
 /* extra[0]: positions, extra[1]: bytes of one */
 static void backward_put(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
-	struct est_tensor rows = { .numel = node->extra[0], .element = (uint8_t)node->extra[1] }, cast = in_64_bits(tape, rows);
+	struct est_tensor rows = { .numel = node->extra[0], .element = (uint8_t)node->extra[1] };
+	struct est_tensor cast = in_64_bits(tape, rows);
 
 	est_backward_one(tape, node, ret);
 	est_drop(tape, cast);
 }
 static const struct est_op put_op = { "IndexPut", backward_put };
 
-struct est_tensor est_put_rows(struct est_tape *tape, struct est_tensor target, struct est_tensor rows, struct est_tensor values)
+struct est_tensor est_put_rows(struct est_tape *tape, struct est_tensor target, struct est_tensor rows,
+			       struct est_tensor values)
 {
 	struct est_node *node = est_node_new(tape, &put_op, 1, &values);
 
@@ -68,7 +70,8 @@ static void backward_grouped(struct est_tape *tape, struct est_node *node, struc
 }
 static const struct est_op grouped_op = { "GroupedMm", backward_grouped };
 
-struct est_tensor est_grouped_mm(struct est_tape *tape, struct est_tensor x, struct est_tensor weight, uint64_t numel, bool transposed)
+struct est_tensor est_grouped_mm(struct est_tape *tape, struct est_tensor x, struct est_tensor weight, uint64_t numel,
+				 bool transposed)
 {
 	struct est_tensor in[2] = { est_to(tape, x, weight.element), weight }, out;
 	struct est_node *node = est_node_new(tape, &grouped_op, 2, in);

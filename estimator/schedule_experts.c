@@ -1,6 +1,7 @@
-/* Units of routed experts over expert-parallel ranks: one within each layer that has some, over the ranks that share them, with hooks of its
- * own around the experts' module. Units run ahead of their turn in the forward too, as torchtitan says explicitly: the host waits for the
- * counts of tokens, and the implicit order would come too late. Source: apply_fsdp() of torchtitan 0.2.2. */
+/* Units of routed experts over expert-parallel ranks: one within each layer that has some, over the ranks that share
+ * them, with hooks of its own around the experts' module. Units run ahead of their turn in the forward too, as
+ * torchtitan says explicitly: the host waits for the counts of tokens, and the implicit order would come too late.
+ * Source: apply_fsdp() of torchtitan 0.2.2. */
 #include "estimator/expert_parallel.h"
 #include "estimator/schedule.h"
 

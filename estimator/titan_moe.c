@@ -1,5 +1,6 @@
-/* torchtitan's mixture of experts over expert-parallel ranks (models/moe/moe.py and distributed/expert_parallel.py of 0.2.2). How many tokens
- * a rank is sent is known to the routers alone: here as many as it sends. Held to traces of that code. */
+/* torchtitan's mixture of experts over expert-parallel ranks (models/moe/moe.py and distributed/expert_parallel.py
+ * of 0.2.2). How many tokens a rank is sent is known to the routers alone: here as many as it sends. Held to traces
+ * of that code. */
 #include "estimator/expert_parallel.h"
 #include "estimator/moe.h"
 #include "estimator/routers.h"
@@ -37,12 +38,13 @@ static struct est_tensor renewed(struct est_tape *tape, struct est_tensor old, s
 	return est_hold(value);
 }
 
-/* The experts of groups that are not among the best, masked out: groups are chosen by the sum of their best two. scores moves in.
- * in_graph: the choice of the best two saves what it chose. */
+/* The experts of groups that are not among the best, masked out: groups are chosen by the sum of their best two.
+ * scores moves in. in_graph: the choice of the best two saves what it chose. */
 static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tensor scores, bool in_graph)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t groups = pass->tokens * (uint64_t)pass->model->n_group, chosen = pass->tokens * (uint64_t)pass->model->topk_group;
+	uint64_t groups = pass->tokens * (uint64_t)pass->model->n_group;
+	uint64_t chosen = pass->tokens * (uint64_t)pass->model->topk_group;
 	struct est_tensor best = held(pass, 2 * groups, EST_32BIT), which = held(pass, 2 * groups, EST_INT64);
 	struct est_tensor sums = held(pass, groups, EST_32BIT), values, indices, mask, limited;
 
@@ -69,9 +71,11 @@ static struct est_tensor choose(struct est_pass *pass, struct est_tensor scores,
 static struct est_tensor scores_of(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor logits = est_hold(est_linear(tape, &layer->router, x)), scores = est_to(tape, logits, EST_32BIT);
+	struct est_tensor logits = est_hold(est_linear(tape, &layer->router, x));
+	struct est_tensor scores = est_to(tape, logits, EST_32BIT);
+	bool sigmoid = pass->model->router_correction_bias; /* which keeps its result, as tanh does */
 
-	scores = est_hold(pass->model->router_correction_bias ? est_tanh(tape, scores) /* sigmoid */ : est_softmax(tape, scores));
+	scores = est_hold(sigmoid ? est_tanh(tape, scores) : est_softmax(tape, scores));
 	est_drop(tape, logits);
 	return scores;
 }
@@ -120,19 +124,20 @@ struct est_tensor est_titan_permutation(const struct est_pass *pass)
 	return est_persistent(pass->tape, padded_rows(pass), EST_32BIT, EST_ACTIVATIONS);
 }
 
-/* _token_dispatch(): tokens go to their experts' ranks; a row of zeros, which the padding is made of, behind them; sorted by expert.
- * x is borrowed. ret: a rank's own, held */
+/* _token_dispatch(): tokens go to their experts' ranks; a row of zeros, which the padding is made of, behind them;
+ * sorted by expert. x is borrowed. ret: a rank's own, held */
 static struct est_tensor dispatch(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor received = est_hold(exchange(tape, x)), rows = held(pass, padded_rows(pass), EST_32BIT), with_zeros;
-	struct est_tensor permuted;
+	uint64_t rows = padded_rows(pass);
+	struct est_tensor received = est_hold(exchange(tape, x)), fresh = held(pass, rows, EST_32BIT);
+	struct est_tensor with_zeros, permuted;
 
 	with_zeros = est_hold(est_cat(tape, received, est_empty(tape, hidden_of(pass), x.element)));
-	permuted = est_hold(est_gather_rows(tape, with_zeros, layer->experts.permuted_indices, padded_rows(pass) * hidden_of(pass)));
+	permuted = est_hold(est_gather_rows(tape, with_zeros, layer->experts.permuted_indices, rows * hidden_of(pass)));
 	est_drop(tape, with_zeros);
 	est_drop(tape, received);
-	est_drop(tape, rows); /* they take the place of those before them */
+	est_drop(tape, fresh); /* they take the place of those before them */
 	return permuted;
 }
 
@@ -151,7 +156,8 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_exp
 	return up;
 }
 
-/* _token_combine(): rows in the order in which they came, without the last, go back to their tokens' ranks. y, held, moves in. */
+/* _token_combine(): rows in the order in which they came, without the last, go back to their tokens' ranks. y, held,
+ * moves in. */
 static struct est_tensor combine(struct est_pass *pass, const struct est_layer *layer, struct est_tensor y)
 {
 	struct est_tape *tape = pass->tape;
@@ -184,8 +190,9 @@ static struct est_tensor weigh(struct est_pass *pass, struct est_tensor top_scor
 	struct est_tape *tape = pass->tape;
 	uint64_t numel = pass->tokens * hidden_of(pass);
 	struct est_tensor in_fp32 = est_to(tape, est_reshape(tape, est_alias(tape, unsorted)), EST_32BIT);
+	struct est_tensor weights = est_reshape(tape, est_alias(tape, top_scores));
 
-	return est_to(tape, est_bmm(tape, est_reshape(tape, est_alias(tape, top_scores)), in_fp32, numel), unsorted.element);
+	return est_to(tape, est_bmm(tape, weights, in_fp32, numel), unsorted.element);
 }
 
 struct est_tensor est_titan_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
@@ -209,7 +216,7 @@ struct est_tensor est_titan_mixture(struct est_pass *pass, const struct est_laye
 	unsorted = est_hold(est_put_rows(tape, held(pass, numel, output.element), sorted, output));
 	out = est_hold(weigh(pass, routing.weights, unsorted));
 	x = shared.numel ? est_add(tape, shared, out) : est_alias(tape, out);
-	drop_all(tape, 9, (struct est_tensor[]){ counts, sorted_scores, input, output, unsorted, out, shared, sorted, tokens });
-	drop_all(tape, 2, (struct est_tensor[]){ routing.weights, routing.indices });
+	drop_all(tape, 5, (struct est_tensor[]){ counts, sorted_scores, input, output, unsorted });
+	drop_all(tape, 6, (struct est_tensor[]){ out, shared, sorted, tokens, routing.weights, routing.indices });
 	return est_reshape(tape, x);
 }

@@ -1,5 +1,5 @@
-/* Expert parallelism: what a rank holds of experts that are dealt out, gathers of them and is sent, against what can be counted by hand in
- * torchtitan's apply_fsdp(), its ExpertParallel and its MoE. */
+/* Expert parallelism: what a rank holds of experts that are dealt out, gathers of them and is sent, against what can
+ * be counted by hand in torchtitan's apply_fsdp(), its ExpertParallel and its MoE. */
 #include <check.h>
 #include "estimator/expert_parallel.h"
 
@@ -87,9 +87,9 @@ START_TEST(replicas_have_the_same_shards)
 }
 END_TEST
 
-/* As a layer's experts have been copied out: the layer's other parameters and its experts', the outputs of both gathers, and what was
- * gathered ahead, the next layer with its experts. In 16 bits; one rank alone gathers nothing of its experts, and casts the last of
- * the three. */
+/* As a layer's experts have been copied out: the layer's other parameters and its experts', the outputs of both
+ * gathers, and what was gathered ahead, the next layer with its experts. In 16 bits; one rank alone gathers nothing
+ * of its experts, and casts the last of the three. */
 START_TEST(the_next_layer_is_gathered_ahead)
 {
 	struct est_request request = dealt_out(groups[_i].expert, groups[_i].gpus);
