@@ -1,8 +1,8 @@
-/* Expert parallelism as torchtitan 0.2.2 does it, and prime-rl with it: the routed experts of a layer are dealt out
- * to groups of ranks, each of which has num_experts / expert of them whole. All other parameters are what they are
- * without: FSDP2 shards them over all data-parallel ranks, and a rank's experts over those ranks that have the same
- * ones (est_expert_shard_ranks()), as units of their own (schedule_experts.c). A layer's mixture is torchtitan's
- * (titan_moe.c), in the layers of Transformers, as torchtitan's transformers_modeling_backend and prime-rl have it:
+/* Expert parallelism as torchtitan 0.2.2 does it: the routed experts of a layer are dealt out to groups of ranks,
+ * each of which has num_experts / expert of them whole. All other parameters are what they are without: FSDP2 shards
+ * them over all data-parallel ranks, and a rank's experts over those ranks that have the same ones
+ * (est_expert_shard_ranks()), as units of their own (schedule_experts.c). A layer's mixture is torchtitan's
+ * (titan_moe.c), in the layers of Transformers, where later torchtitan's transformers_modeling_backend puts its own:
  * tokens are sent to their experts' ranks and back (all_to_all_single). Source:
  * torchtitan/distributed/expert_parallel.py, models/moe, models/llama4/infra/parallelize.py of v0.2.2. */
 #ifndef EST_EXPERT_PARALLEL_H
