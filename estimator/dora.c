@@ -24,29 +24,43 @@ static struct est_tensor weight_norm(struct est_tape *tape, struct est_tensor we
 	return est_hold(norm);
 }
 
+/* What is scaled beside the update: the layer's result less its bias, or, of an input that was dropped out, the product
+ * of that, for which autograd keeps the weight. */
+static struct est_tensor base_result(struct est_tape *tape, const struct est_linear *base, struct est_tensor weight,
+				     struct est_tensor x, struct est_tensor result)
+{
+	if (base->adapter->dropout > 0)
+		return est_linear_by(tape, base, weight, x);
+	return base->has_bias ? est_add(tape, result, est_leaf_tensor(tape, base->bias)) : est_alias(tape, result);
+}
+
 struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x,
 			   struct est_tensor result)
 {
 	const struct est_adapter *adapter = base->adapter;
-	uint32_t first = tape->node_count, end;
-	struct est_tensor update = lora_weight(tape, adapter, x.element), weight, norm, scale, delta, unbiased, of_base;
+	struct est_tensor update, weight, norm, scale, delta, scaled, of_base;
+	uint32_t first, end;
 
+	x = est_hold(est_dropout(tape, est_alias(tape, x), adapter->dropout));
+	first = tape->node_count;
+	update = lora_weight(tape, adapter, x.element);
 	end = tape->node_count;
 	weight = est_hold(est_to(tape, est_leaf_tensor(tape, base->weight), x.element));
 	norm = weight_norm(tape, weight, update, base->out);
 	scale = est_hold(est_mul(tape, est_leaf_tensor(tape, adapter->magnitude), norm));
 	delta = est_hold(est_linear(tape, &adapter->b, est_linear(tape, &adapter->a, x)));
-	/* (scale - 1) * result + scale * delta * scaling */
-	unbiased = est_hold(base->has_bias ? est_add(tape, result, est_leaf_tensor(tape, base->bias)) : est_alias(tape,
-														  result));
-	of_base = est_mul(tape, est_add_scalar(tape, scale), unbiased);
+	/* (scale - 1) * base_result + scale * delta * scaling */
+	scaled = est_hold(base_result(tape, base, weight, x, result));
+	of_base = est_mul(tape, est_add_scalar(tape, scale), scaled);
 	of_base = est_add(tape, of_base, est_mul_scalar(tape, est_mul(tape, scale, delta)));
-	est_drop(tape, unbiased);
+	est_drop(tape, scaled);
 	est_drop(tape, delta);
 	est_drop(tape, scale);
 	est_drop(tape, norm);
 	est_drop(tape, weight);
 	est_drop(tape, update);
 	est_discard_nodes(tape, first, end); /* used detached only: its graph dies with it */
+	of_base = est_add(tape, result, of_base);
+	est_drop(tape, x);
 	return of_base;
 }

@@ -84,35 +84,50 @@ static struct est_tensor linear_function(struct est_tape *tape, const struct est
 	return out;
 }
 
-/* F.linear(x, weight, bias) */
-static struct est_tensor dense(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+/* F.linear(x, weight, bias) by the operator; weight is borrowed, bias is or none. */
+static struct est_tensor multiply(struct est_tape *tape, const struct est_linear *linear, const struct est_op *op,
+				  struct est_tensor x, struct est_tensor weight, struct est_tensor bias)
 {
 	uint64_t rows = x.numel / linear->in;
-	struct est_tensor in[3] = { x, est_leaf_tensor(tape, linear->weight), est_none };
+	struct est_tensor in[3] = { x, weight, bias };
 	struct est_tensor out;
 	struct est_node *node;
 
-	if (linear->has_bias)
-		in[2] = est_autocast(tape, est_leaf_tensor(tape, linear->bias));
+	if (bias.numel)
+		in[2] = est_autocast(tape, bias);
 	in[1] = est_autocast(tape, in[1]);
 	in[0] = est_autocast(tape, est_hold(x)); /* the call holds its argument */
-	node = est_node_new(tape, op_of(linear), 3, in);
+	node = est_node_new(tape, op, 3, in);
 	if (node) {
 		node->extra[0] = linear->flat;
 		/* with a bias the input is reshaped before the weight is transposed: TBackward comes before ViewBackward */
-		node->backwards = op_of(linear) != &mm_op;
+		node->backwards = op != &mm_op;
 	}
 	if (node && in[1].requires_grad)
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)
 		est_save(tape, node, in[1]);
-	out = op_of(linear) == &mm_op ? est_result(tape, EST_RESULT_OF_MATMUL, rows * linear->out, in[0].element)
+	out = op == &mm_op ? est_result(tape, EST_RESULT_OF_MATMUL, rows * linear->out, in[0].element)
 				      : est_empty(tape, rows * linear->out, in[0].element);
 	out = est_output(tape, node, 0, out);
 	for (unsigned i = 0; i < 3; i++)
 		est_finish(tape, in[i]);
 	est_finish(tape, x);
-	return linear->permuted ? est_view_as_heads(tape, out) : out;
+	return out;
+}
+
+static struct est_tensor dense(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	struct est_tensor bias = linear->has_bias ? est_leaf_tensor(tape, linear->bias) : est_none;
+
+	x = multiply(tape, linear, op_of(linear), x, est_leaf_tensor(tape, linear->weight), bias);
+	return linear->permuted ? est_view_as_heads(tape, x) : x;
+}
+
+struct est_tensor est_linear_by(struct est_tape *tape, const struct est_linear *linear, struct est_tensor weight,
+				struct est_tensor x)
+{
+	return multiply(tape, linear, &mm_op, x, weight, est_none);
 }
 
 /* The collectives are hooks of the module, whose call holds its argument until they have run. */

@@ -256,6 +256,17 @@ static struct est_tensor update(struct est_tape *tape, const struct est_linear *
 	return est_mul_scalar(tape, est_linear(tape, &adapter->b, y));
 }
 
+/* result + the update, cast to element; 0: as it is. */
+static struct est_tensor add_update(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x,
+				    uint8_t element, struct est_tensor result)
+{
+	struct est_tensor delta = update(tape, linear, x);
+
+	if (element)
+		delta = est_to(tape, delta, element);
+	return linear->adds_in_place ? est_gptq_add(tape, linear, result, delta) : est_add(tape, result, delta);
+}
+
 /* The dtype of a weight that its module shows. */
 static uint8_t element_of(const struct est_leaf *leaf)
 {
@@ -282,10 +293,8 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 		result = est_contiguous(tape, result); /* peft clones it */
 	result = est_hold(result);
 	cast = est_hold(quantized && tape->autocast ? est_alias(tape, input) : est_to(tape, input, adapter_element));
-	sum = adapter->dora ? est_dora(tape, linear, cast, result) : update(tape, linear, cast);
-	if (quantized && !tape->autocast)
-		sum = est_to(tape, sum, result_element);
-	sum = linear->adds_in_place ? est_gptq_add(tape, linear, result, sum) : est_add(tape, result, sum);
+	sum = adapter->dora ? est_dora(tape, linear, cast, result)
+	      : add_update(tape, linear, cast, quantized && !tape->autocast ? result_element : 0, result);
 	est_drop(tape, result);
 	if (!quantized)
 		sum = est_to(tape, sum, result_element);

@@ -16,8 +16,8 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
  * above. */
 struct est_tensor est_plain_lora_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 
-/* DoRA's part of the sum beside the base's result: (m / |W + BA| - 1) * result + m / |W + BA| * BA(x). x, in the
- * dtype of the adapters, and result are borrowed. */
+/* DoRA on the base's result: result + (m / |W + BA| - 1) * base + m / |W + BA| * BA(x), where base is the result or, of
+ * an x that is dropped out before, W(x). x, in the dtype of the adapters, and result are borrowed. */
 struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x,
 			   struct est_tensor result);
 

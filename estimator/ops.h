@@ -126,6 +126,9 @@ struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint
 /* nn.Linear.forward, under autocast with its casts; of whatever has taken its place: a quantised layer, one with
  * LoRA. */
 struct est_tensor est_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+/* F.linear(x, weight) with another weight of linear's shape (borrowed), and no bias. */
+struct est_tensor est_linear_by(struct est_tape *tape, const struct est_linear *linear, struct est_tensor weight,
+				struct est_tensor x);
 /* transformers' Conv1D (GPT-2): addmm on an untransposed weight. */
 struct est_tensor est_conv1d(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
 /* F.embedding of tokens indices (int64 storage ids, borrowed) into weight (a leaf) of width columns. */
