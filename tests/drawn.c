@@ -146,7 +146,7 @@ bool draw_request(struct draws *draws, const struct cfg_catalog *catalog, bool s
 	static struct est_faults faults;
 	json_t *model = draw_model(draws, catalog, short_models);
 	json_t *body = json_pack("{s:o, s:[s,s,s], s:i}", "model", model, "gpus", "h100-sxm5-80gb", "rtx-4090", "t4", "sequence_length",
-				 1 << (5 + draw(draws, 8)));
+				 1 << (5 + draw(draws, short_models ? 20 : 8)));
 	bool valid;
 
 	if (short_models)

@@ -141,10 +141,10 @@ static bool falls(const struct cfg_request *request, const char *name, double fa
 	static struct est_request varied;
 	const struct est_field *field = est_field_find(name);
 	double value = est_field_get(field, &request->request);
-	struct cfg_change change = { name, floor(value * factor) > value ? floor(value * factor) : value + 1 };
+	struct cfg_change change = { name, fmin(fmax(floor(value * factor), value + 1), field->max) };
 	uint64_t after;
 
-	if (change.value > field->max || !cfg_vary(request, &change, 1, &varied))
+	if (change.value <= value || !cfg_vary(request, &change, 1, &varied))
 		return false;
 	after = least(request, &varied, arena);
 	return after < before - before / SLACK && tell(&change, before, after);
