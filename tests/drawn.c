@@ -25,7 +25,8 @@ uint64_t draw(struct draws *draws, uint64_t below)
 
 /* ---- one field */
 
-static const char *const skipped[] = { "accounting", "include", "headroom_fraction", "versions.", "sequence_length", NULL };
+static const char *const skipped[] = { "accounting", "include", "headroom_fraction", "versions.", "sequence_length",
+				       NULL };
 
 static bool is_skipped(const struct est_field *field)
 {
@@ -111,9 +112,9 @@ static json_t *draw_model(struct draws *draws, const struct cfg_catalog *catalog
 
 static json_t *draw_names(struct draws *draws)
 {
-	static const char *const modules[] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
-					       "embed_tokens", "c_attn", "query_key_value", "qkv_proj", "gate_up_proj", "dense", "fc1",
-					       "in_proj" };
+	static const char *const modules[] = { "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+					       "lm_head", "embed_tokens", "c_attn", "query_key_value", "qkv_proj",
+					       "gate_up_proj", "dense", "fc1", "in_proj" };
 	json_t *names = json_array();
 
 	for (uint64_t left = draw(draws, 4) + 1; left; left--)
@@ -145,8 +146,8 @@ bool draw_request(struct draws *draws, const struct cfg_catalog *catalog, bool s
 	static struct est_request varied;
 	static struct est_faults faults;
 	json_t *model = draw_model(draws, catalog, short_models);
-	json_t *body = json_pack("{s:o, s:[s,s,s], s:i}", "model", model, "gpus", "h100-sxm5-80gb", "rtx-4090", "t4", "sequence_length",
-				 1 << (5 + draw(draws, short_models ? 20 : 8)));
+	json_t *body = json_pack("{s:o, s:[s,s,s], s:i}", "model", model, "gpus", "h100-sxm5-80gb", "rtx-4090", "t4",
+				 "sequence_length", 1 << (5 + draw(draws, short_models ? 20 : 8)));
 	bool valid;
 
 	if (short_models)

@@ -1,5 +1,6 @@
-/* random_requests [SEED [COUNT]]: estimates random valid requests and holds each answer to what is true of every answer (rules.h). The
- * same seed makes the same requests. Prints TAP; a request that breaks a rule is printed as it would be sent. */
+/* random_requests [SEED [COUNT]]: estimates random valid requests and holds each answer to what is true of every
+ * answer (rules.h). The same seed makes the same requests. Prints TAP; a request that breaks a rule is printed as it
+ * would be sent. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,8 @@ static const char *broken_rule(struct draws *draws, const struct cfg_request *re
 		return "the arena is large enough";
 	rule = rule_of_report(&request->request, &report);
 	rule = rule ? rule : rule_of_events(request, arena);
-	return rule ? rule : rule_of_more(request, &report, factors[draw(&after, sizeof(factors) / sizeof(factors[0]))], arena);
+	return rule ? rule : rule_of_more(request, &report, factors[draw(&after, sizeof(factors) / sizeof(factors[0]))],
+					  arena);
 }
 
 int main(int argc, char **argv)

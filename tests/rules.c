@@ -10,7 +10,8 @@
 
 /* ---- one answer */
 
-static const uint64_t most_bytes = UINT64_C(1) << 61; /* far beyond what est_check() lets through, far below a wrapped sum */
+/* Far beyond what est_check() lets through, far below a sum that wraps. */
+static const uint64_t most_bytes = UINT64_C(1) << 61;
 
 static bool is_ordered(const struct est_range *range)
 {
@@ -19,7 +20,8 @@ static bool is_ordered(const struct est_range *range)
 
 static bool is_sum(const struct est_rows *rows)
 {
-	const uint64_t parts[] = { rows->weights, rows->gradients, rows->optimizer, rows->activations, rows->buffers, rows->overhead };
+	const uint64_t parts[] = { rows->weights, rows->gradients, rows->optimizer, rows->activations, rows->buffers,
+				   rows->overhead };
 	uint64_t sum = 0;
 
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
@@ -49,7 +51,8 @@ static const char *rule_of_peak(const struct est_report *report)
 	return NULL;
 }
 
-static const char *rule_of_fit(const struct est_request *request, const struct est_report *report, const struct est_fit *fit)
+static const char *rule_of_fit(const struct est_request *request, const struct est_report *report,
+			       const struct est_fit *fit)
 {
 	uint64_t usable = est_usable_bytes(fit->gpu, request->headroom_fraction);
 
@@ -57,7 +60,7 @@ static const char *rule_of_fit(const struct est_request *request, const struct e
 		return "required <= required_high";
 	if (report->replayed && fit->required < report->peak.at_peak[EST_WEIGHTS])
 		return "weights <= required";
-	if (fit->reason ? fit->verdict != EST_UNSUPPORTED : fit->verdict != est_judge(fit->required, fit->required_high, usable))
+	if (fit->verdict != (fit->reason ? EST_UNSUPPORTED : est_judge(fit->required, fit->required_high, usable)))
 		return "the verdict follows from what is required";
 	return NULL;
 }
@@ -131,12 +134,14 @@ static uint64_t least(const struct cfg_request *request, const struct est_reques
 /* For who looks into a broken rule. */
 static bool tell(const struct cfg_change *change, uint64_t before, uint64_t after)
 {
-	printf("# %s=%.16g: %llu bytes, not %llu\n", change->name, change->value, (unsigned long long)after, (unsigned long long)before);
+	printf("# %s=%.16g: %llu bytes, not %llu\n", change->name, change->value, (unsigned long long)after,
+	       (unsigned long long)before);
 	return true;
 }
 
 /* The replay of more has to need as much at least. */
-static bool falls(const struct cfg_request *request, const char *name, double factor, uint64_t before, struct est_arena *arena)
+static bool falls(const struct cfg_request *request, const char *name, double factor, uint64_t before,
+		  struct est_arena *arena)
 {
 	static struct est_request varied;
 	const struct est_field *field = est_field_find(name);
@@ -150,8 +155,8 @@ static bool falls(const struct cfg_request *request, const char *name, double fa
 	return after < before - before / SLACK && tell(&change, before, after);
 }
 
-/* More GPUs need no more, where there are several, the strategy stays, and they divide what is sharded: else copies are padded
- * (docs/plans.md). */
+/* More GPUs need no more, where there are several, the strategy stays, and they divide what is sharded: else copies
+ * are padded (docs/plans.md). */
 static bool rises(const struct cfg_request *request, double factor, uint64_t before, struct est_arena *arena)
 {
 	static struct est_request varied;
@@ -167,7 +172,8 @@ static bool rises(const struct cfg_request *request, double factor, uint64_t bef
 	return after > before + before / SLACK && tell(&change, before, after);
 }
 
-const char *rule_of_more(const struct cfg_request *request, const struct est_report *report, double factor, struct est_arena *arena)
+const char *rule_of_more(const struct cfg_request *request, const struct est_report *report, double factor,
+			 struct est_arena *arena)
 {
 	const struct est_request *run = &request->request;
 	struct est_floor bound;
@@ -191,8 +197,10 @@ const char *rule_of_more(const struct cfg_request *request, const struct est_rep
 
 /* ---- limits */
 
-/* Whether the card at index fits with that value of the field; more GPUs than one are zero3 where the request has no strategy. */
-static bool fits(const struct cfg_request *request, const char *name, int64_t value, size_t card, struct est_arena *arena)
+/* Whether the card at index fits with that value of the field; more GPUs than one are zero3 where the request has no
+ * strategy. */
+static bool fits(const struct cfg_request *request, const char *name, int64_t value, size_t card,
+		 struct est_arena *arena)
 {
 	static struct cfg_trial trial;
 	struct cfg_change changes[] = { { name, (double)value }, { "parallelism.strategy", EST_ZERO3 } };
@@ -207,7 +215,8 @@ static bool fits(const struct cfg_request *request, const char *name, int64_t va
 }
 
 
-static const char *rule_of_most(const struct cfg_request *request, const char *name, int64_t value, size_t card, struct est_arena *arena)
+static const char *rule_of_most(const struct cfg_request *request, const char *name, int64_t value, size_t card,
+				struct est_arena *arena)
 {
 	const struct est_field *field = est_field_find(name);
 	int64_t step = field->step > 0 ? (int64_t)field->step : 1;
@@ -250,7 +259,8 @@ void rule_print(const struct cfg_request *request)
 {
 	char text[256];
 
-	printf("# model %s of %s, %lld layers:", request->model.id, request->model.model_type, (long long)request->model.num_hidden_layers);
+	printf("# model %s of %s, %lld layers:", request->model.id, request->model.model_type,
+	       (long long)request->model.num_hidden_layers);
 	for (size_t i = 0; i < est_request_field_count; i++)
 		if (est_field_is_named(&est_request_fields[i], &request->request))
 			printf(" %s=%s", est_request_fields[i].name,

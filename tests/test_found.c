@@ -1,14 +1,17 @@
-/* Requests that a fuzzer found to break the service or a rule: each is estimated now, and its answer keeps the rules, or is refused. */
+/* Requests that a fuzzer found to break the service or a rule: each is estimated now, and its answer keeps the rules,
+ * or is refused. */
 #include <check.h>
 #include "tests/catalog.h"
 #include "tests/rules.h"
 
 #define COUNT(table) (int)(sizeof(table) / sizeof((table)[0]))
-#define FALCON "{'model_type':'falcon','vocab_size':1000,'hidden_size':512,'num_hidden_layers':2,'num_attention_heads':8,"
-#define DEEPSEEK_V32 "{'model_type':'deepseek_v32','vocab_size':1000,'hidden_size':1024,'num_hidden_layers':4,'num_attention_heads':8," \
-	"'intermediate_size':1024,'moe_intermediate_size':256,'n_routed_experts':8,'num_experts_per_tok':2,'n_shared_experts':1," \
-	"'first_k_dense_replace':3,'q_lora_rank':256,'kv_lora_rank':128,'qk_nope_head_dim':64,'qk_rope_head_dim':32,'v_head_dim':64," \
-	"'index_topk':64,'index_n_heads':32,'index_head_dim':128,'n_group':1,'topk_group':1}"
+#define FALCON "{'model_type':'falcon','vocab_size':1000,'hidden_size':512,'num_hidden_layers':2," \
+	"'num_attention_heads':8,"
+#define DEEPSEEK_V32 "{'model_type':'deepseek_v32','vocab_size':1000,'hidden_size':1024,'num_hidden_layers':4," \
+	"'num_attention_heads':8,'intermediate_size':1024,'moe_intermediate_size':256,'n_routed_experts':8," \
+	"'num_experts_per_tok':2,'n_shared_experts':1,'first_k_dense_replace':3,'q_lora_rank':256,'kv_lora_rank':128," \
+	"'qk_nope_head_dim':64,'qk_rope_head_dim':32,'v_head_dim':64,'index_topk':64,'index_n_heads':32," \
+	"'index_head_dim':128,'n_group':1,'topk_group':1}"
 
 /* clang-format off */
 static const struct {
@@ -17,7 +20,8 @@ static const struct {
 } cases[] = {
 	{ "the new Falcon with a head of keys for each of queries",
 	  "{'model':" FALCON "'new_decoder_architecture':true},'gpus':'t4','sequence_length':64}", NULL },
-	{ "indexers have no gradients, hence no states in the floor", "{'model':" DEEPSEEK_V32 ",'gpus':'t4','sequence_length':64}", NULL },
+	{ "indexers have no gradients, hence no states in the floor",
+	  "{'model':" DEEPSEEK_V32 ",'gpus':'t4','sequence_length':64}", NULL },
 };
 /* clang-format on */
 
@@ -34,7 +38,8 @@ START_TEST(is_refused_or_keeps_the_rules)
 	faults.count = 0;
 	right = cfg_read_request(body, "", catalog, &request, &faults);
 	json_decref(body);
-	ck_assert_msg(right == !pointer && right == !faults.count, "%s: %s %s", cases[_i].name, faults.item[0].pointer, faults.item[0].detail);
+	ck_assert_msg(right == !pointer && right == !faults.count, "%s: %s %s", cases[_i].name, faults.item[0].pointer,
+		      faults.item[0].detail);
 	if (!right) {
 		ck_assert_str_eq(faults.item[0].pointer, pointer);
 		return;

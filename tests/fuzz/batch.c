@@ -1,5 +1,6 @@
-/* Many requests in one body, and plans: POST /estimates where the body has requests or a sweep, else /plan. A letter before the body
- * chooses the format: c, n or r. A stream is left half way when it is long. A plan is confirmed by /estimate. */
+/* Many requests in one body, and plans: POST /estimates where the body has requests or a sweep, else /plan. A letter
+ * before the body chooses the format: c, n or r. A stream is left half way when it is long. A plan is confirmed by
+ * /estimate. */
 #include <stdlib.h>
 #include <string.h>
 #include "config/batch.h"
@@ -14,8 +15,8 @@ static const struct { char letter; const char *query; } formats[] = {
 /* Asks; whether the answer, in reply's buffer, is whole. */
 static bool post(const char *path, const char *query, const char *body, size_t length, struct srv_reply *reply)
 {
-	const struct srv_request request = { .method = "POST", .path = path, .query = query, .content_type = "application/json",
-					     .body = body, .body_length = length };
+	const struct srv_request request = { .method = "POST", .path = path, .query = query,
+					     .content_type = "application/json", .body = body, .body_length = length };
 	bool more = true;
 
 	srv_route(served_context(), &request, reply);

@@ -1,4 +1,5 @@
-/* Trainers' own files, as they come: an object of them, or a request that has one. What is said to be ignored is there. */
+/* Trainers' own files, as they come: an object of them, or a request that has one. What is said to be ignored is
+ * there. */
 #include <stdlib.h>
 #include <string.h>
 #include "tests/fuzz/fuzz.h"
@@ -44,7 +45,8 @@ static void check_ignored(const struct cfg_ignored *ignored, const json_t *body)
 /* A request around files. New reference. */
 static json_t *wrap(json_t *files)
 {
-	return json_pack("{s:s, s:s, s:{s:i}, s:o}", "model", "qwen3-0.6b", "gpus", "t4", "parallelism", "gpus", 8, "from", files);
+	return json_pack("{s:s, s:s, s:{s:i}, s:o}", "model", "qwen3-0.6b", "gpus", "t4", "parallelism", "gpus", 8, "from",
+			 files);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

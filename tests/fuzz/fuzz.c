@@ -124,7 +124,8 @@ void fuzz_check_request(const struct cfg_request *request)
 {
 	for (size_t i = 0; i < est_request_field_count; i++)
 		if (est_field_is_named(&est_request_fields[i], &request->request))
-			fuzz_require(is_in_range(&est_request_fields[i], &request->request), "%s is out of its range", est_request_fields[i].name);
+			fuzz_require(is_in_range(&est_request_fields[i], &request->request), "%s is out of its range",
+				     est_request_fields[i].name);
 	fuzz_require(request->card_count > 0 && request->card_count <= CFG_CARDS_MAX, "there are cards to judge");
 	for (size_t i = 0; i < request->card_count; i++)
 		fuzz_require(request->cards[i] != NULL, "card %zu is one", i);

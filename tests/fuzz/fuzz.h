@@ -1,5 +1,6 @@
-/* What the fuzz targets share. A target is one file with LLVMFuzzerTestOneInput(): it takes any bytes, and ends the process when a rule
- * is broken. With clang it is linked with libFuzzer (script/fuzz), else with replay.c, which plays the inputs that are kept. */
+/* What the fuzz targets share. A target is one file with LLVMFuzzerTestOneInput(): it takes any bytes, and ends the
+ * process when a rule is broken. With clang it is linked with libFuzzer (script/fuzz), else with replay.c, which
+ * plays the inputs that are kept. */
 #ifndef TESTS_FUZZ_FUZZ_H
 #define TESTS_FUZZ_FUZZ_H
 

@@ -1,5 +1,6 @@
-/* Bytes of a connection, as they come, to the service's own daemon, over a pair of sockets. The first byte says in pieces of how many
- * bytes they are sent; 0: at once. Every answer is well-formed, none is the server's fault, and nothing stays behind. */
+/* Bytes of a connection, as they come, to the service's own daemon, over a pair of sockets. The first byte says in
+ * pieces of how many bytes they are sent; 0: at once. Every answer is well-formed, none is the server's fault, and
+ * nothing stays behind. */
 #include <errno.h>
 #include <fcntl.h>
 #include <microhttpd.h>
@@ -21,8 +22,8 @@ static size_t answered;
 
 static struct MHD_Daemon *daemon_of_service(void)
 {
-	static struct srv_intake intake = { .limits = { .max_body = BODY_MAX, .body_budget = 1 << 20, .deadline_ms = FOREVER_MS,
-							.idle_ms = FOREVER_MS } };
+	static struct srv_intake intake = { .limits = { .max_body = BODY_MAX, .body_budget = 1 << 20,
+							.deadline_ms = FOREVER_MS, .idle_ms = FOREVER_MS } };
 	static struct MHD_Daemon *daemon;
 	char error[256];
 	int fd;
@@ -119,7 +120,8 @@ static const char *check_answer(const char *head, const char *end)
 	return body + length;
 }
 
-/* libmicrohttpd refuses some requests by itself, with a page of its own, whose head may come twice; it then closes the connection. */
+/* libmicrohttpd refuses some requests by itself, with a page of its own, whose head may come twice; it then closes
+ * the connection. */
 static bool is_of_library(const char *head)
 {
 	static const int statuses[] = { 400, 413, 414, 431, 500, 505 };

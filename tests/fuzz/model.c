@@ -1,4 +1,5 @@
-/* A model's config.json, as it comes, to a shape. What is accepted is estimated in its plainest run, where that is quick. */
+/* A model's config.json, as it comes, to a shape. What is accepted is estimated in its plainest run, where that is
+ * quick. */
 #include "tests/fuzz/fuzz.h"
 #include "estimator/fields.h"
 

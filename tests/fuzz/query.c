@@ -1,4 +1,5 @@
-/* A query string, as it comes, to a checked request. What is accepted reads as the same when it is written as a query again. */
+/* A query string, as it comes, to a checked request. What is accepted reads as the same when it is written as a
+ * query again. */
 #include <ctype.h>
 #include <math.h>
 #include <stdio.h>
@@ -28,11 +29,13 @@ static json_t *read_query(const char *query)
 static size_t add_encoded(char *query, size_t used, const char *text)
 {
 	for (; *text && used + 4 < QUERY_MAX; text++)
-		used += (size_t)snprintf(query + used, QUERY_MAX - used, isalnum((unsigned char)*text) ? "%c" : "%%%02X", (unsigned char)*text);
+		used += (size_t)snprintf(query + used, QUERY_MAX - used, isalnum((unsigned char)*text) ? "%c" : "%%%02X",
+					 (unsigned char)*text);
 	return used;
 }
 
-/* The fields that request names, and its model, as a query. "selective op" of gradient_checkpointing is its selective=op. */
+/* The fields that request names, and its model, as a query. "selective op" of gradient_checkpointing is its
+ * selective=op. */
 static void write_query(const struct cfg_request *request, const char *model, char query[QUERY_MAX])
 {
 	static char value[VALUE_MAX];

@@ -1,5 +1,5 @@
-/* replay FOLDER: plays the inputs that are kept in FOLDER to the target that it is linked with. Prints TAP; a broken rule ends it, with
- * the input's name as the last line. */
+/* replay FOLDER: plays the inputs that are kept in FOLDER to the target that it is linked with. Prints TAP; a broken
+ * rule ends it, with the input's name as the last line. */
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>

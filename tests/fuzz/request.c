@@ -1,4 +1,5 @@
-/* A body, as it comes, to a checked request. Reading it twice gives the same; what is accepted is estimated where that is quick. */
+/* A body, as it comes, to a checked request. Reading it twice gives the same; what is accepted is estimated where
+ * that is quick. */
 #include "tests/fuzz/fuzz.h"
 #include "estimator/fields.h"
 
@@ -12,7 +13,8 @@ static bool is_same(const struct cfg_request *a, const struct cfg_request *b)
 		if (est_field_get(field, &a->request) != est_field_get(field, &b->request))
 			return false;
 	}
-	return a->card_count == b->card_count && a->model.parameters == b->model.parameters && a->notes.count == b->notes.count;
+	return a->card_count == b->card_count && a->model.parameters == b->model.parameters
+		&& a->notes.count == b->notes.count;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
