@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -14,7 +15,8 @@
 #include "server/listen.h"
 #include "tests/fuzz/served.h"
 
-enum { ROUNDS_MAX = 64, CLOSE_ROUNDS_MAX = 1000, ANSWERS_MAX = 1 << 22, BODY_MAX = 1024, FOREVER_MS = 600000 };
+enum { ROUNDS_MAX = 64, CLOSE_ROUNDS_MAX = 1000, ANSWERS_MAX = 1 << 22, BODY_MAX = 1024, FOREVER_MS = 600000,
+       WORKER_MS = 10000 };
 
 static struct srv_http http;
 static char answers[ANSWERS_MAX + 1];
@@ -33,8 +35,10 @@ static struct MHD_Daemon *daemon_of_service(void)
 	fd = srv_listen("127.0.0.1:0", error, sizeof(error));
 	fuzz_require(fd >= 0, "%s", error);
 	http.context = served_context();
+	http.context->defers = true;
 	http.intake = &intake;
-	fuzz_require(srv_http_init_process(), "memory is short");
+	http.pool = srv_pool_create(served(), 1, 16);
+	fuzz_require(http.pool && srv_desk_init(&http.desk) && srv_http_init_process(), "memory is short");
 	daemon = srv_http_start(&http, fd, 16);
 	fuzz_require(daemon != NULL, "the daemon starts");
 	return daemon;
@@ -157,6 +161,18 @@ static bool receive(int fd)
 	return got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && answered < ANSWERS_MAX;
 }
 
+/* A round of the daemon; when a worker has something, after it. */
+static void run_round(struct MHD_Daemon *daemon)
+{
+	struct pollfd finished = { .fd = http.desk.wake, .events = POLLIN };
+
+	if (http.jobs) {
+		poll(&finished, 1, WORKER_MS);
+		srv_http_resume(&http);
+	}
+	MHD_run_wait(daemon, 0);
+}
+
 /* Lets the daemon work until it has nothing more to say, or closed. */
 static bool work(struct MHD_Daemon *daemon, int fd, int rounds)
 {
@@ -165,9 +181,9 @@ static bool work(struct MHD_Daemon *daemon, int fd, int rounds)
 	for (int quiet = 0; rounds && open && quiet < 3; rounds--) {
 		size_t before = answered;
 
-		MHD_run_wait(daemon, 0);
+		run_round(daemon);
 		open = receive(fd);
-		quiet = answered == before ? quiet + 1 : 0;
+		quiet = answered == before && !http.jobs ? quiet + 1 : 0;
 	}
 	return open;
 }
@@ -202,7 +218,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	converse(daemon, fds[0], data, size);
 	close(fds[0]);
 	while ((http.active || http.connections) && rounds++ < CLOSE_ROUNDS_MAX)
-		MHD_run_wait(daemon, 0);
+		run_round(daemon);
 	fuzz_require(!http.active && !http.connections, "nothing of a connection stays behind");
 	check_answers();
 	return 0;

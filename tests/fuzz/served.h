@@ -5,22 +5,30 @@
 #include "server/service.h"
 #include "tests/fuzz/fuzz.h"
 
-/* The context of the service, made at the first call. */
-static inline struct srv_context *served_context(void)
+/* The service, made at the first call. */
+static inline struct srv_service *served(void)
 {
 	static const char *const origins[] = { "https://example.org" };
 	static struct srv_service service;
-	static struct srv_context *context;
-	struct srv_edition *edition;
+	static struct srv_edition *edition;
 	char error[512];
 
-	if (context)
-		return context;
+	if (edition)
+		return &service;
 	fuzz_catalog(); /* which prepares jansson */
 	edition = srv_edition_create(fuzz_directory(), error, sizeof(error));
 	fuzz_require(edition != NULL, "%s", error);
 	srv_service_init(&service, edition, origins, 1);
-	context = srv_context_create(&service);
+	return &service;
+}
+
+/* A context of the service, made at the first call. */
+static inline struct srv_context *served_context(void)
+{
+	static struct srv_context *context;
+
+	if (!context)
+		context = srv_context_create(served());
 	fuzz_require(context != NULL, "memory is short");
 	return context;
 }
