@@ -33,6 +33,8 @@ have()
 	chromium-driver) [ -x /usr/bin/chromedriver ] ;;
 	python3-selenium) /usr/bin/python3 -c 'import selenium' 2>/dev/null ;;
 	prometheus) command -v promtool >/dev/null ;;
+	python3-pandas) /usr/bin/python3 -c 'import pandas' 2>/dev/null ;;
+	python3-matplotlib) /usr/bin/python3 -c 'import matplotlib' 2>/dev/null ;;
 	slurmctld | slurmd) [ -x "/usr/sbin/$1" ] ;;
 	slurm-client) command -v sbatch >/dev/null ;;
 	slurm-wlm-basic-plugins) compgen -G '/usr/lib/*/slurm-wlm/job_submit_lua.so' >/dev/null ;;
