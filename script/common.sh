@@ -35,7 +35,8 @@ have()
 	prometheus) command -v promtool >/dev/null ;;
 	python3-pandas) /usr/bin/python3 -c 'import pandas' 2>/dev/null ;;
 	python3-matplotlib) /usr/bin/python3 -c 'import matplotlib' 2>/dev/null ;;
-	slurmctld | slurmd) [ -x "/usr/sbin/$1" ] ;;
+	haproxy | slurmctld | slurmd) [ -x "/usr/sbin/$1" ] ;;
+	nginx-light) [ -x /usr/sbin/nginx ] ;;
 	slurm-client) command -v sbatch >/dev/null ;;
 	slurm-wlm-basic-plugins) compgen -G '/usr/lib/*/slurm-wlm/job_submit_lua.so' >/dev/null ;;
 	munge) [ -x /usr/sbin/munged ] ;;
