@@ -175,6 +175,7 @@ static void *on_target(void *closure, const char *target, struct MHD_Connection 
 	exchange->started = srv_now();
 	exchange->peer = info ? info->socket_context : NULL;
 	if (exchange->peer) {
+		exchange->peer->exchange = exchange;
 		exchange->peer->since = exchange->started;
 		exchange->peer->busy = true;
 	}
@@ -264,19 +265,11 @@ static void forget_job(struct srv_http *http, struct srv_exchange *exchange)
 	srv_pool_leave(http->pool);
 }
 
-static void on_completed(void *closure, struct MHD_Connection *connection, void **state,
-			 enum MHD_RequestTerminationCode code)
+static void complete(struct srv_http *http, struct srv_exchange *exchange)
 {
-	struct srv_http *http = closure;
-	struct srv_exchange *exchange = *state;
-
-	(void)connection;
-	(void)code;
-	*state = NULL;
-	if (!exchange)
-		return;
 	http->last_active = srv_now();
 	if (exchange->peer) {
+		exchange->peer->exchange = NULL;
 		exchange->peer->since = http->last_active;
 		exchange->peer->busy = false;
 		exchange->peer->used = true;
@@ -289,6 +282,18 @@ static void on_completed(void *closure, struct MHD_Connection *connection, void 
 	http->spare = exchange;
 }
 
+static void on_completed(void *closure, struct MHD_Connection *connection, void **state,
+			 enum MHD_RequestTerminationCode code)
+{
+	struct srv_exchange *exchange = *state;
+
+	(void)connection;
+	(void)code;
+	*state = NULL;
+	if (exchange)
+		complete(closure, exchange);
+}
+
 /* ---- daemons */
 
 static void on_connection(void *closure, struct MHD_Connection *connection, void **peer,
@@ -297,10 +302,15 @@ static void on_connection(void *closure, struct MHD_Connection *connection, void
 	struct srv_http *http = closure;
 	bool opened = code == MHD_CONNECTION_NOTIFY_STARTED;
 	const union MHD_ConnectionInfo *fd, *address;
+	struct srv_connection *closed = *peer;
 
 	srv_metric_add(&http->context->metrics.connections, opened ? 1 : (uint64_t)-1);
 	if (!opened) {
-		srv_http_close(http, *peer);
+		/* libmicrohttpd completes no request that it drops for its arguments: those behind a NUL are its own to
+		 * parse, and may not fit its memory */
+		if (closed && closed->exchange)
+			complete(http, closed->exchange);
+		srv_http_close(http, closed);
 		*peer = NULL;
 		return;
 	}

@@ -16,6 +16,7 @@ struct srv_connection {
 	struct srv_connection *next, *previous;
 	uint64_t since;           /* the request began, or the last one ended */
 	int fd;
+	struct srv_exchange *exchange; /* of the request in flight; NULL: none is, or memory was short */
 	bool busy, used, cut;     /* a request is in flight; there was one; shut down by us */
 	bool waits;               /* for a worker: no fault of the client's */
 	char remote[INET6_ADDRSTRLEN];

@@ -219,7 +219,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	close(fds[0]);
 	while ((http.active || http.connections) && rounds++ < CLOSE_ROUNDS_MAX)
 		run_round(daemon);
-	fuzz_require(!http.active && !http.connections, "nothing of a connection stays behind");
+	fuzz_require(!http.active && !http.connections, "nothing of a connection stays behind: %zu active, %s", http.active,
+		     http.connections ? "open" : "closed");
 	check_answers();
 	return 0;
 }
