@@ -133,6 +133,7 @@ struct cfg_settings {
 	const char *catalog_directory;        /* NULL: the installed or source one */
 	int origin_count;
 	const char *cors_origin[CFG_ORIGINS_MAX];
+	const char *token_file;               /* of bearer tokens, one of which is needed; NULL: none is */
 	bool log_json;
 	const char *healthcheck_url;
 	const char *file;                     /* CFG_ESTIMATE: of the request; NULL or "-": standard input */

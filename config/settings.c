@@ -34,6 +34,7 @@ static const struct option options[] = {
 	{ "--max-body", .kind = OPTION_SIZE, .offset = MEMBER(max_body), .min = 1, .max = 1 << 30 },
 	{ "--max-connections", .kind = OPTION_INT, .offset = MEMBER(max_connections), .min = 1, .max = 1 << 20 },
 	{ "--catalog", .kind = OPTION_TEXT, .offset = MEMBER(catalog_directory) },
+	{ "--token-file", .kind = OPTION_TEXT, .offset = MEMBER(token_file) },
 	{ "--cors-origin", .kind = OPTION_ORIGIN },
 	{ "--log-format", .kind = OPTION_FORMAT },
 	{ "--gpu", .kind = OPTION_GPU },
@@ -58,6 +59,7 @@ static const char help[] =
 	"  --max-body BYTES         longest request body (1048576)\n"
 	"  --max-connections N      open connections, all loops together (4096)\n"
 	"  --catalog DIR            directory of models.json and gpus.json (the installed one)\n"
+	"  --token-file FILE        bearer tokens, one a line: only who sends one is answered (none is needed)\n"
 	"  --cors-origin ORIGIN     origin whose pages may call the service, or *; up to 16 times (none)\n"
 	"  --log-format text|json   how lines of the log are written (text)\n"
 	"  --gpu ID                 estimate: judge this GPU, up to 64 times (the request's, or all)\n"

@@ -121,7 +121,7 @@ static int run(const struct cfg_settings *settings, struct srv_service *service)
 int srv_command_estimate(const struct cfg_settings *settings)
 {
 	char error[ERROR_MAX];
-	struct srv_edition *edition = srv_edition_create(cfg_settings_catalog(settings), error, sizeof error);
+	struct srv_edition *edition = srv_edition_create(cfg_settings_catalog(settings), NULL, error, sizeof error);
 	struct srv_service service;
 	int code;
 

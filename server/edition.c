@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include "server/handlers.h"
 
-struct srv_edition *srv_edition_create(const char *directory, char *error, size_t size)
+struct srv_edition *srv_edition_create(const char *directory, const char *token_file, char *error, size_t size)
 {
 	struct srv_edition *edition = calloc(1, sizeof *edition);
 
@@ -12,7 +12,8 @@ struct srv_edition *srv_edition_create(const char *directory, char *error, size_
 		return NULL;
 	atomic_init(&edition->users, 1);
 	edition->catalog = cfg_catalog_create(directory, error, size);
-	if (edition->catalog && srv_presets_init(&edition->presets, edition->catalog)
+	if (edition->catalog && (!token_file || srv_tokens_read(token_file, &edition->tokens, error, size))
+	    && srv_presets_init(&edition->presets, edition->catalog)
 	    && srv_gpus_init(&edition->gpus, edition->catalog))
 		return edition;
 	srv_edition_release(edition);

@@ -82,6 +82,7 @@ static const struct {
 	HEADER("origin", request.origin),
 	HEADER("access-control-request-method", request.preflight_method),
 	HEADER("x-request-id", request.request_id),
+	HEADER("authorization", request.authorization),
 	HEADER("expect", expect),
 };
 

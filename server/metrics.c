@@ -4,7 +4,7 @@
 #include "server/write.h"
 
 static const char *const methods[SRV_METHODS] = { "GET", "POST", "HEAD", "OPTIONS", "QUERY", "other" };
-static const int statuses[SRV_STATUSES] = { 200, 204, 304, 400, 404, 405, 406, 411, 413, 414, 415, 417, 422, 503 };
+static const int statuses[SRV_STATUSES] = { 200, 204, 304, 400, 401, 404, 405, 406, 411, 413, 414, 415, 417, 422, 503 };
 
 /* Upper bounds in nanoseconds, and as Prometheus shows them. */
 static const struct {

@@ -9,6 +9,7 @@ const char srv_problem_type[] = "application/problem+json";
 static const struct srv_problem_row problems[SRV_PROBLEMS] = {
 	[SRV_NOT_JSON]           = { 400, "not-json", "The body is not JSON", 0 },
 	[SRV_BAD_FRAMING]        = { 400, "bad-framing", "The request is not proper HTTP", 0 },
+	[SRV_UNAUTHORIZED]       = { 401, "unauthorized", "A token is needed", 0 },
 	[SRV_NOT_FOUND]          = { 404, "not-found", "There is nothing here", 0 },
 	[SRV_METHOD_NOT_ALLOWED] = { 405, "method-not-allowed", "The method is not allowed here", 0 },
 	[SRV_NOT_ACCEPTABLE]     = { 406, "not-acceptable", "The answer does not exist in that format", 0 },

@@ -13,7 +13,7 @@ struct srv_request {
 	const char *path;             /* as sent, still percent-encoded, without the query */
 	const char *query;            /* behind the '?', still percent-encoded */
 	const char *accept, *content_type, *content_encoding, *if_none_match;
-	const char *origin, *preflight_method, *request_id;
+	const char *origin, *preflight_method, *request_id, *authorization;
 	const char *body;             /* body_length bytes; not NUL-ended */
 	size_t body_length;
 };

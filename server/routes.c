@@ -14,7 +14,8 @@ struct route {
 enum {
 	PLAIN = 0,
 	FORMATS = 1, /* ?format= and Accept choose; else there is one representation */
-	BODY = 2     /* takes application/json */
+	BODY = 2,    /* takes application/json */
+	OPEN = 4     /* is answered without a token: probes have none */
 };
 
 /* Rows of one pattern stand together; the first one's index is the route's number. */
@@ -29,8 +30,8 @@ static const struct route routes[] = {
 	{ "GET", "/gpus/{id}", srv_get_gpu, FORMATS },
 	{ "GET", "/openapi.yaml", srv_get_openapi_yaml, PLAIN },
 	{ "GET", "/openapi.json", srv_get_openapi_json, PLAIN },
-	{ "GET", "/healthz", srv_get_healthz, PLAIN },
-	{ "GET", "/readyz", srv_get_readyz, PLAIN },
+	{ "GET", "/healthz", srv_get_healthz, OPEN },
+	{ "GET", "/readyz", srv_get_readyz, OPEN },
 	{ "GET", "/metrics", srv_get_metrics, PLAIN },
 	{ "GET", "/page/{id}", srv_get_page_file, PLAIN },
 	{ "GET", "/", srv_get_page, PLAIN },
@@ -115,7 +116,7 @@ static void answer_options(const struct srv_request *request, struct srv_reply *
 	add_allow(reply, first);
 	if (request->origin && request->preflight_method && srv_reply_find(reply, "Access-Control-Allow-Origin")) {
 		srv_reply_header(reply, "Access-Control-Allow-Methods", srv_reply_find(reply, "Allow"));
-		srv_reply_header(reply, "Access-Control-Allow-Headers", "Content-Type, If-None-Match, X-Request-Id");
+		srv_reply_header(reply, "Access-Control-Allow-Headers", "Authorization, Content-Type, If-None-Match, X-Request-Id");
 		srv_reply_header(reply, "Access-Control-Max-Age", "600");
 	}
 }
@@ -225,6 +226,13 @@ static void answer(struct srv_call *call, int first, const char *id)
 	}
 }
 
+/* Preflights come without credentials, by the browser's rules. */
+static bool may_ask(const struct srv_context *context, const struct srv_request *request, int first)
+{
+	return (first >= 0 && routes[first].traits & OPEN) || !strcmp(request->method, "OPTIONS")
+	       || srv_tokens_admit(&context->edition->tokens, request->authorization);
+}
+
 void srv_route(struct srv_context *context, const struct srv_request *request, struct srv_reply *reply)
 {
 	struct srv_call call = { .context = context, .request = request, .reply = reply };
@@ -235,7 +243,10 @@ void srv_route(struct srv_context *context, const struct srv_request *request, s
 	reply->route = first;
 	context->faults.count = 0;
 	cfg_json_out_of_memory();
-	if (first < 0 && strcmp(request->path, "*")) {
+	if (!may_ask(context, request, first)) {
+		srv_reply_problem(reply, SRV_UNAUTHORIZED, "Authorization must be Bearer and a token of this service");
+		srv_reply_header(reply, "WWW-Authenticate", "Bearer realm=\"vramcast\"");
+	} else if (first < 0 && strcmp(request->path, "*")) {
 		srv_reply_problem(reply, SRV_NOT_FOUND, "there is nothing at this path; GET / shows what there is");
 	} else if (!strcmp(request->method, "OPTIONS")) {
 		add_cors(context->service, request, reply);

@@ -130,14 +130,15 @@ static void tell(struct server *server, const char *level, const char *message)
 	srv_buffer_finish(&line);
 }
 
-/* SIGHUP: new catalogues for all requests from now on, or the old ones when the files are not sound. */
+/* SIGHUP: new catalogues and tokens for all requests from now on, or the old ones when the files are not sound. */
 static void reload(struct server *server)
 {
 	char error[ERROR_MAX], message[ERROR_MAX + 64];
 	struct srv_edition *edition;
 
 	srv_notify("RELOADING=1");
-	edition = srv_edition_create(cfg_settings_catalog(server->settings), error, sizeof error);
+	edition = srv_edition_create(cfg_settings_catalog(server->settings), server->settings->token_file, error,
+				     sizeof error);
 	if (edition) {
 		snprintf(message, sizeof message, "reloaded: %zu presets, %zu gpus", edition->presets.count,
 			 edition->gpus.count);
@@ -223,7 +224,7 @@ int srv_serve(const struct cfg_settings *settings)
 	sigaddset(&signals, SIGHUP);
 	pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread: all of them inherit it */
 	signal(SIGPIPE, SIG_IGN);
-	edition = srv_edition_create(cfg_settings_catalog(settings), error, sizeof error);
+	edition = srv_edition_create(cfg_settings_catalog(settings), settings->token_file, error, sizeof error);
 	if (!edition)
 		return fail(error);
 	srv_service_init(&service, edition, settings->cors_origin, settings->origin_count);

@@ -24,7 +24,7 @@ static inline void start(void)
 	struct srv_edition *edition;
 
 	snprintf(directory, sizeof directory, "%s/config", source_root());
-	edition = srv_edition_create(directory, error, sizeof error);
+	edition = srv_edition_create(directory, NULL, error, sizeof error);
 	ck_assert_msg(edition != NULL, "%s", error);
 	srv_service_init(&service, edition, origins, COUNT(origins));
 	context = srv_context_create(&service);

@@ -248,5 +248,63 @@ def reloads_under_load_fail_no_request_and_leave_nothing():
         assert client.is_sanitized(service.process) or sizes[-1] - sizes[11] < 16384, "KiB: %s" % sizes
 
 
+# ---- tokens
+
+def bearing(token, data=None):
+    return (data or get(b"/gpus/t4")).replace(b"Host: x\r\n", b"Host: x\r\nAuthorization: " + token + b"\r\n")
+
+
+@own
+def only_who_sends_a_token_is_answered_where_there_are_some():
+    first, second = b"first-token-0123456789", b"second+token/0123456789=="
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"# of two teams\n\n" + first + b"\n" + second + b"\n")
+        file.flush()
+        with Service("--token-file", file.name, "--log-format", "json", "--cors-origin", "https://a.example") as service:
+            for token in (b"Bearer " + first, b"bearer " + second, b"Bearer  " + first):
+                assert service.one(bearing(token)).status == 200, token
+                assert service.one(bearing(token, post(MODEL))).status == 200
+            for token in (b"", b"Bearer", b"Bearer ", b"Bearer " + first[:-1], b"Bearer " + first + b"0", b"Basic " + first,
+                          b"Bearer " + first.upper(), b"Bearer " + b"x" * 500, first):
+                answer = service.one(bearing(token))
+                assert client.problem(answer, 401)["type"].endswith(":unauthorized"), token
+                assert answer.headers["www-authenticate"].startswith("Bearer"), answer.headers
+            for path in (b"/", b"/gpus", b"/metrics", b"/nothing", b"/openapi.json"):
+                assert service.one(get(path)).status == 401, path
+            for data in (post(MODEL), post(b"{}", path=b"/plan"), post(b"{}", path=b"/estimates")):
+                assert service.one(data).status == 401
+            for path in (b"/healthz", b"/readyz"):
+                assert service.one(get(path)).status == 200
+            preflight = b"Origin: https://a.example\r\nAccess-Control-Request-Method: POST\r\n"
+            answer = service.one(get(b"/estimate", preflight).replace(b"GET", b"OPTIONS", 1))
+            assert answer.status == 204 and "Authorization" in answer.headers["access-control-allow-headers"]
+            file.truncate(0)
+            file.seek(0)
+            file.write(second + b"\n")
+            file.flush()
+            assert reload(service)["level"] == "info"
+            assert service.one(bearing(b"Bearer " + first)).status == 401
+            assert service.one(bearing(b"Bearer " + second)).status == 200
+            file.truncate(0)
+            assert "holds no token" in reload(service)["message"]
+            assert service.one(bearing(b"Bearer " + second)).status == 200
+            assert second not in service.log and first not in service.log
+
+
+@own
+def a_token_file_that_is_none_is_refused():
+    with tempfile.NamedTemporaryFile() as file:
+        for text in (b"", b"# nothing\n", b"short\n", b"with blanks in it and long enough\n", b"x" * 129 + b"\n", b"t\xc3\xa9" * 9,
+                     b"0123456789abcdef\n" * 17):
+            file.truncate(0)
+            file.seek(0)
+            file.write(text)
+            file.flush()
+            told = subprocess.run([client.PROGRAM, "--catalog", client.CATALOG, "--listen", "127.0.0.1:0", "--token-file",
+                                   file.name], capture_output=True, timeout=60)
+            assert told.returncode == 1 and file.name.encode() in told.stderr and not told.stdout, (text, told)
+            assert b"blanks" not in told.stderr
+
+
 if __name__ == "__main__":
     sys.exit(client.run_tests(*sys.argv[1:3]))

@@ -43,7 +43,7 @@ START_TEST(every_option_arrives)
 	char error[256] = "";
 
 	ck_assert(read_line("--listen 0.0.0.0:80 --listen=[::1]:0 --threads 3 --max-body=4096 --max-connections 64 "
-			    "--catalog /srv/catalog --cors-origin https://a.example --cors-origin=* --log-format json",
+			    "--catalog /srv/catalog --token-file /etc/tokens --cors-origin https://a.example --cors-origin=* --log-format json",
 			    &settings, error, sizeof(error)));
 	ck_assert_int_eq(settings.listen_count, 2);
 	ck_assert_str_eq(settings.listen[0], "0.0.0.0:80");
@@ -52,6 +52,7 @@ START_TEST(every_option_arrives)
 	ck_assert_uint_eq(settings.max_body, 4096);
 	ck_assert_int_eq(settings.max_connections, 64);
 	ck_assert_str_eq(settings.catalog_directory, "/srv/catalog");
+	ck_assert_str_eq(settings.token_file, "/etc/tokens");
 	ck_assert_int_eq(settings.origin_count, 2);
 	ck_assert_str_eq(settings.cors_origin[0], "https://a.example");
 	ck_assert_str_eq(settings.cors_origin[1], "*");

@@ -16,7 +16,7 @@ static inline struct srv_service *served(void)
 	if (edition)
 		return &service;
 	fuzz_catalog(); /* which prepares jansson */
-	edition = srv_edition_create(fuzz_directory(), error, sizeof(error));
+	edition = srv_edition_create(fuzz_directory(), NULL, error, sizeof(error));
 	fuzz_require(edition != NULL, "%s", error);
 	srv_service_init(&service, edition, origins, 1);
 	return &service;
