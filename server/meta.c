@@ -91,5 +91,6 @@ void srv_get_metrics(struct srv_call *call)
 		metrics[i] = &service->contexts[i]->metrics;
 	srv_reply_header(call->reply, "Cache-Control", "no-store");
 	call->reply->content_type = "text/plain; version=0.0.4; charset=utf-8";
-	srv_metrics_write(call->reply->buffer, metrics, count, patterns, routes);
+	srv_metrics_write(call->reply->buffer, metrics, count, patterns, routes,
+			  (uint64_t)atomic_load_explicit(&service->long_requests, memory_order_relaxed));
 }

@@ -190,12 +190,16 @@ static void write_process(struct srv_buffer *buffer)
 }
 
 void srv_metrics_write(struct srv_buffer *buffer, const struct srv_metrics *const *metrics, size_t count,
-		       const char *const *routes, size_t route_count)
+		       const char *const *routes, size_t route_count, uint64_t long_requests)
 {
 	const struct scrape scrape = { metrics, count, routes, route_count };
 
 	write_requests(buffer, &scrape);
 	write_durations(buffer, &scrape);
 	write_plain(buffer, &scrape);
+	write_head(buffer, "vramcast_long_requests", "gauge", "Requests that the workers have to answer now.");
+	SRV_PUT(buffer, "vramcast_long_requests ");
+	srv_write_u64(buffer, long_requests);
+	srv_buffer_add_byte(buffer, '\n');
 	write_process(buffer);
 }

@@ -30,8 +30,9 @@ static inline void srv_metric_add(atomic_uint_least64_t *counter, uint64_t amoun
 /* Counts an answered request. route is an index into the names below, negative where none was found. */
 void srv_metrics_count(struct srv_metrics *metrics, int route, const char *method, int status, uint64_t nanoseconds);
 
-/* Appends the sum over count threads in Prometheus' text format. routes: the patterns by index. */
+/* Appends the sum over count threads in Prometheus' text format. routes: the patterns by index.
+ * long_requests: that the workers have now. */
 void srv_metrics_write(struct srv_buffer *buffer, const struct srv_metrics *const *metrics, size_t count,
-		       const char *const *routes, size_t route_count);
+		       const char *const *routes, size_t route_count, uint64_t long_requests);
 
 #endif

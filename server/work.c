@@ -9,7 +9,7 @@
 
 enum {
 	STACK_SIZE = 1024 * 1024,
-	PART_SIZE = 16 * 1024,      /* a part is worth sending from here on, */
+	PART_SIZE = 64 * 1024,      /* a part is worth sending from here on, */
 	PART_NANOSECONDS = 10000000, /* or after so long */
 	NICENESS = 5                /* loops come first where processors are short */
 };

@@ -52,6 +52,7 @@ def more_long_requests_than_are_taken_are_refused_and_readiness_says_so():
                 told = problem(answer, 503)
                 assert told["type"].endswith(":overloaded") and int(answer.headers["retry-after"]) > 0, told
             problem(service.one(get(b"/readyz")), 503)
+            assert b"\nvramcast_long_requests %d\n" % MOST in service.one(get(b"/metrics")).body
             assert service.one(GET).status == 200
             assert service.one(post(MODEL)).status == 200
         wait_for(lambda: not are_full(service), "they are not forgotten", 60)
