@@ -15,8 +15,8 @@ struct srv_edition {
 	atomic_int users;
 };
 
-/* An edition of the catalogues in directory and the tokens in token_file (NULL: everybody may ask), with one user. NULL,
- * and one line in error, when they cannot be loaded, are not sound or memory is short. */
+/* An edition of the catalogues in directory and the tokens in token_file (NULL: everybody may ask), with one user.
+ * NULL, and one line in error, when they cannot be loaded, are not sound or memory is short. */
 struct srv_edition *srv_edition_create(const char *directory, const char *token_file, char *error, size_t size);
 
 /* One more user; the same edition. Takes NULL. */

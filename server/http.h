@@ -52,8 +52,8 @@ bool srv_http_init_process(void);
  * start. */
 struct MHD_Daemon *srv_http_start(struct srv_http *http, int listen_fd, unsigned connection_limit);
 
-/* http_stream.c: a response for connection whose body stream (which it steals) makes, part by part, by a worker; NULL when
- * memory is short. */
+/* http_stream.c: a response for connection whose body stream (which it steals) makes, part by part, by a worker; NULL
+ * when memory is short. */
 struct MHD_Response *srv_http_stream(struct srv_http *http, struct MHD_Connection *connection,
 				     struct srv_connection *peer, struct srv_stream *stream);
 

@@ -145,7 +145,8 @@ static void *run(void *argument)
 	struct worker *worker = argument;
 	struct srv_job *job;
 
-	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS); /* of this thread; where it is not allowed, as the others */
+	/* of this thread alone; where it is not allowed it runs as the others */
+	setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), NICENESS);
 	while ((job = take(worker->pool)))
 		do_job(worker, job);
 	return NULL;

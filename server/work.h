@@ -1,6 +1,6 @@
-/* Workers: threads that do what takes long (plans, batches, limits, advice), so that the loops stay free for what is quick.
- * A job goes to the pool, to the end of one queue, and comes back to the loop that it is from by the loop's desk. What takes
- * longer than a slice comes in parts, each a job of its own: many long answers take turns. */
+/* Workers: threads that do what takes long (plans, batches, limits, advice), so that the loops stay free for what is
+ * quick. A job goes to the pool, to the end of one queue, and comes back to the loop that it is from by the loop's desk.
+ * What takes longer than a slice comes in parts, each a job of its own: many long answers take turns. */
 #ifndef SRV_WORK_H
 #define SRV_WORK_H
 
@@ -49,7 +49,8 @@ void srv_pool_leave(struct srv_pool *pool);
 /* Queues a job. It belongs to the pool until it lies on its desk. */
 void srv_pool_do(struct srv_pool *pool, struct srv_job *job);
 
-/* From now on jobs are not done but come back as failed: a request with a refusal, a part with a buffer that has failed. */
+/* From now on jobs are not done but come back as failed: a request with a refusal, a part with a buffer that has
+ * failed. */
 void srv_pool_cancel(struct srv_pool *pool);
 
 /* Takes all that lies on the desk: a list by next, in no order. */

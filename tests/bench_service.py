@@ -10,8 +10,8 @@ import statistics
 import sys
 import time
 
-import client
-from client import Service, get, post, read_one, resident_kib
+import harness
+from harness import Service, get, post, read_one, resident_kib
 
 ROUNDS, SINGLES = 7, 500
 RULE = {"model": "llama-3.1-8b", "gpus": "h100-sxm5-80gb", "accounting": "rule_of_thumb"}
@@ -81,5 +81,5 @@ def main():
 
 
 if __name__ == "__main__":
-    client.PROGRAM, client.CATALOG = sys.argv[1:3]
+    harness.PROGRAM, harness.CATALOG = sys.argv[1:3]
     main()

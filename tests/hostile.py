@@ -17,8 +17,8 @@ import re
 import socket
 import sys
 
-import client
-from client import GET, HOST, JSON, MODEL, get, is_sanitized, post, read_one, resident_kib, test, wait_for
+import harness
+from harness import GET, HOST, JSON, MODEL, get, is_sanitized, post, read_one, resident_kib, test, wait_for
 
 CORPORA = pathlib.Path(__file__).parent / "corpora"
 LIBRARY_STATUSES = {400, 413, 414, 431, 505}  # of pages that libmicrohttpd writes itself
@@ -31,7 +31,7 @@ REFUSED_THOUGH_JSON = {"y_object_duplicated_key", "y_object_duplicated_key_and_v
 
 def leaks(body, sent):
     """What a body tells that is none of the client's business: addresses, files of the server's machine."""
-    if any(name in body for name in (str(CORPORA.parent.parent).encode(), client.CATALOG.encode())):
+    if any(name in body for name in (str(CORPORA.parent.parent).encode(), harness.CATALOG.encode())):
         return "a path of ours"
     found = re.search(rb"0x[0-9a-f]{8,}|/usr/|/etc/|/proc/|/home/|\.[ch]:\d|line \d+ of ", body)
     return found.group(0) if found and found.group(0) not in sent else None
@@ -101,7 +101,7 @@ def take_answers(told, sent, answers):
         top, _, rest = told.partition(b"\r\n\r\n")
         if rest.startswith(top + b"\r\n\r\n<html>"):
             told = rest
-        taken = client.take_answer(told, head=sent.startswith(b"HEAD"))
+        taken = harness.take_answer(told, head=sent.startswith(b"HEAD"))
         if taken is None:
             break
         check(taken[0], sent, library=True)
@@ -348,7 +348,7 @@ def a_thousand_connections_that_come_and_go_leave_nothing(service):
 @test
 def what_is_held_does_not_grow(service):
     """All of the above again and again: what the first time leaves (answers remembered, buffers) is there for good."""
-    others = [function for function in client.TESTS if function is not what_is_held_does_not_grow]
+    others = [function for function in harness.TESTS if function is not what_is_held_does_not_grow]
     sizes = [resident_kib(service.process)]
     for _ in range(ROUNDS):
         for function in others:
@@ -366,4 +366,4 @@ LIMITS = {"VRAMCAST_DEADLINE_MS": "2000", "VRAMCAST_IDLE_MS": "3000"}
 
 if __name__ == "__main__":
     os.environ.update(LIMITS)
-    sys.exit(client.run_tests(*sys.argv[1:3], *OPTIONS))
+    sys.exit(harness.run_tests(*sys.argv[1:3], *OPTIONS))

@@ -16,8 +16,8 @@ import tempfile
 import threading
 import time
 
-import client
-from client import GET, MODEL, Service, get, own, post, wait_for
+import harness
+from harness import GET, MODEL, Service, get, own, post, wait_for
 
 CARD = "a100-sxm4-80gb"
 
@@ -42,8 +42,8 @@ class Manager:
             os.dup2(passed, 3, inheritable=True)
 
         return subprocess.Popen(
-            ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", client.PROGRAM, "--catalog", client.CATALOG], close_fds=False,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare,
+            ["sh", "-c", 'LISTEN_PID=$$ exec "$@"', "sh", harness.PROGRAM, "--catalog", harness.CATALOG],
+            close_fds=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare,
             env={**os.environ, "LISTEN_FDS": str(fds), "NOTIFY_SOCKET": self.name, **(env or {})})
 
     def hear(self, wanted, seconds=20):
@@ -55,7 +55,7 @@ class Manager:
     def ask(self, data):
         with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
             connection.sendall(data)
-            return client.read_one(connection)[0]
+            return harness.read_one(connection)[0]
 
     def __enter__(self):
         return self
@@ -149,7 +149,7 @@ class Catalog:
     def __init__(self, folder):
         self.gpus = pathlib.Path(folder) / "gpus.json"
         for name in ("gpus.json", "models.json"):
-            shutil.copy(pathlib.Path(client.CATALOG) / name, folder)
+            shutil.copy(pathlib.Path(harness.CATALOG) / name, folder)
             os.chmod(pathlib.Path(folder) / name, 0o644)
         self.first = self.gpus.read_text()
 
@@ -240,12 +240,12 @@ def reloads_under_load_fail_no_request_and_leave_nothing():
         for number in range(24):
             catalog.write(catalog.renamed() if number % 2 else catalog.first)
             assert reload(service)["level"] == "info"
-            sizes.append(client.resident_kib(service.process))
+            sizes.append(harness.resident_kib(service.process))
         stop.set()
         for worker in workers:
             worker.join()
         assert not faults, faults[:3]
-        assert client.is_sanitized(service.process) or sizes[-1] - sizes[11] < 16384, "KiB: %s" % sizes
+        assert harness.is_sanitized(service.process) or sizes[-1] - sizes[11] < 16384, "KiB: %s" % sizes
 
 
 # ---- tokens
@@ -260,14 +260,15 @@ def only_who_sends_a_token_is_answered_where_there_are_some():
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"# of two teams\n\n" + first + b"\n" + second + b"\n")
         file.flush()
-        with Service("--token-file", file.name, "--log-format", "json", "--cors-origin", "https://a.example") as service:
+        options = ("--token-file", file.name, "--log-format", "json", "--cors-origin", "https://a.example")
+        with Service(*options) as service:
             for token in (b"Bearer " + first, b"bearer " + second, b"Bearer  " + first):
                 assert service.one(bearing(token)).status == 200, token
                 assert service.one(bearing(token, post(MODEL))).status == 200
-            for token in (b"", b"Bearer", b"Bearer ", b"Bearer " + first[:-1], b"Bearer " + first + b"0", b"Basic " + first,
-                          b"Bearer " + first.upper(), b"Bearer " + b"x" * 500, first):
+            for token in (b"", b"Bearer", b"Bearer ", b"Bearer " + first[:-1], b"Bearer " + first + b"0",
+                          b"Basic " + first, b"Bearer " + first.upper(), b"Bearer " + b"x" * 500, first):
                 answer = service.one(bearing(token))
-                assert client.problem(answer, 401)["type"].endswith(":unauthorized"), token
+                assert harness.problem(answer, 401)["type"].endswith(":unauthorized"), token
                 assert answer.headers["www-authenticate"].startswith("Bearer"), answer.headers
             for path in (b"/", b"/gpus", b"/metrics", b"/nothing", b"/openapi.json"):
                 assert service.one(get(path)).status == 401, path
@@ -294,17 +295,17 @@ def only_who_sends_a_token_is_answered_where_there_are_some():
 @own
 def a_token_file_that_is_none_is_refused():
     with tempfile.NamedTemporaryFile() as file:
-        for text in (b"", b"# nothing\n", b"short\n", b"with blanks in it and long enough\n", b"x" * 129 + b"\n", b"t\xc3\xa9" * 9,
-                     b"0123456789abcdef\n" * 17):
+        for text in (b"", b"# nothing\n", b"short\n", b"with blanks in it and long enough\n", b"x" * 129 + b"\n",
+                     b"t\xc3\xa9" * 9, b"0123456789abcdef\n" * 17):
             file.truncate(0)
             file.seek(0)
             file.write(text)
             file.flush()
-            told = subprocess.run([client.PROGRAM, "--catalog", client.CATALOG, "--listen", "127.0.0.1:0", "--token-file",
-                                   file.name], capture_output=True, timeout=60)
+            options = ["--listen", "127.0.0.1:0", "--token-file", file.name]
+            told = subprocess.run([harness.PROGRAM, "--catalog", harness.CATALOG, *options], capture_output=True, timeout=60)
             assert told.returncode == 1 and file.name.encode() in told.stderr and not told.stdout, (text, told)
             assert b"blanks" not in told.stderr
 
 
 if __name__ == "__main__":
-    sys.exit(client.run_tests(*sys.argv[1:3]))
+    sys.exit(harness.run_tests(*sys.argv[1:3]))

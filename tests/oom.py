@@ -16,8 +16,8 @@ import sys
 import tempfile
 import time
 
-import client
-from client import HOST, JSON, MODEL, Service, get, own, post, read_one
+import harness
+from harness import HOST, JSON, MODEL, Service, get, own, post, read_one
 
 CONFIG = {"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8,
           "intermediate_size": 1024, "vocab_size": 1000}
@@ -222,7 +222,7 @@ def a_start_that_finds_no_memory_says_so():
 
         def start(countdown, lasting):
             memory.arm(countdown, lasting)
-            return subprocess.run([client.PROGRAM, "--check", "--catalog", client.CATALOG], capture_output=True,
+            return subprocess.run([harness.PROGRAM, "--check", "--catalog", harness.CATALOG], capture_output=True,
                                   timeout=60, env={**os.environ, "LD_PRELOAD": LIBRARY, "VRAMCAST_OOM": file.name})
 
         assert start(0, False).returncode == 0
@@ -237,4 +237,4 @@ def a_start_that_finds_no_memory_says_so():
 
 if __name__ == "__main__":
     LIBRARY = sys.argv[3]
-    sys.exit(client.run_tests(*sys.argv[1:3]))
+    sys.exit(harness.run_tests(*sys.argv[1:3]))

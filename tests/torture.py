@@ -12,8 +12,8 @@ import sys
 import threading
 import time
 
-import client
-from client import GET, MODEL, Service, Skip, get, own, post, read_one, resident_kib, wait_for
+import harness
+from harness import GET, MODEL, Service, Skip, get, own, post, read_one, resident_kib, wait_for
 
 MANY = 10000
 
@@ -163,7 +163,7 @@ def plans_do_not_starve_estimates():
     def plan(service):
         while not stop.is_set():
             with contextlib.suppress(AssertionError, OSError):
-                client.read_one(connected(service))
+                harness.read_one(connected(service))
 
     def connected(service):
         connection = service.connect(600)
@@ -195,4 +195,4 @@ def plans_do_not_starve_estimates():
 
 
 if __name__ == "__main__":
-    sys.exit(client.run_tests(*sys.argv[1:3]))
+    sys.exit(harness.run_tests(*sys.argv[1:3]))

@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 
-import client
-from client import (GET, HOST, JSON, MODEL, TESTS, Service, own, post, problem, read_answers, read_one, test)
+import harness
+from harness import (GET, HOST, JSON, MODEL, TESTS, Service, own, post, problem, read_answers, read_one, test)
 
 
 # ---- one connection after another
@@ -521,7 +521,7 @@ def stops_under_load_lose_no_answer():
 @own
 def a_second_copy_on_the_port_fails():
     with Service() as service:
-        second = subprocess.run([client.PROGRAM, "--listen", "127.0.0.1:%d" % service.port, "--catalog", client.CATALOG],
+        second = subprocess.run([harness.PROGRAM, "--listen", "127.0.0.1:%d" % service.port, "--catalog", harness.CATALOG],
                                 capture_output=True, timeout=20)
         assert second.returncode == 1 and b"in use" in second.stderr and not second.stdout, second
         assert service.one(GET).status == 200
@@ -660,11 +660,11 @@ def a_request_that_the_library_drops_is_not_in_flight():
 # ---- the command line
 
 def run(*arguments):
-    return subprocess.run([client.PROGRAM, *arguments], capture_output=True, timeout=30)
+    return subprocess.run([harness.PROGRAM, *arguments], capture_output=True, timeout=30)
 
 
 def estimate(body, *arguments):
-    told = subprocess.run([client.PROGRAM, "estimate", "--catalog", client.CATALOG, *arguments], input=body, capture_output=True, timeout=30)
+    told = subprocess.run([harness.PROGRAM, "estimate", "--catalog", harness.CATALOG, *arguments], input=body, capture_output=True, timeout=30)
     return told.returncode, told.stdout, told.stderr
 
 
@@ -700,7 +700,7 @@ def version_help_and_check_exit_with_0():
     assert re.fullmatch(rb"vramcast \d+\.\d+\.\d+\n", run("--version").stdout)
     told = run("--help")
     assert told.returncode == 0 and b"--listen" in told.stdout
-    told = run("--check", "--catalog", client.CATALOG)
+    told = run("--check", "--catalog", harness.CATALOG)
     assert told.returncode == 0 and re.search(rb"\d+ presets", told.stdout), told
 
 
@@ -722,7 +722,7 @@ def bad_arguments_exit_with_2_and_a_line():
 
 @own
 def an_address_that_is_not_ours_fails():
-    told = run("--listen", "192.0.2.1:0", "--catalog", client.CATALOG)
+    told = run("--listen", "192.0.2.1:0", "--catalog", harness.CATALOG)
     assert told.returncode == 1 and b"cannot listen on 192.0.2.1:0" in told.stderr, told
 
 
@@ -747,4 +747,4 @@ def a_healthcheck_of_something_silent_ends():
 
 
 if __name__ == "__main__":
-    sys.exit(client.run_tests(*sys.argv[1:3], "--threads", "2", "--max-body", "4096"))
+    sys.exit(harness.run_tests(*sys.argv[1:3], "--threads", "2", "--max-body", "4096"))
