@@ -166,7 +166,7 @@ void est_tape_backward_of(struct est_tape *tape, uint32_t first, uint32_t end, s
 		if (has_gradient(node))
 			run_node(tape, node);
 		else
-			release_saved(tape, node);
+			est_pass_over(tape, node);
 	}
 	tape->backwards--;
 }

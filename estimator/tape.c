@@ -2,7 +2,8 @@
 #include <string.h>
 #include "estimator/tape.h"
 
-#define DISCARDED UINT32_MAX /* a position of a frame that nobody will ask for */
+#define DISCARDED UINT32_MAX      /* a position of a frame that nobody will ask for, held until est_discard_nodes() */
+#define PASSED (UINT32_MAX - 1)   /* the same, not held */
 
 enum { ALIGNMENT = 512 }; /* the caching allocator's rounding */
 
@@ -187,7 +188,9 @@ static void save_for_recomputation(struct est_tape *tape, struct est_tensor tens
 
 	if (tape->stopped)
 		return;
-	if (frame->saved[tape->recomputed_saves] != DISCARDED)
+	if (frame->saved[tape->recomputed_saves] == PASSED)
+		storage = 0;
+	else if (frame->saved[tape->recomputed_saves] != DISCARDED)
 		frame->saved[tape->recomputed_saves] = storage;
 	else if (tape->doomed_count < EST_DOOMED)
 		tape->doomed[tape->doomed_count++] = storage;
@@ -282,6 +285,21 @@ static void discard(struct est_tape *tape, struct est_node *node)
 	}
 	if (node->frame)
 		tape->frames[node->frame - 1].released += node->saved_count;
+	node->saved_count = 0;
+}
+
+void est_pass_over(struct est_tape *tape, struct est_node *node)
+{
+	struct est_frame *frame = node->frame ? &tape->frames[node->frame - 1] : NULL;
+
+	for (unsigned i = 0; i < node->saved_count; i++) {
+		if (!frame || frame->recomputed)
+			est_storage_release(tape, frame ? frame->saved[node->saved[i]] : node->saved[i]);
+		else
+			frame->saved[node->saved[i]] = PASSED;
+	}
+	if (frame)
+		est_frame_release(tape, node->frame, node->saved_count);
 	node->saved_count = 0;
 }
 

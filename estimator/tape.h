@@ -325,6 +325,8 @@ void est_release_attributes(struct est_tape *tape, uint32_t count);
 void est_release_attributes_of(struct est_tape *tape, uint32_t first, uint32_t end);
 /* The nodes from first to end lead nowhere (their result was detached) and die: what they saved goes. */
 void est_discard_nodes(struct est_tape *tape, uint32_t first, uint32_t end);
+/* No gradient reaches the node: what it saved goes, and what its checkpoint would keep for it does not come. */
+void est_pass_over(struct est_tape *tape, struct est_node *node);
 /* Moves the gradient of output i out of node. */
 static inline struct est_tensor est_take_grad(struct est_node *node, unsigned i)
 {

@@ -12,6 +12,11 @@
 	"'num_experts_per_tok':2,'n_shared_experts':1,'first_k_dense_replace':3,'q_lora_rank':256,'kv_lora_rank':128," \
 	"'qk_nope_head_dim':64,'qk_rope_head_dim':32,'v_head_dim':64,'index_topk':64,'index_n_heads':32," \
 	"'index_head_dim':128,'n_group':1,'topk_group':1}"
+#define QWEN3_NEXT "{'model_type':'qwen3_next','vocab_size':1000,'hidden_size':512,'num_hidden_layers':1," \
+	"'num_attention_heads':8,'num_key_value_heads':2,'head_dim':64,'intermediate_size':1024," \
+	"'linear_num_key_heads':4,'linear_num_value_heads':8,'linear_key_head_dim':64,'linear_value_head_dim':64," \
+	"'linear_conv_kernel_dim':4,'layer_types':['linear_attention'],'num_experts':8,'num_experts_per_tok':2," \
+	"'moe_intermediate_size':256,'shared_expert_intermediate_size':256,'decoder_sparse_step':1}"
 
 /* clang-format off */
 static const struct {
@@ -22,6 +27,9 @@ static const struct {
 	  "{'model':" FALCON "'new_decoder_architecture':true},'gpus':'t4','sequence_length':64}", NULL },
 	{ "indexers have no gradients, hence no states in the floor",
 	  "{'model':" DEEPSEEK_V32 ",'gpus':'t4','sequence_length':64}", NULL },
+	{ "what no gradient reaches in a checkpoint: the state after a single chunk of the delta rule",
+	  "{'model':" QWEN3_NEXT ",'gpus':'t4','sequence_length':32,'gradient_checkpointing':true,"
+	  "'gradient_accumulation_steps':4}", NULL },
 };
 /* clang-format on */
 
