@@ -142,22 +142,19 @@ static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], 
 	return true;
 }
 
-/* LLM.int8: where no input has an outlier, each product stays in the type of its input, which may be fp32. Adds what that takes more. */
-static bool allow_for_no_outliers(const struct run *run, const struct est_model *held, const uint64_t shards[EST_CATEGORIES],
-				  enum est_sdpa_choice sdpa, struct est_outcome *outcome)
+/* LLM.int8: where no input has an outlier, each product stays in the type of its input, which may be fp32. What the rank
+ * allocates then at most; 0 for other runs. False when the arena is too small. */
+static bool weigh_without_outliers(const struct run *run, const struct est_model *held, const uint64_t shards[EST_CATEGORIES],
+				   enum est_sdpa_choice sdpa, uint64_t *ret_allocated)
 {
 	struct est_request request = *run->request;
 	struct run without = { .request = &request, .model = run->model, .arena = run->arena };
-	uint64_t allocated;
 
+	*ret_allocated = 0;
 	if (request.method != EST_QLORA || request.quantization.type != EST_INT8 || request.quantization.llm_int8_threshold == 0)
 		return true;
 	request.quantization.llm_int8_threshold = 0;
-	if (!weigh_stage(&without, held, shards, sdpa, &allocated))
-		return false;
-	if (allocated > outcome->levels.allocated)
-		outcome->unmodelled += allocated - outcome->levels.allocated;
-	return true;
+	return weigh_stage(&without, held, shards, sdpa, ret_allocated);
 }
 
 static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, enum effort effort,
@@ -166,11 +163,13 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	size_t mark = run->arena->used;
 	struct est_program program;
 	struct est_model held;
+	uint64_t without_outliers;
 	bool complete;
 
 	memset(outcome, 0, sizeof(*outcome));
 	memset(&program, 0, sizeof(program));
 	complete = choose_rank(run, shards, sdpa, outcome, &held)
+		   && weigh_without_outliers(run, &held, shards, sdpa, &without_outliers)
 		   && est_program_trace(&program, &held, run->request, sdpa, shards, run->arena) && draw(run, &program);
 	outcome->trainable_parameters = program.trainable_parameters;
 	outcome->pinned = program.pinned;
@@ -181,9 +180,12 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model) + est_framework_surplus(run->request, run->model)
 			      + est_tensor_surplus(run->request, run->model) + est_expert_surplus(run->request, run->model)
 			      + est_sharding_unmodelled(run->request, run->model, program.trainable_parameters);
-	if (complete)
+	if (complete) {
 		est_replay_levels(&program, &outcome->levels);
-	complete = complete && allow_for_no_outliers(run, &held, shards, sdpa, outcome) && replay(run, &program, sdpa, effort, outcome);
+		if (without_outliers > outcome->levels.allocated)
+			outcome->unmodelled += without_outliers - outcome->levels.allocated;
+		complete = replay(run, &program, sdpa, effort, outcome);
+	}
 	outcome->traced = complete;
 	est_arena_rewind(run->arena, mark);
 	return complete;
