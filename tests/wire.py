@@ -586,7 +586,7 @@ def cors_is_for_the_origins_that_are_named():
 @own
 def the_log_has_a_line_for_each_request_and_none_is_forged():
     for style in ("text", "json"):
-        with Service("--log-format", style, "--threads", "1") as service:
+        with Service("--log-format", style, "--threads", "1", "--max-connections", "64") as service:
             service.one(b"GET /a\x1b[31m\"x HTTP/1.1\r\n" + HOST + b"X-Request-Id: id-1\r\n\r\n")
             service.one(GET)
             service.one(post(MODEL))
