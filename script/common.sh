@@ -19,7 +19,7 @@ die()
 have()
 {
 	case $1 in
-	gcc | meson | clang | curl | wrk | buildah | debootstrap) command -v "$1" >/dev/null ;;
+	gcc | meson | clang | curl | wrk | buildah | debootstrap | podman | docker-compose | mandoc | zsh | fish) command -v "$1" >/dev/null ;;
 	ninja-build) command -v ninja >/dev/null ;;
 	pkg-config) command -v pkg-config >/dev/null ;;
 	binutils) command -v nm >/dev/null ;;
@@ -35,7 +35,8 @@ have()
 	prometheus) command -v promtool >/dev/null ;;
 	python3-pandas) /usr/bin/python3 -c 'import pandas' 2>/dev/null ;;
 	python3-matplotlib) /usr/bin/python3 -c 'import matplotlib' 2>/dev/null ;;
-	haproxy | slurmctld | slurmd) [ -x "/usr/sbin/$1" ] ;;
+	haproxy | slurmctld | slurmd | runc | iptables) [ -x "/usr/sbin/$1" ] ;;
+	netavark | aardvark-dns) [ -x "/usr/lib/podman/$1" ] ;;
 	nginx-light) [ -x /usr/sbin/nginx ] ;;
 	slurm-client) command -v sbatch >/dev/null ;;
 	slurm-wlm-basic-plugins) compgen -G '/usr/lib/*/slurm-wlm/job_submit_lua.so' >/dev/null ;;
