@@ -7,6 +7,8 @@
  * first half of another rank's keys: so does the last rank in all of them, which is replayed. */
 #include "estimator/attention.h"
 
+enum { STEPS_MAX = 4 };
+
 struct ring {
 	struct est_pass *pass;
 	enum est_fused_kernel kernel;
@@ -16,6 +18,12 @@ struct ring {
 static uint64_t ranks_of(const struct est_pass *pass)
 {
 	return (uint64_t)pass->request->parallelism.context;
+}
+
+/* Steps of the ring that are traced: all but the first and the last, which nothing is sent after, allocate the same. */
+static uint64_t steps_of(const struct est_pass *pass)
+{
+	return ranks_of(pass) < STEPS_MAX ? ranks_of(pass) : STEPS_MAX;
 }
 
 /* key.contiguous(): heads are views of the projection's rows, unless there is one alone. */
@@ -55,13 +63,13 @@ static void merge(struct est_tape *tape, struct est_tensor *merged, struct est_t
 static struct est_tensor attend(struct est_pass *pass, const struct est_fused_call *call, struct est_tensor *ret_lse)
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t ranks = ranks_of(pass), pair = call->in[1].numel + call->in[2].numel,
+	uint64_t ranks = ranks_of(pass), steps = steps_of(pass), pair = call->in[1].numel + call->in[2].numel,
 		lines = pass->tokens * (uint64_t)pass->model->num_attention_heads;
 	struct est_tensor key = contiguous(pass, call->in[1]), value = contiguous(pass, call->in[2]);
 	struct est_tensor gathered = est_none, out = est_none, merged = est_none, lse = est_none, result;
 
-	for (uint64_t i = 0; i < ranks; i++) {
-		struct est_tensor sent = i + 1 < ranks ? est_empty(tape, pair, call->in[1].element) : est_none;
+	for (uint64_t i = 0; i < steps; i++) {
+		struct est_tensor sent = i + 1 < steps ? est_empty(tape, pair, call->in[1].element) : est_none;
 
 		if (i == 0)
 			gathered = est_empty(tape, ranks * pair, call->in[1].element);
@@ -141,15 +149,15 @@ static void backward_ring(struct est_tape *tape, struct est_node *node, struct e
 {
 	const struct ring *ring = node->context;
 	const struct est_tensor *in = ring->call.in;
-	uint64_t ranks = ranks_of(ring->pass), pair = in[1].numel + in[2].numel;
+	uint64_t ranks = ranks_of(ring->pass), steps = steps_of(ring->pass), pair = in[1].numel + in[2].numel;
 	struct est_tensor query = est_empty(tape, in[0].numel, EST_32BIT), sent = est_none, gathered = est_none,
 		grads[3] = { { 0 } };
 	struct travellers round = { est_empty(tape, in[1].numel, EST_32BIT), est_empty(tape, in[2].numel, EST_32BIT),
 				    est_none, est_none };
 	struct est_tensor key = contiguous(ring->pass, in[1]), value = contiguous(ring->pass, in[2]);
 
-	for (uint64_t i = 0; i < ranks; i++) {
-		if (i + 1 < ranks)
+	for (uint64_t i = 0; i < steps; i++) {
+		if (i + 1 < steps)
 			rebind(tape, &sent, est_empty(tape, pair, in[1].element));
 		if (i == 0)
 			gathered = est_empty(tape, ranks * pair, in[1].element);
