@@ -131,6 +131,19 @@ static const char *precision_of_pipeline(const struct rule_input *input, double 
 		? "as torchtitan trains in a pipeline, or over parts of sequences: fp32 parameters, bf16 compute" : NULL;
 }
 
+static const char *schedule_of_stages(const struct rule_input *input, double *ret)
+{
+	*ret = EST_INTERLEAVED_1F1B;
+	return input->request->parallelism.virtual_stages > 1 ? "more than one stage a rank" : NULL;
+}
+
+static const char *stages_of_schedule(const struct rule_input *input, double *ret)
+{
+	*ret = 2;
+	return input->request->parallelism.pipeline_schedule == EST_INTERLEAVED_1F1B
+		? "torchtitan gives a rank two stages where the schedule interleaves them" : NULL;
+}
+
 static const char *reshard_of_pipeline(const struct rule_input *input, double *ret)
 {
 	*ret = false;
@@ -314,6 +327,8 @@ static const struct {
 	{ "parallelism.wrap", wrap_of_adapters, false },
 	{ "parallelism.wrap", wrap_of_experts, true },
 	{ "quantization.quant_storage", storage_of_shards, false },
+	{ "parallelism.pipeline_schedule", schedule_of_stages, false },
+	{ "parallelism.virtual_stages", stages_of_schedule, false },
 	{ "parallelism.reshard_after_forward", reshard_of_pipeline, false },
 	{ "parallelism.param_dtype", dtype_of_precision, false },
 	{ "parallelism.reduce_dtype", dtype_of_precision, false },

@@ -69,6 +69,11 @@ static bool is_tensor_parallel(const struct est_request *request)
 	return request->parallelism.tensor > 1;
 }
 
+static bool is_pipeline(const struct est_request *request)
+{
+	return request->parallelism.pipeline > 1;
+}
+
 static bool is_ddp(const struct est_request *request)
 {
 	return request->parallelism.strategy == EST_DDP;
@@ -123,6 +128,7 @@ static const struct {
 	[EST_WITH_LOSS_BY_LABEL] = { skips_unlabelled, NULL },
 	[EST_WITH_GPUS] = { is_parallel, NULL },
 	[EST_WITH_TENSOR] = { is_tensor_parallel, NULL },
+	[EST_WITH_PIPELINE] = { is_pipeline, NULL },
 	[EST_WITH_DDP] = { is_ddp, NULL },
 	[EST_WITH_HSDP] = { is_hsdp, "strategy hsdp" },
 	[EST_WITH_FSDP] = { is_fsdp, NULL },

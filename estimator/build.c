@@ -97,7 +97,7 @@ static void upcast(struct est_pass *pass)
 {
 	if (pass->request->quantization.type == EST_GPTQ || pass->request->quantization.type == EST_HQQ)
 		return;
-	for (uint32_t i = 0; i < pass->tape->leaf_count; i++)
+	for (uint32_t i = pass->first_leaf; i < pass->tape->leaf_count; i++)
 		if (pass->tape->leaves[i].value.element == EST_16BIT)
 			cast_leaf(pass, &pass->tape->leaves[i], EST_32BIT);
 	pass->parameter_element = EST_32BIT;
@@ -107,7 +107,7 @@ static void upcast(struct est_pass *pass)
  * for all. */
 static void cast_biases_back(struct est_pass *pass)
 {
-	for (uint32_t i = 0; i < pass->tape->leaf_count; i++)
+	for (uint32_t i = pass->first_leaf; i < pass->tape->leaf_count; i++)
 		if (pass->tape->leaves[i].of_4bit && pass->tape->leaves[i].value.element == EST_32BIT)
 			cast_leaf(pass, &pass->tape->leaves[i], EST_16BIT);
 }
@@ -196,7 +196,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 {
 	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
 				   .batch = (uint64_t)request->micro_batch_size * est_objective_sequences(request),
-				   .sequence = est_rank_length(request) };
+				   .sequence = est_rank_length(request), .first_leaf = tape->leaf_count };
 	pass->tokens = pass->batch * pass->sequence;
 	pass->tensor = est_tensor_group_of(request);
 	pass->parameter_element = element_of(request);
@@ -219,7 +219,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 		save_score(pass);
 	est_unsloth_load(pass);
 	if (pass->schedule)
-		pass->parameter_element = est_schedule_init(pass->schedule, pass->tape, model, request);
+		pass->parameter_element = est_schedule_init(pass->schedule, pass->tape, pass->first_leaf, model, request);
 	return !tape->exhausted;
 }
 

@@ -87,6 +87,27 @@ static void check_stages(const struct est_request *request, const struct est_mod
 			      "must not be zero2 or zero3 with pipeline above 1: DeepSpeed's stages keep weights and gradients whole");
 }
 
+/* ScheduleInterleaved1F1B: several stages a rank, whose micro-batches go round by round. */
+static void check_virtual_stages(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_parallelism *p = &request->parallelism;
+	bool interleaves = p->pipeline_schedule == EST_INTERLEAVED_1F1B;
+	int64_t steps = request->gradient_accumulation_steps, rounds = steps / p->pipeline ? steps / p->pipeline : 1;
+
+	(void)model;
+	if (p->pipeline == 1 && interleaves)
+		est_fault_add(faults, "/parallelism/pipeline_schedule", EST_CONTRADICTION, "needs pipeline above 1");
+	else if (p->pipeline == 1 && p->virtual_stages > 1)
+		est_fault_add(faults, "/parallelism/virtual_stages", EST_CONTRADICTION, "needs pipeline above 1");
+	else if (p->pipeline > 1 && interleaves != (p->virtual_stages > 1))
+		est_fault_add(faults, "/parallelism/virtual_stages", EST_CONTRADICTION, "must be %s",
+			      interleaves ? "above 1 with interleaved_1f1b" : "1 with 1f1b, under which a rank has one stage");
+	else if (p->pipeline > 1 && interleaves && steps % rounds)
+		est_fault_add(faults, "/gradient_accumulation_steps", EST_CONTRADICTION,
+			      "must be a multiple of its %lld rounds (steps / pipeline): ScheduleInterleaved1F1B refuses others",
+			      (long long)rounds);
+}
+
 static void check_model_parallel(const struct est_request *request, const struct est_model *model,
 				 struct est_faults *faults)
 {
@@ -100,6 +121,10 @@ static void check_model_parallel(const struct est_request *request, const struct
 	if (parallelism->pipeline > model->num_hidden_layers)
 		est_fault_add(faults, "/parallelism/pipeline", EST_CONTRADICTION,
 			      "must be at most the model's %lld layers", (long long)model->num_hidden_layers);
+	else if (parallelism->pipeline > 1 && parallelism->pipeline * parallelism->virtual_stages > model->num_hidden_layers)
+		est_fault_add(faults, "/parallelism/virtual_stages", EST_CONTRADICTION,
+			      "must be so few that the ranks have at most the model's %lld layers for stages",
+			      (long long)model->num_hidden_layers);
 	if (experts > 1 && model->num_experts % experts)
 		est_fault_add(faults, "/parallelism/expert", EST_CONTRADICTION,
 			      "must divide the model's %lld experts", (long long)model->num_experts);
@@ -284,9 +309,10 @@ static void check_size(const struct est_request *request, const struct est_model
 	double weights = 64 * (double)model->parameters;
 	double tokens = sequences * length * (128 * layers * width + 32 * (double)model->vocab_size);
 	double scores = 32 * layers * sequences * heads * length * length;
-	/* a pipeline's stage receives into a buffer for each micro-batch, twice, and has the ids of all */
+	/* a pipeline's stage receives into a buffer for each micro-batch, twice, sends as much, and has the ids of all */
 	double received = request->parallelism.pipeline > 1
-				  ? 16 * (double)request->gradient_accumulation_steps * sequences * length * (double)model->hidden_size : 0;
+				  ? 32 * (double)request->parallelism.virtual_stages * (double)request->gradient_accumulation_steps
+					    * sequences * length * (double)model->hidden_size : 0;
 
 	if (weights > limit)
 		est_fault_add(faults, "/model", EST_OUT_OF_RANGE,
@@ -297,7 +323,8 @@ static void check_size(const struct est_request *request, const struct est_model
 }
 
 static rule *const rules[] = {
-	check_companions, check_freeze, check_checkpointing, check_ranks, check_stages, check_model_parallel, check_attention,
+	check_companions, check_freeze, check_checkpointing, check_ranks, check_stages, check_virtual_stages,
+	check_model_parallel, check_attention,
 	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_size,
 };
 

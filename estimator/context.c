@@ -45,11 +45,6 @@ void est_context_check(const struct est_request *request, const struct est_model
 		{ "parallelism.strategy", zero }, /* DeepSpeed's Ulysses */
 		{ "precision", shards && est_has_master(request) },
 		{ "optimizer", shards && !est_has_master(request) && !est_schedule_wanted(request) },
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
-		{ "task", request->task != EST_CAUSAL_LM },
-		{ "loss", request->loss != EST_LOSS_STANDARD },
-		{ "liger_kernel", request->liger_kernel },
-		{ "torch_compile", request->torch_compile },
 		{ "use_reentrant", request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant },
 	};
 
@@ -58,4 +53,5 @@ void est_context_check(const struct est_request *request, const struct est_model
 		return;
 	check_ring(request, model, faults);
 	est_refuse_with("context parallelism", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
+	est_refuse_other_steps("context parallelism", request, faults);
 }

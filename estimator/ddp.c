@@ -16,13 +16,13 @@ static void make_bucket(struct est_tape *tape, uint64_t bytes)
 		est_persistent(tape, bytes, 1, EST_BUFFERS);
 }
 
-void est_ddp_wrap(struct est_tape *tape, const struct est_request *request)
+void est_ddp_wrap(struct est_tape *tape, const struct est_request *request, uint32_t first, uint32_t end)
 {
 	uint64_t filled = 0, capacity = FIRST_BUCKET;
 
 	if (request->parallelism.strategy != EST_DDP)
 		return;
-	for (uint32_t i = tape->leaf_count; i-- > 0;) {
+	for (uint32_t i = end; i-- > first;) {
 		const struct est_leaf *leaf = &tape->leaves[i];
 
 		if (!leaf->parameter || !leaf->value.requires_grad)

@@ -5,10 +5,10 @@
 #include "estimator/request.h"
 #include "estimator/tape.h"
 
-/* Makes the buckets of all trained parameters of the tape, in the order in which their gradients come: 1 MiB first,
+/* Makes the buckets of all trained parameters among the leaves from first to end, a model's, in the order in which their gradients come: 1 MiB first,
  * then 25 MiB each, a bucket ending with the gradient that fills it. With gradient_as_bucket_view a gradient is
  * copied into its bucket as it arrives and goes; otherwise it stays beside it. Nothing for other strategies.
  * DISTRIBUTED 3. */
-void est_ddp_wrap(struct est_tape *tape, const struct est_request *request);
+void est_ddp_wrap(struct est_tape *tape, const struct est_request *request, uint32_t first, uint32_t end);
 
 #endif

@@ -92,16 +92,11 @@ static void check_values(const struct est_request *request, struct est_faults *f
 		{ "parallelism.context", p->context > 1 },
 		{ "offload.parameters", request->offload.parameters == EST_ON_NVME },
 		{ "use_reentrant", request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant },
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
-		{ "task", request->task != EST_CAUSAL_LM },
-		{ "loss", request->loss != EST_LOSS_STANDARD },
-		{ "liger_kernel", request->liger_kernel },
-		{ "torch_compile", request->torch_compile },
-		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
 	};
 	size_t before = faults->count;
 
 	est_refuse_with("expert above 1", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
+	est_refuse_other_steps("expert above 1", request, faults);
 	if (faults->count == before && (p->strategy == EST_FSDP || p->strategy == EST_HSDP) && !est_schedule_wanted(request))
 		est_field_refuse("optimizer", request, faults, "is not modelled yet with expert above 1");
 }

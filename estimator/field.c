@@ -207,3 +207,17 @@ void est_refuse_with(const char *what, const struct est_refusal rows[], size_t c
 		if (rows[i].refused)
 			est_field_refuse(rows[i].field, request, faults, "is not modelled yet with %s", what);
 }
+
+void est_refuse_other_steps(const char *what, const struct est_request *request, struct est_faults *faults)
+{
+	const struct est_refusal rows[] = {
+		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "task", request->task != EST_CAUSAL_LM },
+		{ "loss", request->loss != EST_LOSS_STANDARD },
+		{ "liger_kernel", request->liger_kernel },
+		{ "torch_compile", request->torch_compile },
+		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
+	};
+
+	est_refuse_with(what, rows, sizeof(rows) / sizeof(rows[0]), request, faults);
+}

@@ -31,7 +31,7 @@ enum est_when {
 	EST_ALWAYS, EST_NEVER_ASSUMED, /* says how to answer, not what is run */
 	EST_WITH_ADAPTERS, EST_WITH_QLORA, EST_WITH_INT8, EST_WITH_FREEZE, EST_WITH_PROJECTION, EST_WITH_REFERENCE,
 	EST_WITH_GRPO,
-	EST_WITH_DECODER, EST_WITH_CHECKPOINTS, EST_WITH_LOSS_BY_LABEL, EST_WITH_GPUS, EST_WITH_TENSOR, EST_WITH_DDP,
+	EST_WITH_DECODER, EST_WITH_CHECKPOINTS, EST_WITH_LOSS_BY_LABEL, EST_WITH_GPUS, EST_WITH_TENSOR, EST_WITH_PIPELINE, EST_WITH_DDP,
 	EST_WITH_HSDP, EST_WITH_FSDP, EST_WITH_FSDP1, EST_WITH_ZERO, EST_WITH_ZERO12, EST_WITH_ZERO3
 };
 
@@ -93,6 +93,9 @@ struct est_refusal {
 /* est_field_refuse() of those rows: they are not modelled yet with what. */
 void est_refuse_with(const char *what, const struct est_refusal rows[], size_t count, const struct est_request *request,
 		     struct est_faults *faults);
+/* The same of what makes a step another than a language model's plain one: objectives, heads and losses of other kinds,
+ * Liger's kernels, a compiled model, an optimizer in the backward. */
+void est_refuse_other_steps(const char *what, const struct est_request *request, struct est_faults *faults);
 
 /* A field's value as text, as it would stand in a query string, into text (size bytes, cut when short). Returns text;
  * "" for the kinds without offset. */

@@ -268,4 +268,5 @@ unsigned est_fsdp1_name_adapters(struct est_schedule *schedule)
 	return count;
 }
 
-const struct est_strategy_row est_fsdp1 = { unshard, after_forward, before_backward, after_backward, begin, NULL };
+const struct est_strategy_row est_fsdp1 = { unshard, after_forward, before_backward, after_backward,
+					     .begin = begin };

@@ -40,7 +40,7 @@ static struct est_tensor take_shard(const struct est_schedule *schedule, const s
 
 /* One output for the unit. Shards of another dtype are cast for it into one tensor, those on the host come one by
  * one. */
-static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
+static uint32_t all_gather(struct est_schedule *schedule, unsigned number, unsigned stream)
 {
 	const struct est_unit *unit = &schedule->units[number];
 	struct est_tape *tape = schedule->tape;
@@ -49,9 +49,9 @@ static uint32_t all_gather(struct est_schedule *schedule, unsigned number)
 	if (unit->ranks == 1) /* copy_out() takes the shards themselves */
 		return 0;
 	for (struct est_leaf *leaf = unit->first; leaf && schedule->offloads; leaf = leaf->next)
-		leaf->copy = take_shard(schedule, leaf, COPY_IN).storage;
-	cast = est_empty_on(tape, COPY_IN, schedule->offloads ? 0 : unit->cast, schedule->gathered_element, EST_BUFFERS);
-	out = est_empty_on(tape, COPY_IN, unit->numel, schedule->gathered_element, EST_BUFFERS);
+		leaf->copy = take_shard(schedule, leaf, stream).storage;
+	cast = est_empty_on(tape, stream, schedule->offloads ? 0 : unit->cast, schedule->gathered_element, EST_BUFFERS);
+	out = est_empty_on(tape, stream, unit->numel, schedule->gathered_element, EST_BUFFERS);
 	est_drop(tape, cast);
 	drop_copies(tape, unit);
 	return out.storage;
@@ -90,12 +90,23 @@ static void reshard(struct est_schedule *schedule, unsigned number)
 	schedule->units[number].unsharded = false;
 }
 
-static void prefetch(struct est_schedule *schedule, unsigned number)
+static void prefetch_on(struct est_schedule *schedule, unsigned number, unsigned stream)
 {
 	struct est_unit *unit = &schedule->units[number];
 
 	if (!unit->unsharded && !unit->gathered)
-		unit->gathered = all_gather(schedule, number);
+		unit->gathered = all_gather(schedule, number, stream);
+}
+
+static void prefetch(struct est_schedule *schedule, unsigned number)
+{
+	prefetch_on(schedule, number, COPY_IN);
+}
+
+/* unshard(async_op=True), outside of forward and backward: on the current stream */
+static void gather(struct est_schedule *schedule, unsigned number)
+{
+	prefetch_on(schedule, number, COMPUTE);
 }
 
 /* A layer with the experts within it. */
@@ -158,6 +169,18 @@ static unsigned unit_before(const struct est_schedule *schedule, unsigned number
 	return number;
 }
 
+/* wait_for_unshard() but in the forward: the output goes with the copy */
+static void await(struct est_schedule *schedule, unsigned number)
+{
+	struct est_unit *unit = &schedule->units[number];
+
+	if (unit->unsharded)
+		return;
+	copy_out(schedule, number);
+	est_storage_release(schedule->tape, unit->gathered);
+	unit->gathered = 0;
+}
+
 /* In the backward the output goes as soon as it is copied; the unit that comes next is gathered ahead. */
 static void before_backward(struct est_schedule *schedule, unsigned number)
 {
@@ -165,9 +188,7 @@ static void before_backward(struct est_schedule *schedule, unsigned number)
 
 	if (!unit->unsharded) {
 		prefetch(schedule, number);
-		copy_out(schedule, number);
-		est_storage_release(schedule->tape, unit->gathered);
-		unit->gathered = 0;
+		await(schedule, number);
 	}
 	if (unit->within)
 		return; /* the one before has been asked for by the layer */
@@ -336,4 +357,5 @@ static void after_backward(struct est_schedule *schedule, unsigned number)
 		reduce(schedule, number);
 }
 
-const struct est_strategy_row est_fsdp2 = { before_forward, after_forward, before_backward, after_backward, NULL, NULL };
+const struct est_strategy_row est_fsdp2 = { before_forward, after_forward, before_backward, after_backward,
+					     .gather = gather, .await = await, .release = reshard };

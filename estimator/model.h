@@ -182,7 +182,8 @@ struct est_model {
 
 	/* of a pipeline's stage, whose num_hidden_layers and layer_kinds are those that it holds (pipeline.h) */
 	int64_t first_layer;          /* what its first one is in the whole model */
-	int64_t stages_on;            /* stages from this one to the last, both included */
+	int64_t ranks_on;             /* ranks from this one to the last, both included */
+	const struct est_model *next_stage; /* of the same rank, or NULL */
 	bool lacks_embedding, lacks_head; /* other stages have them; the head with the final norm */
 
 	int64_t parameters;           /* total, tied embeddings once */

@@ -42,14 +42,19 @@ static void note_pipeline(const struct est_request *request, const struct est_mo
 	(void)model;
 	if (p->pipeline <= 1)
 		return;
-	est_note_add(&report->assumptions, "/parallelism/pipeline", "1f1b",
-		     "stages of torch.distributed.pipelining under Schedule1F1B, cut as torchtitan cuts them: the embedding counts as a layer, "
+	est_note_add(&report->assumptions, "/parallelism/pipeline", "",
+		     "stages of torch.distributed.pipelining under %s, cut as torchtitan cuts them: the embedding counts as a layer, "
 		     "norm and head as another, the first stages take what is left over; each receives into a buffer of its own for each "
-		     "micro-batch; a tied embedding has a copy in the first and in the last");
+		     "micro-batch; a tied embedding has a copy in the first and in the last",
+		     p->virtual_stages > 1 ? "ScheduleInterleaved1F1B" : "Schedule1F1B");
+	if (p->virtual_stages > 1)
+		est_note_add(&report->assumptions, "/parallelism/virtual_stages", "",
+			     "rank i of p has the stages i, i + p and so on; whatever it sends, forward and backward, is held to the end of the "
+			     "step, as torch 2.13 waits for all sends there");
 	est_note_add(&report->assumptions, "/gradient_accumulation_steps", "", "the micro-batches of a step in the pipeline");
 	if (request->gradient_accumulation_steps < p->pipeline)
 		est_note_add(&report->warnings, "/gradient_accumulation_steps", "",
-			     "fewer micro-batches than stages, which torch's Schedule1F1B refuses: with %lld or more the first stages hold more",
+			     "fewer micro-batches than ranks, which torch's Schedule1F1B refuses: with %lld or more the first ones hold more",
 			     (long long)p->pipeline);
 }
 

@@ -1,44 +1,60 @@
 #include "estimator/pipeline.h"
 
-/* ---- stages */
-
-/* Layers before stage index, where embedding and head count as one each. */
-static int64_t layers_before(const struct est_model *model, int64_t stages, int64_t index)
+/* Layers before stage number of so many, where embedding and head count as one each. */
+static int64_t layers_before(const struct est_model *model, int64_t stages, int64_t number)
 {
 	int64_t units = model->num_hidden_layers + 2, each = units / stages, left = units % stages;
 
-	if (index == 0)
+	if (number == 0)
 		return 0;
-	return each * index + (index < left ? index : left) - 1 - (index == stages);
+	return each * number + (number < left ? number : left) - 1 - (number == stages);
+}
+
+static int64_t stages_of(const struct est_parallelism *parallelism)
+{
+	return parallelism->pipeline * parallelism->virtual_stages;
+}
+
+static int64_t layers_of(const struct est_model *model, int64_t stages, int64_t number)
+{
+	return layers_before(model, stages, number + 1) - layers_before(model, stages, number);
+}
+
+static enum est_rank_kind kind_of(const struct est_parallelism *parallelism, int64_t index)
+{
+	if (index == 0)
+		return EST_FIRST_STAGE;
+	return index == parallelism->pipeline - 1 ? EST_LAST_STAGE : EST_MIDDLE_STAGE;
 }
 
 struct est_stage est_stage(const struct est_model *model, const struct est_parallelism *parallelism,
 			   int64_t micro_batches, int64_t index)
 {
-	int64_t stages = parallelism->pipeline, first = layers_before(model, stages, index), behind = stages - index;
-	struct est_stage stage = { .kind = EST_MIDDLE_STAGE, .index = index, .count = stages, .first_layer = first,
-				   .layers = layers_before(model, stages, index + 1) - first,
-				   .in_flight = (uint64_t)(behind < micro_batches ? behind : micro_batches) };
+	const struct est_order order = est_order_of_rank(parallelism, micro_batches, index);
+	int64_t stages = stages_of(parallelism);
+	struct est_stage stage = { .kind = kind_of(parallelism, index), .index = index, .count = parallelism->pipeline,
+				   .first_layer = layers_before(model, stages, index),
+				   .in_flight = est_order_in_flight(&order) };
 
-	if (index == 0)
-		stage.kind = EST_FIRST_STAGE;
-	else if (index == stages - 1)
-		stage.kind = EST_LAST_STAGE;
+	for (int64_t number = index; number < stages; number += parallelism->pipeline)
+		stage.layers += layers_of(model, stages, number);
 	return stage;
 }
 
-/* A tied embedding is in the first stage and, as the head, in the last: a copy each, with a gradient each. */
-struct est_model est_stage_model(const struct est_model *model, const struct est_stage *stage)
+/* What a stage holds, as a model. A tied embedding is in the first stage and, as the head, in the last: a copy each,
+ * with a gradient each. */
+static struct est_model model_of(const struct est_model *model, const struct est_parallelism *parallelism, int64_t number)
 {
+	int64_t stages = stages_of(parallelism);
 	struct est_model part = *model;
 
-	part.first_layer = stage->first_layer;
-	part.stages_on = stage->count - stage->index;
-	part.num_hidden_layers = stage->layers;
-	for (int64_t i = 0; i < stage->layers; i++)
-		part.layer_kinds[i] = model->layer_kinds[stage->first_layer + i];
-	part.lacks_embedding = stage->kind != EST_FIRST_STAGE;
-	part.lacks_head = stage->kind != EST_LAST_STAGE;
+	part.first_layer = layers_before(model, stages, number);
+	part.ranks_on = parallelism->pipeline - number % parallelism->pipeline;
+	part.num_hidden_layers = layers_of(model, stages, number);
+	for (int64_t i = 0; i < part.num_hidden_layers; i++)
+		part.layer_kinds[i] = model->layer_kinds[part.first_layer + i];
+	part.lacks_embedding = number > 0;
+	part.lacks_head = number < stages - 1;
 	part.tie_word_embeddings = false;
 	part.final_norm = model->final_norm && !part.lacks_head;
 	if (part.lacks_embedding)
@@ -46,26 +62,46 @@ struct est_model est_stage_model(const struct est_model *model, const struct est
 	return part;
 }
 
-struct est_model est_stage_part(const struct est_model *model, const struct est_request *request, int64_t index)
-{
-	struct est_stage stage;
-
-	if (request->parallelism.pipeline <= 1)
-		return *model;
-	stage = est_stage(model, &request->parallelism, request->gradient_accumulation_steps, index);
-	return est_stage_model(model, &stage);
-}
-
-/* A stage in the middle with the most parameters, the earliest of those: the second, unless layers differ. */
-static int64_t heaviest_in_the_middle(const struct est_model *model, const struct est_request *request)
+bool est_stage_part(const struct est_model *model, const struct est_request *request, int64_t index,
+		    struct est_arena *arena, struct est_model *ret_part)
 {
 	const struct est_parallelism *p = &request->parallelism;
+	struct est_model *last = ret_part, *next;
+
+	if (p->pipeline <= 1) {
+		*ret_part = *model;
+		return true;
+	}
+	*ret_part = model_of(model, p, index);
+	for (int64_t number = index + p->pipeline; number < stages_of(p); number += p->pipeline) {
+		if (!(next = est_arena_take(arena, 1, sizeof(*next))))
+			return false;
+		*next = model_of(model, p, number);
+		last->next_stage = next;
+		last = next;
+	}
+	return true;
+}
+
+static int64_t parameters_of_rank(const struct est_model *model, const struct est_parallelism *p, int64_t index)
+{
+	int64_t count = 0;
+
+	for (int64_t number = index; number < stages_of(p); number += p->pipeline) {
+		const struct est_model part = model_of(model, p, number);
+
+		count += est_model_count_parameters(&part);
+	}
+	return count;
+}
+
+/* A rank in the middle with the most parameters, the earliest of those: the second, unless layers differ. */
+static int64_t heaviest_in_the_middle(const struct est_model *model, const struct est_parallelism *p)
+{
 	int64_t heaviest = 1, most = 0;
 
 	for (int64_t i = 1; i < p->pipeline - 1; i++) {
-		const struct est_stage stage = est_stage(model, p, request->gradient_accumulation_steps, i);
-		const struct est_model part = est_stage_model(model, &stage);
-		int64_t parameters = est_model_count_parameters(&part);
+		int64_t parameters = parameters_of_rank(model, p, i);
 
 		if (parameters > most) {
 			most = parameters;
@@ -79,11 +115,11 @@ unsigned est_stage_candidates(const struct est_model *model, const struct est_re
 			      struct est_stage ret[EST_STAGES_MAX])
 {
 	const struct est_parallelism *p = &request->parallelism;
-	int64_t indices[EST_STAGES_MAX] = { 0, 1 }; /* of two stages the second is the last */
+	int64_t indices[EST_STAGES_MAX] = { 0, 1 }; /* of two ranks the second is the last */
 	unsigned count = 2;
 
 	if (p->pipeline > 2) {
-		int64_t heaviest = heaviest_in_the_middle(model, request);
+		int64_t heaviest = heaviest_in_the_middle(model, p);
 
 		if (heaviest > 1)
 			indices[count++] = heaviest;
@@ -92,28 +128,4 @@ unsigned est_stage_candidates(const struct est_model *model, const struct est_re
 	for (unsigned i = 0; i < count; i++)
 		ret[i] = est_stage(model, p, request->gradient_accumulation_steps, indices[i]);
 	return count;
-}
-
-uint64_t est_stage_in_flight(const struct est_model *stage, const struct est_request *request)
-{
-	int64_t steps = request->gradient_accumulation_steps;
-
-	return (uint64_t)(stage->stages_on < steps ? stage->stages_on : steps);
-}
-
-/* As many as are in flight, one with gradients to accumulate into, and the last. */
-uint64_t est_stage_traced(const struct est_model *stage, const struct est_request *request)
-{
-	uint64_t steps = (uint64_t)request->gradient_accumulation_steps, least = est_stage_in_flight(stage, request) + 2;
-
-	return least < steps ? least : steps;
-}
-
-/* The tables of a layer have room for two micro-batches of it (step.c), and no stage needs those of more layers than
- * a model may have: of two stages the first traces four micro-batches of half of them. */
-int64_t est_stage_traced_layers(const struct est_model *stage, const struct est_request *request)
-{
-	int64_t layers = (stage->num_hidden_layers + 1) * ((int64_t)est_stage_traced(stage, request) + 1) / 2;
-
-	return layers < EST_LAYERS_MAX ? layers : EST_LAYERS_MAX;
 }

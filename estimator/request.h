@@ -40,6 +40,7 @@ enum est_checkpointing { EST_CHECKPOINT_NONE, EST_CHECKPOINT_FULL, EST_CHECKPOIN
 enum est_selective { EST_SELECTIVE_OP, EST_SELECTIVE_ATTENTION, EST_SELECTIVE_ALL_MATMUL };
 
 enum est_strategy { EST_SINGLE, EST_DDP, EST_ZERO1, EST_ZERO2, EST_ZERO3, EST_FSDP, EST_FSDP1, EST_HSDP };
+enum est_pipeline_schedule { EST_1F1B, EST_INTERLEAVED_1F1B };
 enum est_wrap { EST_WRAP_ACCELERATE, EST_WRAP_LAYER_ROOT, EST_WRAP_PEFT };
 enum est_device { EST_ON_GPU, EST_ON_CPU, EST_ON_NVME }; /* "none", "cpu", "nvme" */
 
@@ -81,6 +82,8 @@ struct est_parallelism {
 	enum est_strategy strategy;
 	int64_t gpus, gpus_per_node;
 	int64_t tensor, pipeline, context, expert;
+	enum est_pipeline_schedule pipeline_schedule;
+	int64_t virtual_stages; /* of a rank of the pipeline */
 	int64_t shard_size; /* 0: all data-parallel ranks */
 	bool sequence_parallel;
 	bool reshard_after_forward;

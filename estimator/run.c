@@ -127,10 +127,11 @@ static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], 
 		return true;
 	count = est_stage_candidates(run->model, run->request, stages);
 	for (unsigned i = 0; i < count; i++) {
-		const struct est_model part = est_stage_model(run->model, &stages[i]);
+		struct est_model part;
 		struct est_rank rank = { stages[i].kind, stages[i].layers, (int64_t)stages[i].in_flight, 0 };
 
-		if (!weigh_stage(run, &part, shards, sdpa, &rank.allocated))
+		if (!est_stage_part(run->model, run->request, stages[i].index, run->arena, &part)
+		    || !weigh_stage(run, &part, shards, sdpa, &rank.allocated))
 			return false;
 		tell_rank(outcome, &rank);
 		if (rank.allocated > most) {

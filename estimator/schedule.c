@@ -127,6 +127,28 @@ void est_schedule_reduce(struct est_schedule *schedule)
 	schedule->stays_gathered = stays;
 }
 
+static void each_unit(struct est_schedule *schedule, void (*act)(struct est_schedule *schedule, unsigned unit))
+{
+	for (unsigned unit = 0; unit < schedule->unit_count; unit++)
+		if (is_unit(schedule, unit))
+			act(schedule, unit);
+}
+
+void est_schedule_gather(struct est_schedule *schedule)
+{
+	each_unit(schedule, schedule->row->gather);
+}
+
+void est_schedule_await(struct est_schedule *schedule)
+{
+	each_unit(schedule, schedule->row->await);
+}
+
+void est_schedule_release(struct est_schedule *schedule)
+{
+	each_unit(schedule, schedule->row->release);
+}
+
 /* FSDP1's flat parameters lose theirs when the next forward finds none in the original ones. */
 void est_schedule_zero_grad(struct est_schedule *schedule)
 {
@@ -300,18 +322,18 @@ static void join_unit(struct est_schedule *schedule, struct est_leaf *leaf)
 	*link = leaf;
 }
 
-static void shard_all(struct est_schedule *schedule)
+static void shard_all(struct est_schedule *schedule, uint32_t first_leaf)
 {
 	struct est_tape *tape = schedule->tape;
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
+	for (uint32_t i = first_leaf; i < tape->leaf_count; i++)
 		if (!tape->leaves[i].value.storage) /* else ignored: it is whole on every rank */
 			join_unit(schedule, &tape->leaves[i]);
 	if (schedule->row == &est_fsdp1) {
 		est_fsdp1_shard(schedule);
 		return;
 	}
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
+	for (uint32_t i = first_leaf; i < tape->leaf_count; i++)
 		if (!tape->leaves[i].value.storage)
 			shard(schedule, &tape->leaves[i]);
 }
@@ -343,8 +365,8 @@ static void shard_modules(struct est_schedule *schedule, const struct est_model 
 	tape->hooks = (struct est_module_hooks){ schedule, begin_module, enter_module, leave_module };
 }
 
-uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,
-			  const struct est_request *request)
+uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
+			  const struct est_model *model, const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
 
@@ -382,8 +404,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	for (unsigned i = 0; i < schedule->unit_count; i++)
 		schedule->units[i].ranks = schedule->ranks;
 	est_schedule_nest_experts(schedule, model);
-	shard_all(schedule);
-	schedule->gathered_element = tape->leaves[0].value.element;
+	shard_all(schedule, first_leaf);
+	schedule->gathered_element = tape->leaves[first_leaf].value.element;
 	schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);
 	return schedule->gathered_element;
 }

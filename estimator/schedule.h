@@ -42,6 +42,11 @@ struct est_strategy_row {
 	void (*after_forward)(struct est_schedule *schedule, unsigned unit);
 	void (*before_backward)(struct est_schedule *schedule, unsigned unit);
 	void (*after_backward)(struct est_schedule *schedule, unsigned unit);
+	/* outside of forward and backward, as a pipeline's stages ask for it (FSDPModule.unshard(), .wait(), .reshard());
+	 * NULL where no stages are */
+	void (*gather)(struct est_schedule *schedule, unsigned unit);
+	void (*await)(struct est_schedule *schedule, unsigned unit);
+	void (*release)(struct est_schedule *schedule, unsigned unit);
 	/* of a whole micro-batch; NULL where units are all there is */
 	void (*begin)(struct est_schedule *schedule);
 	void (*end)(struct est_schedule *schedule);
@@ -77,10 +82,10 @@ struct est_schedule {
 /* Whether the request's strategy has a schedule (others are static shares of the categories). */
 bool est_schedule_wanted(const struct est_request *request);
 
-/* Cuts the leaves of the tape, made without memory, into units and shards; allocates what the rank holds at rest. Each leaf names
+/* Cuts the leaves of the tape from first_leaf on, made without memory, into units and shards; allocates what the rank holds at rest. Each leaf names
  * its unit. Returns the bytes of a gathered parameter's element; the tape is exhausted when the arena is too small. */
-uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, const struct est_model *model,
-			  const struct est_request *request);
+uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
+			  const struct est_model *model, const struct est_request *request);
 
 /* A model that is trained as most are: an optimizer that takes parameters of any shape, the model's own loss. */
 bool est_schedule_is_plain(const struct est_request *request);
@@ -98,6 +103,11 @@ void est_schedule_backward_end(struct est_schedule *schedule);
 void est_schedule_zero_grad(struct est_schedule *schedule);
 /* Reduces all units' gradients at once, after the last backward of those that did not. */
 void est_schedule_reduce(struct est_schedule *schedule);
+
+/* All units are asked for at once; have come; go. */
+void est_schedule_gather(struct est_schedule *schedule);
+void est_schedule_await(struct est_schedule *schedule);
+void est_schedule_release(struct est_schedule *schedule);
 
 /* Whether reentrant checkpoints lie around the layers' units, not inside of them. (Others do the same in both places.) */
 bool est_unit_is_checkpointed(const struct est_schedule *schedule);

@@ -189,9 +189,34 @@ static void trace_stage(struct est_program *program, struct est_pass *pass, stru
 	end(program, tape, EST_PART_MICRO_NEXT);
 }
 
+/* No rank of a pipeline needs the tables of more layers than a model may have: of two stages the first traces four
+ * micro-batches of half of them. */
 static int64_t table_layers(const struct est_model *model, const struct est_request *request)
 {
-	return request->parallelism.pipeline > 1 ? est_stage_traced_layers(model, request) : est_model_all_layers(model);
+	struct est_order order;
+	int64_t layers = 0;
+
+	if (request->parallelism.pipeline <= 1)
+		return est_model_all_layers(model);
+	order = est_order_of(model, request);
+	for (; model; model = model->next_stage)
+		layers += model->num_hidden_layers;
+	layers = est_order_traced_layers(&order, layers);
+	return layers < EST_LAYERS_MAX ? layers : EST_LAYERS_MAX;
+}
+
+/* A pipeline rank's stages are models of their own to DDP. */
+static void wrap_in_ddp(const struct est_pass *pass)
+{
+	for (; pass; pass = pass->next_stage)
+		est_ddp_wrap(pass->tape, pass->request, pass->first_leaf,
+			     pass->next_stage ? pass->next_stage->first_leaf : pass->tape->leaf_count);
+}
+
+static void zero_grad(const struct est_pass *pass)
+{
+	for (; pass; pass = pass->next_stage)
+		est_schedule_zero_grad(pass->schedule);
 }
 
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
@@ -218,9 +243,11 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	if (est_objective_holds_reference(request) && !est_pass_build_reference(&reference, &pass))
 		return false;
 	pass.fused = reference.fused = sdpa;
+	if (!est_pipeline_build(&pass))
+		return false;
 	pass.zero = est_zero_wrap(tape, &own, request);
 	est_optimizer_load(tape, request);
-	est_ddp_wrap(tape, request);
+	wrap_in_ddp(&pass);
 	if (request->fuse_optimizer_in_backward)
 		est_optimizer_fuse(tape, request);
 	if (request->parallelism.pipeline > 1 && !(pipeline = est_pipeline_load(&pass)))
@@ -247,7 +274,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 	est_optimizer_update(tape, request, &update);
 	est_zero_stepped(pass.zero, tape);
 	est_zero3_step_rest(pass.schedule);
-	est_schedule_zero_grad(pass.schedule);
+	zero_grad(&pass);
 	est_litgpt_drop_previous(&pass);
 	end(program, tape, EST_PART_UPDATE);
 	program->events = tape->events;

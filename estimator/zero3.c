@@ -334,8 +334,8 @@ void est_zero3_rehearsed(struct est_zero3 *zero3)
 	}
 }
 
-const struct est_strategy_row est_zero3_row = { before_forward, after_forward, before_backward, after_backward, begin,
-						end };
+const struct est_strategy_row est_zero3_row = { before_forward, after_forward, before_backward, after_backward,
+						.begin = begin, .end = end };
 
 /* ---- */
 

@@ -89,7 +89,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              219, 0.01, 0.60, 0.60, 0.41 },
+	{ NULL,                              222, 0.01, 0.60, 0.60, 0.41 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -120,6 +120,8 @@ static const struct gate distributed[] = {
 	{ "pipeline fsdp full",                2, 0.01, 0.01, 1.50, 1.50 },
 	{ "pipeline ddp full",                 1, 0.01, 0.01, 0.50, 0.50 },
 	{ "pipeline none lora",                1, 0.01, 0.01, 0.60, 0.60 },
+	{ "pipeline interleaved none full",    1, 0.01, 0.01, 0.10, 0.10 },
+	{ "pipeline interleaved fsdp full",    2, 0.01, 0.01, 0.10, 0.10 },
 	{ "context fsdp full",                 4, 0.01, 0.01, 0.50, 0.50 },
 	{ .rows = 0 },
 };

@@ -1,5 +1,6 @@
 /* A pipeline's stages against what can be counted by hand: layers, micro-batches in flight, buffers, gradients. (The
  * rows of truth/distributed.jsonl hold whole stages to real PyTorch.) */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/pipeline.h"
@@ -15,7 +16,7 @@ static const uint64_t embedding = (uint64_t)V * H, stream = (uint64_t)S * H * 2;
 
 static void set_up(void)
 {
-	take_arena(2 * LAYERS);
+	take_arena(8 * LAYERS); /* several micro-batches are in flight */
 }
 
 static struct est_request staged(int64_t stages, int64_t micro_batches)
@@ -27,7 +28,7 @@ static struct est_request staged(int64_t stages, int64_t micro_batches)
 		.micro_batch_size = 1,
 		.sequence_length = S,
 		.gradient_accumulation_steps = micro_batches,
-		.parallelism = { .gpus = stages, .gpus_per_node = 8, .tensor = 1, .pipeline = stages, .context = 1, .expert = 1,
+		.parallelism = { .gpus = stages, .gpus_per_node = 8, .tensor = 1, .pipeline = stages, .virtual_stages = 1, .context = 1, .expert = 1,
 				 .wrap = EST_WRAP_ACCELERATE, .param_dtype = EST_BF16, .reduce_dtype = EST_FP32,
 				 .output_dtype = EST_DTYPE_NONE },
 	};
@@ -37,9 +38,10 @@ static struct est_stage trace(const struct est_model *model, const struct est_re
 {
 	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
 	struct est_stage stage = est_stage(model, &request->parallelism, request->gradient_accumulation_steps, index);
-	struct est_model part = est_stage_model(model, &stage);
+	struct est_model part;
 
 	arena.used = 0;
+	ck_assert(est_stage_part(model, request, index, &arena, &part));
 	ck_assert(est_program_trace(&program, &part, request, true, whole, &arena));
 	return stage;
 }
@@ -109,7 +111,7 @@ START_TEST(a_stage_keeps_its_layers_kinds)
 	for (int64_t i = 0; i < LAYERS; i++)
 		model.layer_kinds[i] = i % 2 ? EST_LAYER_MIXES : EST_LAYER_ATTENDS;
 	stage = est_stage(&model, &request.parallelism, 8, 1);
-	part = est_stage_model(&model, &stage);
+	ck_assert(est_stage_part(&model, &request, 1, &arena, &part));
 	for (int64_t i = 0; i < stage.layers; i++) {
 		ck_assert_int_eq(est_model_layer_is_sliding(&part, i), est_model_layer_is_sliding(&model, stage.first_layer + i));
 		ck_assert_int_eq(est_model_layer_is_sparse(&part, i), est_model_layer_is_sparse(&model, stage.first_layer + i));
@@ -205,12 +207,23 @@ START_TEST(the_last_stage_has_one_at_a_time)
 }
 END_TEST
 
-/* A step leaves what it found, gradients aside, and the update takes those. */
+/* A step of any rank leaves what it found, gradients aside, and the update takes those. */
+static void leaves_nothing_behind(const struct est_request *request)
+{
+	struct est_model model = LLAMA(LAYERS);
+
+	for (int64_t i = 0; i < request->parallelism.pipeline; i++) {
+		trace(&model, request, i);
+		ck_assert_uint_eq(alive(EST_PART_UPDATE, EST_ACTIVATIONS, NULL), 0);
+		ck_assert_uint_eq(alive(EST_PART_UPDATE, EST_GRADIENTS, NULL), 0);
+		ck_assert_uint_eq(alive(EST_PART_UPDATE, EST_BUFFERS, NULL), alive(EST_PART_LOAD, EST_BUFFERS, NULL));
+	}
+}
+
 START_TEST(a_step_leaves_nothing_behind)
 {
 	static const enum est_strategy strategies[] = { EST_SINGLE, EST_DDP, EST_FSDP };
 	static const enum est_checkpointing checkpoints[] = { EST_CHECKPOINT_NONE, EST_CHECKPOINT_FULL };
-	struct est_model model = LLAMA(LAYERS);
 	struct est_request request = staged(4, 6);
 
 	request.parallelism.strategy = strategies[_i % 3];
@@ -218,12 +231,7 @@ START_TEST(a_step_leaves_nothing_behind)
 	request.checkpointing = checkpoints[_i / 3 % 2];
 	request.use_reentrant = _i >= 6;
 	request.precision = request.parallelism.strategy == EST_FSDP ? EST_BF16_MIXED : EST_PURE_BF16;
-	for (int64_t i = 0; i < 4; i++) {
-		trace(&model, &request, i);
-		ck_assert_uint_eq(alive(EST_PART_UPDATE, EST_ACTIVATIONS, NULL), 0);
-		ck_assert_uint_eq(alive(EST_PART_UPDATE, EST_GRADIENTS, NULL), 0);
-		ck_assert_uint_eq(alive(EST_PART_UPDATE, EST_BUFFERS, NULL), alive(EST_PART_LOAD, EST_BUFFERS, NULL));
-	}
+	leaves_nothing_behind(&request);
 }
 END_TEST
 
@@ -296,6 +304,119 @@ START_TEST(a_heavier_stage_is_a_candidate_too)
 }
 END_TEST
 
+/* ---- several stages a rank */
+
+static struct est_request interleaved(int64_t ranks, int64_t stages, int64_t micro_batches)
+{
+	struct est_request request = staged(ranks, micro_batches);
+
+	request.parallelism.pipeline_schedule = EST_INTERLEAVED_1F1B;
+	request.parallelism.virtual_stages = stages;
+	return request;
+}
+
+/* ScheduleInterleaved1F1B._calculate_single_rank_operations() of torch 2.13: stage of the model, F or B, micro-batch. */
+static const struct {
+	int64_t ranks, stages, micro_batches, index;
+	const char *order;
+} orders[] = {
+	{ 2, 2, 4, 0, "0F0 0F1 2F0 2F1 0F2 2B0 0F3 2B1 2F2 0B0 2F3 0B1 2B2 2B3 0B2 0B3 " },
+	{ 2, 2, 4, 1, "1F0 1F1 3F0 3B0 3F1 3B1 1F2 1B0 1F3 1B1 3F2 3B2 3F3 3B3 1B2 1B3 " },
+	{ 4, 2, 5, 1, "1F0 1F1 1F2 1F3 1F4 5F0 5F1 5F2 5F3 5F4 5B0 5B1 5B2 5B3 5B4 1B0 1B1 1B2 1B3 1B4 " },
+	{ 3, 3, 6, 0, "0F0 0F1 0F2 3F0 3F1 3F2 6F0 6F1 6F2 0F3 0F4 6B0 0F5 6B1 3F3 6B2 3F4 3B0 3F5 3B1 6F3 3B2 6F4 0B0 6F5 0B1 0B2 "
+		      "6B3 6B4 6B5 3B3 3B4 3B5 0B3 0B4 0B5 " },
+	{ 4, 2, 8, 3, "3F0 3F1 3F2 3F3 7F0 7B0 7F1 7B1 7F2 7B2 7F3 7B3 3F4 3B0 3F5 3B1 3F6 3B2 3F7 3B3 7F4 7B4 7F5 7B5 7F6 7B6 7F7 7B7 "
+		      "3B4 3B5 3B6 3B7 " },
+	{ 2, 2, 1, 0, "0F0 2F0 2B0 0B0 " },
+	/* Schedule1F1B */
+	{ 4, 1, 4, 1, "1F0 1F1 1F2 1B0 1F3 1B1 1B2 1B3 " },
+	{ 2, 1, 1, 0, "0F0 0B0 " },
+};
+
+START_TEST(a_rank_runs_in_the_order_of_the_schedule)
+{
+	struct est_request request = interleaved(orders[_i].ranks, orders[_i].stages, orders[_i].micro_batches);
+	struct est_order order;
+	struct est_action *actions;
+	char text[512] = "";
+	size_t used = 0;
+
+	arena.used = 0;
+	order = est_order_of_rank(&request.parallelism, orders[_i].micro_batches, orders[_i].index);
+	ck_assert_uint_eq(order.traced, (uint64_t)orders[_i].micro_batches);
+	actions = est_order_actions(&order, &arena);
+	for (uint64_t i = 0; i < 2 * order.stages * order.traced; i++)
+		used += (size_t)snprintf(text + used, sizeof(text) - used, "%lld%c%llu ",
+					 (long long)(actions[i].stage * orders[_i].ranks + orders[_i].index),
+					 actions[i].backward ? 'B' : 'F', (unsigned long long)actions[i].number);
+	ck_assert_str_eq(text, orders[_i].order);
+}
+END_TEST
+
+/* Of 64 micro-batches as many are traced as it takes, rounds whole. */
+START_TEST(a_long_step_is_traced_in_part)
+{
+	struct est_request request = interleaved(4, 2, 64);
+	struct est_order order = est_order_of_rank(&request.parallelism, 64, 0), last = est_order_of_rank(&request.parallelism, 64, 3);
+
+	ck_assert_uint_eq(order.turn, 4);
+	ck_assert_uint_eq(order.ahead, 4 + 6);
+	ck_assert_uint_eq(order.traced, 16);
+	ck_assert_uint_eq(est_order_in_flight(&order), 11);
+	ck_assert_uint_eq(last.ahead, 4);
+}
+END_TEST
+
+/* What all ranks hold together is the model: the embedding in the first stage, the head in the last, layers once. */
+START_TEST(interleaved_stages_hold_the_model_once)
+{
+	struct est_model model = LLAMA(LAYERS);
+	struct est_request request = interleaved(3, 2, 6);
+	uint64_t weights = 0;
+
+	for (int64_t i = 0; i < 3; i++) {
+		struct est_stage stage = trace(&model, &request, i);
+		uint64_t held = 2 * ((uint64_t)stage.layers * layer + (i == 0 || i == 2 ? embedding : 0) + (i == 2 ? H : 0));
+
+		ck_assert_uint_eq(alive(EST_PART_LOAD, EST_WEIGHTS, NULL), held);
+		ck_assert_uint_eq(alive(EST_PART_MICRO_NEXT, EST_GRADIENTS, NULL), held);
+		weights += held;
+	}
+	ck_assert_uint_eq(weights, 2 * (uint64_t)est_model_count_parameters(&model));
+}
+END_TEST
+
+/* What is sent stays to the end of the step, of micro-batches that are not traced too: one more adds what its stages send. */
+START_TEST(what_is_sent_stays_to_the_end_of_the_step)
+{
+	static const uint64_t sends[] = { 3, 4, 3 }; /* of two stages' forwards and backwards, less those at the model's ends */
+	struct est_model model = LLAMA(LAYERS);
+	struct est_request few = interleaved(3, 2, 30), many = interleaved(3, 2, 60);
+	uint64_t most[2][2];
+
+	for (unsigned i = 0; i < 2; i++) {
+		trace(&model, i ? &many : &few, _i);
+		alive(EST_PART_MICRO_NEXT, EST_ACTIVATIONS, &most[i][0]);
+		alive(EST_PART_MICRO_NEXT, EST_BUFFERS, &most[i][1]);
+	}
+	ck_assert_uint_eq(most[1][0], most[0][0]); /* those that are traced are the same */
+	ck_assert_uint_ge(most[1][1] - most[0][1], 2 * 30 * sends[_i] * stream); /* and as many are received as sent */
+	ck_assert_uint_le(most[1][1] - most[0][1], 2 * 30 * sends[_i] * stream + 30 * S * 8 + 4096);
+}
+END_TEST
+
+START_TEST(an_interleaved_step_leaves_nothing_behind)
+{
+	static const enum est_strategy strategies[] = { EST_SINGLE, EST_DDP, EST_FSDP };
+	struct est_request request = interleaved(3, 4, 24);
+
+	request.parallelism.strategy = strategies[_i];
+	request.parallelism.gpus = request.parallelism.strategy == EST_SINGLE ? 3 : 6;
+	request.precision = request.parallelism.strategy == EST_FSDP ? EST_BF16_MIXED : EST_PURE_BF16;
+	leaves_nothing_behind(&request);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("pipeline");
@@ -313,6 +434,11 @@ int main(void)
 	tcase_add_test(tcase, a_sharded_stage_stays_gathered);
 	tcase_add_test(tcase, candidates_are_first_second_and_last);
 	tcase_add_test(tcase, a_heavier_stage_is_a_candidate_too);
+	tcase_add_loop_test(tcase, a_rank_runs_in_the_order_of_the_schedule, 0, COUNT(orders));
+	tcase_add_test(tcase, a_long_step_is_traced_in_part);
+	tcase_add_test(tcase, interleaved_stages_hold_the_model_once);
+	tcase_add_loop_test(tcase, what_is_sent_stays_to_the_end_of_the_step, 0, 3);
+	tcase_add_loop_test(tcase, an_interleaved_step_leaves_nothing_behind, 0, 3);
 	suite_add_tcase(suite, tcase);
 	return run_suite(suite);
 }

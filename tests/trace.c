@@ -1,6 +1,6 @@
-/* trace REQUEST.json | - [STAGE]: the events of the replay of a request, one a line, for comparison with a trace of
+/* trace REQUEST.json | - [RANK]: the events of the replay of a request, one a line, for comparison with a trace of
  * real PyTorch: "A id bytes allocated category", "F id bytes", "== part", "-- phase". With no argument but stdin,
- * reads the request from it. Of a pipeline: of its stage STAGE, from 0, or of the first. */
+ * reads the request from it. Of a pipeline: of its rank RANK, from 0, or of the first. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,11 +56,10 @@ int main(int argc, char **argv)
 			fprintf(stderr, "%s %s\n", faults.item[i].pointer, faults.item[i].detail);
 		return 1;
 	}
-	model = est_stage_part(&request.model, &request.request, argc > 2 ? strtol(argv[2], NULL, 10) : 0);
-	size = est_program_arena_size(2 * est_model_all_layers(&request.model)); /* twice: a pipeline's micro-batches
-										  * in flight */
+	size = est_program_arena_size(EST_LAYERS_MAX);
 	est_arena_init(&arena, malloc(size), size);
-	if (!est_program_trace(&program, &model, &request.request, true, shards, &arena))
+	if (!est_stage_part(&request.model, &request.request, argc > 2 ? strtol(argv[2], NULL, 10) : 0, &arena, &model)
+	    || !est_program_trace(&program, &model, &request.request, true, shards, &arena))
 		fail("the arena or the tables are too small");
 	for (enum est_part part = EST_PART_LOAD; part < EST_PARTS; part++)
 		print_part(&program, part, &allocated);

@@ -10,7 +10,8 @@ DUMP is the list of all allocations of a run of two or more optimizer steps, one
     ==== step                             the next step begins (what comes before the first is the load)
 
 Other lines are passed over. REQUEST is the body of POST /estimate that describes the run, STACK the versions that ran, as
-JSON: {"torch": "2.13.0", "transformers": "5.23.0"}. --threshold BYTES leaves out smaller allocations (20,000).
+JSON: {"torch": "2.13.0", "transformers": "5.23.0"}. --threshold BYTES leaves out smaller allocations (20,000), --rank N says
+which rank of a pipeline ran.
 
 The result holds the last step: "events" is a list of [bytes, allocated after it], both in units of 512 bytes, which is what
 PyTorch's allocator rounds to. test_events.c wants the replay to make the same ones in the same order.
@@ -61,11 +62,14 @@ def main():
     parser.add_argument("request", type=json.loads)
     parser.add_argument("stack", type=json.loads)
     parser.add_argument("--threshold", type=int, default=20000)
+    parser.add_argument("--rank", type=int, help="of a pipeline")
     wanted = parser.parse_args()
 
     events = last_step(wanted.dump, wanted.threshold)
     print('{"request": %s,' % json.dumps(wanted.request))
     print('"stack": %s,' % json.dumps(wanted.stack))
+    if wanted.rank is not None:
+        print('"rank": %d,' % wanted.rank)
     print('"threshold_bytes": %d,\n"events": [' % wanted.threshold)
     print(packed(events) + "\n]}")
 
