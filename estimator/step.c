@@ -28,7 +28,7 @@ static struct est_tape_limits limits_for(int64_t layers)
 	uint32_t n = (uint32_t)layers;
 
 	return (struct est_tape_limits){ .events = (size_t)n * EVENTS_PER_LAYER + 16 * BASE,
-					 .nodes = n * NODES_PER_LAYER + BASE,
+					 .nodes = n * NODES_PER_LAYER + 2 * BASE,
 					 .storages = n * STORAGES_PER_LAYER + 2 * BASE, .leaves = n * LEAVES_PER_LAYER + BASE,
 					 .frames = 2 * n + 1, .attributes = n * ATTRIBUTES_PER_LAYER + BASE, .frame_saves = (size_t)n * SAVES_PER_LAYER };
 }

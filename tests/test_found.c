@@ -18,6 +18,9 @@
 	"'linear_conv_kernel_dim':4,'layer_types':['linear_attention'],'num_experts':8,'num_experts_per_tok':2," \
 	"'moe_intermediate_size':256,'shared_expert_intermediate_size':256,'decoder_sparse_step':1}"
 
+#define SMALL_LLAMA "{'model_type':'llama','vocab_size':1000,'hidden_size':512,'num_hidden_layers':1," \
+	"'num_attention_heads':8,'num_key_value_heads':8,'intermediate_size':1024,'max_position_embeddings':131072}"
+
 /* clang-format off */
 static const struct {
 	const char *name, *body;
@@ -30,6 +33,8 @@ static const struct {
 	{ "what no gradient reaches in a checkpoint: the state after a single chunk of the delta rule",
 	  "{'model':" QWEN3_NEXT ",'gpus':'t4','sequence_length':32,'gradient_checkpointing':true,"
 	  "'gradient_accumulation_steps':4}", NULL },
+	{ "LitGPT's head in 512 chunks, over one layer",
+	  "{'model':" SMALL_LLAMA ",'framework':'litgpt','method':'lora','gpus':'h100','sequence_length':65536}", NULL },
 };
 /* clang-format on */
 
