@@ -1,6 +1,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include "estimator/thumb.h"
+#include "estimator/words.h"
 #include "tests/suite.h"
 
 static const double gb = 1e9;
@@ -104,6 +105,32 @@ START_TEST(strategies_shard_what_they_shard)
 	ck_assert_uint_eq(each.activations, one.activations);
 	ck_assert_uint_eq(each.total, each.weights + each.gradients + each.optimizer + each.activations
 			  + each.overhead);
+}
+END_TEST
+
+/* A row that is missing in the rule's tables is all zeros. */
+START_TEST(every_optimizer_and_strategy_has_a_row)
+{
+	struct est_model model = bare(8e9);
+	struct est_rows one, each;
+
+	model.hidden_size = 4096;
+	for (const struct est_word *word = est_optimizer_words; word->name; word++) {
+		struct est_request request = plain(EST_PURE_BF16, (enum est_optimizer)word->value);
+		bool keeps_nothing = word->value == EST_SGD || word->value == EST_ADAFACTOR;
+
+		request.optimizer_rank = 128;
+		est_thumb(&request, &model, model.parameters, &one, &each);
+		ck_assert_msg((one.optimizer == 0) == keeps_nothing, "%s", word->name);
+	}
+	for (const struct est_word *word = est_strategy_words; word->name; word++) {
+		struct est_request request = plain(EST_BF16_MASTER, EST_ADAMW_TORCH_FUSED);
+		bool shares = word->value != EST_SINGLE && word->value != EST_DDP;
+
+		request.parallelism = (struct est_parallelism){ .strategy = (enum est_strategy)word->value, .gpus = 8 };
+		est_thumb(&request, &model, model.parameters, &one, &each);
+		ck_assert_msg((each.total < one.total) == shares, "%s", word->name);
+	}
 }
 END_TEST
 
@@ -249,6 +276,7 @@ int main(void)
 
 	tcase_add_loop_test(test, full_fine_tuning_costs_the_popular_bytes, 0, COUNT(full));
 	tcase_add_loop_test(test, strategies_shard_what_they_shard, 0, COUNT(strategies));
+	tcase_add_test(test, every_optimizer_and_strategy_has_a_row);
 	tcase_add_loop_test(test, totals_lie_near_the_public_tables, 0, COUNT(tables));
 	tcase_add_loop_test(test, only_what_is_trained_has_gradients_and_states, 0, COUNT(partial));
 	tcase_add_test(test, activations_are_34_bshL_and_checkpointing_keeps_15_percent);

@@ -1,4 +1,5 @@
 /* A step told by layers, and what its components are made of. */
+#include "estimator/words.h"
 #include "tests/ask.h"
 
 /* Of every kind that runs otherwise: a part played twice, a schedule, checkpoints that are reentrant, two stacks, no
@@ -153,6 +154,33 @@ START_TEST(formulas_say_what_is_asked_for)
 }
 END_TEST
 
+/* A text that is missing in the tables of estimator/explain.c would be no source, or "(null)". */
+START_TEST(every_optimizer_and_strategy_is_explained)
+{
+	static const struct { const char *field; const struct est_word *words; } all[] = {
+		{ "optimizer", est_optimizer_words }, { "parallelism.gpus=8&parallelism.strategy", est_strategy_words } };
+	char target[128];
+
+	for (const struct est_word *word = all[_i].words; word->name; word++) {
+		json_t *answer;
+
+		if (_i && word->value == EST_SINGLE)
+			continue;
+		snprintf(target, sizeof target, "/estimate?explain=true&%s=%s", all[_i].field, word->name);
+		post(target, "{\"model\":\"llama-3.2-1b\",\"gpus\":\"h100\"}");
+		ck_assert_msg(reply.status == 200, "%s: %s", word->name, text());
+		answer = document();
+		for (size_t i = 0; i < json_array_size(json_object_get(answer, "explanation")); i++) {
+			const json_t *item = json_array_get(json_object_get(answer, "explanation"), i);
+
+			ck_assert_msg(json_is_string(json_object_get(item, "source")), "%s: no source", word->name);
+			ck_assert_msg(!strstr(formula_of(answer, i), "(null)"), "%s: %s", word->name, formula_of(answer, i));
+		}
+		json_decref(answer);
+	}
+}
+END_TEST
+
 START_TEST(the_query_adds_fields_to_a_body)
 {
 	json_t *answer;
@@ -185,6 +213,7 @@ int main(void)
 	tcase_add_test(tcase, a_deep_model_is_told_in_a_bounded_number);
 	tcase_add_loop_test(tcase, the_explanation_adds_up_to_the_total, 0, 2 * COUNT(requests));
 	tcase_add_test(tcase, formulas_say_what_is_asked_for);
+	tcase_add_loop_test(tcase, every_optimizer_and_strategy_is_explained, 0, 2);
 	tcase_add_test(tcase, the_query_adds_fields_to_a_body);
 	return run_cases("timeline", (TCase *const[]){ tcase }, 1);
 }
