@@ -174,7 +174,7 @@ static void explain_activations(struct explaining *explaining)
 	int64_t length = (int64_t)est_rank_length(request), tokens = request->micro_batch_size * length;
 
 	begin(explaining, "activations", explaining->report->per_gpu.activations,
-	      "the model's code in Transformers, operator by operator (docs/replay.md)");
+	      "the model's code in Transformers, operator by operator (docs/physics.md)");
 	say(explaining, "what autograd keeps of %" PRId64 " layers for %" PRId64 " x %" PRId64 " tokens",
 	    rank ? rank->layers : est_model_stacked_layers(explaining->model), request->micro_batch_size, length);
 	if (rank)
@@ -200,7 +200,7 @@ static void explain_overhead(struct explaining *explaining)
 	say(explaining, "%d workspaces of cuBLAS of %" PRIu64 " bytes on %s: one for the forward's thread, one for autograd's", EST_WORKSPACES,
 	    est_device_workspace(gpu), gpu->id);
 	begin(explaining, "cache", report->per_gpu.overhead - workspace - context - communication,
-	      "c10/cuda/CUDACachingAllocator.cpp (docs/replay.md)");
+	      "c10/cuda/CUDACachingAllocator.cpp (docs/physics.md)");
 	say(explaining, "reserved beyond the most that is allocated: free blocks and remainders of segments that the caching allocator keeps");
 	begin(explaining, "context", context, "measured (docs/accuracy.md)");
 	say(explaining, "the driver's context and loaded kernels of the process, outside PyTorch's allocator, on %s", gpu->id);
