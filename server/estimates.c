@@ -1,4 +1,4 @@
-/* POST /estimates: many requests, answered one by one while the answer is sent. */
+/* POST /estimates: many requests, answered while the answer is sent, by as many threads as have nothing else to do. */
 #include <stdlib.h>
 #include "config/batch.h"
 #include "estimator/fields.h"
@@ -8,15 +8,23 @@
 
 enum { FIELDS_MAX = 128 };
 
+/* Read-only while it is answered: threads share it. */
 struct batch_stream {
 	struct srv_stream stream;
-	struct srv_context *context;               /* of who makes the part */
 	enum srv_format format;
 	struct cfg_batch batch;
-	size_t done;
-	bool begun, ended;
 	size_t field_count;                        /* a column for each field that any of the requests names */
 	const struct est_field *fields[FIELDS_MAX];
+};
+
+/* One of its requests, and the thread that answers it. */
+struct item {
+	const struct batch_stream *batch;
+	size_t number;
+	json_t *body;                              /* NULL: memory was short */
+	char base[EST_POINTER_MAX];
+	struct srv_context *context;
+	struct srv_buffer *buffer;
 };
 
 /* One request and what came out, as one row of a frame. The card is the first that is judged. */
@@ -67,39 +75,40 @@ static const struct srv_table answer_table = SRV_TABLE(answer_columns);
 /* ---- one request: read, run, written */
 
 /* Reads and runs it in the context. False with faults, or without when memory is short. */
-static bool run(struct srv_context *context, const json_t *body, const char *base)
+static bool run(const struct item *item)
 {
+	struct srv_context *context = item->context;
 	struct cfg_request *request = &context->request;
 
 	context->faults.count = 0;
-	if (!cfg_read_request(body, base, context->edition->catalog, request, &context->faults)
-	    || !srv_check_work(request, base, &context->faults))
+	if (!item->body || !cfg_read_request(item->body, item->base, context->edition->catalog, request, &context->faults)
+	    || !srv_check_work(request, item->base, &context->faults))
 		return false;
 	if (!est_request_names(&request->request, "include"))
 		request->request.include = 0; /* of many, the verdicts alone */
 	return srv_run(context);
 }
 
-static void write_failure(struct srv_context *context, struct srv_buffer *buffer)
+static void write_failure(const struct item *item)
 {
-	if (srv_refusal(&context->faults) == SRV_OUT_OF_MEMORY)
-		srv_write_text(buffer, srv_no_memory_body);
+	if (srv_refusal(&item->context->faults) == SRV_OUT_OF_MEMORY)
+		srv_write_text(item->buffer, srv_no_memory_body);
 	else
-		srv_problem_write_faults(buffer, &context->faults);
+		srv_problem_write_faults(item->buffer, &item->context->faults);
 }
 
-static void write_document(struct batch_stream *batch, const json_t *body, const char *base, struct srv_buffer *buffer)
+static void write_document(const struct item *item)
 {
-	struct srv_context *context = batch->context;
+	struct srv_buffer *buffer = item->buffer;
 	size_t start;
 
-	if (batch->done)
+	if (item->number)
 		srv_buffer_add_byte(buffer, ',');
 	start = buffer->length;
-	if (body && run(context, body, base) && srv_write_estimate(context, SRV_JSON, buffer) && !cfg_json_is_short())
+	if (run(item) && srv_write_estimate(item->context, SRV_JSON, buffer) && !cfg_json_is_short())
 		return;
 	buffer->length = start;
-	write_failure(context, buffer);
+	write_failure(item);
 }
 
 /* ---- the same as a row */
@@ -167,12 +176,14 @@ static void write_field(struct srv_buffer *buffer, const struct est_field *field
 	free(made);
 }
 
-static void write_csv_row(const struct batch_stream *batch, const json_t *body, const struct batch_row *row,
-			  struct srv_buffer *buffer)
+static void write_csv_row(const struct item *item, const struct batch_row *row)
 {
+	const struct batch_stream *batch = item->batch;
+	struct srv_buffer *buffer = item->buffer;
+
 	srv_write_csv_cells(buffer, &number_table, row);
 	for (size_t i = 0; i < batch->field_count; i++)
-		write_field(buffer, batch->fields[i], cfg_json_at(body, batch->fields[i]->name), true);
+		write_field(buffer, batch->fields[i], cfg_json_at(item->body, batch->fields[i]->name), true);
 	srv_buffer_add_byte(buffer, ',');
 	srv_write_csv_cells(buffer, &outcome_table, row);
 	srv_buffer_add_byte(buffer, ',');
@@ -183,13 +194,15 @@ static void write_csv_row(const struct batch_stream *batch, const json_t *body, 
 	srv_buffer_add_byte(buffer, '\n');
 }
 
-static void write_object_row(const struct batch_stream *batch, const json_t *body, const struct batch_row *row,
-			     struct srv_buffer *buffer)
+static void write_object_row(const struct item *item, const struct batch_row *row)
 {
+	const struct batch_stream *batch = item->batch;
+	struct srv_buffer *buffer = item->buffer;
+
 	srv_buffer_add_byte(buffer, '{');
 	srv_write_members(buffer, &number_table, row);
 	for (size_t i = 0; i < batch->field_count; i++)
-		write_field(buffer, batch->fields[i], cfg_json_at(body, batch->fields[i]->name), false);
+		write_field(buffer, batch->fields[i], cfg_json_at(item->body, batch->fields[i]->name), false);
 	srv_buffer_add_byte(buffer, ',');
 	srv_write_members(buffer, &outcome_table, row);
 	if (row->status == 200) {
@@ -199,24 +212,24 @@ static void write_object_row(const struct batch_stream *batch, const json_t *bod
 	srv_buffer_add_byte(buffer, '}');
 }
 
-static void write_row(struct batch_stream *batch, const json_t *body, const char *base, struct srv_buffer *buffer)
+static void write_row(const struct item *item)
 {
-	struct srv_context *context = batch->context;
-	struct batch_row row = { .request = (int64_t)batch->done };
+	enum srv_format format = item->batch->format;
+	struct batch_row row = { .request = (int64_t)item->number };
 
-	if (body && run(context, body, base))
-		fill_answer(&context->report, &row);
+	if (run(item))
+		fill_answer(&item->context->report, &row);
 	else
-		fill_failure(context, &row);
-	if (batch->format == SRV_CSV) {
-		write_csv_row(batch, body, &row, buffer);
+		fill_failure(item->context, &row);
+	if (format == SRV_CSV) {
+		write_csv_row(item, &row);
 		return;
 	}
-	if (batch->done && batch->format == SRV_RECORDS)
-		srv_buffer_add_byte(buffer, ',');
-	write_object_row(batch, body, &row, buffer);
-	if (batch->format == SRV_NDJSON)
-		srv_buffer_add_byte(buffer, '\n');
+	if (item->number && format == SRV_RECORDS)
+		srv_buffer_add_byte(item->buffer, ',');
+	write_object_row(item, &row);
+	if (format == SRV_NDJSON)
+		srv_buffer_add_byte(item->buffer, '\n');
 }
 
 /* ---- the stream */
@@ -241,41 +254,39 @@ static void write_begin(const struct batch_stream *batch, struct srv_buffer *buf
 	srv_buffer_add_byte(buffer, '\n');
 }
 
-static void write_next(struct batch_stream *batch, struct srv_buffer *buffer)
+static void write_end(const struct batch_stream *batch, struct srv_buffer *buffer)
 {
-	char base[EST_POINTER_MAX];
-	json_t *body;
-
-	cfg_json_out_of_memory(); /* what ran short before is no matter of this one */
-	body = cfg_batch_request(&batch->batch, batch->done, base);
-	if (batch->format == SRV_JSON)
-		write_document(batch, body, base, buffer);
-	else
-		write_row(batch, body, base, buffer);
-	json_decref(body);
-	batch->done++;
-}
-
-static bool next_part(struct srv_stream *stream, struct srv_context *context, struct srv_buffer *buffer)
-{
-	struct batch_stream *batch = (struct batch_stream *)stream;
-
-	batch->context = context;
-	if (batch->ended)
-		return false;
-	if (!batch->begun)
-		write_begin(batch, buffer);
-	batch->begun = true;
-	if (batch->done < batch->batch.count)
-		write_next(batch, buffer);
-	if (batch->done < batch->batch.count)
-		return true;
-	batch->ended = true;
 	if (batch->format == SRV_JSON)
 		SRV_PUT(buffer, "]}");
-	else if (batch->format == SRV_RECORDS)
+	if (batch->format == SRV_RECORDS)
 		srv_buffer_add_byte(buffer, ']');
-	return true;
+}
+
+static void write_item(struct item *item)
+{
+	cfg_json_out_of_memory(); /* what ran short before is no matter of this one */
+	item->body = cfg_batch_request(&item->batch->batch, item->number, item->base);
+	if (item->batch->format == SRV_JSON)
+		write_document(item);
+	else
+		write_row(item);
+	json_decref(item->body);
+}
+
+/* One request; with the first what stands before all, with the last what stands behind. */
+static bool next_part(struct srv_stream *stream, struct srv_span *span, struct srv_context *context,
+		      struct srv_buffer *buffer)
+{
+	const struct batch_stream *batch = (const struct batch_stream *)stream;
+	struct item item = { .batch = batch, .number = span->at++, .context = context, .buffer = buffer };
+
+	if (item.number == 0)
+		write_begin(batch, buffer);
+	if (item.number < batch->batch.count)
+		write_item(&item);
+	if (item.number + 1 >= batch->batch.count)
+		write_end(batch, buffer);
+	return span->at < span->end;
 }
 
 static void destroy(struct srv_stream *stream)
@@ -307,7 +318,8 @@ static void begin_stream(struct srv_call *call, json_t *body)
 		srv_reply_refusal(call->reply, &call->context->faults);
 		return;
 	}
-	batch->stream = (struct srv_stream){ next_part, destroy, srv_edition_hold(call->context->edition) };
+	batch->stream = (struct srv_stream){ .next = next_part, .destroy = destroy, .items = batch->batch.count,
+					     .edition = srv_edition_hold(call->context->edition) };
 	batch->format = call->format;
 	list_fields(batch);
 	call->reply->stream = &batch->stream;

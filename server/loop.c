@@ -190,15 +190,9 @@ static bool prepare_loop(struct srv_loops *loops, const struct srv_loops_options
 	return srv_desk_init(&loop->http.desk) && start_daemons(loop, options, (unsigned)number);
 }
 
-/* One processor at least is left to the loops where there are several. */
-static int count_workers(const struct srv_loops_options *options)
-{
-	return options->threads > 1 ? options->threads - 1 : 1;
-}
-
 static bool prepare(struct srv_loops *loops, const struct srv_loops_options *options)
 {
-	int workers = count_workers(options);
+	int workers = options->threads; /* one batch may have every processor: loops come first by their priority */
 
 	loops->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	loops->contexts = calloc((size_t)(options->threads + workers), sizeof(struct srv_context *));
@@ -230,7 +224,7 @@ struct srv_loops *srv_loops_start(struct srv_service *service, const struct srv_
 	if (!prepared && loops->loop && loops->count < options->threads)
 		loops->count++; /* the one that failed half way */
 	service->contexts = loops->contexts;
-	service->context_count = prepared ? loops->count + count_workers(options) : 0;
+	service->context_count = prepared ? loops->count + options->threads : 0;
 	for (int i = 0; prepared && i < loops->count; i++)
 		prepared = start_thread(&loops->loop[i]);
 	if (prepared)

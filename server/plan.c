@@ -18,7 +18,7 @@ struct plan_stream {
 	enum srv_format format;
 	struct cfg_search *search;
 	size_t written;
-	bool begun, ended;
+	bool begun;
 };
 
 /* A plan without its objects. */
@@ -190,8 +190,9 @@ static void write_end(struct plan_stream *plans, struct srv_buffer *buffer)
 
 /* ---- the stream */
 
-/* A slice of the search. Between plans JSON has room for a blank: a part may not be empty. */
-static bool next_part(struct srv_stream *stream, struct srv_context *context, struct srv_buffer *buffer)
+/* A slice of the search. Between plans JSON has room for a blank, which tells the client that it goes on. */
+static bool next_part(struct srv_stream *stream, struct srv_span *span, struct srv_context *context,
+		      struct srv_buffer *buffer)
 {
 	struct plan_stream *plans = (struct plan_stream *)stream;
 	struct est_arena *arena = &context->arena;
@@ -199,28 +200,24 @@ static bool next_part(struct srv_stream *stream, struct srv_context *context, st
 	enum cfg_progress progress;
 	struct cfg_plan plan;
 
-	if (plans->ended)
-		return false;
+	(void)span;
 	plans->context = context;
 	cfg_json_out_of_memory();
 	if (!plans->begun)
 		write_begin(plans, buffer);
 	plans->begun = true;
-	do {
-		est_arena_init(arena, context->arena_base, arena->size);
-		progress = cfg_search_advance(plans->search, SLICE_LAYERS, arena, &plan);
-	} while (progress == CFG_SEARCHING && !blanks);
-	if (progress == CFG_SEARCHING)
+	est_arena_init(arena, context->arena_base, arena->size);
+	progress = cfg_search_advance(plans->search, SLICE_LAYERS, arena, &plan);
+	if (progress == CFG_SEARCHING && blanks)
 		srv_buffer_add_byte(buffer, ' ');
 	if (progress == CFG_FOUND)
 		write_plan(plans, &plan, buffer);
 	if (progress == CFG_SEARCH_NO_MEMORY)
 		buffer->failed = true;
-	plans->ended = progress == CFG_SEARCHED || progress == CFG_SEARCH_NO_MEMORY;
 	if (progress == CFG_SEARCHED)
 		write_end(plans, buffer);
 	buffer->failed = buffer->failed || cfg_json_is_short();
-	return !plans->ended || blanks || buffer->length > 0;
+	return progress == CFG_SEARCHING || progress == CFG_FOUND;
 }
 
 static void destroy(struct srv_stream *stream)
@@ -257,7 +254,8 @@ static void begin_stream(struct srv_call *call, const json_t *body)
 		srv_reply_refusal(call->reply, &call->context->faults);
 		return;
 	}
-	*plans = (struct plan_stream){ .stream = { next_part, destroy, srv_edition_hold(call->context->edition) },
+	*plans = (struct plan_stream){ .stream = { .next = next_part, .destroy = destroy,
+						   .edition = srv_edition_hold(call->context->edition) },
 				       .format = call->format, .search = search };
 	call->reply->stream = &plans->stream;
 	call->reply->content_type = srv_format_media_type(call->format);

@@ -9,8 +9,7 @@
 
 enum {
 	STACK_SIZE = 1024 * 1024,
-	PART_SIZE = 64 * 1024,      /* a part is worth sending from here on, */
-	PART_NANOSECONDS = 10000000, /* or after so long */
+	PART_NANOSECONDS = 10000000, /* a part is worth sending after so long, or when it is long */
 	NICENESS = 5                /* loops come first where processors are short */
 };
 
@@ -21,11 +20,15 @@ struct worker {
 	bool started;
 };
 
+struct queue {
+	struct srv_job *first, **last;
+};
+
 struct srv_pool {
 	struct srv_service *service;
-	pthread_mutex_t lock;      /* of the queue */
+	pthread_mutex_t lock;      /* of the queues */
 	pthread_cond_t queued;
-	struct srv_job *first, **last;
+	struct queue awaited, ahead;
 	bool stopping;
 	atomic_bool cancelled;
 	int most, count;
@@ -104,9 +107,9 @@ static void make_parts(struct srv_context *context, struct srv_job *job)
 {
 	uint64_t begun = now();
 
-	do
-		job->ended = !srv_stream_part(job->stream, context, &job->buffer);
-	while (!job->ended && !job->buffer.failed && job->buffer.length < PART_SIZE && now() - begun < PART_NANOSECONDS);
+	while (!job->ended && !job->buffer.failed && job->buffer.length < SRV_PART_SIZE && !atomic_load(&job->stream->left)
+	       && now() - begun < PART_NANOSECONDS)
+		job->ended = !srv_stream_part(job->stream, &job->span, context, &job->buffer);
 }
 
 static void do_job(struct worker *worker, struct srv_job *job)
@@ -122,20 +125,42 @@ static void do_job(struct worker *worker, struct srv_job *job)
 	put_back(job);
 }
 
+/* ---- queues */
+
+static void queue_init(struct queue *queue)
+{
+	*queue = (struct queue){ .last = &queue->first };
+}
+
+static void append(struct queue *queue, struct srv_job *job)
+{
+	job->next = NULL;
+	*queue->last = job;
+	queue->last = &job->next;
+}
+
+/* What link, of the queue, points to. */
+static struct srv_job *unlink_job(struct queue *queue, struct srv_job **link)
+{
+	struct srv_job *job = *link;
+
+	*link = job->next;
+	if (!job->next)
+		queue->last = link;
+	return job;
+}
+
 /* The next job, waited for; NULL when the pool stops. */
 static struct srv_job *take(struct srv_pool *pool)
 {
+	struct queue *queue;
 	struct srv_job *job;
 
 	pthread_mutex_lock(&pool->lock);
-	while (!pool->first && !pool->stopping)
+	while (!pool->awaited.first && !pool->ahead.first && !pool->stopping)
 		pthread_cond_wait(&pool->queued, &pool->lock);
-	job = pool->first;
-	if (job) {
-		pool->first = job->next;
-		if (!pool->first)
-			pool->last = &pool->first;
-	}
+	queue = pool->awaited.first ? &pool->awaited : &pool->ahead;
+	job = queue->first ? unlink_job(queue, &queue->first) : NULL;
 	pthread_mutex_unlock(&pool->lock);
 	return job;
 }
@@ -152,13 +177,33 @@ static void *run(void *argument)
 	return NULL;
 }
 
+static void put(struct srv_pool *pool, struct queue *queue, struct srv_job *job)
+{
+	pthread_mutex_lock(&pool->lock);
+	append(queue, job);
+	pthread_cond_signal(&pool->queued);
+	pthread_mutex_unlock(&pool->lock);
+}
+
 void srv_pool_do(struct srv_pool *pool, struct srv_job *job)
 {
-	job->next = NULL;
+	put(pool, &pool->awaited, job);
+}
+
+void srv_pool_do_ahead(struct srv_pool *pool, struct srv_job *job)
+{
+	put(pool, &pool->ahead, job);
+}
+
+void srv_pool_hurry(struct srv_pool *pool, struct srv_job *job)
+{
+	struct srv_job **link;
+
 	pthread_mutex_lock(&pool->lock);
-	*pool->last = job;
-	pool->last = &job->next;
-	pthread_cond_signal(&pool->queued);
+	for (link = &pool->ahead.first; *link && *link != job; link = &(*link)->next)
+		continue;
+	if (*link)
+		append(&pool->awaited, unlink_job(&pool->ahead, link)); /* else a worker has it */
 	pthread_mutex_unlock(&pool->lock);
 }
 
@@ -178,6 +223,11 @@ void srv_pool_leave(struct srv_pool *pool)
 void srv_pool_cancel(struct srv_pool *pool)
 {
 	atomic_store(&pool->cancelled, true);
+}
+
+int srv_pool_threads(const struct srv_pool *pool)
+{
+	return pool->count;
 }
 
 struct srv_context *srv_pool_context(const struct srv_pool *pool, int i)
@@ -211,7 +261,8 @@ struct srv_pool *srv_pool_create(struct srv_service *service, int threads, int m
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_cond_init(&pool->queued, NULL);
 	pool->service = service;
-	pool->last = &pool->first;
+	queue_init(&pool->awaited);
+	queue_init(&pool->ahead);
 	pool->most = most;
 	atomic_store(&service->most_long_requests, most);
 	pool->worker = calloc((size_t)threads, sizeof *pool->worker);

@@ -1,19 +1,22 @@
 #!/usr/bin/python3
-"""What a service costs that serves nobody yet, and what a batch saves. Used by script/bench.
+"""What a service costs that serves nobody yet, what a batch saves, and what a second worker. Used by script/bench.
 
     bench_service.py VRAMCAST CATALOG
 """
+import contextlib
 import json
 import os
 import re
 import statistics
 import sys
+import threading
 import time
 
 import harness
 from harness import Service, get, post, read_one, resident_kib
 
-ROUNDS, SINGLES = 7, 500
+ROUNDS, SINGLES, SWEEP, SWEEP_ROUNDS = 7, 500, 10000, 5
+SPAN = SWEEP * SWEEP_ROUNDS  # of the lengths that are swept
 RULE = {"model": "llama-3.1-8b", "gpus": "h100-sxm5-80gb", "accounting": "rule_of_thumb"}
 REPLAY = {"model": "llama-3.1-8b", "gpus": "h100-sxm5-80gb", "gradient_checkpointing": True}
 
@@ -69,6 +72,43 @@ def compare(service, name, request, form, path, start):
              statistics.median(row[1] for row in singles)))
 
 
+def sweep(service, lengths):
+    body = {"request": REPLAY, "sweep": {"sequence_length": list(lengths)}}
+    with service.connect(600) as connection:
+        connection.sendall(post(json.dumps(body).encode(), path=b"/estimates?format=ndjson"))
+        answer = read_one(connection)[0]
+    assert answer.status == 200 and answer.body.count(b"\n") == len(lengths), answer.body[:200]
+
+
+def seconds_of(*work):
+    """Of all of it at once: (service, lengths) each."""
+    begun = time.perf_counter()
+    asking = [threading.Thread(target=sweep, args=row) for row in work]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    return time.perf_counter() - begun
+
+
+def second_worker():
+    """A sweep by one worker; by two; and half of it each by two services of one worker, for what the machine has to give. No
+    length twice."""
+    with contextlib.ExitStack() as stack:
+        one, other, both = (stack.enter_context(Service("--threads", count, log=os.open(os.devnull, os.O_WRONLY)))
+                            for count in ("1", "1", "2"))
+        rows = []
+        for number in range(SWEEP_ROUNDS):
+            first, half, last = (64 + SWEEP * number + part for part in (0, SWEEP // 2, SWEEP))
+            alone, together, apart = (seconds_of(*work) for work in (
+                [(one, range(first, last))], [(both, range(first, last))],
+                [(one, range(first + SPAN, half + SPAN)), (other, range(half + SPAN, last + SPAN))]))
+            rows.append((alone / together, alone / apart))
+            print("    %.2f s by one worker, %.2f by two, %.2f by two services of one" % (alone, together, apart))
+    print("sweep of %d: %.2f times as fast with two workers as with one, where two services of one worker gain %.2f (medians of %d)"
+          % (SWEEP, *(statistics.median(ratios) for ratios in zip(*rows)), SWEEP_ROUNDS))
+
+
 def main():
     rows = [start_to_ready() for _ in range(ROUNDS)]
     print("start to ready: %.1f ms, %.1f ms of processor time; resident then: %.1f MiB (medians of %d)"
@@ -78,6 +118,7 @@ def main():
         compare(service, "rule of thumb, whole answers", RULE, b"", b"/estimates", 0)
         compare(service, "rule of thumb, a row each", RULE, b"?format=csv", b"/estimates?format=csv", 20000)
         compare(service, "replayed, a row each", REPLAY, b"?format=csv", b"/estimates?format=csv", 40000)
+    second_worker()
 
 
 if __name__ == "__main__":

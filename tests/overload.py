@@ -5,6 +5,7 @@
 """
 import contextlib
 import json
+import pathlib
 import signal
 import socket
 import sys
@@ -68,6 +69,60 @@ def long_requests_take_turns():
         first.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             assert b"\r\n0\r\n\r\n" not in first.recv(1 << 20), "it had ended"
+
+
+def processor_time(process, nice):
+    """Nanoseconds that each thread of that niceness ran."""
+    times = []
+    for task in pathlib.Path("/proc/%d/task" % process.pid).iterdir():
+        if int((task / "stat").read_text().rpartition(") ")[2].split()[16]) == nice:
+            times.append(int((task / "schedstat").read_text().split()[0]))
+    return times
+
+
+@own
+def one_batch_has_every_worker_and_comes_in_its_order():
+    """With faults in between, in every format: what several threads make is what one makes."""
+    requests = [{"model": CONFIG, "gpus": "t4", "sequence_length": 8 + i * 8, "micro_batch_size": i % 50} for i in range(1500)]
+    body = json.dumps({"requests": requests + [7, {"model": "nobody"}] + requests[:7]}).encode()
+    with Service("--threads", "1") as alone, Service("--threads", "4") as many:
+        for form, count in ((b"json", b'"required_bytes"'), (b"csv", b",200,,"), (b"ndjson", b'"status":200'), (b"records", b'"status":200')):
+            one, other = (service.one(post(body, path=b"/estimates?format=" + form)) for service in (alone, many))
+            assert one.status == 200 and one.body.count(count) == 1476, one.body.count(count)
+            assert one.body == other.body, form
+        workers = processor_time(many.process, 5)
+        assert len(workers) == 4 and min(workers) > sum(workers) / 40, workers
+
+
+@own
+def a_batch_that_is_left_leaves_its_workers_to_others():
+    with Service("--threads", "3") as service:
+        for number in range(20):
+            with contextlib.ExitStack() as stack:
+                connection, = begin(stack, service, sweep(9000, CONFIG, b"/estimates"))
+                connection.recv(number * 10000)
+        wait_for(lambda: b"\nvramcast_long_requests 0\n" in service.one(get(b"/metrics")).body, "they stay", 60)
+        assert service.one(sweep(40)).body.count(b'"status":200') == 40
+        before = sum(processor_time(service.process, 5))
+        time.sleep(0.3)
+        assert sum(processor_time(service.process, 5)) - before < 50e6, "somebody works for nobody"
+
+
+@own
+def a_slow_reader_holds_no_more_than_its_share():
+    """Workers run ahead of who does not read by some parts, not by the whole answer (100 MB)."""
+    with Service("--threads", "4", env={"VRAMCAST_DEADLINE_MS": "60000"}) as service, contextlib.ExitStack() as stack:
+        before = harness.resident_kib(service.process)
+        every = {**json.loads(MODEL), "gpus": ["%s" % card["id"] for card in json.loads(service.one(get(b"/gpus")).body)["gpus"]]}
+        asked = post(json.dumps({"request": every, "sweep": {"micro_batch_size": list(range(1, 2001))}}).encode(), path=b"/estimates")
+        begin(stack, service, asked, 4)
+        still = 0
+        while still < 3:
+            spent = sum(processor_time(service.process, 5))
+            time.sleep(0.2)
+            still = still + 1 if sum(processor_time(service.process, 5)) - spent < 10e6 else 0
+        held = harness.resident_kib(service.process) - before
+        assert held < 64 << 10 or harness.is_sanitized(service.process), "%d KiB" % held
 
 
 @own

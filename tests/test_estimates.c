@@ -111,11 +111,13 @@ START_TEST(a_stream_may_be_left_half_way)
 	struct srv_request request = { .method = "POST", .path = "/estimates", .content_type = "application/json",
 				       .body = "{\"requests\":[" T4 "," T4 "]}" };
 	struct srv_buffer buffer = { 0 };
+	struct srv_span span;
 
 	request.body_length = strlen(request.body);
 	srv_route(context, &request, &reply);
 	ck_assert_ptr_nonnull(reply.stream);
-	ck_assert(srv_stream_part(reply.stream, context, &buffer));
+	span = srv_stream_span(reply.stream);
+	ck_assert(srv_stream_part(reply.stream, &span, context, &buffer));
 	ck_assert_msg(!strncmp(buffer.data, "{\"results\":[{\"model\":", 20), "%.40s", buffer.data);
 	srv_reply_drop_stream(&reply); /* a sanitizer sees what is not freed */
 	ck_assert_ptr_null(reply.stream);

@@ -17,14 +17,16 @@ static bool post(const char *path, const char *query, const char *body, size_t l
 {
 	const struct srv_request request = { .method = "POST", .path = path, .query = query,
 					     .content_type = "application/json", .body = body, .body_length = length };
+	struct srv_span span;
 	bool more = true;
 
 	srv_route(served_context(), &request, reply);
 	fuzz_require(served_status_is_fit(reply->status), "status %d", reply->status);
 	if (!reply->stream)
 		return true;
+	span = srv_stream_span(reply->stream);
 	for (int i = 0; i < PARTS_MAX && more; i++)
-		more = srv_stream_part(reply->stream, served_context(), reply->buffer);
+		more = srv_stream_part(reply->stream, &span, served_context(), reply->buffer);
 	fuzz_require(!reply->buffer->failed, "memory is said to be short");
 	srv_reply_drop_stream(reply);
 	return !more;
