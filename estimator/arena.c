@@ -10,6 +10,13 @@ void est_arena_init(struct est_arena *arena, void *base, size_t size)
 	arena->size = size;
 	arena->used = 0;
 	arena->exhausted = false;
+	arena->memo = NULL;
+}
+
+void est_arena_clear(struct est_arena *arena)
+{
+	arena->used = 0;
+	arena->exhausted = false;
 }
 
 void *est_arena_reserve(struct est_arena *arena, size_t count, size_t size)

@@ -21,6 +21,7 @@
 #define WORD(list, otherwise) .kind = EST_FIELD_WORD, .words = list, .fallback = otherwise
 #define VERSION .kind = EST_FIELD_VERSION, .max = 999999
 #define BY_FRAMEWORK .by_framework = true
+#define ANSWERS .when = EST_NEVER_ASSUMED, .answers = true
 #define WHEN(condition) .when = EST_##condition
 
 /* Upper ends keep every product that the estimator forms below 2^63; est_check() bounds batch x length. */
@@ -190,14 +191,14 @@ const struct est_field est_request_fields[] = {
 	  .doc = "The accelerators to judge; all when absent." },
 	{ NOWHERE(gpu_memory_bytes), .kind = EST_FIELD_BYTES, .min = 1, .max = 1125899906842624.0, WHEN(NEVER_ASSUMED),
 	  .doc = "Memory of cards to judge that are not in the catalogue." },
-	{ TOP(headroom_fraction), REAL(0, 0.5, 0), WHEN(NEVER_ASSUMED),
+	{ TOP(headroom_fraction), REAL(0, 0.5, 0), ANSWERS,
 	  .doc = "Share of each card's memory to leave free." },
 	{ TOP(include), .kind = EST_FIELD_WORDS, .words = est_include_words, .fallback = EST_INCLUDE_ALL,
-	  WHEN(NEVER_ASSUMED),
+	  ANSWERS,
 	  .doc = "Parts of the answer that cost more than the verdict: all for one, none for many; limits and advice by name only." },
-	{ TOP(timeline), WORD(est_timeline_words, EST_TIMELINE_PHASES), WHEN(NEVER_ASSUMED),
+	{ TOP(timeline), WORD(est_timeline_words, EST_TIMELINE_PHASES), ANSWERS,
 	  .doc = "How finely the timeline is told: by phases, or full, by layers within them, to draw the step." },
-	{ TOP(explain), BOOL(false), WHEN(NEVER_ASSUMED),
+	{ TOP(explain), BOOL(false), ANSWERS,
 	  .doc = "Each component of per_gpu is told with its formula in words, its source and its bytes." },
 };
 /* clang-format on */

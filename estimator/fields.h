@@ -46,6 +46,7 @@ struct est_field {
 	double fallback;               /* value (or word value, or bits) when absent */
 	bool required;
 	enum est_when when;
+	bool answers;                  /* says how to answer: what is run does not depend on it */
 	bool by_framework;             /* the default depends on other fields; fallback is transformers' */
 	const char *doc;               /* one sentence, ends with a full stop */
 };

@@ -8,6 +8,7 @@
 #include "estimator/floor.h"
 #include "estimator/expert_parallel.h"
 #include "estimator/framework.h"
+#include "estimator/memo.h"
 #include "estimator/notes.h"
 #include "estimator/outcome.h"
 #include "estimator/pipeline.h"
@@ -192,6 +193,25 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	return complete;
 }
 
+/* The same, remembered where the thread has come to it before. What only the verdicts of some cards depend on is not, nor what
+ * draws points. */
+static bool recall(struct run *run, const uint64_t shards[EST_CATEGORIES], enum est_sdpa_choice sdpa, enum effort effort,
+		   struct est_outcome *outcome)
+{
+	struct est_memo *memo = run->arena->memo;
+	struct est_key key;
+
+	if (!memo || effort == VERDICTS || run->points)
+		return evaluate(run, shards, sdpa, effort, outcome);
+	est_key_write(&key, run->request, run->model, sdpa, shards, (int)effort);
+	if (est_memo_find(memo, &key, outcome))
+		return true;
+	if (!evaluate(run, shards, sdpa, effort, outcome))
+		return false;
+	est_memo_keep(memo, &key, outcome);
+	return true;
+}
+
 /* effort: when it is not there yet. */
 static struct est_outcome *outcome_for(struct run *run, const struct est_gpu *gpu, enum effort effort)
 {
@@ -200,7 +220,7 @@ static struct est_outcome *outcome_for(struct run *run, const struct est_gpu *gp
 	uint64_t shards[EST_CATEGORIES];
 
 	est_sharding_shares(run->request, shards);
-	if (!outcome->traced && !evaluate(run, shards, sdpa, effort, outcome))
+	if (!outcome->traced && !recall(run, shards, sdpa, effort, outcome))
 		return NULL;
 	return outcome;
 }
@@ -232,7 +252,7 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 	request.parallelism = alone;
 	if (request.loss == EST_LOSS_VOCAB_PARALLEL)
 		request.loss = EST_LOSS_STANDARD;
-	if (!evaluate(&single, whole, est_device_sdpa(gpu, run->request), PEAK, &outcome))
+	if (!recall(&single, whole, est_device_sdpa(gpu, run->request), PEAK, &outcome))
 		return false;
 	est_outcome_rows(&outcome, gpu, &alone, &report->single_gpu);
 	return true;

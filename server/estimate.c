@@ -29,7 +29,7 @@ bool srv_run(struct srv_context *context)
 {
 	const struct cfg_request *request = &context->request;
 
-	est_arena_init(&context->arena, context->arena.base, context->arena.size);
+	est_arena_clear(&context->arena);
 	if (!est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
 		     &context->report))
 		return false;

@@ -206,7 +206,7 @@ static bool next_part(struct srv_stream *stream, struct srv_span *span, struct s
 	if (!plans->begun)
 		write_begin(plans, buffer);
 	plans->begun = true;
-	est_arena_init(arena, context->arena_base, arena->size);
+	est_arena_clear(arena);
 	progress = cfg_search_advance(plans->search, SLICE_LAYERS, arena, &plan);
 	if (progress == CFG_SEARCHING && blanks)
 		srv_buffer_add_byte(buffer, ' ');

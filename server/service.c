@@ -5,7 +5,7 @@
 #include "server/handlers.h"
 #include "server/report.h"
 
-enum { BUFFER_START = 16 * 1024 };
+enum { BUFFER_START = 16 * 1024, OUTCOMES_SIZE = 2 * 1024 * 1024 };
 
 void srv_service_init(struct srv_service *service, struct srv_edition *edition, const char *const *origins,
 		      int origin_count)
@@ -104,11 +104,14 @@ struct srv_context *srv_context_create(struct srv_service *service)
 	srv_context_refresh(context);
 	context->id_state = random_seed(context);
 	context->arena_base = malloc(size ? size : 1);
-	if (!context->edition || !context->arena_base || !srv_buffer_reserve(&context->buffer, BUFFER_START)) {
+	context->outcomes_base = malloc(OUTCOMES_SIZE);
+	if (!context->edition || !context->arena_base || !context->outcomes_base || !srv_buffer_reserve(&context->buffer, BUFFER_START)) {
 		srv_context_destroy(context);
 		return NULL;
 	}
 	est_arena_init(&context->arena, context->arena_base, size);
+	est_memo_init(&context->outcomes, context->outcomes_base, OUTCOMES_SIZE);
+	context->arena.memo = &context->outcomes;
 	return context;
 }
 
@@ -120,6 +123,7 @@ void srv_context_destroy(struct srv_context *context)
 	srv_memo_finish(&context->memo);
 	srv_edition_release(context->edition);
 	free(context->rows);
+	free(context->outcomes_base);
 	free(context->arena_base);
 	free(context);
 }

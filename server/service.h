@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include "config/advice.h"
+#include "estimator/memo.h"
 #include "server/edition.h"
 #include "server/memo.h"
 #include "server/metrics.h"
@@ -35,6 +36,8 @@ struct srv_context {
 	struct srv_buffer buffer;        /* the answer being written */
 	struct est_arena arena;
 	void *arena_base;
+	struct est_memo outcomes;        /* of the arena: of runs with the same parameters */
+	void *outcomes_base;
 	const void **rows;               /* room for the rows of the longest list or of a verdict, row_count of them */
 	size_t row_count;
 	struct cfg_request request;      /* large: kept off the stack */
@@ -45,7 +48,7 @@ struct srv_context {
 	size_t advice_count;
 	struct cfg_advice advice[CFG_ADVICE_MAX];
 	struct est_faults faults;
-	struct srv_memo memo;            /* of POST /estimate */
+	struct srv_memo memo;            /* of POST /estimate: answers to the same bytes */
 	uint64_t id_state;               /* of the request ids that are made here */
 	struct srv_metrics metrics;
 };
