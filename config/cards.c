@@ -53,7 +53,7 @@ static bool check_list(const json_t *value, size_t most, const char *what, const
 
 static void item_pointer(char place[EST_POINTER_MAX], const char *pointer, size_t index)
 {
-	snprintf(place, EST_POINTER_MAX, "%s", pointer);
+	est_copy_text(place, EST_POINTER_MAX, pointer);
 	cfg_pointer_add_index(place, index);
 }
 
@@ -124,6 +124,8 @@ static void take_all_cards(const struct cfg_catalog *catalog, struct cfg_request
 	for (i = 0; i < count && ret->card_count < CFG_CARDS_MAX; i++)
 		if (&cards[i] != first)
 			ret->cards[ret->card_count++] = &cards[i].gpu;
+	for (i = 0; i < ret->card_count; i++)
+		ret->card_words[i] = NULL;
 	est_note_add(&ret->notes, "/gpus", "all", "no card is named: every one of the catalogue is judged, "
 		     "and the peak is told for %s", ret->card_count ? ret->cards[0]->id : "none");
 }
@@ -132,8 +134,10 @@ void cfg_finish_cards(const struct cfg_catalog *catalog, size_t size_count, stru
 {
 	size_t i;
 
-	for (i = 0; i < size_count; i++)
+	for (i = 0; i < size_count; i++) {
+		ret->card_words[ret->card_count] = NULL;
 		ret->cards[ret->card_count++] = &ret->sizes[i];
+	}
 	if (size_count)
 		est_note_add(&ret->notes, "/gpu_memory_bytes", "sm_90", "a card of which only the memory is known is "
 			     "judged as an NVIDIA card of compute capability 9.0, all of its memory usable");

@@ -43,12 +43,12 @@ static bool complain(const struct complaint *complaint, const json_t *row, const
 /* Names are compared without regard to case, and "NVIDIA A10" is nvidia_a10 is nvidia-a10. */
 static int fold(char letter)
 {
-	return letter == ' ' || letter == '_' ? '-' : tolower((unsigned char)letter);
+	return letter == ' ' || letter == '_' ? '-' : letter >= 'A' && letter <= 'Z' ? letter - 'A' + 'a' : (unsigned char)letter;
 }
 
 static int compare_text(const char *a, const char *b)
 {
-	while (*a && fold(*a) == fold(*b)) {
+	while (*a && (*a == *b || fold(*a) == fold(*b))) {
 		a++;
 		b++;
 	}

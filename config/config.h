@@ -58,7 +58,7 @@ bool cfg_read_model(const json_t *value, const char *pointer, const struct cfg_c
 enum { CFG_CARDS_MAX = 512, CFG_SIZES_MAX = 64 };
 /* Pointers of values in "from" that were not used: total of them, the first count in text, each ended by NUL. */
 struct cfg_ignored {
-	bool listed;                                  /* something is from a file */
+	bool listed;                                  /* there is a file */
 	size_t total, count, used;
 	char text[16384];
 };

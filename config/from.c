@@ -307,10 +307,6 @@ bool cfg_from_read(struct cfg_from *from, struct cfg_reader *reader, const char 
 	from->reader = reader;
 	from->base = base;
 	for (i = 0; i < CFG_FORMATS; i++)
-		reader->ret->ignored.listed = reader->ret->ignored.listed || reader->files[i];
-	if (!reader->ret->ignored.listed)
-		return true;
-	for (i = 0; i < CFG_FORMATS; i++)
 		if (reader->files[i])
 			read_format(from, i);
 	if (reader->faults->count > faults)

@@ -60,10 +60,11 @@ static void read_member(struct cfg_reader *reader, const char *prefix, const cha
 {
 	const struct est_field *field;
 	char name[96];
-	int length = snprintf(name, sizeof(name), "%s%s", prefix, key);
+	size_t length = est_copy_text(name, sizeof(name), prefix);
 
+	length += est_copy_text(name + length, sizeof(name) - length, key);
 	field = est_field_find(name);
-	if (length >= (int)sizeof(name) || strchr(key, '.') || (!field && !is_group(name))) {
+	if (length + 1 >= sizeof(name) || strchr(key, '.') || (!field && !is_group(name))) {
 		fault_unknown(reader, prefix, key, pointer);
 	} else if (json_is_null(value)) {
 		return;
@@ -71,7 +72,7 @@ static void read_member(struct cfg_reader *reader, const char *prefix, const cha
 		cfg_read_value(reader, field, value, pointer);
 		est_request_name(&reader->ret->request, field);
 	} else if (json_is_object(value)) {
-		snprintf(name + length, sizeof(name) - (size_t)length, ".");
+		est_copy_text(name + length, sizeof(name) - length, ".");
 		read_group(reader, value, name, pointer);
 	} else if (!read_group_word(reader, name, value)) {
 		est_fault_add(reader->faults, pointer, EST_WRONG_TYPE, "must be an object");
@@ -86,7 +87,7 @@ static void read_group(struct cfg_reader *reader, const json_t *object, const ch
 	json_object_foreach(cfg_json_iterable(object), key, value) {
 		char place[EST_POINTER_MAX];
 
-		snprintf(place, sizeof(place), "%s", pointer);
+		est_copy_text(place, sizeof(place), pointer);
 		cfg_pointer_add(place, key);
 		read_member(reader, prefix, key, value, place);
 	}
@@ -113,7 +114,8 @@ static bool check(struct cfg_request *request, const struct cfg_from *from, cons
 	size_t i = faults->count;
 	bool right = est_check(&request->request, &request->model, faults);
 
-	cfg_from_point(from, faults, i);
+	if (from)
+		cfg_from_point(from, faults, i);
 	for (; *base && i < faults->count && i < EST_FAULTS_MAX; i++) {
 		char inside[EST_POINTER_MAX];
 
@@ -125,29 +127,52 @@ static bool check(struct cfg_request *request, const struct cfg_from *from, cons
 	return right;
 }
 
+/* An empty request: the lists, which are large, have no items, and are left as they are. */
+static void begin(struct cfg_request *ret)
+{
+	est_request_init(&ret->request);
+	memset(&ret->model, 0, sizeof(ret->model));
+	ret->notes.count = ret->warnings.count = 0;
+	ret->ignored.listed = false;
+	ret->ignored.total = ret->ignored.count = ret->ignored.used = 0;
+	ret->card_count = 0;
+	ret->cards_named = false;
+}
+
+/* What follows from the fields; from: the files they are from too, or NULL. before: the faults there were. */
+static bool finish(struct cfg_reader *reader, const struct cfg_from *from, const char *base, size_t before)
+{
+	struct cfg_request *ret = reader->ret;
+	struct cfg_reasons reasons;
+
+	require_fields(reader, base);
+	if (reader->faults->count > before)
+		return false;
+	cfg_finish_cards(reader->catalog, reader->size_count, ret);
+	cfg_defaults_apply(&ret->request, &ret->model, &reasons);
+	cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
+	cfg_warn_of_versions(&ret->request, &ret->warnings);
+	return check(ret, from, base, reader->faults) && !cfg_json_is_short();
+}
+
+static bool finish_with_files(struct cfg_reader *reader, const char *base, size_t before)
+{
+	struct cfg_from from; /* large, and seldom needed */
+
+	return cfg_from_read(&from, reader, base) && finish(reader, &from, base, before);
+}
+
 bool cfg_read_request(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
 		      struct est_faults *faults)
 {
 	struct cfg_reader reader = { .catalog = catalog, .ret = ret, .faults = faults };
-	struct cfg_reasons reasons;
-	struct cfg_from from;
 	size_t before = faults->count;
 
-	memset(ret, 0, sizeof(*ret));
-	est_request_init(&ret->request);
+	begin(ret);
 	if (!json_is_object(body)) {
 		est_fault_add(faults, base, EST_WRONG_TYPE, "must be an object");
 		return false;
 	}
 	read_group(&reader, body, "", base);
-	if (!cfg_from_read(&from, &reader, base))
-		return false;
-	require_fields(&reader, base);
-	if (faults->count > before)
-		return false;
-	cfg_finish_cards(catalog, reader.size_count, ret);
-	cfg_defaults_apply(&ret->request, &ret->model, &reasons);
-	cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
-	cfg_warn_of_versions(&ret->request, &ret->warnings);
-	return check(ret, &from, base, faults) && !cfg_json_is_short();
+	return ret->ignored.listed ? finish_with_files(&reader, base, before) : finish(&reader, NULL, base, before);
 }

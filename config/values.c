@@ -8,7 +8,10 @@
 typedef void read_field(struct cfg_reader *reader, const struct est_field *field, const json_t *value,
 			const char *pointer);
 
-enum { EXACT_BITS = 53 }; /* whole numbers up to 2^53 survive a double, and JavaScript */
+enum {
+	EXACT_BITS = 53, /* whole numbers up to 2^53 survive a double, and JavaScript */
+	RANGE_MAX = 80
+};
 
 bool cfg_json_whole(const json_t *value, double *ret)
 {
@@ -62,17 +65,17 @@ const struct est_word *cfg_word_find(const struct est_word *words, const json_t 
 static void read_int(struct cfg_reader *reader, const struct est_field *field, const json_t *value, const char *pointer)
 {
 	const struct est_word *word = cfg_word_find(field->words, value);
-	char range[80];
+	char range[RANGE_MAX];
 	double number;
 
-	range_text(field, range, sizeof(range));
 	if (word)
 		set(reader, field, word->value);
 	else if (!json_is_number(value))
-		est_fault_add(reader->faults, pointer, EST_WRONG_TYPE, "must be a whole number %s%s", range,
-			      field->words ? " or \"auto\"" : "");
+		est_fault_add(reader->faults, pointer, EST_WRONG_TYPE, "must be a whole number %s%s",
+			      range_text(field, range, sizeof(range)), field->words ? " or \"auto\"" : "");
 	else if (!cfg_json_whole(value, &number) || !is_in_range(field, number))
-		est_fault_add(reader->faults, pointer, EST_OUT_OF_RANGE, "must be a whole number %s", range);
+		est_fault_add(reader->faults, pointer, EST_OUT_OF_RANGE, "must be a whole number %s",
+			      range_text(field, range, sizeof(range)));
 	else
 		set(reader, field, number);
 }
@@ -80,13 +83,14 @@ static void read_int(struct cfg_reader *reader, const struct est_field *field, c
 static void read_real(struct cfg_reader *reader, const struct est_field *field, const json_t *value,
 		      const char *pointer)
 {
-	char range[80];
+	char range[RANGE_MAX];
 
-	range_text(field, range, sizeof(range));
 	if (!json_is_number(value))
-		est_fault_add(reader->faults, pointer, EST_WRONG_TYPE, "must be a number %s", range);
+		est_fault_add(reader->faults, pointer, EST_WRONG_TYPE, "must be a number %s",
+			      range_text(field, range, sizeof(range)));
 	else if (!is_in_range(field, json_number_value(value)))
-		est_fault_add(reader->faults, pointer, EST_OUT_OF_RANGE, "must be a number %s", range);
+		est_fault_add(reader->faults, pointer, EST_OUT_OF_RANGE, "must be a number %s",
+			      range_text(field, range, sizeof(range)));
 	else
 		set(reader, field, json_number_value(value));
 }
@@ -292,6 +296,7 @@ static void read_file(struct cfg_reader *reader, const struct est_field *field, 
 	for (i = 0; i < CFG_FORMATS; i++)
 		if (!strcmp(field->name + strlen("from."), cfg_from_formats[i]->name))
 			reader->files[i] = value;
+	reader->ret->ignored.listed = true;
 }
 
 static read_field *const readers[] = {

@@ -3,14 +3,15 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include "estimator/slots.h"
+
+#include "estimator/field_slots.inc" /* slots */
 
 const struct est_field *est_field_find(const char *name)
 {
-	size_t i;
-
-	for (i = 0; i < est_request_field_count; i++)
-		if (est_request_fields[i].name[0] == name[0] && !strcmp(est_request_fields[i].name, name))
-			return &est_request_fields[i];
+	for (size_t at = est_slot(name); slots[at]; at = (at + 1) % EST_SLOTS)
+		if (!strcmp(est_request_fields[slots[at] - 1].name, name))
+			return &est_request_fields[slots[at] - 1];
 	return NULL;
 }
 
@@ -138,7 +139,22 @@ static void write_checkpointing(const struct est_request *request, char *text, s
 	else if (request->checkpointing == EST_CHECKPOINT_SELECTIVE)
 		snprintf(text, size, "selective %s", est_word_name(est_selective_words, (int)request->selective));
 	else
-		snprintf(text, size, "%s", est_word_name(est_checkpointing_words, (int)request->checkpointing));
+		est_copy_text(text, size, est_word_name(est_checkpointing_words, (int)request->checkpointing));
+}
+
+/* As printf() would, in a fraction of the time. */
+static void write_whole(int64_t value, char *text, size_t size)
+{
+	char digits[24], *at = digits + sizeof(digits);
+	uint64_t left = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+
+	*--at = '\0';
+	do
+		*--at = (char)('0' + left % 10);
+	while (left /= 10);
+	if (value < 0)
+		*--at = '-';
+	est_copy_text(text, size, at);
 }
 
 static void write_number(const struct est_field *field, double value, char *text, size_t size)
@@ -148,9 +164,11 @@ static void write_number(const struct est_field *field, double value, char *text
 	const char *word = worded ? est_word_name(field->words, (int)value) : "";
 
 	if (*word)
-		snprintf(text, size, "%s", word);
+		est_copy_text(text, size, word);
+	else if (field->kind == EST_FIELD_INT)
+		write_whole((int64_t)value, text, size);
 	else
-		snprintf(text, size, "%.*g", field->kind == EST_FIELD_REAL ? 6 : 16, value);
+		snprintf(text, size, "%g", value);
 }
 
 const char *est_field_text(const struct est_field *field, const struct est_request *request, char *text, size_t size)
@@ -160,7 +178,7 @@ const char *est_field_text(const struct est_field *field, const struct est_reque
 	text[0] = '\0';
 	switch (field->kind) {
 	case EST_FIELD_BOOL:
-		snprintf(text, size, "%s", value != 0 ? "true" : "false");
+		est_copy_text(text, size, value != 0 ? "true" : "false");
 		break;
 	case EST_FIELD_WORDS:
 		join_bits(field->words, (unsigned)value, text, size);

@@ -11,20 +11,21 @@
 
 enum { EST_KEY_MAX = 8192, EST_MEMO_BUCKETS = 1024 };
 
-struct est_memo {
-	char *bytes;
-	uint64_t size;                      /* of the ring */
-	uint64_t end;                       /* position behind the last entry. Positions only grow; the place in the ring is the
-					     * remainder by size, and what is more than size behind the end has been written over */
-	uint64_t bucket[EST_MEMO_BUCKETS];  /* position of the last entry with such a hash, or 0 */
-};
-
 /* Whole numbers one behind the other, in as many bytes as each needs. */
 struct est_key {
 	uint64_t hash;
 	size_t length;
 	bool whole;                         /* there was room for all of it */
 	uint8_t bytes[EST_KEY_MAX];
+};
+
+struct est_memo {
+	char *bytes;
+	uint64_t size;                      /* of the ring */
+	uint64_t end;                       /* position behind the last entry. Positions only grow; the place in the ring is the
+					     * remainder by size, and what is more than size behind the end has been written over */
+	uint64_t bucket[EST_MEMO_BUCKETS];  /* position of the last entry with such a hash, or 0 */
+	struct est_key key;                 /* room for the one that is being asked for: large, kept off the stack */
 };
 
 /* Wraps size bytes at bytes (aligned for any object), which the caller keeps owning. Nothing is remembered yet. */

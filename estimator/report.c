@@ -1,7 +1,10 @@
 #include "estimator/report.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
+#include <string.h>
+#include "estimator/words.h"
 
 static const char *const category_names[EST_CATEGORIES] = {
 	[EST_WEIGHTS] = "weights",
@@ -55,16 +58,42 @@ const char *est_rank_kind_name(enum est_rank_kind kind)
 	return kind <= EST_LAST_STAGE ? rank_kind_names[kind] : "";
 }
 
+void est_report_init(struct est_report *ret_report)
+{
+	memset(ret_report, 0, offsetof(struct est_report, assumptions));
+	ret_report->assumptions.count = ret_report->warnings.count = 0;
+}
+
+/* A note without detail; NULL when the list is full. */
+static struct est_note *append(struct est_notes *notes, const char *pointer, const char *value)
+{
+	struct est_note *note = notes->count < EST_NOTES_MAX ? &notes->item[notes->count++] : NULL;
+
+	if (!note)
+		return NULL;
+	note->pointer = pointer;
+	est_copy_text(note->value, sizeof(note->value), value);
+	return note;
+}
+
+void est_note_join(struct est_notes *notes, const char *pointer, const char *value, const char *detail, const char *more)
+{
+	struct est_note *note = append(notes, pointer, value);
+	size_t used;
+
+	if (!note)
+		return;
+	used = est_copy_text(note->detail, sizeof(note->detail), detail);
+	est_copy_text(note->detail + used, sizeof(note->detail) - used, more);
+}
+
 void est_note_add(struct est_notes *notes, const char *pointer, const char *value, const char *format, ...)
 {
-	struct est_note *note;
+	struct est_note *note = append(notes, pointer, value);
 	va_list arguments;
 
-	if (notes->count == EST_NOTES_MAX)
+	if (!note)
 		return;
-	note = &notes->item[notes->count++];
-	note->pointer = pointer;
-	snprintf(note->value, sizeof(note->value), "%s", value);
 	va_start(arguments, format);
 	vsnprintf(note->detail, sizeof(note->detail), format, arguments);
 	va_end(arguments);

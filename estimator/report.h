@@ -99,7 +99,7 @@ struct est_report {
 	size_t fit_count;
 	struct est_fit *fits;                /* in the arena, in the order of the cards asked for */
 	bool limited;                        /* their min_gpus and max_* are filled in */
-	struct est_notes assumptions, warnings;
+	struct est_notes assumptions, warnings; /* the last, and large: est_report_init() */
 };
 
 const char *est_category_name(enum est_category category);
@@ -107,8 +107,13 @@ const char *est_phase_name(enum est_phase phase);
 const char *est_verdict_name(enum est_verdict verdict);
 const char *est_rank_kind_name(enum est_rank_kind kind);
 
+/* An empty report: what its lists have room for is left as it is. */
+void est_report_init(struct est_report *ret_report);
+
 /* Appends a note; detail is a printf format. Drops it when the list is full. */
 void est_note_add(struct est_notes *notes, const char *pointer, const char *value, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
+/* The same with two texts, one behind the other, for the detail. */
+void est_note_join(struct est_notes *notes, const char *pointer, const char *value, const char *detail, const char *more);
 
 #endif

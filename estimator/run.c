@@ -149,12 +149,14 @@ static bool choose_rank(struct run *run, const uint64_t shards[EST_CATEGORIES], 
 static bool weigh_without_outliers(const struct run *run, const struct est_model *held, const uint64_t shards[EST_CATEGORIES],
 				   enum est_sdpa_choice sdpa, uint64_t *ret_allocated)
 {
-	struct est_request request = *run->request;
+	struct est_request request;
 	struct run without = { .request = &request, .model = run->model, .arena = run->arena };
+	const struct est_quantization *quantization = &run->request->quantization;
 
 	*ret_allocated = 0;
-	if (request.method != EST_QLORA || request.quantization.type != EST_INT8 || request.quantization.llm_int8_threshold == 0)
+	if (run->request->method != EST_QLORA || quantization->type != EST_INT8 || quantization->llm_int8_threshold == 0)
 		return true;
+	request = *run->request;
 	request.quantization.llm_int8_threshold = 0;
 	return weigh_stage(&without, held, shards, sdpa, ret_allocated);
 }
@@ -199,16 +201,15 @@ static bool recall(struct run *run, const uint64_t shards[EST_CATEGORIES], enum 
 		   struct est_outcome *outcome)
 {
 	struct est_memo *memo = run->arena->memo;
-	struct est_key key;
 
 	if (!memo || effort == VERDICTS || run->points)
 		return evaluate(run, shards, sdpa, effort, outcome);
-	est_key_write(&key, run->request, run->model, sdpa, shards, (int)effort);
-	if (est_memo_find(memo, &key, outcome))
+	est_key_write(&memo->key, run->request, run->model, sdpa, shards, (int)effort);
+	if (est_memo_find(memo, &memo->key, outcome))
 		return true;
 	if (!evaluate(run, shards, sdpa, effort, outcome))
 		return false;
-	est_memo_keep(memo, &key, outcome);
+	est_memo_keep(memo, &memo->key, outcome);
 	return true;
 }
 
@@ -241,7 +242,7 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 {
 	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
 	static const struct est_parallelism alone = { .gpus = 1, .tensor = 1, .pipeline = 1, .context = 1, .expert = 1 };
-	struct est_request request = *run->request;
+	struct est_request request;
 	struct run single = { .request = &request, .model = run->model, .arena = run->arena };
 	struct est_outcome outcome;
 
@@ -249,6 +250,7 @@ static bool report_single_gpu(struct run *run, const struct est_gpu *gpu, struct
 		report->single_gpu = report->per_gpu;
 		return true;
 	}
+	request = *run->request;
 	request.parallelism = alone;
 	if (request.loss == EST_LOSS_VOCAB_PARALLEL)
 		request.loss = EST_LOSS_STANDARD;
@@ -340,7 +342,7 @@ bool est_run(const struct est_request *request, const struct est_model *model, c
 	struct run run = { .request = request, .model = &own, .arena = arena, .gpus = gpus, .gpu_count = gpu_count };
 	int64_t trainable = est_trainable_parameters(request, &own);
 
-	memset(ret_report, 0, sizeof(*ret_report));
+	est_report_init(ret_report);
 	ret_report->parameters = own.parameters;
 	ret_report->trainable_parameters = trainable;
 	est_thumb(request, &own, trainable, &ret_report->thumb, &ret_report->thumb_per_gpu);

@@ -141,6 +141,16 @@ const struct est_word est_include_words[] = {
 };
 /* clang-format on */
 
+size_t est_copy_text(char *to, size_t size, const char *text)
+{
+	size_t length = strlen(text);
+
+	length = length < size ? length : size - 1;
+	memcpy(to, text, length);
+	to[length] = '\0';
+	return length;
+}
+
 const char *est_word_name(const struct est_word *words, int value)
 {
 	for (; words->name; words++)

@@ -30,4 +30,7 @@ const struct est_word *est_word_find(const struct est_word *words, const char *t
 /* "a, b or c": every word that is no alias, into text (size bytes, cut when short). Returns text. */
 const char *est_word_list(const struct est_word *words, char *text, size_t size);
 
+/* text to to, which has size bytes (1 at least), cut where it does not fit. Returns the length there. */
+size_t est_copy_text(char *to, size_t size, const char *text);
+
 #endif

@@ -7,14 +7,16 @@ enum { COLUMNS_MAX = 32, CELL_GAP = 2 };
 
 struct value {
 	enum srv_kind kind;
-	uint64_t number;
-	int64_t whole;
-	double ratio;
-	const char *text;
 	bool empty; /* 0, false, "" or NULL */
+	union {
+		uint64_t number;
+		int64_t whole;
+		double ratio;
+		const char *text;
+	};
 };
 
-static struct value column_value(const struct srv_column *column, const void *row)
+static inline struct value column_value(const struct srv_column *column, const void *row)
 {
 	const char *at = (const char *)row + column->offset;
 	struct value value = { .kind = column->kind };
@@ -64,26 +66,31 @@ static bool is_text(const struct value *value)
 	return value->kind == SRV_TEXT || value->kind == SRV_CHARS;
 }
 
+static void write_member(struct srv_buffer *buffer, const struct srv_column *column, const struct value *value)
+{
+	srv_buffer_add(buffer, column->key, column->length);
+	if (!is_text(value))
+		write_number(buffer, value);
+	else if (value->text)
+		srv_write_string(buffer, value->text);
+	else
+		SRV_PUT(buffer, "null");
+}
+
 void srv_write_members(struct srv_buffer *buffer, const struct srv_table *table, const void *row)
 {
 	bool first = true;
 
 	for (size_t i = 0; i < table->count; i++) {
 		const struct srv_column *column = &table->columns[i];
-		struct value value = column_value(column, row);
+		const struct value value = column_value(column, row);
 
 		if (column->optional && value.empty)
 			continue;
 		if (!first)
 			srv_buffer_add_byte(buffer, ',');
 		first = false;
-		srv_buffer_add(buffer, column->key, column->length);
-		if (!is_text(&value))
-			write_number(buffer, &value);
-		else if (value.text)
-			srv_write_string(buffer, value.text);
-		else
-			SRV_PUT(buffer, "null");
+		write_member(buffer, column, &value);
 	}
 }
 
@@ -172,7 +179,7 @@ static void write_heading(struct srv_buffer *buffer, const struct srv_column *co
 static void write_cell(struct srv_buffer *buffer, const struct srv_column *column, const void *row)
 {
 	struct value value = column_value(column, row);
-	double bytes = value.kind == SRV_I64 ? (double)value.whole : (double)value.number;
+	double bytes = value.kind == SRV_I64 ? (double)value.whole : value.kind == SRV_U64 ? (double)value.number : 0;
 
 	if (value.empty && (column->optional || is_text(&value)))
 		srv_buffer_add_byte(buffer, '-');

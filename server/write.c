@@ -7,11 +7,28 @@ static const char digits[] =
 
 enum { DIGITS_MAX = 20 };
 
+/* How many decimal digits it has: its bits by log10(2), which is one too many at most. */
+static size_t count_digits(uint64_t value)
+{
+	static const uint64_t powers[] = {
+		1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, 10000000000, 100000000000,
+		1000000000000, 10000000000000, 100000000000000, 1000000000000000, 10000000000000000, 100000000000000000,
+		1000000000000000000, UINT64_C(10000000000000000000),
+	};
+	unsigned bits = value ? 64 - (unsigned)__builtin_clzll(value) : 1, digits_least = bits * 1233 >> 12;
+
+	return digits_least + (value >= powers[digits_least] || !value);
+}
+
 void srv_write_u64(struct srv_buffer *buffer, uint64_t value)
 {
-	char text[DIGITS_MAX];
-	char *at = text + sizeof text;
+	size_t length = count_digits(value);
+	char *at;
 
+	if (buffer->capacity - buffer->length < DIGITS_MAX && !srv_buffer_reserve(buffer, DIGITS_MAX))
+		return;
+	buffer->length += length;
+	at = buffer->data + buffer->length;
 	while (value >= 100) {
 		at -= 2;
 		memcpy(at, digits + 2 * (value % 100), 2);
@@ -23,7 +40,6 @@ void srv_write_u64(struct srv_buffer *buffer, uint64_t value)
 	} else {
 		*--at = (char)('0' + value);
 	}
-	srv_buffer_add(buffer, at, (size_t)(text + sizeof text - at));
 }
 
 void srv_write_i64(struct srv_buffer *buffer, int64_t value)
@@ -104,6 +120,20 @@ static inline bool is_plain(unsigned char byte)
 	return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
 }
 
+/* Whether all of eight bytes are: in none a bit that tells one which is not. What is below 32 or equal to one of three is
+ * found by the borrow of a subtraction, which may only err behind a byte that is not plain. */
+static inline bool are_plain(const unsigned char *bytes)
+{
+	const uint64_t ones = UINT64_C(0x0101010101010101), highs = ones << 7;
+	uint64_t word, quote, slash, del;
+
+	memcpy(&word, bytes, sizeof word);
+	quote = word ^ ones * '"';
+	slash = word ^ ones * '\\';
+	del = word ^ ones * 0x7f;
+	return !((word | ((word - ones * 0x20) | (quote - ones) | (slash - ones) | (del - ones))) & highs);
+}
+
 void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t length)
 {
 	const unsigned char *bytes = (const unsigned char *)text;
@@ -113,6 +143,8 @@ void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t leng
 	for (;;) {
 		size_t step;
 
+		while (length - at >= sizeof(uint64_t) && are_plain(bytes + at))
+			at += sizeof(uint64_t);
 		while (at < length && is_plain(bytes[at]))
 			at++;
 		if (at == length)
