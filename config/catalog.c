@@ -349,6 +349,13 @@ const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, 
 	return find_row(&catalog->card_index, name, &row, ret_candidates) ? &catalog->cards[row] : NULL;
 }
 
+const struct cfg_card *cfg_catalog_card_of(const struct cfg_catalog *catalog, const struct est_gpu *gpu)
+{
+	uintptr_t first = (uintptr_t)catalog->cards, at = (uintptr_t)gpu - offsetof(struct cfg_card, gpu);
+
+	return at - first < catalog->card_count * sizeof(struct cfg_card) ? &catalog->cards[(at - first) / sizeof(struct cfg_card)] : NULL;
+}
+
 const char *cfg_catalog_suggest_preset(const struct cfg_catalog *catalog, const char *name)
 {
 	struct cfg_suggestion suggestion;

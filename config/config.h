@@ -37,6 +37,9 @@ const struct cfg_preset *cfg_catalog_find_preset(const struct cfg_catalog *catal
 const struct cfg_card *cfg_catalog_find_card(const struct cfg_catalog *catalog, const char *name,
 					     size_t *ret_candidates);
 
+/* The row that gpu, found in this catalogue, is of; NULL for one that is of none. */
+const struct cfg_card *cfg_catalog_card_of(const struct cfg_catalog *catalog, const struct est_gpu *gpu);
+
 /* The id nearest to name by edit distance, when near enough to suggest; else NULL. */
 const char *cfg_catalog_suggest_preset(const struct cfg_catalog *catalog, const char *name);
 const char *cfg_catalog_suggest_card(const struct cfg_catalog *catalog, const char *name);
@@ -84,6 +87,11 @@ struct cfg_request {
  * batch). */
 bool cfg_read_request(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
 		      struct est_faults *faults);
+
+/* JSON to bytes that are the same for all texts which differ in the order of members, in blanks and escapes, and for no
+ * others. Returns how many of the room at to; 0 when it does not suffice. value nests no deeper than cfg_parse_json()
+ * takes. */
+size_t cfg_json_spell(const json_t *value, void *to, size_t room);
 
 /* A query string (after '?', still percent-encoded) -> the same JSON object that POST would carry: nested names
  * dotted, lists repeated or comma separated, numbers from text by the field's kind. New reference; NULL with faults.

@@ -126,15 +126,48 @@ static uint64_t hash_of_setting(const struct srv_call *call)
 
 static const char *const not_fields[] = { "format", NULL };
 
-/* Reads, checks and estimates. */
-static void estimate_anew(struct srv_call *call)
+/* ---- what was answered before */
+
+/* The key of all requests whose JSON is the same but for its spelling. False where the order of members may show in the
+ * answer, or it is too long. */
+static bool spell(const struct srv_call *call, const json_t *body, struct srv_memo_key *ret_key)
+{
+	char *spelled = call->context->spelled;
+	size_t length = json_object_get(body, "from") ? 0 : cfg_json_spell(body, spelled, sizeof call->context->spelled);
+
+	*ret_key = (struct srv_memo_key){ NULL, spelled, length, hash_of_setting(call) };
+	return length > 0;
+}
+
+static bool find(struct srv_call *call, const struct srv_memo_key *key)
+{
+	if (!srv_memo_find(&call->context->memo, key, call->reply->buffer))
+		return false;
+	call->reply->content_type = srv_format_media_type(call->format);
+	return true;
+}
+
+/* Reads, checks and estimates, unless the same was asked in another spelling: that one is then remembered too. What comes
+ * but once is so written down once. */
+static void answer(struct srv_call *call, const json_t *body, const struct srv_memo_key *as_sent)
+{
+	struct srv_memo_key spelled;
+	bool has_spelling = spell(call, body, &spelled), known = has_spelling && find(call, &spelled);
+
+	if (!known && read_request(call, body))
+		run(call);
+	if (call->reply->status == 200 && !call->reply->deferred)
+		srv_memo_keep(&call->context->memo, known || !has_spelling ? as_sent : &spelled, call->reply->buffer);
+}
+
+static void estimate_anew(struct srv_call *call, const struct srv_memo_key *as_sent)
 {
 	json_t *body = parse_body(call);
 
 	if (body && !cfg_query_into(call->request->query, not_fields, body, &call->context->faults))
 		srv_reply_refusal(call->reply, &call->context->faults);
-	else if (body && read_request(call, body))
-		run(call);
+	else if (body)
+		answer(call, body, as_sent);
 	json_decref(body);
 }
 
@@ -142,17 +175,10 @@ void srv_post_estimate(struct srv_call *call)
 {
 	const struct srv_request *request = call->request;
 	const struct srv_memo_key key = { request->query, request->body, request->body_length, hash_of_setting(call) };
-	struct srv_memo *memo = &call->context->memo;
 
-	if (srv_memo_find(memo, &key, call->reply->buffer)) {
-		call->reply->content_type = srv_format_media_type(call->format);
+	if (find(call, &key) || srv_leave_long(call, request->body_length > BODY_AT_ONCE))
 		return;
-	}
-	if (srv_leave_long(call, request->body_length > BODY_AT_ONCE))
-		return;
-	estimate_anew(call);
-	if (call->reply->status == 200 && !call->reply->deferred)
-		srv_memo_keep(memo, &key, call->reply->buffer);
+	estimate_anew(call, &key);
 }
 
 /* An estimate is a function of the request and the catalogues alone. */

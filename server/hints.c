@@ -95,32 +95,46 @@ static void list_features(const struct cfg_request *request, const struct est_re
 	}
 }
 
+static void write_options(struct srv_buffer *buffer, const struct job *job, const char *features)
+{
+	SRV_PUT(buffer, ",\"options\":\"--nodes=");
+	srv_write_i64(buffer, job->nodes);
+	SRV_PUT(buffer, " --ntasks-per-node=");
+	srv_write_i64(buffer, job->per_node);
+	SRV_PUT(buffer, " --gres=gpu:");
+	srv_write_i64(buffer, job->per_node);
+	if (*features) {
+		SRV_PUT(buffer, " --constraint=\\\"");
+		srv_write_text(buffer, features);
+		SRV_PUT(buffer, "\\\"");
+	}
+	srv_buffer_add_byte(buffer, '"');
+}
+
 static void write_slurm(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report,
 			const struct job *job)
 {
 	const char *word = word_of(request, card_of(report));
-	char features[512], line[1024];
+	char features[512];
 
 	list_features(request, report, features, sizeof features);
-	snprintf(line, sizeof line, "gpu:%lld", (long long)job->per_node);
-	SRV_PUT(buffer, "\"slurm\":{\"gres\":");
-	srv_write_string(buffer, line);
-	if (*features) {
-		snprintf(line, sizeof line, "gpu:%s:%lld", word ? word : "", (long long)job->per_node);
-		SRV_PUT(buffer, ",\"typed_gres\":");
-		srv_write_string(buffer, line);
-		SRV_PUT(buffer, ",\"constraint\":");
-		srv_write_string(buffer, features);
+	SRV_PUT(buffer, "\"slurm\":{\"gres\":\"gpu:");
+	srv_write_i64(buffer, job->per_node);
+	srv_buffer_add_byte(buffer, '"');
+	if (*features) { /* of letters that stand for themselves in a string */
+		SRV_PUT(buffer, ",\"typed_gres\":\"gpu:");
+		srv_write_text(buffer, word ? word : "");
+		srv_buffer_add_byte(buffer, ':');
+		srv_write_i64(buffer, job->per_node);
+		SRV_PUT(buffer, "\",\"constraint\":\"");
+		srv_write_text(buffer, features);
+		srv_buffer_add_byte(buffer, '"');
 	}
 	srv_buffer_add_byte(buffer, ',');
 	write_pair(buffer, "nodes", job->nodes);
 	srv_buffer_add_byte(buffer, ',');
 	write_pair(buffer, "ntasks_per_node", job->per_node);
-	snprintf(line, sizeof line, "--nodes=%lld --ntasks-per-node=%lld --gres=gpu:%lld%s%s%s", (long long)job->nodes,
-		 (long long)job->per_node, (long long)job->per_node, *features ? " --constraint=\"" : "", features,
-		 *features ? "\"" : "");
-	SRV_PUT(buffer, ",\"options\":");
-	srv_write_string(buffer, line);
+	write_options(buffer, job, features);
 	srv_buffer_add_byte(buffer, '}');
 }
 
@@ -132,9 +146,9 @@ static bool is_product_label(const char *alias)
 	return !strchr(alias, ' ') && (!strncmp(alias, "NVIDIA-", 7) || !strncmp(alias, "Tesla-", 6));
 }
 
-static bool write_labels_of(struct srv_buffer *buffer, const struct cfg_catalog *catalog, const char *id, bool first)
+static bool write_labels_of(struct srv_buffer *buffer, const struct cfg_catalog *catalog, const struct est_gpu *gpu, bool first)
 {
-	const struct cfg_card *card = cfg_catalog_find_card(catalog, id, NULL);
+	const struct cfg_card *card = cfg_catalog_card_of(catalog, gpu);
 	const json_t *aliases = card ? json_object_get(card->row, "aliases") : NULL;
 
 	for (size_t i = 0; i < json_array_size(aliases); i++) {
@@ -158,7 +172,7 @@ static bool write_labels(struct srv_buffer *buffer, const struct cfg_catalog *ca
 	srv_buffer_add_byte(buffer, '[');
 	for (size_t i = 0; i < report->fit_count; i++)
 		if (report->fits[i].verdict == EST_FITS)
-			first = write_labels_of(buffer, catalog, report->fits[i].gpu->id, first);
+			first = write_labels_of(buffer, catalog, report->fits[i].gpu, first);
 	srv_buffer_add_byte(buffer, ']');
 	return !first;
 }

@@ -1,6 +1,6 @@
-/* Answers that a thread has given, by the request's own bytes: an estimate is a function of the request and the
- * catalogues alone. A slot for each hash, whose answer the next one with that hash takes the place of; what is
- * compared is the whole request. */
+/* Answers that a thread has given, by the request's own bytes, and by those of its JSON in one spelling: an estimate is a
+ * function of the request and the catalogues alone. A slot for each hash, whose answer the next one with that hash takes the
+ * place of; what is compared is the whole request. */
 #ifndef SRV_MEMO_H
 #define SRV_MEMO_H
 
@@ -9,8 +9,8 @@
 #include <stdint.h>
 #include "server/buffer.h"
 
-/* Longer requests and answers are not remembered: a thread's memo holds 4.5 MB at most. */
-enum { SRV_MEMO_SLOTS = 64, SRV_MEMO_REQUEST_MAX = 8 << 10, SRV_MEMO_ANSWER_MAX = 64 << 10 };
+/* Longer requests and answers are not remembered: a thread's memo holds 9 MB at most. */
+enum { SRV_MEMO_SLOTS = 128, SRV_MEMO_REQUEST_MAX = 8 << 10, SRV_MEMO_ANSWER_MAX = 64 << 10 };
 
 struct srv_memory;
 struct srv_memo { /* all zero is an empty memo */

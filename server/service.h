@@ -48,7 +48,8 @@ struct srv_context {
 	size_t advice_count;
 	struct cfg_advice advice[CFG_ADVICE_MAX];
 	struct est_faults faults;
-	struct srv_memo memo;            /* of POST /estimate: answers to the same bytes */
+	struct srv_memo memo;            /* of /estimate */
+	char spelled[SRV_MEMO_REQUEST_MAX]; /* the JSON of a request in one spelling */
 	uint64_t id_state;               /* of the request ids that are made here */
 	struct srv_metrics metrics;
 };

@@ -1,6 +1,7 @@
 -- For wrk: POSTs the JSON text in the environment variable BODY. With DISTINCT set no two bodies are equal, nor what they
--- ask for: the number after "sequence_length" grows by 8 from 512, and begins again beyond 65536. With KNOWN set no two of
--- a million bodies are equal, but all ask for the same run: what changes is the share of the card that is left free.
+-- ask for: the number after "sequence_length" grows by 8 from 512, and begins again beyond 65536. With KNOWN or RELATED set
+-- no two of a million bodies are equal either, but all ask for the same run: KNOWN are the same request with other blanks in
+-- it, RELATED leave another share of the card free.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = assert(os.getenv("BODY"), "set BODY to the request")
@@ -15,12 +16,27 @@ if os.getenv("DISTINCT") then
 	end
 end
 
-if os.getenv("KNOWN") then
-	local head, share = wrk.body:match("^(.*)}%s*$"), 0
+-- 20 blanks that no other number of a million has.
+local function blanks(number)
+	local bits = {}
+	for i = 1, 20 do
+		bits[i] = number % 2 == 0 and " " or "\t"
+		number = math.floor(number / 2)
+	end
+	return table.concat(bits)
+end
+
+local function headroom(number)
+	return string.format(',"headroom_fraction":0.%07d', number)
+end
+
+local ending = os.getenv("KNOWN") and blanks or os.getenv("RELATED") and headroom
+if ending then
+	local head, number = wrk.body:match("^(.*)}%s*$"), 0
 	assert(head, "the body must be an object")
 	function request()
-		share = (share + 1) % 1000000
-		return wrk.format(nil, nil, nil, string.format('%s,"headroom_fraction":0.%07d}', head, share))
+		number = (number + 1) % 1000000
+		return wrk.format(nil, nil, nil, head .. ending(number) .. "}")
 	end
 end
 

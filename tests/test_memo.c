@@ -101,6 +101,61 @@ static char *copy_of_answer(void)
 	return copy;
 }
 
+/* Whether the request was answered without being read as fields. */
+static bool is_known(const char *target, const char *body)
+{
+	enum { NEVER = CFG_CARDS_MAX + 1 };
+
+	context->request.card_count = NEVER;
+	post(target, body);
+	ck_assert_msg(reply.status == 200, "%s", body);
+	return context->request.card_count == NEVER;
+}
+
+START_TEST(a_request_in_another_spelling_gets_the_same_answer)
+{
+	static const char *const same[] = {
+		"{\"model\":\"llama-3.2-1b\",\"lora\":{\"rank\":8,\"dropout\":0.05},\"method\":\"lora\",\"gpus\":[\"t4\",\"l4\"]}",
+		"{ \"gpus\":[\"t4\",\n\"l4\"], \"lora\":{\"dropout\":5e-2,\"rank\":8}, \"method\":\"lora\", \"model\":\"llama-3.2-1b\"}",
+		"{\"\\u006dodel\":\"llama-3.2-1b\",\"method\":\"l\\u006fra\",\"gpus\":[\"t4\",\"l4\"],\"lora\":{\"rank\":8,\"dropout\":0.05}}",
+	};
+	static const char *const other[] = {
+		"{\"gpus\":[\"l4\",\"t4\"],\"model\":\"llama-3.2-1b\",\"lora\":{\"rank\":8,\"dropout\":0.05},\"method\":\"lora\"}",
+		"{\"gpus\":[\"T4\",\"l4\"],\"model\":\"llama-3.2-1b\",\"lora\":{\"rank\":8,\"dropout\":0.05},\"method\":\"lora\"}",
+	};
+	char *first;
+
+	ck_assert(!is_known("/estimate", same[0]));
+	first = copy_of_answer();
+	for (int i = 0; i < COUNT(same); i++) {
+		ck_assert_msg(is_known("/estimate", same[i]), "%s", same[i]);
+		ck_assert_str_eq(text(), first);
+	}
+	ck_assert(is_known("/estimate?method=lora", "{\"model\":\"llama-3.2-1b\",\"lora\":{\"dropout\":0.05,\"rank\":8},\"gpus\":[\"t4\",\"l4\"]}"));
+	ck_assert(!is_known("/estimate?format=csv", same[1]));
+	for (int i = 0; i < COUNT(other); i++)
+		ck_assert_msg(!is_known("/estimate", other[i]), "%s", other[i]);
+	free(first);
+}
+END_TEST
+
+/* In what order a file names its keys is told: ignored lists them so. */
+START_TEST(the_order_within_a_file_is_not_lost)
+{
+	static const char *const bodies[] = {
+		"{\"from\":{\"axolotl\":{\"base_model\":\"llama-3.2-1b\",\"seed\":1,\"wandb_project\":\"x\"}},\"gpus\":\"t4\"}",
+		"{\"from\":{\"axolotl\":{\"base_model\":\"llama-3.2-1b\",\"wandb_project\":\"x\",\"seed\":1}},\"gpus\":\"t4\"}",
+	};
+	char *first;
+
+	ck_assert(!is_known("/estimate", bodies[0]));
+	first = copy_of_answer();
+	ck_assert(!is_known("/estimate", bodies[1]));
+	ck_assert_str_ne(text(), first);
+	free(first);
+}
+END_TEST
+
 START_TEST(a_request_that_comes_again_gets_the_same_answer)
 {
 	static const char *const targets[] = { "/estimate", "/estimate?format=csv", "/estimate?sequence_length=512" };
@@ -148,6 +203,8 @@ int main(void)
 	tcase_add_test(test, an_answer_is_found_by_all_that_it_depends_on);
 	tcase_add_test(test, an_answer_takes_the_place_of_one_with_its_hash);
 	tcase_add_test(test, what_is_long_is_not_remembered);
+	tcase_add_test(test, a_request_in_another_spelling_gets_the_same_answer);
+	tcase_add_test(test, the_order_within_a_file_is_not_lost);
 	tcase_add_test(test, a_request_that_comes_again_gets_the_same_answer);
 	tcase_add_test(test, a_fault_is_found_again);
 	suite_add_tcase(suite, test);
