@@ -1,5 +1,6 @@
 #include "server/hints.h"
 #include <stdio.h>
+#include "config/pod.h"
 #include "server/write.h"
 
 struct job {
@@ -13,12 +14,6 @@ static struct job job_of(const struct est_parallelism *parallelism)
 
 	return (struct job){ gpus, nodes, (gpus + nodes - 1) / nodes };
 }
-
-/* The resource's name of a vendor's device plugin. */
-static const char *const resources[] = {
-	[EST_NVIDIA] = "nvidia.com/gpu", [EST_AMD] = "amd.com/gpu", [EST_INTEL] = "gpu.intel.com/xe",
-	[EST_GOOGLE] = "google.com/tpu", [EST_AWS] = "aws.amazon.com/neuron",
-};
 
 /* Accelerators by SkyPilot's names (sky show-gpus -a) and Ray's (ray.util.accelerators); NULL: it has none. */
 static const struct {
@@ -213,7 +208,7 @@ static void write_kubernetes(struct srv_buffer *buffer, const struct cfg_catalog
 			     const struct cfg_request *request, const struct est_report *report, const struct job *job)
 {
 	const struct est_fit *fit = &report->fits[card_of(report)];
-	const char *resource = resources[fit->gpu->vendor] ? resources[fit->gpu->vendor] : "nvidia.com/gpu";
+	const char *own = cfg_gpu_resource(fit->gpu->vendor), *resource = own ? own : cfg_gpu_resource(EST_NVIDIA);
 
 	SRV_PUT(buffer, ",\"kubernetes\":{");
 	write_pair(buffer, resource, job->per_node);
