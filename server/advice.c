@@ -1,23 +1,48 @@
 #include "server/advice.h"
 #include <math.h>
+#include <stdio.h>
 #include "server/write.h"
 
-/* A word as it is spelled, anything else as its text, which is JSON. */
-static void write_value(struct srv_buffer *buffer, const struct est_field *field, double value)
+static bool is_word(const struct est_field *field)
+{
+	return field->kind == EST_FIELD_WORD || field->kind == EST_FIELD_CHECKPOINTING;
+}
+
+/* A word as it is spelled, anything else as its text, which is JSON; in text where it has to be made. */
+static const char *value_text(const struct est_field *field, double value, char *text, size_t size)
 {
 	struct est_request request = { 0 };
-	char text[64];
 
-	if (isnan(value)) {
-		SRV_PUT(buffer, "null"); /* the request's own is left out */
-		return;
-	}
-	if (field->kind == EST_FIELD_WORD || field->kind == EST_FIELD_CHECKPOINTING) {
-		srv_write_string(buffer, est_word_name(field->words, (int)value));
-		return;
-	}
+	if (isnan(value))
+		return "null"; /* the request's own is left out */
+	if (is_word(field))
+		return est_word_name(field->words, (int)value);
 	est_field_set(field, &request, value);
-	srv_write_text(buffer, est_field_text(field, &request, text, sizeof text));
+	return est_field_text(field, &request, text, size);
+}
+
+static void write_value(struct srv_buffer *buffer, const struct est_field *field, double value)
+{
+	char room[64];
+	const char *text = value_text(field, value, room, sizeof room);
+
+	if (is_word(field) && !isnan(value))
+		srv_write_string(buffer, text);
+	else
+		srv_write_text(buffer, text);
+}
+
+void srv_change_words(const struct cfg_change *changes, size_t count, char *ret, size_t size)
+{
+	char room[64];
+	size_t used = 0;
+
+	ret[0] = '\0';
+	for (size_t i = 0; i < count && used < size; i++) {
+		const char *value = value_text(est_field_find(changes[i].name), changes[i].value, room, sizeof room);
+
+		used += (size_t)snprintf(ret + used, size - used, "%s%s=%s", i ? " " : "", changes[i].name, value);
+	}
 }
 
 /* Bytes of name that are the same group as before, dot included. */

@@ -7,8 +7,7 @@
 
 enum {
 	REASON_MAX = 256,
-	LAYERS_AT_ONCE = 130, /* the largest presets have 126 */
-	BODY_AT_ONCE = 64 * 1024
+	LAYERS_AT_ONCE = 130 /* the largest presets have 126 */
 };
 
 /* Limits and advice take dozens of replays: they are answered when they are asked for by name. */
@@ -18,20 +17,31 @@ static bool wants(const struct cfg_request *request, enum est_include part)
 	       && est_request_names(&request->request, "include");
 }
 
+bool srv_is_long_run(const struct cfg_request *request)
+{
+	return request->model.num_hidden_layers > LAYERS_AT_ONCE;
+}
+
 /* Dozens of replays, or one of a model beyond measure. */
 static bool takes_long(const struct cfg_request *request)
 {
-	return wants(request, EST_INCLUDE_LIMITS) || wants(request, EST_INCLUDE_ADVICE)
-	       || request->model.num_hidden_layers > LAYERS_AT_ONCE;
+	return wants(request, EST_INCLUDE_LIMITS) || wants(request, EST_INCLUDE_ADVICE) || srv_is_long_run(request);
+}
+
+bool srv_replay(struct srv_context *context)
+{
+	const struct cfg_request *request = &context->request;
+
+	est_arena_clear(&context->arena);
+	return est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
+		       &context->report);
 }
 
 bool srv_run(struct srv_context *context)
 {
 	const struct cfg_request *request = &context->request;
 
-	est_arena_clear(&context->arena);
-	if (!est_run(&request->request, &request->model, request->cards, request->card_count, &context->arena,
-		     &context->report))
+	if (!srv_replay(context))
 		return false;
 	context->report.limited = wants(request, EST_INCLUDE_LIMITS);
 	context->advised = wants(request, EST_INCLUDE_ADVICE);
@@ -92,13 +102,14 @@ static bool read_request(struct srv_call *call, const json_t *body)
 	return false;
 }
 
-static json_t *parse_body(struct srv_call *call)
+json_t *srv_parse_body(struct srv_call *call)
 {
 	const struct srv_request *request = call->request;
 	char reason[REASON_MAX];
 	bool no_memory = false;
 	json_t *body = cfg_parse_json(request->body ? request->body : "", request->body_length, reason, sizeof reason,
 			      &no_memory);
+
 	if (!body && no_memory)
 		srv_reply_no_memory(call->reply);
 	else if (!body)
@@ -109,7 +120,7 @@ static json_t *parse_body(struct srv_call *call)
 json_t *srv_read_body(struct srv_call *call)
 {
 	if (srv_query_read(call->request->query, NULL, 0, NULL, &call->context->faults))
-		return parse_body(call);
+		return srv_parse_body(call);
 	srv_reply_faults(call->reply, &call->context->faults);
 	return NULL;
 }
@@ -162,7 +173,7 @@ static void answer(struct srv_call *call, const json_t *body, const struct srv_m
 
 static void estimate_anew(struct srv_call *call, const struct srv_memo_key *as_sent)
 {
-	json_t *body = parse_body(call);
+	json_t *body = srv_parse_body(call);
 
 	if (body && !cfg_query_into(call->request->query, not_fields, body, &call->context->faults))
 		srv_reply_refusal(call->reply, &call->context->faults);
@@ -176,7 +187,7 @@ void srv_post_estimate(struct srv_call *call)
 	const struct srv_request *request = call->request;
 	const struct srv_memo_key key = { request->query, request->body, request->body_length, hash_of_setting(call) };
 
-	if (find(call, &key) || srv_leave_long(call, request->body_length > BODY_AT_ONCE))
+	if (find(call, &key) || srv_leave_long(call, request->body_length > SRV_BODY_AT_ONCE))
 		return;
 	estimate_anew(call, &key);
 }

@@ -17,13 +17,21 @@ struct srv_call {
 /* estimate.c */
 void srv_post_estimate(struct srv_call *call);
 void srv_get_estimate(struct srv_call *call);
-/* The body of the call as JSON, after its query was found right; new reference. NULL: the reply says why. */
+/* The body of the call as JSON; new reference. NULL: the reply says why. */
+json_t *srv_parse_body(struct srv_call *call);
+/* The same, after its query was found empty. */
 json_t *srv_read_body(struct srv_call *call);
+/* Longer bodies are left to somebody else before they are read. */
+enum { SRV_BODY_AT_ONCE = 64 * 1024 };
+/* Whether a single replay of it takes long: a model beyond measure. */
+bool srv_is_long_run(const struct cfg_request *request);
 /* Whether what the request includes is little enough to do for one request; else a fault at base + "/include". */
 bool srv_check_work(const struct cfg_request *request, const char *base, struct est_faults *faults);
 /* Leaves a call that takes long to somebody else, in a context that defers; whether it did: the caller then returns. */
 bool srv_leave_long(struct srv_call *call, bool takes_long);
-/* context->request -> context->report and advice; false when memory is short. */
+/* context->request -> context->report; false when memory is short. */
+bool srv_replay(struct srv_context *context);
+/* The same, with the limits and the advice that the request asks for by name. */
 bool srv_run(struct srv_context *context);
 /* These -> buffer; false when memory is short. */
 bool srv_write_estimate(struct srv_context *context, enum srv_format format, struct srv_buffer *buffer);
@@ -33,6 +41,11 @@ void srv_post_estimates(struct srv_call *call);
 
 /* plan.c */
 void srv_post_plan(struct srv_call *call);
+
+/* admission.c, extender.c: what Kubernetes asks. */
+void srv_post_k8s_validate(struct srv_call *call);
+void srv_post_k8s_mutate(struct srv_call *call);
+void srv_post_k8s_filter(struct srv_call *call);
 
 /* presets.c */
 bool srv_presets_init(struct srv_listing *listing, const struct cfg_catalog *catalog);

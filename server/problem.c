@@ -8,6 +8,7 @@ const char srv_problem_type[] = "application/problem+json";
 /* clang-format off */
 static const struct srv_problem_row problems[SRV_PROBLEMS] = {
 	[SRV_NOT_JSON]           = { 400, "not-json", "The body is not JSON", 0 },
+	[SRV_NOT_KUBERNETES]     = { 400, "not-kubernetes", "The body is not what Kubernetes sends here", 0 },
 	[SRV_BAD_FRAMING]        = { 400, "bad-framing", "The request is not proper HTTP", 0 },
 	[SRV_UNAUTHORIZED]       = { 401, "unauthorized", "A token is needed", 0 },
 	[SRV_NOT_FOUND]          = { 404, "not-found", "There is nothing here", 0 },
@@ -82,7 +83,7 @@ static void write_fault(struct srv_buffer *buffer, const struct est_fault *fault
 	srv_buffer_add_byte(buffer, '}');
 }
 
-void srv_problem_write_faults(struct srv_buffer *buffer, const struct est_faults *faults)
+static void write_faults(struct srv_buffer *buffer, enum srv_problem problem, const struct est_faults *faults)
 {
 	size_t listed = faults->count < EST_FAULTS_MAX ? faults->count : EST_FAULTS_MAX;
 	char detail[96];
@@ -92,7 +93,7 @@ void srv_problem_write_faults(struct srv_buffer *buffer, const struct est_faults
 			 faults->count, listed);
 	else
 		snprintf(detail, sizeof detail, "the request has %zu fault%s", listed, listed == 1 ? "" : "s");
-	begin_document(buffer, SRV_INVALID, detail);
+	begin_document(buffer, problem, detail);
 	SRV_PUT(buffer, ",\"errors\":[");
 	for (size_t i = 0; i < listed; i++) {
 		if (i)
@@ -107,10 +108,25 @@ void srv_problem_write_faults(struct srv_buffer *buffer, const struct est_faults
 	srv_buffer_add_byte(buffer, '}');
 }
 
+void srv_problem_write_faults(struct srv_buffer *buffer, const struct est_faults *faults)
+{
+	write_faults(buffer, SRV_INVALID, faults);
+}
+
+static void reply_faults(struct srv_reply *reply, enum srv_problem problem, const struct est_faults *faults)
+{
+	begin_reply(reply, problem);
+	write_faults(reply->buffer, problem, faults);
+}
+
 void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults)
 {
-	begin_reply(reply, SRV_INVALID);
-	srv_problem_write_faults(reply->buffer, faults);
+	reply_faults(reply, SRV_INVALID, faults);
+}
+
+void srv_reply_not_kubernetes(struct srv_reply *reply, const struct est_faults *faults)
+{
+	reply_faults(reply, SRV_NOT_KUBERNETES, faults);
 }
 
 void srv_reply_no_memory(struct srv_reply *reply)

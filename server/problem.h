@@ -7,7 +7,7 @@
 
 enum srv_problem {
 	SRV_OK = 0,
-	SRV_NOT_JSON, SRV_BAD_FRAMING, SRV_UNAUTHORIZED, SRV_NOT_FOUND, SRV_METHOD_NOT_ALLOWED, SRV_NOT_ACCEPTABLE,
+	SRV_NOT_JSON, SRV_NOT_KUBERNETES, SRV_BAD_FRAMING, SRV_UNAUTHORIZED, SRV_NOT_FOUND, SRV_METHOD_NOT_ALLOWED, SRV_NOT_ACCEPTABLE,
 	SRV_LENGTH_REQUIRED, SRV_TOO_LARGE, SRV_TARGET_TOO_LONG, SRV_UNSUPPORTED_TYPE, SRV_EXPECTATION_FAILED, SRV_INVALID,
 	SRV_OUT_OF_MEMORY, SRV_OVERLOADED, SRV_DRAINING,
 	SRV_PROBLEMS
@@ -25,6 +25,9 @@ const struct srv_problem_row *srv_problem_row(enum srv_problem problem);
 
 /* Makes reply that problem: whatever was written before is dropped, headers too. detail is one sentence. */
 void srv_reply_problem(struct srv_reply *reply, enum srv_problem problem, const char *detail);
+
+/* A 400 with every fault of a body that is not what Kubernetes sends. */
+void srv_reply_not_kubernetes(struct srv_reply *reply, const struct est_faults *faults);
 
 /* A 422 with every fault of the list and their true count. */
 void srv_reply_faults(struct srv_reply *reply, const struct est_faults *faults);

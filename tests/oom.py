@@ -32,6 +32,11 @@ MANY = {"requests": [{"model": CONFIG, "gpus": "t4"}, {"model": "nobody"},
                      {"model": {"parameters": "1B"}, "gpus": "l4"}]}
 PLAN = {"request": {"model": CONFIG}, "gpus": ["t4"], "max_gpus": 2, "limit": 2,
         "vary": ["micro_batch_size", "optimizer"]}
+SPEC = {"containers": [{"name": "trainer"}]}
+POD = {"apiVersion": "v1", "kind": "Pod", "spec": SPEC,
+       "metadata": {"annotations": {"vramcast.io/request": json.dumps({"model": CONFIG, "gpus": "t4"})}}}
+WORDS = {**POD, "metadata": {"annotations": {"vramcast.io/request": "model=llama-3.1-8b method=lora", "vramcast.io/gpu": "l4"}}}
+NODES = [{"metadata": {"name": card, "labels": {"nvidia.com/gpu.product": card}}} for card in ("NVIDIA-L4", "Tesla-T4")]
 FAULTS = {"modle": 1, "gpus": ["none"], "lora": {"rank": -1}, "a": 1, "b": 2, "model": 7}
 
 
@@ -43,6 +48,11 @@ def unheard_of(value, number=[0]):
 
 def body(value):
     return lambda path: post(unheard_of(value), path=path)
+
+
+def reviewed(value):
+    return body({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+                 "request": {"uid": "1", "operation": "CREATE", "object": value}})
 
 
 # name, path, request as bytes by path
@@ -58,6 +68,10 @@ REQUESTS = [
     ("a sweep", b"/estimates?format=csv", body(SWEEP)),
     ("a batch", b"/estimates", body(MANY)),
     ("a plan", b"/plan", body(PLAN)),
+    ("a review", b"/k8s/validate", reviewed(POD)),
+    ("a refusal", b"/k8s/validate", reviewed(WORDS)),
+    ("a patch", b"/k8s/mutate", reviewed(POD)),
+    ("nodes", b"/k8s/filter", body({"Pod": WORDS, "Nodes": {"items": NODES}})),
     ("presets", b"/presets?q=llama&format=ndjson", get),
     ("a preset", b"/presets/llama-3.2-1b", get),
     ("no preset", b"/presets/lama-3.2-1b", get),

@@ -4,6 +4,7 @@
     served.py SOURCE VRAMCAST                   TAP; starts VRAMCAST on a free port
     served.py --write-readme [VRAMCAST]         fills in the README's session with what the service answers
 """
+import base64
 import contextlib
 import csv
 import http.client
@@ -176,6 +177,33 @@ def plan_cases(description, port):
         yield "plans are a frame as %s" % form, [] if same else [str(rows)]
 
 
+def kubernetes_cases(description, port):
+    """Every example of an operation that Kubernetes asks for is what is described, and so is its answer."""
+    for path, item in description["paths"].items():
+        if not path.startswith("/k8s/"):
+            continue
+        content = item["post"]["requestBody"]["content"]["application/json"]
+        for name, value in examples(item["post"]).items():
+            answer = Answer(port, "POST", target_of(description, path, item["post"]), value)
+            yield "the example %s of %s is a request" % (name, path), list(schema.faults(description, content["schema"], value))
+            yield "the example %s of %s is answered as described" % (name, path), \
+                answer_faults(description, item["post"], answer, 200) + admission_faults(name, answer.value)
+
+
+def admission_faults(name, value):
+    """What is not as the example's name says."""
+    response = value.get("response", {})
+    told = {
+        "refused": lambda: response["status"]["code"] == 403 and " would fit: " in response["status"]["message"],
+        "unknown": lambda: "no GPU is named" in json.dumps(response) and response["allowed"] == ("warnings" in response),
+        "allowed": lambda: response == {"uid": response["uid"], "allowed": True},
+        "filled": lambda: json.loads(base64.b64decode(response["patch"]))[0]["value"] == {"limits": {"nvidia.com/gpu": "8"}},
+        "nodes": lambda: [node["metadata"]["name"] for node in value["Nodes"]["items"]] == ["large"] and "small" in value["FailedNodes"],
+        "names": lambda: value["NodeNames"] == ["large", "small"] and not value["FailedNodes"],
+    }
+    return [] if told[name]() else [json.dumps(value)]
+
+
 def target_of(description, path, operation):
     """The path with the example of its {id}."""
     for parameter in operation.get("parameters", []):
@@ -246,6 +274,11 @@ FAULTS = [
     ("faults of what may vary", "POST", "/plan", {"request": {"model": "llama-3.2-1b"}, "vary": {"lora.rank": [0, 8], "y": [1]}},
      {}, 422, ["/vary/lora.rank/0", "/vary/y"]),
     ("a plan as a table", "POST", "/plan?format=table", {"request": {}}, {}, 406, []),
+    ("no review", "POST", "/k8s/validate", {"kind": "x", "request": {"uid": 7}}, {}, 400,
+     ["/apiVersion", "/kind", "/request/operation", "/request/uid"]),
+    ("no policy", "POST", "/k8s/validate/strict", {}, {}, 404, []),
+    ("no arguments of an extender", "POST", "/k8s/filter", {"Pod": 1}, {}, 400, ["/Nodes", "/Pod"]),
+    ("a query that no API server sends", "POST", "/k8s/mutate?dry=1", {}, {}, 422, ["/dry"]),
     ("a query with a typo", "GET", "/estimate?model=llama-3.2-1b&lose=standard", None, {}, 422, ["/lose"]),
 ]
 
@@ -476,7 +509,7 @@ def main(arguments):
             return 0
         kinds = [description_cases(source, vramcast, description, port), session_cases(source, port), audience_cases(source, port),
                  session_cases(source, port, PLAN_MARKS, "/plan")]
-        for kind in (example_cases, batch_cases, plan_cases, path_cases, fault_cases, range_cases, noticed_cases):
+        for kind in (example_cases, batch_cases, plan_cases, kubernetes_cases, path_cases, fault_cases, range_cases, noticed_cases):
             kinds.append(kind(description, port))
         passed = drift.report([case for cases in kinds for case in cases])
     return 0 if passed else 1

@@ -26,6 +26,8 @@ static const char *target_of(const char *pattern)
 		return "/gpus/t4";
 	if (!strcmp(pattern, "/page/{id}"))
 		return "/page/main.js";
+	if (!strcmp(pattern, "/k8s/validate/{id}"))
+		return "/k8s/validate/warn";
 	return !strcmp(pattern, "/estimate") ? "/estimate?model=llama-3.2-1b&gpus=t4,l4" : pattern;
 }
 
@@ -34,6 +36,11 @@ static const char *body_of(const char *pattern)
 {
 	if (!strcmp(pattern, "/plan"))
 		return "{\"request\":" MODEL ",\"vary\":[]}";
+	if (!strcmp(pattern, "/k8s/filter"))
+		return "{\"Pod\":{\"spec\":{}},\"NodeNames\":[]}";
+	if (!strncmp(pattern, "/k8s/", 5))
+		return "{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\","
+		       "\"request\":{\"uid\":\"1\",\"operation\":\"DELETE\"}}";
 	return strcmp(pattern, "/estimates") ? MODEL : "{\"requests\":[" MODEL "]}";
 }
 
@@ -60,7 +67,7 @@ START_TEST(a_route_answers_the_methods_that_it_allows_and_no_other)
 		const char *name = methods[_i];
 		bool is_post = !strcmp(name, "POST");
 
-		ask(name, is_post ? pattern : target_of(pattern),
+		ask(name, is_post && !strcmp(pattern, "/estimate") ? pattern : target_of(pattern),
 		    (struct srv_request){ .body = is_post ? body_of(pattern) : NULL });
 		if (!strcmp(name, "OPTIONS"))
 			ck_assert_int_eq(reply.status, 204);
