@@ -19,7 +19,8 @@ die()
 have()
 {
 	case $1 in
-	gcc | meson | clang | curl | wrk | buildah | debootstrap | podman | docker-compose | mandoc | zsh | fish) command -v "$1" >/dev/null ;;
+	gcc | meson | clang | curl | wrk | buildah | debootstrap | podman | docker-compose | mandoc | zsh | fish | rsync | jq | \
+		make | openssl) command -v "$1" >/dev/null ;;
 	ninja-build) command -v ninja >/dev/null ;;
 	pkg-config) command -v pkg-config >/dev/null ;;
 	binutils) command -v nm >/dev/null ;;
@@ -43,6 +44,11 @@ have()
 	munge) [ -x /usr/sbin/munged ] ;;
 	lua-socket) compgen -G '/usr/lib/*/lua/5.1/socket/core.so' >/dev/null ;;
 	lua-cjson) compgen -G '/usr/lib/*/lua/5.1/cjson.so' >/dev/null ;;
+	kubernetes-client) command -v kubectl >/dev/null ;;
+	etcd-server) command -v etcd >/dev/null ;;
+	golang-go) command -v go >/dev/null ;;
+	golang-github-modern-go-reflect2-dev) [ -d /usr/share/gocode/src/github.com/modern-go/reflect2 ] ;;
+	dpkg-dev) command -v dpkg-source >/dev/null ;;
 	python3-pil) /usr/bin/python3 -c 'import PIL' 2>/dev/null ;;
 	libclang-rt-14-dev) [ -e "$(clang -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer-$(uname -m).a" ] ;;
 	*) die "no test for the package $1" ;;
