@@ -8,7 +8,7 @@
 #include "estimator/zero3.h"
 
 enum { OLDEST = 4048, OLDEST_QWEN = 4032, HAS_QWEN = 4037, PADS_LABELS = 4049, SCALES_EACH = 4051, PASSES_GROUPS = 4054,
-       TAKES_PERMUTED = 4056, NEXT = 5000,
+       TAKES_PERMUTED = 4056, NEXT = 5000, CUTS_EMBEDDING = 5023,
        GROUPS_IN_TORCH = 2005, SUMS_APART = 16 /* of PEFT */, WINDOW_ANYWAY = 4096, EXPERTS_MAX = 8,
        LOSS_IN_FP32 = 6 /* bytes a logit more than in 16 bits */ };
 
@@ -45,6 +45,11 @@ uint64_t est_generation_surplus(const struct est_request *request, const struct 
 
 	return model->architecture == EST_ARCH_GPT_BIGCODE && est_shifts_uncast(&request->versions, model)
 	       ? LOSS_IN_FP32 * logits : 0;
+}
+
+bool est_leaves_embedding_whole(const struct est_versions *versions)
+{
+	return is_older(versions->transformers, CUTS_EMBEDDING);
 }
 
 bool est_scales_rope_last(const struct est_versions *versions)

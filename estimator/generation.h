@@ -30,6 +30,9 @@ bool est_scales_rope_last(const struct est_versions *versions);
 /* sdpa_attention_forward repeats k and v without a mask too: to 4.53, and to 4.57 with a PyTorch before 2.5. */
 bool est_repeats_for_sdpa(const struct est_versions *versions);
 
+/* Transformers' plans for tensor parallelism leave the embedding whole (5.18 does, 5.23 does not). */
+bool est_leaves_embedding_whole(const struct est_versions *versions);
+
 /* sdpa_attention_forward makes q, k and v contiguous (to 4.55): permuted heads are copied. */
 bool est_copies_for_sdpa(const struct est_versions *versions);
 

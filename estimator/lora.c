@@ -1,6 +1,7 @@
 #include "estimator/lora.h"
 
 #include "estimator/adapters.h"
+#include "estimator/build.h"
 #include "estimator/litgpt.h"
 #include "estimator/zero3.h"
 
@@ -53,6 +54,15 @@ static struct est_adapter *make_adapter(struct est_pass *pass, uint64_t in, uint
 	return adapter;
 }
 
+/* Of a layer that is cut over tensor-parallel ranks a rank has a part of lora_B's outputs, or of lora_A's inputs. */
+static void cut_adapter(struct est_pass *pass, const struct est_linear *linear, struct est_adapter *adapter)
+{
+	if (linear->cut == EST_CUT_OUTPUTS)
+		est_build_cut(pass, &adapter->b, EST_CUT_OUTPUTS);
+	else if (linear->cut == EST_CUT_INPUTS)
+		est_build_cut(pass, &adapter->a, EST_CUT_INPUTS);
+}
+
 static bool wrap_linear(struct est_pass *pass, struct est_linear *linear)
 {
 	struct est_adapter *adapter = make_adapter(pass, linear->in, linear->out, (uint64_t)pass->request->lora.rank);
@@ -63,6 +73,7 @@ static bool wrap_linear(struct est_pass *pass, struct est_linear *linear)
 	adapter->b.permuted = linear->permuted;
 	pass->tape->leaves[adapter->a.weight].adapts = pass->tape->leaves[adapter->b.weight].adapts = linear->module;
 	pass->tape->leaves[adapter->a.weight].shared_with = linear->module + LAYER; /* which asks for its dtype */
+	cut_adapter(pass, linear, adapter);
 	linear->adapter = adapter;
 	return true;
 }

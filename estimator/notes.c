@@ -1,9 +1,11 @@
 /* What a report says of itself: what was assumed, and what its figures leave out. */
 #include "estimator/notes.h"
+#include "estimator/adapters.h"
 #include "estimator/compile.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
 #include "estimator/sharding.h"
+#include "estimator/tensor_parallel.h"
 #include "estimator/words.h"
 #include "estimator/zero.h"
 #include "estimator/zero3.h"
@@ -148,15 +150,19 @@ static void note_limits(const struct est_request *request, const struct est_mode
 
 static void note_tensor(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
-	(void)model;
+	const struct est_names *targets = &request->lora.target_modules;
+
 	if (request->parallelism.tensor <= 1)
 		return;
 	est_note_add(&report->assumptions, "/parallelism/tensor", "",
-		     "split by DTensor as torchtitan's plan does it: embedding, head, attention and MLP, a tied head being tied again; every rank has "
-		     "the embedding's gradient whole until it is reduced%s",
-		     request->framework == EST_TORCHTITAN
-			     ? ""
-			     : "; the upper figures have room for an embedding that is whole, as the tp_plan of Transformers' models leaves it");
+		     "split by DTensor as the plans of torchtitan and Transformers do it: embedding, head, attention and MLP, a tied head being tied again; "
+		     "every rank has the embedding's gradient whole until it is reduced%s",
+		     est_tensor_surplus(request, model)
+			     ? "; the upper figures have room for an embedding that is whole, as older plans of Transformers' models leave it" : "");
+	if (est_has_adapters(request) && (est_is_target(targets, "o_proj") || est_is_target(targets, "down_proj")))
+		est_note_add(&report->warnings, "/lora/target_modules", "",
+			     "adapters are cut as their layers are: of o_proj and down_proj lora_A, as PEFT 0.21 does it; with Transformers 5.23 those fail "
+			     "in the forward, which reads the whole width from lora_A (5.18 does not)");
 }
 
 static void note_torchtitan(const struct est_request *request, const struct est_model *model, struct est_report *report)

@@ -83,6 +83,14 @@ static const struct est_op gather_op = { "ShardToReplicate", backward_reduce_sca
 /* chunk(dim)[rank].clone() */
 static const struct est_op gather_logits_op = { "ShardToReplicateAtEnd", est_backward_one };
 
+/* from_local() of a rank's part of the features: its gradient is the part itself, no view of what was reshaped */
+static void backward_part(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	est_backward_pass(tape, node, ret);
+	ret[0].view = false;
+}
+static const struct est_op part_op = { "FromPart", backward_part };
+
 /* from_local() of a rank's part: its gradient leaves the DTensors */
 static const struct est_op from_local_op = { "FromLocal", est_backward_pass };
 
@@ -108,9 +116,9 @@ struct est_tensor est_cut_enter(struct est_tape *tape, const struct est_tensor_g
 	struct est_node *node;
 
 	/* of a split sequence it was gathered before, where the gradients of all its readers are summed */
-	if (cut != EST_CUT_OUTPUTS || group->splits_sequence)
+	if (cut == EST_CUT_NONE || (cut == EST_CUT_OUTPUTS && group->splits_sequence))
 		return x;
-	node = node_of(tape, &replicated_op, group, false, x);
+	node = node_of(tape, cut == EST_CUT_OUTPUTS ? &replicated_op : &part_op, group, false, x);
 	return finish(tape, node, x, est_detach(tape, x));
 }
 
@@ -119,7 +127,7 @@ struct est_tensor est_cut_leave(struct est_tape *tape, const struct est_tensor_g
 {
 	struct est_node *node;
 
-	if (cut != EST_CUT_INPUTS)
+	if (cut != EST_CUT_INPUTS || (tape->no_grad && group->sums_in_place && !group->splits_sequence))
 		return y;
 	node = node_of(tape, group->splits_sequence ? &scatter_op : &sum_op, group, group->batched, y);
 	return finish(tape, node, y, group->splits_sequence ? reduce_scatter(tape, y, group->ranks) : all_reduce(tape, y));

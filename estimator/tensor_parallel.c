@@ -2,6 +2,7 @@
 
 #include "estimator/architecture.h"
 #include "estimator/fields.h"
+#include "estimator/generation.h"
 #include "estimator/schedule.h"
 #include "estimator/words.h"
 
@@ -9,6 +10,7 @@ struct est_tensor_group est_tensor_group_of(const struct est_request *request)
 {
 	return (struct est_tensor_group){ .ranks = (uint64_t)request->parallelism.tensor,
 					  .splits_sequence = request->parallelism.sequence_parallel,
+					  .sums_in_place = request->framework != EST_TORCHTITAN,
 					  .splits_loss = request->loss == EST_LOSS_VOCAB_PARALLEL,
 					  .batched = request->micro_batch_size > 1 };
 }
@@ -52,8 +54,10 @@ uint64_t est_tensor_surplus(const struct est_request *request, const struct est_
 	uint64_t ranks = (uint64_t)request->parallelism.tensor, shards = est_shard_ranks(&request->parallelism);
 	uint64_t master = est_has_master(request) ? 4 : 0, moment = master ? 4 : element;
 
-	if (ranks <= 1 || request->framework == EST_TORCHTITAN)
+	if (ranks <= 1 || request->framework == EST_TORCHTITAN || !est_leaves_embedding_whole(&request->versions))
 		return 0;
+	if (est_has_adapters(request))
+		return (table - table / ranks) * (request->base_dtype == EST_FP32 ? 4 : 2);
 	/* weight and two moments, of FSDP2 a shard of them; of FSDP2 the gathered copy and its all-gather's output too */
 	return (table - table / ranks) * (element + master + 2 * moment) / shards
 		+ (shards > 1 ? 2 * element * (table - table / ranks) : 0);
@@ -90,6 +94,14 @@ static void check_divisions(const struct est_request *request, const struct est_
 			      "must be a multiple of tensor with sequence_parallel: torchtitan asserts it");
 }
 
+/* Of quantised weights Transformers cuts torchao's and those in FP8, whose layers run on local tensors. */
+static void check_quantised(const struct est_request *request, struct est_faults *faults)
+{
+	if (request->method == EST_QLORA)
+		est_fault_add(faults, "/method", EST_CONTRADICTION,
+			      "must not be qlora with tensor above 1: Transformers' plans cannot cut weights that are packed as by bitsandbytes, GPTQ or HQQ");
+}
+
 static void check_strategy(const struct est_request *request, struct est_faults *faults)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
@@ -97,7 +109,8 @@ static void check_strategy(const struct est_request *request, struct est_faults 
 	if (strategy == EST_DDP)
 		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
 			      "must not be ddp with tensor above 1: accelerate and torchtitan refuse it (fsdp, or none on one group of ranks)");
-	else if (strategy == EST_FSDP1 || (strategy >= EST_ZERO1 && strategy <= EST_ZERO3))
+	else if (strategy == EST_FSDP1 || (strategy >= EST_ZERO1 && strategy <= EST_ZERO3)
+		 || (est_has_adapters(request) && est_schedule_wanted(request)))
 		est_field_refuse("parallelism.strategy", request, faults, "is not modelled yet with tensor above 1");
 }
 
@@ -116,30 +129,25 @@ static bool makes_masks(const struct est_request *request, const struct est_mode
 	       || (model->sliding_window > 0 && model->sliding_window < request->sequence_length);
 }
 
-/* Autocast around DTensors has not been traced; FSDP2's mixed precision has. */
-static bool casts(const struct est_request *request)
-{
-	bool mixed = request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED;
-
-	return request->precision == EST_BF16_AUTOCAST || (mixed && !est_schedule_wanted(request));
-}
-
 void est_tensor_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	bool own_loss = request->objective != EST_SFT && request->objective != EST_PRETRAIN;
+	bool adapts = est_has_adapters(request);
 	const struct est_refusal rows[] = {
 		{ "framework", request->framework == EST_TORCHTUNE || request->framework == EST_LITGPT
 			       || request->framework == EST_UNSLOTH || request->framework == EST_DEEPSPEED },
-		{ "method", request->method != EST_FULL },
+		{ "method", request->method == EST_FREEZE || (adapts && request->framework == EST_TORCHTITAN) },
+		{ "lora.dora", adapts && request->lora.dora },
+		{ "lora.modules_to_save", adapts && request->lora.modules_to_save.count > 0 },
 		{ "objective", own_loss },
 		{ "task", request->task != EST_CAUSAL_LM },
-		{ "loss", request->loss != EST_LOSS_STANDARD && request->loss != EST_LOSS_VOCAB_PARALLEL },
+		{ "loss", request->loss != EST_LOSS_STANDARD && (request->loss != EST_LOSS_VOCAB_PARALLEL || adapts) },
 		{ "liger_kernel", request->liger_kernel },
 		{ "torch_compile", request->torch_compile },
 		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
 		{ "optimizer", !steps_parts(request) },
-		{ "precision", casts(request) },
-		{ "parallelism.sequence_parallel", request->parallelism.sequence_parallel && makes_masks(request, model) },
+		{ "parallelism.sequence_parallel", request->parallelism.sequence_parallel && (adapts || makes_masks(request, model)) },
+		{ "parallelism.pipeline", adapts && request->parallelism.pipeline > 1 },
 	};
 
 	if (request->parallelism.tensor <= 1) {
@@ -153,4 +161,5 @@ void est_tensor_check(const struct est_request *request, const struct est_model 
 			      "above 1 is not modelled yet with the modules of this architecture");
 	check_divisions(request, model, faults);
 	check_strategy(request, faults);
+	check_quantised(request, faults);
 }

@@ -23,6 +23,7 @@ struct est_tensor_group {
 	uint64_t ranks;
 	bool splits_sequence; /* a rank has a part of the positions of the residual stream (SequenceParallel) */
 	bool splits_loss;     /* and its loss a part of the vocabulary (loss_parallel()) */
+	bool sums_in_place;   /* without gradients a sum takes the place of what is summed: Transformers' local kernels */
 	bool batched;         /* more than one sequence: positions of all ranks are gathered, or scattered, by a copy */
 };
 

@@ -71,6 +71,24 @@ START_TEST(a_rank_has_its_part_of_what_is_cut)
 }
 END_TEST
 
+/* Of a layer that is cut along its outputs lora_A is whole and lora_B cut, of one that is cut along its inputs the other way
+ * round. */
+START_TEST(a_rank_has_its_part_of_the_adapters)
+{
+	enum { RANK = 16, OUTPUTS = HEADS * DIM + 2 * KV * DIM + 2 * F, INPUTS = HEADS * DIM + F };
+	struct est_request request = request_of(groups[_i], groups[_i], false);
+	const uint64_t whole = (uint64_t)LAYERS * RANK * (5 + 2) * H, parts = (uint64_t)LAYERS * RANK * (OUTPUTS + INPUTS);
+	const uint64_t ranks = (uint64_t)groups[_i];
+
+	request.method = EST_LORA;
+	request.lora = (struct est_lora){ .rank = RANK, .alpha = 32, .target_modules.all = true, .adapter_dtype = EST_BF16 };
+	trace(&request);
+	ck_assert_uint_eq(levels.component[EST_WEIGHTS], 2 * (cut / ranks + norms + whole + parts / ranks));
+	ck_assert_uint_eq(levels.component[EST_GRADIENTS], 2 * (whole + parts / ranks));
+	ck_assert_int_eq(program.trainable_parameters, (int64_t)(whole + parts));
+}
+END_TEST
+
 START_TEST(no_rank_takes_more_than_one_of_fewer)
 {
 	ck_assert_uint_lt(peak_of(groups[_i], groups[_i], false), peak_of(groups[_i] / 2, groups[_i] / 2, false));
@@ -155,6 +173,7 @@ static Suite *suite(void)
 
 	tcase_add_unchecked_fixture(tcase, set_up, free_arena);
 	tcase_add_loop_test(tcase, a_rank_has_its_part_of_what_is_cut, 0, 3);
+	tcase_add_loop_test(tcase, a_rank_has_its_part_of_the_adapters, 0, 3);
 	tcase_add_loop_test(tcase, no_rank_takes_more_than_one_of_fewer, 0, 3);
 	tcase_add_loop_test(tcase, a_group_takes_no_less_than_one_rank_in_its_parts, 0, 3);
 	tcase_add_loop_test(tcase, splitting_the_sequence_saves_activations, 0, 3);
