@@ -6,9 +6,10 @@
 #define GATED_PARTLY(norm_kind, norms, act, rotary) \
 	.norm = norm_kind, .norms_per_layer = norms, .final_norm = true, .gated_mlp = true, .activation = act, \
 	.position = EST_ROPE, .partial_rotary_factor = rotary, .do_layer_norm_before = true
-#define BARE_MLP(norm_kind, norms, positions, act) \
+#define BARE_MLP(norm_kind, norms, positions, act) BARE_MLP_PARTLY(norm_kind, norms, positions, 1, act)
+#define BARE_MLP_PARTLY(norm_kind, norms, positions, rotary, act) \
 	.norm = norm_kind, .norms_per_layer = norms, .final_norm = true, .activation = act, .position = positions, \
-	.partial_rotary_factor = 1, .do_layer_norm_before = true
+	.partial_rotary_factor = rotary, .do_layer_norm_before = true
 #define LAYERNORM_MLP(positions, rotary, act) LAYERNORMS_MLP(2, positions, rotary, act)
 #define LAYERNORMS_MLP(norms, positions, rotary, act) \
 	.norm = EST_LAYERNORM, .norms_per_layer = norms, .final_norm = true, .activation = act, .position = positions, \
@@ -327,6 +328,34 @@ const struct cfg_family cfg_families[] = {
 		.architecture = EST_ARCH_APERTUS, .norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true,
 		.activation = EST_XIELU, .position = EST_ROPE, .partial_rotary_factor = 1, .do_layer_norm_before = true,
 		.max_position_embeddings = 65536, .qk_norm = EST_QK_NORM_HEAD } },
+	{ "arcee", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
+		.architecture = EST_ARCH_ARCEE, BARE_MLP(EST_RMSNORM, 2, EST_ROPE, EST_RELU2), .max_position_embeddings = 4096 } },
+	{ "jais2", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
+		.architecture = EST_ARCH_JAIS2, LAYERNORM_MLP(EST_ROPE, 1, EST_RELU2), .max_position_embeddings = 8192 } },
+	{ "nemotron", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS | CFG_READS_PARTIAL_ROTARY, .shape = {
+		.architecture = EST_ARCH_NEMOTRON, BARE_MLP_PARTLY(EST_LAYERNORM, 2, EST_ROPE, 0.5, EST_RELU2),
+		.max_position_embeddings = 4096 } },
+	{ "helium", CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_MLP_BIAS, .shape = {
+		.architecture = EST_ARCH_HELIUM, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096,
+		.num_key_value_heads = 20, .head_dim = 128 } },
+	{ "hunyuan_v1_dense", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
+		.architecture = EST_ARCH_HUNYUAN, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.qk_norm = EST_QK_NORM_HEAD } },
+	{ "ministral", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .sliding_window = 4096, .masks_both_kinds = true } },
+	{ "cwm", CFG_READS_GQA | CFG_READS_MLP_BIAS | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .head_dim = 128, .sliding_window = 8192, .full_attention_every = 4,
+		.full_attention_first = true, .masks_both_kinds = true } },
+	{ "iquestcoder", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
+		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .head_dim = 128 } },
+	{ "vaultgemma", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_SOFTCAP | CFG_READS_WINDOW
+		| CFG_READS_LAYER_TYPES, .shape = {
+		.architecture = EST_ARCH_VAULTGEMMA, GATED(EST_RMSNORM, 2, EST_GELU), .max_position_embeddings = 8192,
+		.head_dim = 256, .num_key_value_heads = 4, .tie_word_embeddings = true, .sliding_window = 4096,
+		.full_attention_every = 2, .final_logit_softcapping = 30, .attn_logit_softcapping = 50, .refuses_sdpa = true } },
 	{ "falcon", CFG_READS_FALCON | CFG_READS_GQA | CFG_READS_DROPOUT, .wide_mlp_by_default = true, .shape = {
 		.architecture = EST_ARCH_FALCON, BARE_MLP(EST_LAYERNORM, 1, EST_ROPE, EST_GELU), .max_position_embeddings = 2048,
 		.tie_word_embeddings = true } },

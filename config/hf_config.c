@@ -29,23 +29,32 @@ static void read_rope_parameters(const struct cfg_hf_reading *reading, uint64_t 
 		reading->model->partial_rotary_factor = value;
 }
 
-/* layer_types as a window and its period: full attention in layers n, 2n, ... (from 1), or nowhere, or everywhere. */
+static size_t next_full(const json_t *layer_types, size_t layer)
+{
+	while (layer < json_array_size(layer_types) && cfg_hf_is_sliding(layer_types, layer))
+		layer++;
+	return layer;
+}
+
+/* layer_types as a window and its period: full attention in layers n, 2n, ... (from 1), in 1, n + 1, ..., or nowhere,
+ * or everywhere. */
 static void read_layer_types(const struct cfg_hf_reading *reading, const json_t *layer_types)
 {
 	struct est_model *model = reading->model;
-	size_t count = json_array_size(layer_types), full = 0;
+	size_t count = json_array_size(layer_types), first, second;
 
 	if (!json_is_array(layer_types) || count != (size_t)model->num_hidden_layers) {
 		cfg_hf_complain(reading, "layer_types", EST_CONTRADICTION, "must list one type for each of num_hidden_layers");
 		return;
 	}
-	while (full < count && cfg_hf_is_sliding(layer_types, full))
-		full++;
-	model->full_attention_every = full < count ? (int64_t)full + 1 : 0;
-	if (full == 0)
+	first = next_full(layer_types, 0);
+	second = next_full(layer_types, first + 1);
+	model->full_attention_first = first == 0;
+	model->full_attention_every = first == 0 ? (int64_t)second : first < count ? (int64_t)first + 1 : 0;
+	if (first == 0 && second == 1 && !model->masks_both_kinds)
 		model->sliding_window = 0;
 	for (size_t layer = 0; layer < count; layer++)
-		if (cfg_hf_is_sliding(layer_types, layer) != (full > 0 && (layer + 1) % (full + 1) != 0))
+		if (cfg_hf_is_sliding(layer_types, layer) != est_model_layer_is_sliding(model, (int64_t)layer))
 			cfg_hf_refuse(model, irregular_window);
 }
 
@@ -57,6 +66,9 @@ static void read_window(const struct cfg_hf_reading *reading, uint64_t reads)
 
 	if ((reads & CFG_READS_USE_WINDOW) && !json_is_true(json_object_get(reading->object, "use_sliding_window")))
 		model->sliding_window = 0;
+	if (!model->sliding_window && model->masks_both_kinds)
+		cfg_hf_complain(reading, "sliding_window", EST_CONTRADICTION,
+				"must be a number: the class makes a mask of it for any layers");
 	if (!model->sliding_window)
 		model->full_attention_every = 0;
 	else if ((reads & CFG_READS_LAYER_TYPES) && layer_types && !json_is_null(layer_types))

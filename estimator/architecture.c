@@ -236,6 +236,8 @@ static const struct est_module glm4_dense[] = {
 static const struct est_module exaone4[] = {
 	ATTENTION, HEAD_NORMS, DENSE_MLP, NORM(post_attention_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN), END
 };
+static const struct est_module nemotron[] = { ATTENTION, PLAIN_MLP("up_proj", "down_proj"), NORMS, END };
+static const struct est_module hunyuan[] = { ATTENTION, HEAD_NORMS, DENSE_MLP, NORMS, END };
 static const struct est_module apertus[] = {
 	ATTENTION, HEAD_NORMS, PLAIN_MLP("up_proj", "down_proj"), BARE(alpha_p, XIELU), NORMS, END
 };
@@ -291,7 +293,7 @@ static const struct est_architecture_row architectures[] = {
 				.rope_per_layer_type = true },
 	[EST_ARCH_GEMMA4]   = { gemma4, est_gemma4_layer, est_gemma4_norm, .scaled_embedding = true, .rotary = true,
 				.rope_per_layer_type = true, .sparse = gemma4_moe, .experts_by_their_own_names = true },
-	[EST_ARCH_PHI3]     = { phi3, est_phi3_layer, est_llama_norm, .rotary = true },
+	[EST_ARCH_PHI3]     = { phi3, est_phi3_layer, est_llama_norm, .rotary = true, .cuts_whole_heads = true },
 	[EST_ARCH_OLMO]     = { llama, est_olmo_layer, est_olmo_norm, .rotary = true, .fp32_rope = true },
 	[EST_ARCH_OLMO2]    = { olmo2, est_olmo2_layer, est_olmo2_norm, .rotary = true, .fp32_rope = true,
 				.rope_per_layer_type = true },
@@ -312,6 +314,13 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_GLM4]        = { glm4_dense, est_glm4_layer, est_llama_norm, .rotary = true, .rotate = est_apply_glm_rope },
 	[EST_ARCH_EXAONE4]     = { exaone4, est_exaone4_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_APERTUS]     = { apertus, est_apertus_layer, est_llama_norm, .rotary = true },
+	[EST_ARCH_ARCEE]       = { nemotron, est_arcee_layer, est_llama_norm, .rotary = true },
+	[EST_ARCH_JAIS2]       = { nemotron, est_jais2_layer, est_torch_layer_norm, .rotary = true },
+	[EST_ARCH_NEMOTRON]    = { nemotron, est_nemotron_layer, est_nemotron_norm, .rotary = true,
+				   .cuts_whole_heads = true, .rotate = est_apply_partial_rope },
+	[EST_ARCH_HELIUM]      = { llama, est_helium_layer, est_olmo2_norm, .rotary = true, .rotate = est_apply_helium_rope },
+	[EST_ARCH_HUNYUAN]     = { hunyuan, est_hunyuan_layer, est_llama_norm, .rotary = true },
+	[EST_ARCH_VAULTGEMMA]  = { llama, est_vaultgemma_layer, est_gemma_norm, .scaled_embedding = true, .rotary = true },
 	[EST_ARCH_FALCON]      = { falcon, est_falcon_layer, est_torch_layer_norm, .rotary = true, .always_masked = true,
 				   .returns_weights = true },
 	[EST_ARCH_BLOOM]       = { bloom, est_bloom_layer, est_torch_layer_norm, .returns_weights = true },

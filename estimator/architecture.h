@@ -53,6 +53,7 @@ struct est_architecture_row {
 	bool rotary;
 	bool fp32_rope;                    /* OLMo: cos and sin stay fp32, q and k are cast back after them */
 	bool rope_per_layer_type;          /* Gemma-3, OLMo-3: sliding layers have cos and sin of their own */
+	bool cuts_whole_heads;             /* rotates a part of each head, cut off and joined again, even if that is all of it */
 	bool complex_rope;                 /* DeepSeek-V2: one complex tensor for cos and sin */
 	const struct est_module *sparse;   /* of the layers that have experts; NULL: there are none */
 	const struct est_module *mixer, *mixer_sparse; /* of the layers that have another mixer than attention */

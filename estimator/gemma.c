@@ -64,6 +64,13 @@ struct est_tensor est_gemma2_layer(struct est_pass *pass, const struct est_layer
 	return est_sandwich_layer(pass, layer, x, &blocks);
 }
 
+struct est_tensor est_vaultgemma_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_gemma_norm, attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
+}
+
 struct est_tensor est_gemma3_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	return est_gemma2_layer(pass, layer, x);

@@ -136,7 +136,11 @@ void est_liger_rope(struct est_pass *pass, const struct est_rope *rope, struct e
 
 bool est_liger_knows(const struct est_model *model)
 {
+	static const char *const without[] = { "seed_oss", "cwm", "iquestcoder" }; /* Llama's code, by a name that Liger does not know */
+
+	for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++)
+		if (!strcmp(model->model_type, without[i]))
+			return false;
 	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_OLMO2
-	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0
-	       && strcmp(model->model_type, "seed_oss") != 0;
+	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0;
 }

@@ -93,8 +93,7 @@ struct est_tensor est_qwen3_attention(struct est_pass *pass, const struct est_la
 	return est_attend(pass, layer, q, k, v);
 }
 
-/* q_norm and k_norm on each head, after the transposition */
-static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor heads)
+struct est_tensor est_norm_heads(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor heads)
 {
 	struct est_tensor normed = est_hold(est_llama_norm(pass, norm, heads));
 
@@ -102,6 +101,7 @@ static struct est_tensor norm_heads(struct est_pass *pass, const struct est_norm
 	return normed;
 }
 
+/* q_norm and k_norm on each head, after the transposition */
 struct est_tensor est_head_norm_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
@@ -109,8 +109,8 @@ struct est_tensor est_head_norm_attention(struct est_pass *pass, const struct es
 	struct est_tensor k = est_hold(est_key_heads(pass, layer, est_linear(tape, &layer->k_proj, x)));
 	struct est_tensor v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
 
-	q = norm_heads(pass, &layer->q_norm, q);
-	k = norm_heads(pass, &layer->k_norm, k);
+	q = est_norm_heads(pass, &layer->q_norm, q);
+	k = est_norm_heads(pass, &layer->k_norm, k);
 	return est_attend(pass, layer, q, k, v);
 }
 
@@ -206,6 +206,13 @@ struct est_tensor est_exaone4_layer(struct est_pass *pass, const struct est_laye
 	static const struct est_blocks blocks = { est_llama_norm, est_head_norm_attention, est_gated_mlp };
 
 	return est_post_norm_layer(pass, layer, x, &blocks);
+}
+
+struct est_tensor est_helium_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	static const struct est_blocks blocks = { est_olmo2_norm, est_llama_attention, est_gated_mlp };
+
+	return est_pre_norm_layer(pass, layer, x, &blocks);
 }
 
 struct est_tensor est_apertus_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

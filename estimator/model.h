@@ -33,6 +33,12 @@ enum est_architecture {
 	EST_ARCH_GLM4,
 	EST_ARCH_EXAONE4,
 	EST_ARCH_APERTUS,
+	EST_ARCH_ARCEE,       /* Llama's with an MLP without a gate */
+	EST_ARCH_JAIS2,       /* the same with LayerNorm */
+	EST_ARCH_NEMOTRON,    /* and with one that adds 1 to its weight; rotates a part of each head */
+	EST_ARCH_HELIUM,      /* Llama's, norms multiplied in fp32, rotary embedding of neighbours */
+	EST_ARCH_HUNYUAN,     /* norms of q and k after their rotation */
+	EST_ARCH_VAULTGEMMA,  /* Gemma-2 without norms behind its blocks */
 	EST_ARCH_FALCON,      /* fused q, k and v, of one key_value head or several; attention and MLP side by side */
 	EST_ARCH_BLOOM,       /* ALiBi, a norm of the embedding, GELU by an autograd function of its own */
 	EST_ARCH_MPT,         /* ALiBi */
@@ -128,6 +134,7 @@ struct est_model {
 	double final_logit_softcapping, attn_logit_softcapping;        /* 0: none */
 	double embedding_multiplier, residual_multiplier, logits_scaling; /* Granite multiplies even by 1; 0: no such op */
 	bool embedding_norm;          /* Bloom */
+	bool masks_both_kinds;        /* of windows and of full attention, whether a layer takes them or not */
 	bool refuses_flash;           /* _supports_flash_attn = False */
 	bool refuses_sdpa;            /* _supports_sdpa = False: eager is the default */
 

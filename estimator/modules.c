@@ -210,7 +210,7 @@ static struct est_tensor rotated(struct est_pass *pass, const struct est_rope *r
 
 bool est_rotates_a_part(const struct est_model *model)
 {
-	return model->partial_rotary_factor < 1 || model->architecture == EST_ARCH_PHI3;
+	return model->partial_rotary_factor < 1 || est_architecture_row(model->architecture)->cuts_whole_heads;
 }
 
 void est_apply_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
@@ -240,7 +240,8 @@ void est_apply_rope(struct est_pass *pass, const struct est_rope *rope, struct e
 void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
 			    struct est_tensor ret[2])
 {
-	bool joined_at_once = pass->model->architecture == EST_ARCH_PHI3;
+	enum est_architecture architecture = pass->model->architecture;
+	bool joined_at_once = architecture == EST_ARCH_PHI3, kept = architecture == EST_ARCH_NEMOTRON;
 	struct est_tensor in[2] = { q, k }, rot[2], rest[2], embed[2];
 	struct est_tape *tape = pass->tape;
 
@@ -258,12 +259,16 @@ void est_apply_partial_rope(struct est_pass *pass, const struct est_rope *rope, 
 	}
 	for (unsigned i = 0; i < 2; i++) {
 		embed[i] = rotated(pass, rope, rot[i]);
+		if (kept) /* variables to the end, which the joined heads do not take the place of */
+			embed[i] = est_hold(embed[i]);
 		if (joined_at_once)
 			ret[i] = est_hold(est_cat(tape, embed[i], rest[i]));
 	}
+	for (unsigned i = 0; i < 2 && !joined_at_once; i++)
+		ret[i] = est_hold(est_cat(tape, embed[i], rest[i]));
 	for (unsigned i = 0; i < 2; i++) {
-		if (!joined_at_once)
-			ret[i] = est_hold(est_cat(tape, embed[i], rest[i]));
+		if (kept)
+			est_drop(tape, embed[i]);
 		est_drop(tape, rot[i]);
 		est_drop(tape, rest[i]);
 	}

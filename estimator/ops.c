@@ -332,16 +332,21 @@ struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uin
 				 uint32_t bias)
 {
 	struct est_tensor in[3] = { x, leaf_or_none(tape, weight), leaf_or_none(tape, bias) };
-	struct est_tensor out, mean, rstd;
-	struct est_node *node;
 
 	if (tape->autocast)
 		cast_to_fp32(tape, in);
-	node = est_node_new(tape, &layer_norm_op, 3, in);
+	return est_layer_norm_as_is(tape, in, rows);
+}
+
+struct est_tensor est_layer_norm_as_is(struct est_tape *tape, const struct est_tensor in[3], uint64_t rows)
+{
+	struct est_node *node = est_node_new(tape, &layer_norm_op, 3, in);
+	struct est_tensor out, mean, rstd;
+
 	for (unsigned i = 0; i < 3; i++)
 		if (in[i].numel)
 			est_save(tape, node, in[i]);
-	out = est_empty(tape, x.numel, in[0].element);
+	out = est_empty(tape, in[0].numel, in[0].element);
 	mean = est_empty(tape, rows, EST_32BIT);
 	rstd = est_empty(tape, rows, EST_32BIT);
 	est_save(tape, node, mean);

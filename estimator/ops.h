@@ -101,6 +101,9 @@ struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, u
 struct est_tensor est_layer_norm(struct est_tape *tape, struct est_tensor x, uint64_t rows, uint32_t weight,
 				 uint32_t bias);
 
+/* The same without autocast, of x, weight and bias, those two perhaps none. */
+struct est_tensor est_layer_norm_as_is(struct est_tape *tape, const struct est_tensor in[3], uint64_t rows);
+
 /* torch.cat of half-negated halves: LlamaAttention's rotate_half. */
 struct est_tensor est_rotate_half(struct est_tape *tape, struct est_tensor x);
 /* x.view(other shape): nothing but that gradients that pass it are views, and are not added to in place. */

@@ -292,6 +292,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	est_drop(tape, pass->attn_weights);
 	est_drop(tape, pass->topk_indices);
 	pass->attn_weights = pass->topk_indices = est_none;
+	est_drop_masks_not_taken(pass);
 	return x;
 }
 

@@ -137,16 +137,30 @@ static struct est_tensor make_mask(struct est_pass *pass, bool window)
 	return mask;
 }
 
+/* Whether some layer takes the mask of windows, or that of full attention. */
+static bool is_taken(const struct est_pass *pass, bool sliding)
+{
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
+		if (pass->layers[i].sliding == sliding && est_layer_is_masked(pass, &pass->layers[i]))
+			return true;
+	return false;
+}
+
+static bool is_made(const struct est_pass *pass, bool sliding)
+{
+	return is_taken(pass, sliding)
+	       || (pass->model->masks_both_kinds && est_layer_is_masked(pass, &(struct est_layer){ .sliding = sliding }));
+}
+
 void est_make_masks(struct est_pass *pass)
 {
-	bool full = false, sliding = false;
+	bool full, sliding;
 	bool sliding_first = pass->model->vision.tower == EST_TOWER_SIGLIP; /* Gemma-3's: in the order of the layers' types */
 
 	if (pass->request->attention == EST_FLASH_ATTENTION_2 || pass->request->attention == EST_FLASH_ATTENTION_3)
 		return; /* the padding mask itself, two-dimensional */
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
-		if (est_layer_is_masked(pass, &pass->layers[i]))
-			*(pass->layers[i].sliding ? &sliding : &full) = true;
+	full = is_made(pass, false);
+	sliding = is_made(pass, true);
 	if (sliding && sliding_first)
 		pass->sliding_mask = make_mask(pass, true);
 	if (full)
@@ -154,6 +168,18 @@ void est_make_masks(struct est_pass *pass)
 	/* Qwen2-MoE makes the sliding mask, of whatever window, whether a layer takes it or not */
 	if ((sliding && !sliding_first) || pass->model->architecture == EST_ARCH_QWEN2_MOE)
 		pass->sliding_mask = make_mask(pass, true);
+}
+
+void est_drop_masks_not_taken(struct est_pass *pass)
+{
+	struct est_tensor *masks[2] = { &pass->mask, &pass->sliding_mask };
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (!pass->model->masks_both_kinds || is_taken(pass, i == 1))
+			continue;
+		est_drop(pass->tape, *masks[i]);
+		*masks[i] = est_none;
+	}
 }
 
 const struct est_rope *est_layer_rope(const struct est_pass *pass, const struct est_layer *layer)

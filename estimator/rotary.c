@@ -76,6 +76,16 @@ void est_apply_glm_rope(struct est_pass *pass, const struct est_rope *rope, stru
 	drop_rope(pass->tape, &pairs);
 }
 
+/* Helium: on all of it */
+void est_apply_helium_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
+			   struct est_tensor ret[2])
+{
+	struct est_rope pairs = interleave(pass->tape, rope);
+
+	est_apply_rope(pass, &pairs, q, k, ret);
+	drop_rope(pass->tape, &pairs);
+}
+
 /* ---- three positions a token: cos and sin of each sequence */
 
 /* position_ids[..., None].float() * self.inv_freq */

@@ -34,7 +34,7 @@ static const struct {
 	ENUM(norm), INT(norms_per_layer), BOOL(final_norm), ENUM(qk_norm), ENUM(activation), ENUM(position),
 	BYTE(layer_kinds[1]), BYTE(layer_kinds[4]), BYTE(layer_kinds[5]), BYTE(layer_kinds[7]), INT(ssm_head_dim),
 	INT(position_offset), INT(embed_dim), REAL(partial_rotary_factor), INT(sliding_window),
-	INT(full_attention_every),
+	INT(full_attention_every), BOOL(full_attention_first),
 	BOOL(parallel_residual), BOOL(do_layer_norm_before), REAL(attention_dropout), REAL(residual_dropout),
 	REAL(embedding_dropout), REAL(final_logit_softcapping), REAL(attn_logit_softcapping),
 	REAL(embedding_multiplier),
@@ -111,6 +111,8 @@ END_TEST
 #define KV2 ",\"num_key_value_heads\":2"
 #define GRANITE_KINDS ",\"layer_types\":[\"mamba\",\"attention\",\"mamba\",\"mamba\",\"mamba\",\"full_attention\",\"mamba\"," \
 	"\"linear_attention\"]"
+
+#define SLIDING3 "\"sliding_attention\",\"sliding_attention\",\"sliding_attention\""
 
 /* One member of what is read, and what it must be. */
 static const struct {
@@ -326,6 +328,30 @@ static const struct {
 	{ "LFM-2 convolves elsewhere", CONFIG("lfm2", KV2 ",\"full_attn_idxs\":[2,5]"), "layer_kinds[4]", EST_LAYER_MIXES },
 	{ "MiniMax-M2 rotates rotary_dim", CONFIG("minimax_m2", KV2 ",\"head_dim\":64,\"rotary_dim\":32"),
 	  "partial_rotary_factor", 0.5 },
+	{ "Arcee's MLP has no gate", CONFIG("arcee", KV2 ",\"mlp_bias\":true"), "parameters", 393024 },
+	{ "Nemotron's norms have biases", CONFIG("nemotron", KV2 ",\"mlp_bias\":true"), "parameters", 394112 },
+	{ "Nemotron rotates half of a head", CONFIG("nemotron", ""), "partial_rotary_factor", 0.5 },
+	{ "or all of it", CONFIG("nemotron", ",\"partial_rotary_factor\":1.0"), "partial_rotary_factor", 1 },
+	{ "or what rope_parameters say", CONFIG("nemotron", ",\"rope_parameters\":{\"partial_rotary_factor\":0.25}"),
+	  "partial_rotary_factor", 0.25 },
+	{ "Jais-2 has biases throughout", CONFIG("jais2", KV2), "parameters", 395648 },
+	{ "Helium's attention_bias is of q, k and v", CONFIG("helium", KV2 ",\"head_dim\":16,\"attention_bias\":true"),
+	  "parameters", 474176 },
+	{ "HunYuan norms heads", CONFIG("hunyuan_v1_dense", KV2 ",\"head_dim\":32,\"attention_bias\":true"), "parameters", 574528 },
+	{ "Ministral counts as Mistral does", CONFIG("ministral", KV2 ",\"head_dim\":32"), "parameters", 571456 },
+	{ "Ministral's windows are everywhere by themselves", CONFIG("ministral", KV2), "full_attention_every", 0 },
+	{ "full attention first", CONFIG("ministral", KV2 ",\"layer_types\":[\"full_attention\"," SLIDING3 "," SLIDING3 ","
+	  "\"sliding_attention\"]"), "architecture", EST_ARCH_LLAMA },
+	{ "in periods that are not met is not modelled", CONFIG("ministral", KV2 ",\"layer_types\":[\"full_attention\"," SLIDING3
+	  ",\"full_attention\",\"full_attention\",\"sliding_attention\",\"sliding_attention\"]"), "architecture", EST_ARCH_UNSUPPORTED },
+	{ "CWM attends in full first", CONFIG("cwm", KV2), "full_attention_first", 1 },
+	{ "CWM with full attention last", CONFIG("cwm", KV2 ",\"layer_types\":[" SLIDING3 ",\"full_attention\"," SLIDING3
+	  ",\"full_attention\"]"), "full_attention_first", 0 },
+	{ "CWM's period", CONFIG("cwm", KV2), "full_attention_every", 4 },
+	{ "CWM's mlp_bias", CONFIG("cwm", KV2 ",\"mlp_bias\":true"), "parameters", 1164352 },
+	{ "IQuest-Coder's heads are of 128", CONFIG("iquestcoder", KV2), "parameters", 1161280 },
+	{ "VaultGemma has two norms a layer", CONFIG("vaultgemma", KV2), "parameters", 1883712 },
+	{ "VaultGemma caps its scores", CONFIG("vaultgemma", KV2), "refuses_sdpa", 1 },
 	{ "a refused model's text is nested", "{\"model_type\":\"gemma3n\",\"text_config\":{\"hidden_size\":2560}}",
 	  "hidden_size", 2560 },
 	{ "a refused model may say what it likes", "{\"model_type\":\"gemma3n\",\"intermediate_size\":[1,2]}",
@@ -391,6 +417,8 @@ static const struct {
 	  EST_OUT_OF_RANGE },
 	{ "groups that do not divide the heads", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_n_groups\":3"),
 	  "/model/mamba_n_groups", EST_CONTRADICTION },
+	{ "no window where masks of both kinds are made", CONFIG("cwm", KV2 ",\"sliding_window\":null"), "/model/sliding_window",
+	  EST_CONTRADICTION },
 	{ "layer_types that are no list", CONFIG("gemma2", ",\"layer_types\":\"full\""), "/model/layer_types",
 	  EST_CONTRADICTION },
 };
