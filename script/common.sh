@@ -34,6 +34,7 @@ have()
 	chromium-driver) [ -x /usr/bin/chromedriver ] ;;
 	python3-selenium) /usr/bin/python3 -c 'import selenium' 2>/dev/null ;;
 	prometheus) command -v promtool >/dev/null ;;
+	python3-requests) /usr/bin/python3 -c 'import requests' 2>/dev/null ;;
 	python3-pandas) /usr/bin/python3 -c 'import pandas' 2>/dev/null ;;
 	python3-matplotlib) /usr/bin/python3 -c 'import matplotlib' 2>/dev/null ;;
 	haproxy | slurmctld | slurmd | runc | iptables) [ -x "/usr/sbin/$1" ] ;;
@@ -88,7 +89,7 @@ need_build()
 need_tests()
 {
 	need_build
-	need check
+	need check curl
 }
 
 # build FOLDER MESON_OPTION...: configures build/FOLDER once, then compiles what has changed. Two callers take turns.

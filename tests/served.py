@@ -492,7 +492,7 @@ def write_between(source, marks, target, request, shown):
     path = source / "README.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(marks[0])
     asked = "curl 127.0.0.1:8080%s -H 'Content-Type: application/json' -d '\n%s'" % (target, request)
-    session = "```\n%s\n```\n\n```json\n%s\n```" % (asked, shown)
+    session = "```sh\n%s\n```\n\n```json\n%s\n```" % (asked, shown)
     path.write_text("\n".join([before + marks[0], session, marks[1] + rest.partition(marks[1])[2]]), encoding="utf-8")
 
 
