@@ -14,6 +14,13 @@ struct peak_line {
 	struct est_range range;
 };
 
+/* An assumption and its reason. */
+struct assumed_line {
+	char field[EST_NAME_MAX];
+	const char *value, *why;
+};
+enum { LINE_MAX_LENGTH = 120 };
+
 /* clang-format off */
 static const struct srv_column line_columns[] = {
 	SRV_COLUMN("component", SRV_TEXT, struct line, name),
@@ -27,8 +34,14 @@ static const struct srv_column peak_columns[] = {
 	SRV_COLUMN("expected_bytes", SRV_U64, struct peak_line, range.expected),
 	SRV_COLUMN("high_bytes", SRV_U64, struct peak_line, range.high),
 };
+static const struct srv_column assumed_columns[] = {
+	SRV_COLUMN("assumed", SRV_CHARS, struct assumed_line, field),
+	SRV_COLUMN("value", SRV_TEXT, struct assumed_line, value),
+	SRV_COLUMN("why", SRV_TEXT, struct assumed_line, why),
+};
 /* clang-format on */
 static const struct srv_table line_table = SRV_TABLE(line_columns), peak_table = SRV_TABLE(peak_columns);
+static const struct srv_table assumed_table = SRV_TABLE(assumed_columns);
 
 /* Millions up to a billion, then billions. */
 static void write_count(struct srv_buffer *buffer, int64_t parameters)
@@ -111,6 +124,16 @@ static void write_peak(struct srv_buffer *buffer, const struct est_peak *peak)
 	SRV_PUT(buffer, "\n\n");
 }
 
+void srv_write_summary(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+{
+	write_run(buffer, request, report);
+	write_components(buffer, request, report);
+	if (report->replayed)
+		write_peak(buffer, &report->peak);
+}
+
+/* ---- below the verdicts */
+
 static void write_warnings(struct srv_buffer *buffer, const struct est_notes *notes)
 {
 	for (size_t i = 0; i < notes->count; i++) {
@@ -122,14 +145,86 @@ static void write_warnings(struct srv_buffer *buffer, const struct est_notes *no
 	}
 }
 
-void srv_write_summary(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+/* "/lora/rank" -> "lora.rank", as a query string has it. */
+static const char *dotted(const char *pointer, char name[EST_NAME_MAX])
 {
-	write_run(buffer, request, report);
-	write_components(buffer, request, report);
-	if (report->replayed)
-		write_peak(buffer, &report->peak);
-	write_warnings(buffer, &request->warnings);
-	write_warnings(buffer, &report->warnings);
+	est_copy_text(name, EST_NAME_MAX, *pointer ? pointer + 1 : "");
+	for (char *at = name; *at; at++)
+		*at = *at == '/' ? '.' : *at;
+	return name;
+}
+
+static bool is_default(const struct est_note *note)
+{
+	return !strcmp(note->detail, "not named: the default");
+}
+
+/* Assumptions of both lists that have a reason (ret_rows points to lines then), in their order. */
+static size_t list_reasons(const struct est_notes *notes, struct assumed_line *lines, const void **ret_rows, size_t count)
+{
+	static const char unnamed[] = "not named: ";
+
+	for (size_t i = 0; i < notes->count; i++) {
+		const struct est_note *note = &notes->item[i];
+		size_t skipped = strncmp(note->detail, unnamed, sizeof unnamed - 1) ? 0 : sizeof unnamed - 1;
+
+		if (is_default(note))
+			continue;
+		lines[count].value = note->value;
+		lines[count].why = note->detail + skipped;
+		dotted(note->pointer, lines[count].field);
+		ret_rows[count] = &lines[count];
+		count++;
+	}
+	return count;
+}
+
+static void write_reasons(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+{
+	struct assumed_line lines[2 * EST_NOTES_MAX];
+	const void *rows[2 * EST_NOTES_MAX];
+	size_t count = list_reasons(&report->assumptions, lines, rows, list_reasons(&request->notes, lines, rows, 0));
+
+	if (!count)
+		return;
+	srv_buffer_add_byte(buffer, '\n');
+	srv_write_rows(buffer, SRV_FOR_PEOPLE, &assumed_table, rows, count);
+}
+
+/* Fields at their plain defaults, as many as fit in a line. */
+static void write_defaults(struct srv_buffer *buffer, const struct est_notes *notes)
+{
+	size_t line = buffer->length + 1;
+
+	for (size_t i = 0, written = 0; i < notes->count; i++) {
+		const struct est_note *note = &notes->item[i];
+		char name[EST_NAME_MAX];
+
+		if (!is_default(note))
+			continue;
+		dotted(note->pointer, name);
+		if (!written++) {
+			SRV_PUT(buffer, "\nby default: ");
+		} else if (buffer->length - line + strlen(name) + strlen(note->value) + 3 > LINE_MAX_LENGTH) {
+			SRV_PUT(buffer, ",\n    ");
+			line = buffer->length - 4;
+		} else {
+			SRV_PUT(buffer, ", ");
+		}
+		srv_write_text(buffer, name);
+		srv_buffer_add_byte(buffer, ' ');
+		srv_write_text(buffer, *note->value ? note->value : "none");
+	}
+	if (buffer->length > line)
+		srv_buffer_add_byte(buffer, '\n');
+}
+
+void srv_write_remarks(struct srv_buffer *buffer, const struct cfg_request *request, const struct est_report *report)
+{
 	if (request->warnings.count + report->warnings.count)
 		srv_buffer_add_byte(buffer, '\n');
+	write_warnings(buffer, &request->warnings);
+	write_warnings(buffer, &report->warnings);
+	write_reasons(buffer, request, report);
+	write_defaults(buffer, &request->notes);
 }

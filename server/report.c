@@ -372,5 +372,7 @@ bool srv_report_write(struct srv_buffer *buffer, enum srv_format format, const s
 	if (format == SRV_FOR_PEOPLE)
 		srv_write_summary(buffer, estimate->request, report);
 	srv_write_rows(buffer, format, &table, rows, report->fit_count);
+	if (format == SRV_FOR_PEOPLE)
+		srv_write_remarks(buffer, estimate->request, report);
 	return true;
 }

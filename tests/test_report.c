@@ -330,7 +330,7 @@ START_TEST(an_estimate_comes_in_every_format)
 	} formats[] = {
 		{ "csv", "text/csv; charset=utf-8; header=present", 3 },
 		{ "ndjson", "application/x-ndjson", 2 },
-		{ "table", "text/plain; charset=utf-8", 21 },
+		{ "table", "text/plain; charset=utf-8", 31 },
 		{ "records", "application/json", 0 },
 	};
 	char target[64];
@@ -370,6 +370,47 @@ START_TEST(a_table_is_for_people)
 }
 END_TEST
 
+/* Below the verdicts: warnings, assumptions with their reasons, and the plain defaults, all that JSON tells. */
+START_TEST(a_table_ends_with_what_was_assumed)
+{
+	static const char request[] = "{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"method\":\"qlora\",\"versions\":{\"torch\":\"2.8\"}}";
+	char *table;
+	const char *at, *defaults, *verdict;
+	json_t *answer;
+	size_t i;
+	const json_t *note;
+
+	post("/estimate?format=table", request);
+	table = strdup(text());
+	verdict = strstr(table, "\nl4 ");
+	at = strstr(table, "\nwarning: /versions/torch older than");
+	ck_assert_msg(verdict && at > verdict, "%s", table);
+	at = strstr(at, "\n\nassumed ");
+	ck_assert_ptr_nonnull(at);
+	ck_assert_ptr_null(strstr(table, "not named"));
+	defaults = strstr(at, "\n\nby default: framework transformers, ");
+	ck_assert_ptr_nonnull(defaults);
+	post("/estimate", request);
+	answer = document();
+	ck_assert_uint_gt(json_array_size(json_object_get(answer, "assumptions")), 20);
+	json_array_foreach(json_object_get(answer, "assumptions"), i, note) {
+		bool plain = !strcmp(member(note, "detail"), "not named: the default");
+		char name[64], line[128];
+
+		snprintf(name, sizeof name, "%s", member(note, "pointer") + 1);
+		for (char *slash = name; (slash = strchr(slash, '/')); )
+			*slash = '.';
+		snprintf(line, sizeof line, "%s %s", name, plain ? *member(note, "value") ? member(note, "value") : "none" : "");
+		verdict = strstr(plain ? defaults : at, line);
+		ck_assert_msg(verdict && (plain || verdict < defaults), "%s", line);
+	}
+	for (at = defaults + 2; *at; at = strchr(at, '\n') + 1)
+		ck_assert_uint_le(strcspn(at, "\n"), 120);
+	json_decref(answer);
+	free(table);
+}
+END_TEST
+
 START_TEST(short_of_memory_is_a_503_and_the_next_request_is_answered)
 {
 	size_t size = context->arena.size;
@@ -398,6 +439,7 @@ static TCase *estimate_tests(void)
 	tcase_add_loop_test(test, advice_that_is_followed_does_what_it_says, 0, COUNT(advised));
 	tcase_add_loop_test(test, hints_are_ready_to_paste, 0, COUNT(hinted));
 	tcase_add_test(test, a_table_is_for_people);
+	tcase_add_test(test, a_table_ends_with_what_was_assumed);
 	tcase_add_test(test, without_names_nodes_are_chosen_by_memory);
 	tcase_add_test(test, get_and_post_give_the_same_bytes);
 	tcase_add_test(test, the_same_request_gives_the_same_bytes);
