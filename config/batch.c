@@ -157,6 +157,23 @@ json_t *cfg_batch_request(const struct cfg_batch *batch, size_t i, char base[EST
 	return NULL;
 }
 
+const json_t *cfg_batch_value(const struct cfg_batch *batch, size_t i, const char *name)
+{
+	size_t count = batch->count;
+	const char *key;
+	json_t *values;
+
+	if (batch->requests)
+		return cfg_json_at(json_array_get(batch->requests, i), name);
+	json_object_foreach(cfg_json_iterable(batch->sweep), key, values) {
+		count /= json_array_size(values);
+		if (!strcmp(key, name))
+			return json_array_get(values, i / count);
+		i %= count;
+	}
+	return cfg_json_at(batch->request, name);
+}
+
 bool cfg_batch_names(const struct cfg_batch *batch, const char *name)
 {
 	size_t i;

@@ -23,6 +23,9 @@ void cfg_batch_finish(struct cfg_batch *batch);
  * sweep. New reference; NULL when memory is short. */
 json_t *cfg_batch_request(const struct cfg_batch *batch, size_t i, char base[EST_POINTER_MAX]);
 
+/* The value that request number i has at a dotted name, as cfg_json_at() would find it there; borrowed. */
+const json_t *cfg_batch_value(const struct cfg_batch *batch, size_t i, const char *name);
+
 /* Whether any of the requests names the field with that dotted name. */
 bool cfg_batch_names(const struct cfg_batch *batch, const char *name);
 

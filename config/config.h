@@ -88,6 +88,10 @@ struct cfg_request {
 bool cfg_read_request(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
 		      struct est_faults *faults);
 
+/* The same without notes and warnings, for who does not tell them. */
+bool cfg_read_run(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
+		  struct est_faults *faults);
+
 /* JSON to bytes that are the same for all texts which differ in the order of members, in blanks and escapes, and for no
  * others. Returns how many of the room at to; 0 when it does not suffice. value nests no deeper than cfg_parse_json()
  * takes. */

@@ -339,11 +339,9 @@ static const struct {
 	{ "parallelism.checkpoint_outside_unit", checkpoint_of_old_transformers, false },
 };
 
-static void take(struct est_request *request, const char *name, double value, const char *why,
+static void take(struct est_request *request, const struct est_field *field, double value, const char *why,
 		 struct cfg_reasons *reasons)
 {
-	const struct est_field *field = est_field_find(name);
-
 	if (est_field_is_named(field, request))
 		return;
 	est_field_set(field, request, value);
@@ -367,11 +365,14 @@ static void apply_framework(struct est_request *request, struct cfg_reasons *rea
 	const struct cfg_default *row = cfg_frameworks[request->framework].defaults;
 
 	for (; row->field; row++) {
+		const struct est_field *field;
+
 		if (!(row->methods >> request->method & 1))
 			continue;
-		if (row->names && !est_request_names(request, row->field))
-			set_names((struct est_names *)(void *)((char *)request + est_field_find(row->field)->offset), row->names);
-		take(request, row->field, row->value, row->source, reasons);
+		field = est_field_find(row->field);
+		if (row->names && !est_field_is_named(field, request))
+			set_names((struct est_names *)(void *)((char *)request + field->offset), row->names);
+		take(request, field, row->value, row->source, reasons);
 	}
 }
 
@@ -383,14 +384,14 @@ void cfg_defaults_apply(struct est_request *request, const struct est_model *mod
 	memset(ret_reasons, 0, sizeof(*ret_reasons));
 	apply_framework(request, ret_reasons);
 	for (i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
-		const struct est_field *field = est_field_find(rules[i].field);
-		const char *why;
 		double value;
+		const char *why = rules[i].rule(&input, &value);
+		const struct est_field *field;
 
-		if (ret_reasons->text[field - est_request_fields] && !rules[i].over)
+		if (!why)
 			continue;
-		why = rules[i].rule(&input, &value);
-		if (why)
-			take(request, rules[i].field, value, why, ret_reasons);
+		field = est_field_find(rules[i].field);
+		if (rules[i].over || !ret_reasons->text[field - est_request_fields])
+			take(request, field, value, why, ret_reasons);
 	}
 }

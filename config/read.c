@@ -93,19 +93,21 @@ static void read_group(struct cfg_reader *reader, const json_t *object, const ch
 	}
 }
 
+static void fault_missing(struct cfg_reader *reader, const char *base, const struct est_field *field)
+{
+	char place[2 * EST_POINTER_MAX];
+
+	snprintf(place, sizeof(place), "%s%s", base, field->pointer);
+	est_fault_add(reader->faults, place, EST_MISSING, "is required");
+}
+
 static void require_fields(struct cfg_reader *reader, const char *base)
 {
 	size_t i;
 
-	for (i = 0; i < est_request_field_count; i++) {
-		const struct est_field *field = &est_request_fields[i];
-		char place[2 * EST_POINTER_MAX];
-
-		if (!field->required || est_field_is_named(field, &reader->ret->request))
-			continue;
-		snprintf(place, sizeof(place), "%s%s", base, field->pointer);
-		est_fault_add(reader->faults, place, EST_MISSING, "is required");
-	}
+	for (i = 0; i < est_request_field_count; i++)
+		if (est_request_fields[i].required && !est_field_is_named(&est_request_fields[i], &reader->ret->request))
+			fault_missing(reader, base, &est_request_fields[i]);
 }
 
 /* est_check() points into the request; the client sees the request where it lies in its batch. */
@@ -128,7 +130,7 @@ static bool check(struct cfg_request *request, const struct cfg_from *from, cons
 }
 
 /* An empty request: the lists, which are large, have no items, and are left as they are. */
-static void begin(struct cfg_request *ret)
+void cfg_read_begin(struct cfg_request *ret)
 {
 	est_request_init(&ret->request);
 	memset(&ret->model, 0, sizeof(ret->model));
@@ -150,8 +152,10 @@ static bool finish(struct cfg_reader *reader, const struct cfg_from *from, const
 		return false;
 	cfg_finish_cards(reader->catalog, reader->size_count, ret);
 	cfg_defaults_apply(&ret->request, &ret->model, &reasons);
-	cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
-	cfg_warn_of_versions(&ret->request, &ret->warnings);
+	if (!reader->bare) {
+		cfg_note_assumptions(&ret->request, &reasons, &ret->notes);
+		cfg_warn_of_versions(&ret->request, &ret->warnings);
+	}
 	return check(ret, from, base, reader->faults) && !cfg_json_is_short();
 }
 
@@ -162,17 +166,41 @@ static bool finish_with_files(struct cfg_reader *reader, const char *base, size_
 	return cfg_from_read(&from, reader, base) && finish(reader, &from, base, before);
 }
 
+void cfg_read_members(struct cfg_reader *reader, const json_t *body, const char *base)
+{
+	read_group(reader, body, "", base);
+}
+
+bool cfg_read_finish(struct cfg_reader *reader, const char *base, size_t before)
+{
+	return reader->ret->ignored.listed ? finish_with_files(reader, base, before) : finish(reader, NULL, base, before);
+}
+
+static bool read_whole(struct cfg_reader *reader, const json_t *body, const char *base)
+{
+	size_t before = reader->faults->count;
+
+	cfg_read_begin(reader->ret);
+	if (!json_is_object(body)) {
+		est_fault_add(reader->faults, base, EST_WRONG_TYPE, "must be an object");
+		return false;
+	}
+	cfg_read_members(reader, body, base);
+	return cfg_read_finish(reader, base, before);
+}
+
 bool cfg_read_request(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
 		      struct est_faults *faults)
 {
 	struct cfg_reader reader = { .catalog = catalog, .ret = ret, .faults = faults };
-	size_t before = faults->count;
 
-	begin(ret);
-	if (!json_is_object(body)) {
-		est_fault_add(faults, base, EST_WRONG_TYPE, "must be an object");
-		return false;
-	}
-	read_group(&reader, body, "", base);
-	return ret->ignored.listed ? finish_with_files(&reader, base, before) : finish(&reader, NULL, base, before);
+	return read_whole(&reader, body, base);
+}
+
+bool cfg_read_run(const json_t *body, const char *base, const struct cfg_catalog *catalog, struct cfg_request *ret,
+		  struct est_faults *faults)
+{
+	struct cfg_reader reader = { .catalog = catalog, .ret = ret, .faults = faults, .bare = true };
+
+	return read_whole(&reader, body, base);
 }

