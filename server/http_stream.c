@@ -10,7 +10,7 @@
 enum {
 	BLOCK_SIZE = 32 * 1024, /* libmicrohttpd's own buffer of a streamed answer */
 	SLOTS_A_THREAD = 2,     /* so that none of them waits for another whose span takes long */
-	FIRST_ITEMS = 8         /* of a span at most, as long as nothing is known of the items' sizes */
+	FIRST_ITEMS = 32        /* of a span at most, as long as nothing is known of the items' sizes */
 };
 
 struct slot {
@@ -126,13 +126,16 @@ void srv_http_resume(struct srv_http *http)
 
 /* ---- a body in parts */
 
-/* Items of the next span: those that fill a part, going by what was sent, but so that at the end all slots have some. */
+/* Items of the next span: those that fill a part, going by what was sent, but so that at the end all slots have some. A slot
+ * alone has them all. */
 static size_t next_items(const struct srv_body *body)
 {
-	size_t left = body->rest.end - body->rest.at, share = left / body->count;
+	size_t left = body->rest.end - body->rest.at, share = left / body->count, items;
 	uint64_t fitting = body->items ? body->items * SRV_PART_SIZE / (body->bytes + 1) : FIRST_ITEMS;
-	size_t items = share < fitting ? share : (size_t)fitting;
 
+	if (body->count == 1)
+		return left;
+	items = share < fitting ? share : (size_t)fitting;
 	return items ? items : left > 0;
 }
 
@@ -222,10 +225,10 @@ static void drop_body(void *closure)
 
 static struct srv_body *make_body(struct srv_http *http, struct srv_stream *stream)
 {
-	size_t most = SLOTS_A_THREAD * (size_t)srv_pool_threads(http->pool), count = stream->items ? stream->items : 1;
+	size_t threads = (size_t)srv_pool_threads(http->pool), most = threads > 1 ? SLOTS_A_THREAD * threads : 1;
+	size_t count = stream->items < 1 ? 1 : stream->items < most ? stream->items : most;
 	struct srv_body *body;
 
-	count = count < most ? count : most;
 	body = calloc(1, sizeof *body + count * sizeof body->slots[0]);
 	if (!body)
 		return NULL;

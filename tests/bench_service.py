@@ -57,19 +57,22 @@ def different(request, start, count):
 
 
 def compare(service, name, request, form, path, start):
-    """One request for each estimate against batches of 100, in turn."""
-    singles, batches = [], []
+    """One request for each estimate against lists of 100 requests and sweeps that make as many, in turn."""
+    rows = []
     for number in range(ROUNDS):
-        bodies = different(request, start + 2 * SINGLES * number, 2 * SINGLES)
+        bodies = different(request, start + 3 * SINGLES * number, 3 * SINGLES)
         one = [post(json.dumps(body).encode(), path=b"/estimate" + form) for body in bodies[:SINGLES]]
-        many = [post(json.dumps({"requests": bodies[at:at + 100]}).encode(), path=path)
-                for at in range(SINGLES, 2 * SINGLES, 100)]
-        singles.append(cost(service, one, 1))
-        batches.append(cost(service, many, 100))
-    one, many = (statistics.median(row[0] for row in rows) for rows in (singles, batches))
-    print("batch, %s: %.1f us of processor time an estimate instead of %.1f: %.1f times cheaper (%.0f and %.0f bytes)"
-          % (name, many, one, one / many, statistics.median(row[1] for row in batches),
-             statistics.median(row[1] for row in singles)))
+        lists, sweeps = [], []
+        for at in range(0, SINGLES, 100):
+            some = bodies[SINGLES + at:SINGLES + at + 100]
+            others = [body["sequence_length"] for body in bodies[2 * SINGLES + at:2 * SINGLES + at + 100]]
+            lists.append(post(json.dumps({"requests": some}).encode(), path=path))
+            sweeps.append(post(json.dumps({"request": request, "sweep": {"sequence_length": others}}).encode(), path=path))
+        rows.append((cost(service, one, 1), cost(service, lists, 100), cost(service, sweeps, 100)))
+    one, many, swept = (statistics.median(row[column][0] for row in rows) for column in range(3))
+    print("batch, %s: %.1f us of processor time an estimate by a list, %.1f by a sweep, instead of %.1f: %.1f and %.1f times cheaper "
+          "(%.0f, %.0f and %.0f bytes)"
+          % (name, many, swept, one, one / many, one / swept, *(rows[0][column][1] for column in (1, 2, 0))))
 
 
 def sweep(service, lengths):
