@@ -246,6 +246,12 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	return kernel == EST_KERNEL_MATH ? est_join_heads(pass, out) : out;
 }
 
+/* Where there is but one of either, permuted heads are a batch of matrices as they lie. */
+static bool has_heads_and_batch(const struct est_pass *pass)
+{
+	return pass->batch > 1 && pass->model->num_attention_heads > 1;
+}
+
 struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, bool permuted_a, struct est_tensor b,
 				   bool permuted_b, uint64_t numel)
 {
@@ -256,7 +262,7 @@ struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, b
 	for (unsigned i = 2; i-- > 0;)
 		in[i] = est_autocast(tape, in[i]);
 	for (unsigned i = 0; i < 2; i++)
-		copy[i] = permuted[i] && pass->batch > 1 ? est_contiguous(tape, est_hold(in[i])) : est_hold(in[i]);
+		copy[i] = permuted[i] && has_heads_and_batch(pass) ? est_contiguous(tape, est_hold(in[i])) : est_hold(in[i]);
 	a = est_bmm(tape, copy[0], copy[1], numel);
 	est_finish(tape, in[0]);
 	est_finish(tape, in[1]);
@@ -265,6 +271,8 @@ struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, b
 
 struct est_tensor est_join_heads(struct est_pass *pass, struct est_tensor x)
 {
+	if (pass->model->num_attention_heads == 1)
+		return x;
 	return pass->batch > 1 ? est_merge_heads(pass->tape, x) : est_contiguous(pass->tape, x);
 }
 
@@ -280,6 +288,15 @@ static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weight
 	return est_to(pass->tape, est_softmax(pass->tape, weights), element);
 }
 
+/* Whether matmul copies what repeat_kv gives: not what it has copied, nor, where it was called for nothing, what lies
+ * as matmul wants it. One head is expanded, a view that autocast's copy alone makes dense. */
+static bool is_permuted(const struct est_pass *pass, struct est_tensor x, uint64_t n_rep, bool permuted)
+{
+	if (pass->model->num_key_value_heads == 1 && n_rep > 1)
+		return !pass->tape->autocast || x.element != EST_32BIT;
+	return permuted && n_rep == 1;
+}
+
 /* eager_attention_forward: scores in the dtype of q, softmax in fp32, probabilities cast back */
 static struct est_tensor eager(struct est_pass *pass, const struct est_layer *layer, struct est_tensor q,
 			       struct est_tensor k, struct est_tensor v, struct est_tensor mask)
@@ -293,9 +310,9 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 	bool joined = joins_heads(pass) || pass->model->kv_lora_rank || pass->model->attention_sinks;
 	struct est_tensor weights, probabilities, logits = est_none, out;
 
-	/* matmul copies operands that are permuted views: not those that a concatenation or repeat_kv has made */
-	weights = est_matmul_heads(pass, q, !joined, key_states, !joined && !pass->fills_cache
-				   && (n_rep == 1 || one_head), scores);
+	/* matmul copies operands that are permuted views: not those that a concatenation has made */
+	weights = est_matmul_heads(pass, q, !joined, key_states,
+				   is_permuted(pass, k, n_rep, !joined && !pass->fills_cache), scores);
 	weights = est_mul_scalar(tape, weights);
 	if (pass->model->attn_logit_softcapping != 0)
 		weights = est_mul_scalar(tape, est_tanh(tape, est_mul_scalar(tape, weights)));
@@ -306,7 +323,7 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 		probabilities = softmax(pass, weights, q.element);
 	est_drop(tape, weights);
 	probabilities = est_hold(est_dropout(tape, probabilities, pass->model->attention_dropout));
-	out = est_matmul_heads(pass, probabilities, false, value_states, !pass->fills_cache && (n_rep == 1 || one_head),
+	out = est_matmul_heads(pass, probabilities, false, value_states, is_permuted(pass, v, n_rep, !pass->fills_cache),
 			       est_attention_output(pass, q));
 	out = est_join_heads(pass, out);
 	est_drop(tape, logits);

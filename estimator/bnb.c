@@ -79,7 +79,7 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 /* ---- 4 bits: the weight is dequantised for each product, forward and backward */
 
 /* dequantize_4bit(...).to(grad_output.dtype): first in the dtype that was quantised. extra: 0 in, 1 out, 2 nested, 3
- * from fp32, 4 of a matrix: the product is no view */
+ * from fp32. matmul() folds a batch with _unsafe_view(): the product is no view. */
 static void backward_4bit(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t n = node->extra[0] * node->extra[1];
@@ -95,7 +95,6 @@ static void backward_4bit(struct est_tape *tape, struct est_node *node, struct e
 		weight = cast;
 	}
 	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
-	ret[0].view = !node->extra[4];
 	est_drop(tape, weight);
 }
 static const struct est_op matmul_4bit_op = { "MatMul4Bit", backward_4bit };
@@ -135,7 +134,6 @@ static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_lin
 		node->extra[1] = linear->out;
 		node->extra[2] = linear->nested;
 		node->extra[3] = linear->from_fp32;
-		node->extra[4] = linear->flat;
 	}
 	attach_weight(tape, linear, node);
 	out = est_to(tape, est_output(tape, node, 0, gemm_4bit(tape, linear, input)), element);

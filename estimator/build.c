@@ -65,6 +65,9 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 	if (model->tie_word_embeddings) {
 		pass->tape->leaves[pass->embed_tokens].shared_with = pass->lm_head.module;
 		make_and_drop_head(pass);
+		pass->lm_head.has_bias = model->lm_head_bias; /* only the weight is the embedding's */
+		if (model->lm_head_bias)
+			pass->lm_head.bias = est_build_vector(pass, (uint64_t)model->vocab_size);
 	} else {
 		est_build_linear(pass, &pass->lm_head, embed_dim, (uint64_t)model->vocab_size, model->lm_head_bias);
 	}

@@ -162,6 +162,6 @@ void est_rotate(struct est_pass *pass, const struct est_layer *layer, struct est
 	est_rope_function *rotate = est_architecture_row(pass->model->architecture)->rotate;
 
 	if (!rotate)
-		rotate = pass->model->partial_rotary_factor < 1 ? est_apply_partial_rope : est_apply_rope;
+		rotate = est_rotates_a_part(pass->model) ? est_apply_partial_rope : est_apply_rope;
 	rotate(pass, est_layer_rope(pass, layer), q, k, ret);
 }

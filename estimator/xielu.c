@@ -66,10 +66,12 @@ static struct est_tensor min(struct est_tape *tape, struct est_tensor x)
 	return est_output(tape, node, 0, est_empty(tape, x.numel, x.element));
 }
 
-/* beta + softplus(alpha): one element */
+/* beta + softplus(alpha): one element, in fp32 under autocast, which makes fp32 of all that is multiplied by it */
 static struct est_tensor alpha(struct est_tape *tape, uint32_t leaf)
 {
-	return est_hold(est_mul_scalar(tape, est_leaf_tensor(tape, leaf)));
+	struct est_tensor x = est_leaf_tensor(tape, leaf);
+
+	return est_hold(est_mul_scalar(tape, est_to(tape, x, tape->autocast ? EST_32BIT : x.element)));
 }
 
 /* where(x > 0, alpha_p * x * x + beta * x, (expm1(min(x, eps)) - x) * alpha_n + beta * x) */
