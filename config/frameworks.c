@@ -102,6 +102,8 @@ const struct cfg_framework cfg_frameworks[] = {
 		{ "attention", EST_FLASH_ATTENTION_2, EVERY_METHOD,
 		  "Megatron with Transformer Engine: flash attention", NULL },
 		{ "parallelism.grad_accum_dtype", EST_FP32, EVERY_METHOD, "Megatron's main gradients are fp32", NULL },
+		{ "parallelism.strategy", EST_ZERO1, EVERY_METHOD,
+		  "Megatron's recipes: the distributed optimizer (use_distributed_optimizer)", NULL },
 	}},
 	[EST_MLX] = {{
 		{ "precision", EST_PURE_BF16, EVERY_METHOD, "mlx-lm trains in the type of the checkpoint", NULL },

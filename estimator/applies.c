@@ -34,6 +34,11 @@ static bool projects(const struct est_request *request)
 	return request->optimizer == EST_GALORE_ADAMW || request->optimizer == EST_APOLLO_ADAMW;
 }
 
+static bool is_megatron(const struct est_request *request)
+{
+	return request->framework == EST_MEGATRON;
+}
+
 static bool has_reference(const struct est_request *request)
 {
 	return request->objective == EST_DPO || request->objective == EST_KTO || request->objective == EST_GRPO;
@@ -121,6 +126,7 @@ static const struct {
 	[EST_WITH_INT8] = { is_int8, "quantization.type int8" },
 	[EST_WITH_FREEZE] = { is_frozen, "method freeze" },
 	[EST_WITH_PROJECTION] = { projects, "optimizer galore_adamw or apollo_adamw" },
+	[EST_WITH_MEGATRON] = { is_megatron, "framework megatron" },
 	[EST_WITH_REFERENCE] = { has_reference, "objective dpo, kto or grpo" },
 	[EST_WITH_GRPO] = { has_beta, NULL },
 	[EST_WITH_DECODER] = { has_decoder_length, "task sequence_to_sequence" },

@@ -30,9 +30,13 @@ struct est_faults {
 	struct est_fault item[EST_FAULTS_MAX];
 };
 
+/* Takes away the beginning of a character of UTF-8 that the text was cut within. */
+void est_text_trim(char *text);
+
 const char *est_fault_code_name(enum est_fault_code code);
 
-/* Appends a fault; beyond EST_FAULTS_MAX it only counts. pointer is taken as it is (already escaped). */
+/* Appends a fault; beyond EST_FAULTS_MAX it only counts. pointer is taken as it is (already escaped), control characters
+ * of the detail are replaced. */
 void est_fault_add(struct est_faults *faults, const char *pointer, enum est_fault_code code,
 		   const char *format, ...) __attribute__((format(printf, 4, 5)));
 

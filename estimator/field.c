@@ -130,6 +130,7 @@ static void join_names(const struct est_field *field, const struct est_request *
 		join(text, size, "all-linear");
 	for (i = 0; i < names->count; i++)
 		join(text, size, names->name[i]);
+	est_text_trim(text);
 }
 
 static void write_checkpointing(const struct est_request *request, char *text, size_t size)

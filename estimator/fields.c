@@ -57,6 +57,8 @@ const struct est_field est_request_fields[] = {
 	  .doc = "The optimizer, named as in the Trainer's optim." },
 	{ TOP(optimizer_rank), INT(1, RANKS_MAX, 128), WHEN(WITH_PROJECTION),
 	  .doc = "Rank of GaLore's and APOLLO's projections." },
+	{ TOP(optimizer_state_dtype), WORD(est_base_dtype_words, EST_FP32), WHEN(WITH_MEGATRON),
+	  .doc = "Megatron: the type of Adam's moments; other than fp32 by its precision-aware optimizer." },
 	{ TOP(max_grad_norm), REAL(0, INFINITY, 1), BY_FRAMEWORK, .doc = "Gradient clipping; 0 is none." },
 	{ TOP(outputs_to_fp32), BOOL(false), BY_FRAMEWORK,
 	  .doc = "Whether the model's outputs are cast to fp32 (accelerate's convert_outputs_to_fp32)." },

@@ -2,6 +2,7 @@
 
 #include "estimator/adapters.h"
 #include "estimator/framework.h"
+#include "estimator/megatron.h"
 
 /* State bytes of a trained element that is stepped in e bytes: by_element * e + fixed. What lies in managed memory, is a factor of
  * rows and columns, or of low rank, counts nothing. */
@@ -97,11 +98,12 @@ uint64_t est_floor_bytes(const struct est_floor *floor, const struct est_request
 {
 	const struct est_parallelism *p = &request->parallelism;
 	enum est_strategy strategy = p->strategy;
-	double ranks = p->gpus > 1 ? (double)est_shard_ranks(p) : 1, model_ranks = (double)(p->tensor * p->pipeline);
+	double ranks = p->gpus > 1 ? (double)est_shard_ranks(p) : 1, model_ranks = (double)(p->tensor * p->pipeline * (est_megatron_wanted(request) ? p->expert : 1));
 	double tokens = (double)request->micro_batch_size * (double)request->sequence_length / (double)(p->context * p->tensor * p->pipeline);
 	double weights = floor->weights / (strategy >= EST_ZERO3 ? ranks : 1), gradients = floor->gradients / (strategy >= EST_ZERO2 ? ranks : 1);
 	double optimizer = floor->states / (strategy >= EST_ZERO1 ? ranks : 1), step, loss;
-	double copies = strategy <= EST_DDP ? 4 * floor->masters : 0; /* DeepSpeed may drop what it has copied */
+	/* DeepSpeed may drop what it has copied, and Megatron copies nothing */
+	double copies = strategy <= EST_DDP && !est_megatron_wanted(request) ? 4 * floor->masters : 0;
 
 	if (request->offload.parameters != EST_ON_GPU)
 		weights = 0;

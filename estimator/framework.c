@@ -3,6 +3,7 @@
 #include "estimator/fields.h"
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
+#include "estimator/megatron.h"
 #include "estimator/torchtune.h"
 
 /* A trainer's model code: the model it makes, and why it does not. NULL where it runs that of Transformers. Of a trainer
@@ -14,7 +15,7 @@ static const struct {
 } frameworks[] = {
 	[EST_TORCHTUNE] = { est_torchtune_model, est_torchtune_refuses, NULL },
 	[EST_LITGPT] = { est_litgpt_model, est_litgpt_refuses, NULL },
-	[EST_MEGATRON] = { NULL, NULL, "is not replayed: its layers and its buffers of gradients are its own" },
+	[EST_MEGATRON] = { est_megatron_model, NULL, NULL },
 	[EST_MLX] = { NULL, NULL,
 		      "is not replayed: MLX orders a step's lazy graph itself, writes out attention scores in training, and its cache "
 		      "keeps freed Metal buffers of every size it met; accounting rule_of_thumb answers" },

@@ -191,6 +191,7 @@ struct est_model {
 	int64_t first_layer;          /* what its first one is in the whole model */
 	int64_t ranks_on;             /* ranks from this one to the last, both included */
 	const struct est_model *next_stage; /* of the same rank, or NULL */
+	bool cut_by_layers;           /* into stages of equally many layers: embedding and head do not count (Megatron) */
 	bool lacks_embedding, lacks_head; /* other stages have them; the head with the final norm */
 
 	int64_t parameters;           /* total, tied embeddings once */

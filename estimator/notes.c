@@ -4,6 +4,7 @@
 #include "estimator/compile.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
+#include "estimator/megatron.h"
 #include "estimator/sharding.h"
 #include "estimator/tensor_parallel.h"
 #include "estimator/words.h"
@@ -229,8 +230,36 @@ static note_function *const notes[] = {
 	note_framework,
 };
 
+/* Megatron's run shares nothing with what the other notes tell of */
+static void note_megatron(const struct est_request *request, struct est_report *report)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	est_note_add(&report->assumptions, "/framework", "megatron",
+		     "Megatron-core's GPT with Transformer Engine, read in their source and not traced: weights' gradients are added to a buffer as "
+		     "they are made, SwiGLU, rotary embeddings and norms are fused, sequences are not packed");
+	est_note_add(&report->assumptions, "/loss", request->loss == EST_LOSS_VOCAB_PARALLEL ? "vocab_parallel" : "standard",
+		     request->loss == EST_LOSS_VOCAB_PARALLEL
+			     ? "cross_entropy_loss_fusion with Megatron's own kernels, whose backward copies the softmax in fp32; Transformer Engine's keeps "
+			       "the logits' 16 bits; standard: without fusion"
+			     : "vocab_parallel_cross_entropy without cross_entropy_loss_fusion");
+	est_note_add(&report->assumptions, "/parallelism/strategy", p->strategy == EST_ZERO1 ? "zero1" : "",
+		     p->strategy == EST_ZERO1 ? "Megatron's distributed optimizer: fp32 copies and moments are shared by the data-parallel ranks, those "
+						"of experts by the ranks that have the same ones; parameters were loaded before they were moved into its buffer"
+					      : "fp32 copies and moments are whole: zero1 is Megatron's distributed optimizer");
+	if (p->pipeline > 1)
+		est_note_add(&report->assumptions, "/parallelism/pipeline", "1f1b", "stages of equally many layers, the first ones take what is left over");
+	if (p->expert > 1)
+		est_note_add(&report->assumptions, "/parallelism/expert", "",
+			     "every expert gets as many tokens as any other, sent by all-to-all; the upper figures have room for twice as many");
+}
+
 void est_notes_of_replay(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
+	if (est_megatron_wanted(request)) {
+		note_megatron(request, report);
+		return;
+	}
 	for (size_t i = 0; i < sizeof(notes) / sizeof(notes[0]); i++)
 		notes[i](request, model, report);
 }

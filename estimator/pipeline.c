@@ -1,10 +1,12 @@
 #include "estimator/pipeline.h"
 
-/* Layers before stage number of so many, where embedding and head count as one each. */
+/* Layers before stage number of so many, where embedding and head count as one each, or layers alone count. */
 static int64_t layers_before(const struct est_model *model, int64_t stages, int64_t number)
 {
-	int64_t units = model->num_hidden_layers + 2, each = units / stages, left = units % stages;
+	int64_t units = model->num_hidden_layers + (model->cut_by_layers ? 0 : 2), each = units / stages, left = units % stages;
 
+	if (model->cut_by_layers)
+		return each * number + (number < left ? number : left);
 	if (number == 0)
 		return 0;
 	return each * number + (number < left ? number : left) - 1 - (number == stages);

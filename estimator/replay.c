@@ -58,6 +58,7 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 
 	memset(ret_levels, 0, sizeof(*ret_levels));
 	play_levels(program, EST_PART_LOAD, &level);
+	memcpy(ret_levels->component, level.current, sizeof(ret_levels->component)); /* not what loading took for a moment */
 	for (unsigned step = 0; step < 2; step++) {
 		level.steady = step > 0;
 		if (step == 0)

@@ -131,6 +131,7 @@ struct est_request {
 	enum est_dtype base_dtype;
 	enum est_optimizer optimizer;
 	int64_t optimizer_rank;
+	enum est_dtype optimizer_state_dtype;
 	double max_grad_norm;
 	bool outputs_to_fp32;
 	bool fuse_optimizer_in_backward;

@@ -1,5 +1,6 @@
 #include "estimator/sharding.h"
 
+#include "estimator/megatron.h"
 #include "estimator/schedule.h"
 #include "estimator/zero.h"
 
@@ -7,7 +8,7 @@ bool est_sharding_is_static(const struct est_request *request)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
 
-	return request->parallelism.gpus > request->parallelism.tensor && strategy != EST_SINGLE && strategy != EST_DDP
+	return !est_megatron_wanted(request) && request->parallelism.gpus > request->parallelism.tensor && strategy != EST_SINGLE && strategy != EST_DDP
 	       && !est_zero_wanted(request)
 	       && !est_schedule_wanted(request);
 }

@@ -6,6 +6,7 @@
 #include "estimator/litgpt.h"
 #include "estimator/generation.h"
 #include "estimator/lora.h"
+#include "estimator/megatron.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
 #include "estimator/pipeline.h"
@@ -219,8 +220,8 @@ static void zero_grad(const struct est_pass *pass)
 		est_schedule_zero_grad(pass->schedule);
 }
 
-bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
-		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
+static bool trace_by_tape(struct est_program *program, const struct est_model *model, const struct est_request *request,
+			  enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
 	const struct est_model whole = est_framework_model(request, model), own = est_tensor_part(request, &whole);
 	struct est_tape_limits limits = limits_for(table_layers(&own, request));
@@ -290,4 +291,12 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 		program->leftover = est_litgpt_leftover(request, &own);
 	program->trainable_parameters = count_trainable(tape);
 	return !tape->exhausted && !arena->exhausted;
+}
+
+bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
+		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
+{
+	if (est_megatron_wanted(request))
+		return est_megatron_trace(program, model, request, arena);
+	return trace_by_tape(program, model, request, sdpa, shards, arena);
 }

@@ -13,6 +13,7 @@
 #include "estimator/tensor_parallel.h"
 #include "estimator/liger.h"
 #include "estimator/lora.h"
+#include "estimator/megatron.h"
 #include "estimator/pipeline.h"
 #include "estimator/schedule.h"
 #include "estimator/zero3.h"
@@ -367,6 +368,11 @@ static bool shards_nothing(const struct est_request *request)
 void est_support_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	check_values(request, faults);
+	if (est_megatron_wanted(request) && request->accounting == EST_REPLAY) {
+		check_model(model, faults);
+		est_megatron_check(request, model, faults);
+		return;
+	}
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);
 	if (!est_zero3_wanted(request) && !est_zero_wanted(request)) {
 		check_named(zero_schedules, sizeof(zero_schedules) / sizeof(zero_schedules[0]), true, request, faults);

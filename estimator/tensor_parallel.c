@@ -54,7 +54,9 @@ uint64_t est_tensor_surplus(const struct est_request *request, const struct est_
 	uint64_t ranks = (uint64_t)request->parallelism.tensor, shards = est_shard_ranks(&request->parallelism);
 	uint64_t master = est_has_master(request) ? 4 : 0, moment = master ? 4 : element;
 
-	if (ranks <= 1 || request->framework == EST_TORCHTITAN || !est_leaves_embedding_whole(&request->versions))
+	bool own = request->framework == EST_TORCHTITAN || request->framework == EST_MEGATRON; /* they cut it */
+
+	if (ranks <= 1 || own || !est_leaves_embedding_whole(&request->versions))
 		return 0;
 	if (est_has_adapters(request))
 		return (table - table / ranks) * (request->base_dtype == EST_FP32 ? 4 : 2);

@@ -21,6 +21,9 @@
 #define SMALL_LLAMA "{'model_type':'llama','vocab_size':1000,'hidden_size':512,'num_hidden_layers':1," \
 	"'num_attention_heads':8,'num_key_value_heads':8,'intermediate_size':1024,'max_position_embeddings':131072}"
 
+/* of three bytes each */
+#define LONG "\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac"
+
 /* clang-format off */
 static const struct {
 	const char *name, *body;
@@ -35,8 +38,28 @@ static const struct {
 	  "'gradient_accumulation_steps':4}", NULL },
 	{ "LitGPT's head in 512 chunks, over one layer",
 	  "{'model':" SMALL_LLAMA ",'framework':'litgpt','method':'lora','gpus':'h100','sequence_length':65536}", NULL },
+	{ "Unsloth's loss in thousands of chunks, over one layer",
+	  "{'model':" SMALL_LLAMA ",'framework':'unsloth','method':'lora','gpus':'h100','sequence_length':131072,"
+	  "'micro_batch_size':65536}", NULL },
+	{ "a control character in what is refused",
+	  "{'model':" SMALL_LLAMA ",'method':'lora','gpus':'h100','sequence_length':64,"
+	  "'lora':{'modules_to_save':['a\\rb\\u007f']}}", "/lora/modules_to_save" },
+	{ "what is refused is cut within a character",
+	  "{'model':" SMALL_LLAMA ",'method':'lora','gpus':'h100','sequence_length':64,'lora':{'modules_to_save':["
+	  "'" LONG "','" LONG "','" LONG "','" LONG "','" LONG "','x" LONG "','y" LONG "','z" LONG "']}}", "/lora/modules_to_save" },
 };
 /* clang-format on */
+
+/* Fit to be sent: UTF-8, no control characters. */
+static void check_detail(const char *detail)
+{
+	json_t *string = json_string(detail);
+
+	ck_assert_ptr_nonnull(string);
+	json_decref(string);
+	for (const char *at = detail; *at; at++)
+		ck_assert((unsigned char)*at >= ' ' && *at != 0x7f);
+}
 
 START_TEST(is_refused_or_keeps_the_rules)
 {
@@ -55,6 +78,7 @@ START_TEST(is_refused_or_keeps_the_rules)
 		      faults.item[0].detail);
 	if (!right) {
 		ck_assert_str_eq(faults.item[0].pointer, pointer);
+		check_detail(faults.item[0].detail);
 		return;
 	}
 	est_arena_init(&arena, malloc(est_arena_size(request.card_count)), est_arena_size(request.card_count));

@@ -9,7 +9,8 @@ enum { ROWS = 32, WIDTH = 32, NUMEL = ROWS * WIDTH, ARENA = 1 << 20 };
 
 static struct est_arena arena;
 static struct est_tape tape;
-static struct est_pass one = { .tape = &tape, .batch = 1 }, two = { .tape = &tape, .batch = 2 };
+static const struct est_model heads = { .num_attention_heads = 2 };
+static struct est_pass one = { .tape = &tape, .model = &heads, .batch = 1 }, two = { .tape = &tape, .model = &heads, .batch = 2 };
 static char text[4096];
 
 /* a, b: activations in 16 bits; A: one in 32; c: one that needs no gradient (cos); w, v: a norm's weight and bias;
