@@ -481,6 +481,7 @@ bool est_megatron_trace(struct est_program *program, const struct est_model *mod
 	program->ids = tape->storage_count;
 	program->expandable = request->expandable_segments;
 	program->host_states = tape->host_states;
+	program->surplus = run.others.total + run.routed.total; /* what published runs have beyond it: docs/accuracy.md */
 	program->trainable_parameters = est_trainable_parameters(request, model);
 	return !tape->exhausted && !arena->exhausted;
 }

@@ -53,7 +53,6 @@ uint64_t est_tensor_surplus(const struct est_request *request, const struct est_
 	uint64_t element = request->precision == EST_BF16_MIXED || request->precision == EST_PURE_FP32 ? 4 : 2;
 	uint64_t ranks = (uint64_t)request->parallelism.tensor, shards = est_shard_ranks(&request->parallelism);
 	uint64_t master = est_has_master(request) ? 4 : 0, moment = master ? 4 : element;
-
 	bool own = request->framework == EST_TORCHTITAN || request->framework == EST_MEGATRON; /* they cut it */
 
 	if (ranks <= 1 || own || !est_leaves_embedding_whole(&request->versions))

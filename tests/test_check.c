@@ -254,7 +254,7 @@ static const struct {
 	{ "Megatron's layers", "framework=9", NULL, 0 },
 	{ "Megatron's distributed optimizer", "framework=9 parallelism.gpus=8 parallelism.strategy=2", NULL, 0 },
 	{ "Megatron's ZeRO-3", "framework=9 parallelism.gpus=8 parallelism.strategy=4", "/parallelism/strategy", EST_NOT_SUPPORTED_YET },
-	{ "adapters in Megatron's layers", LORA "framework=9", "/method", EST_NOT_SUPPORTED_YET },
+	{ "adapters in Megatron's layers", "framework=9 method=1", "/method", EST_NOT_SUPPORTED_YET },
 	{ "another precision in Megatron's layers", "framework=9 precision=2", "/precision", EST_NOT_SUPPORTED_YET },
 	{ "MLX", "framework=10 precision=4", "/framework", EST_NOT_SUPPORTED_YET },
 	{ "MLX's LoRA", "framework=10 precision=4 method=1", "/framework", EST_NOT_SUPPORTED_YET },
