@@ -8,6 +8,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -61,6 +62,7 @@ class Cluster:
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.env = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        self.newest = 0
 
     def run(self, *command, **said):
         done = subprocess.run(command, env={**self.env, **said}, cwd=self.folder, capture_output=True, text=True, timeout=60)
@@ -83,11 +85,11 @@ class Cluster:
             shutil.copy(PLUGINS / name, self.folder)
 
     def settle(self, timeout=5, **settings):
-        """Slurm loads the plug-ins anew when their file is newer."""
+        """Slurm loads the plug-ins anew when their file is newer, by whole seconds."""
         (self.folder / "vramcast_settings.lua").write_text(SETTINGS.format(timeout=timeout, **settings))
-        newer = time.time() + 1
+        self.newest = max(self.newest + 2, time.time() + 1)
         for name in ("job_submit.lua", "cli_filter.lua"):
-            os.utime(self.folder / name, (newer, newer))
+            os.utime(self.folder / name, (self.newest, self.newest))
         self.run("scontrol", "reconfigure")
 
     def start(self):
@@ -172,6 +174,14 @@ def judged(slurm):
     yield "a line of the script is read", status != 0 and "rtx3090 has" in told, told
 
 
+def documented(slurm):
+    """The session that docs/slurm.md shows: what is submitted, and what is told, line breaks aside."""
+    session = re.search(r"```console\n\$ (.*?)\n(.*?)```", (SOURCE / "docs/slurm.md").read_text(encoding="utf-8"), re.DOTALL)
+    (slurm.folder / "train.sh").write_text("#!/bin/sh\ntrue\n")
+    told = slurm.run(*shlex.split(session.group(1)))[1]
+    yield "docs/slurm.md shows what is told", told.split() == session.group(2).split(), told
+
+
 def lenient(slurm):
     taken, told, _ = slurm.submit("--gres=gpu:rtx3090:1", VRAMCAST=LARGE)
     yield "with verdict = warn it is told, and taken", taken and "rtx3090 has" in told, told
@@ -188,6 +198,7 @@ def unanswered(slurm, taken_then):
 def cases(slurm, port):
     slurm.settle(port=port, silent="accept", verdict="reject")
     yield from judged(slurm)
+    yield from documented(slurm)
     slurm.settle(port=port, silent="accept", verdict="warn")
     yield from lenient(slurm)
     listener, hung = silent_port()
