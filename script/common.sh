@@ -50,6 +50,8 @@ have()
 	golang-go) command -v go >/dev/null ;;
 	golang-github-modern-go-reflect2-dev) [ -d /usr/share/gocode/src/github.com/modern-go/reflect2 ] ;;
 	dpkg-dev) command -v dpkg-source >/dev/null ;;
+	debhelper) command -v dh >/dev/null ;;
+	lintian) command -v lintian >/dev/null ;;
 	python3-pil) /usr/bin/python3 -c 'import PIL' 2>/dev/null ;;
 	libclang-rt-14-dev) [ -e "$(clang -print-runtime-dir 2>/dev/null)/libclang_rt.fuzzer-$(uname -m).a" ] ;;
 	*) die "no test for the package $1" ;;

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "script/oom": "runs for minutes; tests/oom.py has a part of it",
     "script/torture": "runs for minutes; tests/torture.py",
     "script/bench": "measures a machine that has nothing else to do; tests/bench.c is built with every change",
+    "script/package": "script/integration package",
     "docker/build.sh": "script/integration container",
     "docker build": "needs Docker's daemon; script/integration container builds the same file",
     "docker compose": "needs Docker's daemon; script/integration container starts the same file by docker-compose",
@@ -268,7 +269,7 @@ def link_faults(source, document):
             yield "no heading " + target
 
 
-FOLDERS = "config|docker|docs|estimator|integrations|man|openapi|script|server|systemd|tests|completions"
+FOLDERS = "config|docker|docs|estimator|integrations|man|openapi|packaging|script|server|systemd|tests|completions"
 
 
 def name_faults(source, document):

@@ -114,7 +114,7 @@ def build():
     done = subprocess.run([SOURCE / "docker/build.sh"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError("docker/build.sh: " + done.stderr[-4000:])
-    tally = re.findall(r"^\d+ passed, \d+ failed$", done.stderr, re.MULTILINE)
+    tally = re.findall(r"^\d+ passed, \d+ failed.*$", done.stderr, re.MULTILINE)
     say("built in %d s; in the build: %s" % (time.monotonic() - start, tally[-1] if tally else "no tests"))
     return pathlib.Path(done.stdout.strip())
 
