@@ -10,6 +10,8 @@ import re
 import sys
 import urllib.parse
 
+import yaml
+
 TRUTH = ("single", "distributed", "published", "published_oom", "compiled")
 METHODS = ("GET", "POST", "HEAD", "OPTIONS", "PUT", "HTTP/1.1", "HTTP/1.0", "\\x0d\\x0a", "Transfer-Encoding: chunked", "Content-Length: ",
            "Content-Type: application/json", "Accept: text/csv", "If-None-Match: ", "Expect: 100-continue", "Connection: close",
@@ -119,6 +121,35 @@ def many_texts(root):
                       "max_gpus": 4, "objective": "largest_batch", "prices": {"t4": 0.5}})
 
 
+def reviews(root):
+    """What Kubernetes sends: each example of the description to each route, by the letter before it."""
+    text = (root / "openapi/openapi.yaml").read_text(encoding="utf-8")
+    for path, item in yaml.safe_load(text)["paths"].items():
+        if not path.startswith("/k8s/"):
+            continue
+        for example in item["post"]["requestBody"]["content"]["application/json"]["examples"].values():
+            body = json.dumps(example["value"], separators=(",", ":"))
+            body = re.sub(r"model=llama-3\.[12]-\d+b", "model=smollm2-135m", body)
+            yield from (letter + body for letter in "vcwmf")
+    pod = {"spec": {"nodeSelector": {"nvidia.com/gpu.memory": "8192"}, "containers": [{"name": "a"}, {"resources": {"limits": {}}}]}}
+    notes = {"vramcast.io/request": "model=gpt2 parallelism.gpus=4", "vramcast.io/gpu": "t4,l4", "vramcast.io/container": "a",
+             "vramcast.io/steer": "true"}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]}
+    placed = {"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}, "containers": [{}]}}
+    for group, kind, spec in (("apps/v1", "Deployment", {"template": pod}), ("apps/v1", "StatefulSet", {"template": placed}),
+                              ("batch/v1", "CronJob", {"jobTemplate": {"spec": {"completionMode": "Indexed", "parallelism": 2,
+                                                                                "template": pod}}}),
+                              ("jobset.x-k8s.io/v1", "JobSet", {"replicatedJobs": [{"name": "w", "replicas": 2,
+                                                                                    "template": {"spec": {"template": pod}}}]}),
+                              ("kubeflow.org/v1", "PyTorchJob", {"pytorchReplicaSpecs": {"Master": {"template": pod},
+                                                                                         "Worker": {"replicas": 3, "template": pod}}})):
+        made = {"apiVersion": group, "kind": kind, "metadata": {"annotations": notes}, "spec": spec}
+        for old in ({}, {"oldObject": {**made, "spec": {}}}):
+            asked = {"uid": "1", "operation": "UPDATE" if old else "CREATE", "object": made, **old}
+            yield from (letter + json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": asked})
+                        for letter in "vm")
+
+
 def wire(root):
     body = b'{"model":"smollm2-135m","gpus":"t4"}'
     head = b"Host: x\r\nContent-Type: application/json\r\n"
@@ -144,7 +175,8 @@ def bytes_of_choices(root):
         yield hashlib.sha512(b"%d" % i).digest()[:16 + i % 48]
 
 
-SEEDS = {"request": requests, "query": queries, "model": models, "from": files, "batch": many, "http": wire, "estimate": bytes_of_choices}
+SEEDS = {"request": requests, "query": queries, "model": models, "from": files, "batch": many, "http": wire, "kubernetes": reviews,
+         "estimate": bytes_of_choices}
 
 
 def words(root, folders):
