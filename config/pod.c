@@ -120,11 +120,12 @@ void cfg_pod_read(const json_t *owner, const struct cfg_template *template, cons
 		  struct cfg_pod *ret)
 {
 	const char *cards = find_annotation(owner, template, CFG_ANNOTATION_GPU);
+	const char *steer = find_annotation(owner, template, CFG_ANNOTATION_STEER);
 
 	*ret = (struct cfg_pod){ .request = find_annotation(owner, template, CFG_ANNOTATION_REQUEST) };
 	read_container(template, find_annotation(owner, template, CFG_ANNOTATION_CONTAINER), ret);
-	if (cards)
+	cfg_wish_from_spec(template->spec, catalog, &ret->wish);
+	ret->steers = steer && !strcmp(steer, "true") && cfg_wish_is_empty(&ret->wish);
+	if (cards && !ret->wish.card_count && !ret->wish.size_count)
 		cfg_wish_from_names(cards, catalog, &ret->wish);
-	else
-		cfg_wish_from_spec(template->spec, catalog, &ret->wish);
 }

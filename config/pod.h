@@ -9,6 +9,7 @@
 /* Annotations, of the pod or of the object that makes it. */
 #define CFG_ANNOTATION_REQUEST "vramcast.io/request"     /* JSON as of POST /estimate, or words: model=x method=lora */
 #define CFG_ANNOTATION_GPU "vramcast.io/gpu"             /* ids or aliases of cards, by commas */
+#define CFG_ANNOTATION_STEER "vramcast.io/steer"         /* "true": leads the pod to nodes that hold its run */
 #define CFG_ANNOTATION_CONTAINER "vramcast.io/container" /* the name of the one that trains */
 
 /* Cards that a pod may land on, or that a node has. */
@@ -26,12 +27,13 @@ struct cfg_pod { /* borrowed from the template, but for the wish */
 	size_t container_index;
 	int64_t gpus;                        /* that the container asks for; 0: none */
 	bool asks;                           /* for GPUs, or slices or claims of such, in whatever number */
+	bool steers;                         /* it wants to be led to nodes, and names no GPUs of them itself */
 	struct cfg_wish wish;
 };
 
 /* Reads what template says; where it has no request of its own, owner, the object that it is in, speaks for it. The
- * container is the one of that name, else the first that asks for GPUs, else the first. The cards are those of the
- * annotation, else of nodeSelector, else of the required node affinity. */
+ * container is the one of that name, else the first that asks for GPUs, else the first. The cards are those of
+ * nodeSelector, else of the required node affinity, which bind a scheduler, else of the annotation. */
 void cfg_pod_read(const json_t *owner, const struct cfg_template *template, const struct cfg_catalog *catalog,
 		  struct cfg_pod *ret);
 
@@ -44,6 +46,13 @@ void cfg_wish_from_spec(const json_t *spec, const struct cfg_catalog *catalog, s
 
 /* The cards by names that commas part: ids or aliases. */
 void cfg_wish_from_names(const char *names, const struct cfg_catalog *catalog, struct cfg_wish *ret);
+
+/* Whether it says nothing at all. */
+bool cfg_wish_is_empty(const struct cfg_wish *wish);
+
+/* The product that a node with card is labelled with, by GPU feature discovery: the next of several from *at on, which
+ * moves behind it; begin with 0. NULL behind the last. Borrowed. */
+const char *cfg_card_label(const struct cfg_card *card, size_t *at);
 
 /* Adds a card of the catalogue, or the size of one, that is not there yet; false when there is no room. */
 bool cfg_wish_add_card(struct cfg_wish *wish, const struct cfg_card *card);

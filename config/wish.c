@@ -12,7 +12,31 @@ static const char *const product_labels[] = {
 };
 static const char memory_label[] = "nvidia.com/gpu.memory"; /* in MiB */
 
+bool cfg_wish_is_empty(const struct cfg_wish *wish)
+{
+	return !wish->card_count && !wish->size_count && !*wish->unknown;
+}
+
 /* ---- single cards */
+
+/* GPU feature discovery labels a node with the driver's name, dashes for blanks: such are among a card's aliases. */
+static bool is_product_label(const char *alias)
+{
+	return !strchr(alias, ' ') && (!strncmp(alias, "NVIDIA-", 7) || !strncmp(alias, "Tesla-", 6));
+}
+
+const char *cfg_card_label(const struct cfg_card *card, size_t *at)
+{
+	const json_t *aliases = card ? json_object_get(card->row, "aliases") : NULL;
+
+	while (*at < json_array_size(aliases)) {
+		const char *alias = json_string_value(json_array_get(aliases, (*at)++));
+
+		if (is_product_label(alias))
+			return alias;
+	}
+	return NULL;
+}
 
 bool cfg_wish_add_card(struct cfg_wish *wish, const struct cfg_card *card)
 {
@@ -123,11 +147,6 @@ static void add_expression(const json_t *expression, const struct cfg_catalog *c
 	}
 }
 
-static bool is_empty(const struct cfg_wish *wish)
-{
-	return !wish->card_count && !wish->size_count && !*wish->unknown;
-}
-
 /* Where one of the terms, of which any will do, leaves the card open, all of them do. */
 static void read_affinity(const json_t *terms, const struct cfg_catalog *catalog, struct cfg_wish *ret)
 {
@@ -137,7 +156,7 @@ static void read_affinity(const json_t *terms, const struct cfg_catalog *catalog
 
 		for (size_t j = 0; j < json_array_size(expressions); j++)
 			add_expression(json_array_get(expressions, j), catalog, &term);
-		if (is_empty(&term)) {
+		if (cfg_wish_is_empty(&term)) {
 			*ret = term;
 			return;
 		}
@@ -156,6 +175,6 @@ void cfg_wish_from_spec(const json_t *spec, const struct cfg_catalog *catalog, s
 	const json_t *required = json_object_get(node, "requiredDuringSchedulingIgnoredDuringExecution");
 
 	cfg_wish_from_labels(json_object_get(spec, "nodeSelector"), catalog, ret);
-	if (is_empty(ret))
+	if (cfg_wish_is_empty(ret))
 		read_affinity(json_object_get(required, "nodeSelectorTerms"), catalog, ret);
 }

@@ -1,8 +1,4 @@
-/* POST /k8s/validate and /k8s/mutate: admission webhooks of Kubernetes. */
-#include <stdio.h>
-#include "config/patch.h"
-#include "server/judge.h"
-#include "server/review.h"
+#include "server/admission.h"
 
 /* An API server takes no query in the URL of a webhook, so that a policy is a part of the path. */
 struct policy {
@@ -22,17 +18,6 @@ static const struct srv_parameter parameters[PARAMETERS] = {
 	[GPUS] = { .name = "gpus" },
 };
 
-/* An object under review. */
-struct admission {
-	struct srv_call *call;
-	struct srv_review review;
-	struct cfg_wish fallback;       /* where nothing says which GPU */
-	size_t count;
-	struct cfg_template template[CFG_TEMPLATES_MAX];
-	struct cfg_pod pod[CFG_TEMPLATES_MAX];
-	struct srv_review_answer answer;
-};
-
 /* ---- what both do */
 
 static const struct policy *find_policy(const char *word)
@@ -43,24 +28,49 @@ static const struct policy *find_policy(const char *word)
 	return NULL;
 }
 
-static void read_object(struct admission *admission)
+static void read_workload(const struct srv_call *call, const json_t *object, struct srv_workload *ret)
 {
-	const struct cfg_catalog *catalog = admission->call->context->edition->catalog;
-	const json_t *object = admission->review.object;
-
-	admission->count = object ? cfg_workload_templates(object, admission->template) : 0;
-	for (size_t i = 0; i < admission->count; i++)
-		cfg_pod_read(object, &admission->template[i], catalog, &admission->pod[i]);
+	ret->count = object ? cfg_workload_templates(object, ret->template) : 0;
+	for (size_t i = 0; i < ret->count; i++)
+		cfg_pod_read(object, &ret->template[i], call->context->edition->catalog, &ret->pod[i]);
 }
 
-/* The body of the review; new reference. NULL: it was answered why not, or is left to somebody else. */
-static json_t *begin(struct srv_call *call, struct admission *admission)
+static bool is_same_run(const struct cfg_pod *a, const struct cfg_pod *b)
+{
+	return a->request && b->request && !strcmp(a->request, b->request);
+}
+
+/* Whether both are the same to us: what is judged depends on nothing else. */
+static bool is_alike(const struct cfg_pod *a, const struct cfg_pod *b)
+{
+	return (is_same_run(a, b) || (!a->request && !b->request)) && a->gpus == b->gpus && a->asks == b->asks
+	       && !a->container == !b->container && !memcmp(&a->wish, &b->wish, sizeof a->wish);
+}
+
+/* What an update leaves as it was is let through: it may have been let in by another policy, or by none, and those who
+ * label, scale or delete it have no part in that. */
+static bool says_the_same(const struct srv_admission *admission)
+{
+	const struct srv_workload *now = &admission->now;
+	struct srv_workload old;
+	bool same;
+
+	if (!admission->review.old)
+		return false;
+	read_workload(admission->call, admission->review.old, &old);
+	same = now->count == old.count;
+	for (size_t i = 0; same && i < now->count; i++)
+		same = is_alike(&now->pod[i], &old.pod[i]) && now->template[i].pods == old.template[i].pods;
+	return same;
+}
+
+json_t *srv_admission_begin(struct srv_call *call, struct srv_admission *admission)
 {
 	struct est_faults *faults = &call->context->faults;
 	struct srv_value values[PARAMETERS];
 	json_t *body = NULL;
 
-	*admission = (struct admission){ .call = call };
+	*admission = (struct srv_admission){ .call = call };
 	if (!srv_query_read(call->request->query, parameters, PARAMETERS, values, faults))
 		srv_reply_faults(call->reply, faults);
 	else if (!srv_leave_long(call, call->request->body_length > SRV_BODY_AT_ONCE))
@@ -70,7 +80,7 @@ static json_t *begin(struct srv_call *call, struct admission *admission)
 	if (values[GPUS].given)
 		cfg_wish_from_names(values[GPUS].text, call->context->edition->catalog, &admission->fallback);
 	if (srv_review_read(body, &admission->review, faults)) {
-		read_object(admission);
+		read_workload(call, admission->review.object, &admission->now);
 		return body;
 	}
 	srv_reply_not_kubernetes(call->reply, faults);
@@ -78,7 +88,7 @@ static json_t *begin(struct srv_call *call, struct admission *admission)
 	return NULL;
 }
 
-static void end(struct admission *admission, enum srv_progress progress)
+void srv_admission_end(struct srv_admission *admission, enum srv_progress progress)
 {
 	struct srv_reply *reply = admission->call->reply;
 
@@ -90,41 +100,31 @@ static void end(struct admission *admission, enum srv_progress progress)
 		srv_reply_no_memory(reply);
 }
 
-static bool is_same_run(const struct cfg_pod *a, const struct cfg_pod *b)
-{
-	return a->request && b->request && !strcmp(a->request, b->request);
-}
-
-/* Templates of one request are one run together. */
-static struct srv_gang gang_of(const struct admission *admission, size_t of)
+struct srv_gang srv_workload_gang(const struct srv_workload *workload, size_t of)
 {
 	struct srv_gang gang = { 0, 0 };
 
-	for (size_t i = 0; i < admission->count; i++) {
-		if (!is_same_run(&admission->pod[i], &admission->pod[of]))
+	for (size_t i = 0; i < workload->count; i++) {
+		if (!is_same_run(&workload->pod[i], &workload->pod[of]))
 			continue;
-		gang.pods += admission->template[i].pods;
-		gang.gpus += admission->template[i].pods * admission->pod[i].gpus;
+		gang.pods += workload->template[i].pods;
+		gang.gpus += workload->template[i].pods * workload->pod[i].gpus;
 	}
 	return gang;
 }
 
-/* Before what is said of one template among several. */
-static const char *part_of(const struct admission *admission, size_t i)
+const char *srv_workload_part(const struct srv_workload *workload, size_t i)
 {
-	return admission->count > 1 ? admission->template[i].name : "";
+	return workload->count > 1 ? workload->template[i].name : "";
 }
 
 /* ---- validating */
 
 /* Whether it was judged already: a template like another of the same run. */
-static bool is_repeated(const struct admission *admission, size_t of)
+static bool is_repeated(const struct srv_workload *workload, size_t of)
 {
-	const struct cfg_pod *pod = &admission->pod[of];
-
 	for (size_t i = 0; i < of; i++)
-		if (is_same_run(&admission->pod[i], pod) && admission->pod[i].gpus == pod->gpus
-		    && !memcmp(&admission->pod[i].wish, &pod->wish, sizeof pod->wish))
+		if (is_alike(&workload->pod[i], &workload->pod[of]))
 			return true;
 	return false;
 }
@@ -135,7 +135,7 @@ static bool refuses(const struct policy *policy, enum srv_outcome outcome)
 	       || (policy->refuses_unjudged && (outcome == SRV_RUN_UNJUDGED || outcome == SRV_RUN_WRONG));
 }
 
-static void conclude(struct admission *admission, const struct policy *policy, const char *part,
+static void conclude(struct srv_admission *admission, const struct policy *policy, const char *part,
 		     const struct srv_judgement *judgement)
 {
 	struct srv_review_answer *answer = &admission->answer;
@@ -154,78 +154,27 @@ void srv_post_k8s_validate(struct srv_call *call)
 {
 	const struct policy *policy = find_policy(call->id);
 	enum srv_progress progress = SRV_DONE;
-	struct admission admission;
+	struct srv_admission admission;
+	const struct srv_workload *now = &admission.now;
 	json_t *body;
 
 	if (!policy) {
 		srv_reply_problem(call->reply, SRV_NOT_FOUND, "a policy is fail-open, fail-closed or warn");
 		return;
 	}
-	body = begin(call, &admission);
+	body = srv_admission_begin(call, &admission);
 	if (!body)
 		return;
-	for (size_t i = 0; i < admission.count && progress == SRV_DONE; i++) {
-		const struct srv_gang gang = gang_of(&admission, i);
+	for (size_t i = says_the_same(&admission) ? now->count : 0; i < now->count && progress == SRV_DONE; i++) {
+		const struct srv_gang gang = srv_workload_gang(now, i);
 		struct srv_judgement judgement;
 
-		if (!admission.pod[i].request || is_repeated(&admission, i))
+		if (!now->pod[i].request || is_repeated(now, i))
 			continue;
-		progress = srv_judge(call, &admission.pod[i], &admission.fallback, &gang, &judgement);
+		progress = srv_judge(call, &now->pod[i], &admission.fallback, &gang, &judgement);
 		if (progress == SRV_DONE)
-			conclude(&admission, policy, part_of(&admission, i), &judgement);
+			conclude(&admission, policy, srv_workload_part(now, i), &judgement);
 	}
-	end(&admission, progress);
-	json_decref(body);
-}
-
-/* ---- mutating */
-
-/* GPUs of one pod: its share of the run where it is known how many there are, else those of a node. */
-static int64_t share_of(const struct est_parallelism *parallelism, const struct srv_gang *gang)
-{
-	int64_t gpus = parallelism->gpus, most = parallelism->gpus_per_node;
-	int64_t pods = gang->pods > 1 ? gang->pods : (gpus + most - 1) / most;
-
-	return (gpus + pods - 1) / pods;
-}
-
-/* Adds to patch what the container of template lacks. */
-static enum srv_progress fill_in(struct admission *admission, size_t i, json_t *patch)
-{
-	const struct srv_gang gang = gang_of(admission, i);
-	const struct cfg_pod *pod = &admission->pod[i];
-	const struct cfg_request *request = &admission->call->context->request;
-	struct srv_judgement judgement;
-	json_t *body;
-	enum srv_progress progress = srv_judge_read(admission->call, pod, &pod->wish, &gang, &judgement, &body);
-
-	if (progress == SRV_DONE && judgement.outcome == SRV_RUN_HELD) {
-		enum est_vendor vendor = request->cards_named ? request->cards[0]->vendor : EST_NVIDIA;
-		const char *resource = cfg_gpu_resource(vendor);
-		int64_t gpus = share_of(&request->request.parallelism, &gang);
-
-		if (resource && cfg_patch_gpus(&admission->template[i], pod, resource, gpus, patch))
-			snprintf(judgement.note, sizeof judgement.note, "%s: %lld was filled in", resource, (long long)gpus);
-	}
-	srv_review_warn(&admission->answer, part_of(admission, i), judgement.reason);
-	srv_review_warn(&admission->answer, part_of(admission, i), judgement.note);
-	json_decref(body);
-	return progress;
-}
-
-void srv_post_k8s_mutate(struct srv_call *call)
-{
-	enum srv_progress progress = SRV_DONE;
-	struct admission admission;
-	json_t *body = begin(call, &admission), *patch;
-
-	if (!body)
-		return;
-	admission.answer.patch = patch = json_array();
-	for (size_t i = 0; i < admission.count && progress == SRV_DONE; i++)
-		if (admission.pod[i].request && !admission.pod[i].asks)
-			progress = fill_in(&admission, i, patch);
-	end(&admission, progress);
-	json_decref(patch);
+	srv_admission_end(&admission, progress);
 	json_decref(body);
 }

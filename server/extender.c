@@ -157,11 +157,11 @@ static void refuse(const struct filter *filter, const json_t *node, char ret[SRV
 
 /* ---- the answer */
 
-/* A list that grows in two: what is left, and what is not. */
+/* What is left, as it is written, and what is not. */
 struct parts {
 	struct srv_buffer *left;
-	struct srv_buffer failed;
-	size_t left_count, failed_count;
+	size_t left_count;
+	json_t *failed; /* why, by name */
 };
 
 static void add_failed(struct parts *parts, const char *name, const char *why)
@@ -169,11 +169,7 @@ static void add_failed(struct parts *parts, const char *name, const char *why)
 	char text[SRV_SENTENCE_MAX + 16];
 
 	snprintf(text, sizeof text, "vramcast: %s", why);
-	if (parts->failed_count++)
-		srv_buffer_add_byte(&parts->failed, ',');
-	srv_write_string(&parts->failed, name);
-	srv_buffer_add_byte(&parts->failed, ':');
-	srv_write_string(&parts->failed, text);
+	json_object_set_new(parts->failed, name, json_string(text));
 }
 
 static int append(const char *bytes, size_t length, void *buffer)
@@ -182,12 +178,17 @@ static int append(const char *bytes, size_t length, void *buffer)
 	return 0;
 }
 
+static void write_json(struct srv_buffer *buffer, const json_t *value)
+{
+	if (json_dump_callback(value, append, buffer, JSON_COMPACT | JSON_ENCODE_ANY))
+		buffer->failed = true;
+}
+
 static void add_left(struct parts *parts, const json_t *value)
 {
 	if (parts->left_count++)
 		srv_buffer_add_byte(parts->left, ',');
-	if (json_dump_callback(value, append, parts->left, JSON_COMPACT | JSON_ENCODE_ANY))
-		parts->left->failed = true;
+	write_json(parts->left, value);
 }
 
 static void write_nodes(const struct filter *filter, struct parts *parts)
@@ -226,17 +227,16 @@ static void write_names(const struct filter *filter, struct parts *parts)
 
 static void write_result(const struct filter *filter, struct srv_buffer *buffer)
 {
-	struct parts parts = { .left = buffer };
+	struct parts parts = { .left = buffer, .failed = json_object() };
 
 	if (filter->nodes)
 		write_nodes(filter, &parts);
 	else
 		write_names(filter, &parts);
-	SRV_PUT(buffer, ",\"FailedNodes\":{");
-	srv_buffer_add(buffer, parts.failed.data, parts.failed.length);
-	SRV_PUT(buffer, "},\"Error\":\"\"}");
-	buffer->failed = buffer->failed || parts.failed.failed;
-	srv_buffer_finish(&parts.failed);
+	SRV_PUT(buffer, ",\"FailedNodes\":");
+	write_json(buffer, parts.failed);
+	SRV_PUT(buffer, ",\"Error\":\"\"}");
+	json_decref(parts.failed);
 }
 
 void srv_post_k8s_filter(struct srv_call *call)

@@ -42,7 +42,7 @@ void srv_post_estimates(struct srv_call *call);
 /* plan.c */
 void srv_post_plan(struct srv_call *call);
 
-/* admission.c, extender.c: what Kubernetes asks. */
+/* admission.c, mutate.c, extender.c: what Kubernetes asks. */
 void srv_post_k8s_validate(struct srv_call *call);
 void srv_post_k8s_mutate(struct srv_call *call);
 void srv_post_k8s_filter(struct srv_call *call);

@@ -135,26 +135,15 @@ static void write_slurm(struct srv_buffer *buffer, const struct cfg_request *req
 
 /* ---- Kubernetes */
 
-/* GPU feature discovery labels a node with the driver's name, dashes for blanks: such are among a card's aliases. */
-static bool is_product_label(const char *alias)
-{
-	return !strchr(alias, ' ') && (!strncmp(alias, "NVIDIA-", 7) || !strncmp(alias, "Tesla-", 6));
-}
-
 static bool write_labels_of(struct srv_buffer *buffer, const struct cfg_catalog *catalog, const struct est_gpu *gpu, bool first)
 {
 	const struct cfg_card *card = cfg_catalog_card_of(catalog, gpu);
-	const json_t *aliases = card ? json_object_get(card->row, "aliases") : NULL;
+	const char *label;
 
-	for (size_t i = 0; i < json_array_size(aliases); i++) {
-		const char *alias = json_string_value(json_array_get(aliases, i));
-
-		if (!is_product_label(alias))
-			continue;
+	for (size_t at = 0; (label = cfg_card_label(card, &at)); first = false) {
 		if (!first)
 			srv_buffer_add_byte(buffer, ',');
-		srv_write_string(buffer, alias);
-		first = false;
+		srv_write_string(buffer, label);
 	}
 	return first;
 }

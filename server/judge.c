@@ -99,6 +99,18 @@ enum srv_progress srv_judge_read(struct srv_call *call, const struct cfg_pod *po
 	return SRV_DONE;
 }
 
+enum srv_progress srv_judge_read_own(struct srv_call *call, const struct cfg_pod *pod, const struct cfg_wish *fallback,
+				     const struct srv_gang *gang, struct srv_judgement *ret, json_t **ret_body)
+{
+	enum srv_progress progress = srv_judge_read(call, pod, &pod->wish, gang, ret, ret_body);
+
+	if (progress != SRV_DONE || ret->outcome != SRV_RUN_HELD || call->context->request.cards_named
+	    || cfg_wish_is_empty(fallback) || *pod->wish.unknown)
+		return progress;
+	json_decref(*ret_body);
+	return srv_judge_read(call, pod, fallback, gang, ret, ret_body);
+}
+
 /* ---- the verdict */
 
 /* The card that lacks least, or, of those that hold it, has least to spare. */
@@ -161,6 +173,7 @@ static bool is_held_somewhere(const struct est_report *report)
 /* Without a card it is not held where none of the catalogue holds it. What it needs is told of the first. */
 static void judge_any(const struct srv_context *context, const struct cfg_pod *pod, struct srv_judgement *ret)
 {
+	const char *near = cfg_catalog_suggest_card(context->edition->catalog, pod->wish.unknown);
 	bool held = is_held_somewhere(&context->report);
 	char need[80];
 
@@ -169,8 +182,8 @@ static void judge_any(const struct srv_context *context, const struct cfg_pod *p
 	if (!held)
 		snprintf(ret->reason, sizeof ret->reason, "%s, which no GPU has", need);
 	else if (*pod->wish.unknown)
-		snprintf(ret->reason, sizeof ret->reason, "%s; %s is no GPU that is known, so that it was not judged", need,
-			 pod->wish.unknown);
+		snprintf(ret->reason, sizeof ret->reason, "%s; not judged, as %s is no GPU that is known%s%s%s", need,
+			 pod->wish.unknown, near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 	else
 		snprintf(ret->reason, sizeof ret->reason, "%s; no GPU is named by nodeSelector, affinity or annotation %s", need,
 			 CFG_ANNOTATION_GPU);
@@ -223,25 +236,14 @@ static enum srv_progress run(struct srv_call *call, const struct cfg_pod *pod, s
 	return srv_leave_long(call, true) ? SRV_LEFT : advise(context, ret);
 }
 
-static bool is_known(const struct cfg_wish *wish)
-{
-	return wish->card_count || wish->size_count;
-}
-
 enum srv_progress srv_judge(struct srv_call *call, const struct cfg_pod *pod, const struct cfg_wish *fallback,
 			    const struct srv_gang *gang, struct srv_judgement *ret)
 {
-	struct srv_context *context = call->context;
 	json_t *body;
-	enum srv_progress progress = srv_judge_read(call, pod, &pod->wish, gang, ret, &body);
+	enum srv_progress progress = srv_judge_read_own(call, pod, fallback, gang, ret, &body);
 
-	if (progress == SRV_DONE && ret->outcome == SRV_RUN_HELD && !context->request.cards_named && is_known(fallback)
-	    && !*pod->wish.unknown) {
-		json_decref(body);
-		progress = srv_judge_read(call, pod, fallback, gang, ret, &body);
-	}
 	if (progress == SRV_DONE && ret->outcome == SRV_RUN_HELD) {
-		compare_gpus(&context->request, pod, gang, ret);
+		compare_gpus(&call->context->request, pod, gang, ret);
 		progress = run(call, pod, ret);
 	}
 	json_decref(body);

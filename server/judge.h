@@ -37,7 +37,11 @@ enum srv_progress { SRV_DONE, SRV_LEFT, SRV_SHORT }; /* done; left to somebody e
 enum srv_progress srv_judge_read(struct srv_call *call, const struct cfg_pod *pod, const struct cfg_wish *wish,
 				 const struct srv_gang *gang, struct srv_judgement *ret, json_t **ret_body);
 
-/* Judges the pod on the cards of its own wish, else of the request's, else of fallback. */
+/* The same, judged for the pod's own wish, else for the cards of its request, else for fallback. */
+enum srv_progress srv_judge_read_own(struct srv_call *call, const struct cfg_pod *pod, const struct cfg_wish *fallback,
+				     const struct srv_gang *gang, struct srv_judgement *ret, json_t **ret_body);
+
+/* Reads so, and judges the pod. */
 enum srv_progress srv_judge(struct srv_call *call, const struct cfg_pod *pod, const struct cfg_wish *fallback,
 			    const struct srv_gang *gang, struct srv_judgement *ret);
 

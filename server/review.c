@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "config/workload.h"
 #include "server/write.h"
 
 static const char api_version[] = "admission.k8s.io/v1", kind_name[] = "AdmissionReview";
@@ -29,39 +28,19 @@ static void need_word(const json_t *object, const char *key, const char *pointer
 		est_fault_add(faults, pointer, EST_UNKNOWN_VALUE, "must be \"%s\"", word);
 }
 
-/* What an update may leave as it was: the annotations and templates of both. */
-static bool says_the_same(const json_t *object, const json_t *old)
-{
-	struct cfg_template now[CFG_TEMPLATES_MAX], before[CFG_TEMPLATES_MAX];
-	size_t count = cfg_workload_templates(object, now), count_before = cfg_workload_templates(old, before);
-	const json_t *metadata = json_object_get(object, "metadata"), *metadata_before = json_object_get(old, "metadata");
-	const json_t *notes = json_object_get(metadata, "annotations");
-	bool same = count == count_before;
-
-	if (notes && !json_equal(notes, json_object_get(metadata_before, "annotations")))
-		return false;
-	for (size_t i = 0; same && i < count; i++)
-		same = json_equal(now[i].spec, before[i].spec) && now[i].pods == before[i].pods
-		       && (!now[i].metadata || json_equal(now[i].metadata, before[i].metadata));
-	return same;
-}
-
-static bool is_judged(const json_t *request)
+static bool is_judged(const json_t *request, const char *operation)
 {
 	const json_t *object = json_object_get(request, "object");
-	const char *operation = json_string_value(json_object_get(request, "operation"));
 	const char *part = json_string_value(json_object_get(request, "subResource"));
 
-	if (!json_is_object(object) || (part && *part)
-	    || json_is_string(json_object_get(json_object_get(object, "metadata"), "deletionTimestamp")))
-		return false;
-	return !strcmp(operation, "CREATE")
-	       || (!strcmp(operation, "UPDATE") && !says_the_same(object, json_object_get(request, "oldObject")));
+	return json_is_object(object) && (!part || !*part) && (!strcmp(operation, "CREATE") || !strcmp(operation, "UPDATE"))
+	       && !json_string_value(json_object_get(json_object_get(object, "metadata"), "deletionTimestamp"));
 }
 
 bool srv_review_read(const json_t *body, struct srv_review *ret, struct est_faults *faults)
 {
-	const json_t *request = json_object_get(body, "request");
+	const json_t *request = json_object_get(body, "request"), *old = json_object_get(request, "oldObject");
+	const char *operation;
 
 	if (!json_is_object(body)) {
 		est_fault_add(faults, "", EST_WRONG_TYPE, "must be an object");
@@ -76,10 +55,11 @@ bool srv_review_read(const json_t *body, struct srv_review *ret, struct est_faul
 	if (!json_is_object(request))
 		return false;
 	ret->uid = need_text(request, "uid", "/request/uid", faults);
-	need_text(request, "operation", "/request/operation", faults);
+	operation = need_text(request, "operation", "/request/operation", faults);
 	if (faults->count)
 		return false;
-	ret->object = is_judged(request) ? json_object_get(request, "object") : NULL;
+	ret->object = is_judged(request, operation) ? json_object_get(request, "object") : NULL;
+	ret->old = json_is_object(old) ? old : NULL;
 	return true;
 }
 

@@ -8,11 +8,12 @@
 
 struct srv_review { /* borrowed from the body */
 	const char *uid;
-	const json_t *object;    /* NULL: there is nothing to be judged, or nothing of it has changed */
+	const json_t *object;    /* NULL: there is nothing to be judged */
+	const json_t *old;       /* what an update changes; NULL where the object is made */
 };
 
-/* Reads a body; false when it is no AdmissionReview. An object is judged when it is made, and when it is changed in
- * what says something of its run: not while it is being deleted, nor when a part of it is written (scale, status). */
+/* Reads a body; false when it is no AdmissionReview. An object is judged when it is made or changed: not while it is
+ * being deleted, nor when a part of it is written (scale, status). */
 bool srv_review_read(const json_t *body, struct srv_review *ret, struct est_faults *faults);
 
 enum { SRV_WARNINGS_MAX = 32, SRV_WARNING_MAX = 256, SRV_REFUSAL_MAX = 768 };

@@ -59,7 +59,8 @@ static const struct {
 	{ "/k8s/validate", POD(SAYS(LARGE), ON("Tesla-T4"), ASKS("1")), false, "t4 cannot run it: the card has no bf16" },
 	{ "/k8s/validate", POD(SAYS(LARGE) ",'vramcast.io/gpu':'l4,a100-80gb'", "", ASKS("1")), true,
 	  "l4 has 22.5 GiB, but a100-sxm4-80gb holds it" },
-	{ "/k8s/validate", POD(SAYS(LARGE) ",'vramcast.io/gpu':'a100-80gb'", ON("NVIDIA-L4"), ASKS("1")), true, NULL },
+	{ "/k8s/validate", POD(SAYS(LARGE) ",'vramcast.io/gpu':'a100-80gb'", ON("NVIDIA-L4"), ASKS("1")), false, "l4 has" },
+	{ "/k8s/validate", POD(SAYS(LARGE) ",'vramcast.io/gpu':'a100-80gb'", ON("Our-A100"), ASKS("1")), true, NULL },
 	{ "/k8s/validate", POD(SAYS(LARGE " gpus=l4"), "", ""), false, "l4 has" },
 	{ "/k8s/validate", POD(SAYS(LARGE), "'nodeSelector':{'nvidia.com/gpu.memory':'8192'},", ASKS("1")), false,
 	  "the GPU has 8.0 GiB" },
@@ -71,6 +72,8 @@ static const struct {
 	{ "/k8s/validate?gpus=l4", POD(SAYS(LARGE), "", ASKS("1")), false, "l4 has" },
 	{ "/k8s/validate?gpus=l4", POD(SAYS(LARGE " gpus=a100-80gb"), "", ASKS("1")), true, NULL },
 	{ "/k8s/validate?gpus=l4", POD(SAYS(LARGE), ON("Foo"), ASKS("1")), true, "Foo is no GPU that is known" },
+	{ "/k8s/validate", POD(SAYS(LARGE) ",'vramcast.io/gpu':'rtx-4009'", "", ASKS("1")), true,
+	  "not judged, as rtx-4009 is no GPU that is known (did you mean rtx-4090?)" },
 	{ "/k8s/validate/fail-closed", POD(SAYS(LARGE), ON("Foo"), ASKS("1")), false, "Foo is no GPU that is known" },
 	{ "/k8s/validate", POD(SAYS("model=deepseek-v3"), "", ""), false, "which no GPU has" },
 	{ "/k8s/validate", POD(SAYS("modell=x"), "", ""), true,
@@ -143,6 +146,12 @@ END_TEST
 
 /* ---- what is not judged */
 
+#define DEPLOYMENT(note, replicas, image, product) \
+	"{'apiVersion':'apps/v1','kind':'Deployment','metadata':{'labels':{" note \
+	"'b':'" image "'},'annotations':{" note SAYS(LARGE) "}},'spec':{" replicas "'template':{'metadata':{'annotations':{" \
+	  note \
+	"'c':'" image "'}},'spec':{" ON(product) "'containers':[{'name':'t','image':'" image "'}]}}}}"
+
 static const struct {
 	const char *name, *operation, *object, *more;
 	bool judged;
@@ -157,13 +166,11 @@ static const struct {
 	{ "updated in its nodes", "UPDATE", REFUSED, ",'oldObject':" POD(SAYS(LARGE), ON("NVIDIA-A100-SXM4-80GB"),
 	  ASKS("1")), true },
 	{ "updated without the old one", "UPDATE", REFUSED, "", true },
-	{ "updated in what is no annotation", "UPDATE",
-	  "{'apiVersion':'apps/v1','kind':'Deployment','metadata':{'labels':{'a':'b'},'annotations':{" SAYS(LARGE)
-	    "}},'spec':{'template':"
-	  "{'spec':{" ON("NVIDIA-L4") "'containers':[{'name':'t'}]}}}}",
-	  ",'oldObject':{'apiVersion':'apps/v1','kind':'Deployment','metadata':{'annotations':{" SAYS(LARGE)
-	    "}},'spec':{'replicas':1,"
-	  "'template':{'spec':{" ON("NVIDIA-L4") "'containers':[{'name':'t'}]}}}}", false },
+	{ "updated in other annotations, labels, images and replicas", "UPDATE", DEPLOYMENT("'a':'1',", "'replicas':1,",
+	  "x", "NVIDIA-L4"),
+	  ",'oldObject':" DEPLOYMENT("", "", "y", "NVIDIA-L4"), false },
+	{ "updated in a template's nodes", "UPDATE", DEPLOYMENT("", "", "x", "NVIDIA-L4"),
+	  ",'oldObject':" DEPLOYMENT("", "", "x", "NVIDIA-A100-SXM4-80GB"), true },
 	{ "on its way out", "UPDATE",
 	  "{'apiVersion':'v1','kind':'Pod','metadata':{'deletionTimestamp':'2026-01-01T00:00:00Z','annotations':{"
 	  SAYS(LARGE) "}},'spec':{" ON("NVIDIA-L4") "'containers':[{'name':'t'}]}}", "", false },
@@ -270,6 +277,47 @@ START_TEST(a_pod_gets_its_share)
 }
 END_TEST
 
+START_TEST(what_is_changed_is_not_completed)
+{
+	json_t *answer;
+
+	review("/k8s/mutate", "UPDATE", POD(SAYS("model=gpt2"), "", ""), ",'oldObject':" POD("", "", ""));
+	ck_assert_str_eq(member(response(&answer), "patch"), "");
+	json_decref(answer);
+}
+END_TEST
+
+static const struct {
+	const char *target, *object, *told; /* NULL: nothing */
+} led[] = {
+	{ "/k8s/mutate", POD(SAYS(LARGE) ",'vramcast.io/steer':'true'", "", ASKS("1")),
+	  "goes to nodes whose GPUs have more than 35" },
+	{ "/k8s/mutate", POD(SAYS(LARGE) ",'vramcast.io/steer':'true','vramcast.io/gpu':'l4,a100-80gb'", "", ASKS("1")),
+	  "goes to nodes with NVIDIA-A100-SXM4-80GB" },
+	{ "/k8s/mutate?gpus=l4,a100-80gb", POD(SAYS(LARGE) ",'vramcast.io/steer':'true'", "", ASKS("1")),
+	  "goes to nodes with NVIDIA-A100-SXM4-80GB" },
+	{ "/k8s/mutate?gpus=a100-80gb", POD(SAYS("model=gpt2 gpus=l4") ",'vramcast.io/steer':'true'", "", ""),
+	  "goes to nodes with NVIDIA-L4" },
+	{ "/k8s/mutate", POD(SAYS(LARGE) ",'vramcast.io/steer':'true'", ON("NVIDIA-L4"), ASKS("1")), NULL },
+	{ "/k8s/mutate", POD(SAYS(LARGE) ",'vramcast.io/steer':'true','vramcast.io/gpu':'l4'", "", ASKS("1")), NULL },
+	{ "/k8s/mutate", POD(SAYS("model=deepseek-v3") ",'vramcast.io/steer':'true'", "", ASKS("1")), NULL },
+	{ "/k8s/mutate", POD(SAYS(LARGE) ",'vramcast.io/steer':'no'", "", ASKS("1")), NULL },
+	{ "/k8s/mutate", POD(SAYS(LARGE), "", ASKS("1")), NULL },
+};
+
+START_TEST(a_pod_is_led_to_nodes_that_hold_it_where_it_asks_to_be)
+{
+	json_t *answer;
+	const json_t *told;
+
+	review(led[_i].target, "CREATE", led[_i].object, "");
+	told = response(&answer);
+	ck_assert_msg(!*member(told, "patch") == !led[_i].told, "%s", text());
+	ck_assert_msg(!led[_i].told || is_warned(told, led[_i].told), "%s", text());
+	json_decref(answer);
+}
+END_TEST
+
 /* ---- what is no review, and what takes long */
 
 static const char *const malformed[] = {
@@ -340,6 +388,8 @@ int main(void)
 	tcase_add_test(cases[0], templates_that_are_alike_are_told_once);
 	tcase_add_loop_test(cases[0], gpus_are_filled_in_where_there_are_none, 0, COUNT(mutations));
 	tcase_add_loop_test(cases[0], a_pod_gets_its_share, 0, COUNT(shares));
+	tcase_add_test(cases[0], what_is_changed_is_not_completed);
+	tcase_add_loop_test(cases[0], a_pod_is_led_to_nodes_that_hold_it_where_it_asks_to_be, 0, COUNT(led));
 	tcase_add_loop_test(cases[0], what_is_no_review_is_a_problem, 0, COUNT(malformed));
 	tcase_add_test(cases[0], a_policy_that_is_none_is_not_found);
 	tcase_add_test(cases[0], advice_is_left_to_workers_and_verdicts_are_not);

@@ -132,7 +132,7 @@ START_TEST(a_template_speaks_for_itself_before_its_owner_does)
 {
 	json_t *owner = parse_quoted("{'metadata':{'annotations':{'vramcast.io/request':'model=a','vramcast.io/gpu':'t4'}}}");
 	json_t *object = parse_quoted("{'metadata':{'annotations':{'vramcast.io/request':'model=b'}},"
-				      "'spec':{'nodeSelector':{'nvidia.com/gpu.product':'NVIDIA-L4'}}}");
+				      "'spec':{'nodeSelector':{'nvidia.com/gpu.product':'Foo'}}}");
 	struct cfg_template template;
 	struct cfg_pod pod;
 

@@ -117,6 +117,67 @@ START_TEST(what_a_container_says_is_never_overwritten)
 }
 END_TEST
 
+#define REQUIRED "requiredDuringSchedulingIgnoredDuringExecution"
+#define EXPRESSION "{'key':'k','operator':'In','values':['v']}"
+#define TERM "{'matchExpressions':[" EXPRESSION "]}"
+
+static const struct {
+	const char *spec, *patch;
+} affinities[] = {
+	{ "{}", "[{'op':'add','path':'/spec/affinity','value':{'nodeAffinity':{'" REQUIRED "':{'nodeSelectorTerms':[" TERM
+	  "]}}}}]" },
+	{ "{'affinity':null}",
+	  "[{'op':'add','path':'/spec/affinity','value':{'nodeAffinity':{'" REQUIRED "':{'nodeSelectorTerms':[" TERM
+	    "]}}}}]" },
+	{ "{'affinity':{'podAffinity':{}}}",
+	  "[{'op':'add','path':'/spec/affinity/nodeAffinity','value':{'" REQUIRED "':{'nodeSelectorTerms':[" TERM "]}}}]" },
+	{ "{'affinity':{'nodeAffinity':{'preferredDuringSchedulingIgnoredDuringExecution':[]}}}",
+	  "[{'op':'add','path':'/spec/affinity/nodeAffinity/" REQUIRED "','value':{'nodeSelectorTerms':[" TERM "]}}]" },
+	{ "{'affinity':{'nodeAffinity':{'" REQUIRED
+	  "':{'nodeSelectorTerms':[{'matchExpressions':[{'key':'zone'}]},{'matchFields':[]}]}}}}",
+	  "[{'op':'add','path':'/spec/affinity/nodeAffinity/" REQUIRED "/nodeSelectorTerms/0/matchExpressions/-','value':"
+	    EXPRESSION "},"
+	  "{'op':'add','path':'/spec/affinity/nodeAffinity/" REQUIRED "/nodeSelectorTerms/1/matchExpressions','value':["
+	    EXPRESSION "]}]" },
+	{ "{'affinity':{'nodeAffinity':{'" REQUIRED "':{'nodeSelectorTerms':[]}}}}", "[]" },
+};
+
+START_TEST(what_is_required_of_nodes_is_added_to_every_term)
+{
+	json_t *pod = json_pack("{s:o}", "spec", parse_quoted(affinities[_i].spec)), *patch = json_array();
+	json_t *values = json_pack("[s]", "v"), *wanted = parse_quoted(affinities[_i].patch);
+	struct cfg_template template;
+	char *text;
+
+	ck_assert(cfg_workload_pod(pod, &template));
+	ck_assert(cfg_patch_affinity(&template, "k", "In", values, patch) == (json_array_size(wanted) > 0));
+	text = json_dumps(patch, JSON_COMPACT);
+	ck_assert_msg(json_equal(patch, wanted), "%s", text);
+	free(text);
+	json_decref(wanted);
+	json_decref(values);
+	json_decref(patch);
+	json_decref(pod);
+}
+END_TEST
+
+START_TEST(a_pointer_that_would_be_cut_leads_nowhere)
+{
+	struct cfg_template template = { .pods = 1 };
+	struct cfg_pod pod = { .request = "model=gpt2" };
+	json_t *values = json_array(), *patch = json_array(), *container = json_object();
+
+	memset(template.pointer, 'x', 200);
+	pod.container = container;
+	ck_assert(!cfg_patch_gpus(&template, &pod, "nvidia.com/gpu", 1, patch));
+	ck_assert(!cfg_patch_affinity(&template, "k", "In", values, patch));
+	ck_assert_uint_eq(json_array_size(patch), 0);
+	json_decref(container);
+	json_decref(values);
+	json_decref(patch);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("workload");
@@ -127,6 +188,8 @@ int main(void)
 	tcase_add_loop_test(test, the_templates_of_a_kind_are_found, 0, COUNT(objects));
 	tcase_add_test(test, more_templates_than_there_is_room_for_are_left_out);
 	tcase_add_loop_test(test, what_a_container_says_is_never_overwritten, 0, COUNT(patches));
+	tcase_add_loop_test(test, what_is_required_of_nodes_is_added_to_every_term, 0, COUNT(affinities));
+	tcase_add_test(test, a_pointer_that_would_be_cut_leads_nowhere);
 	suite_add_tcase(suite, test);
 	return run_suite(suite);
 }

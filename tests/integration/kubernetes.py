@@ -125,6 +125,9 @@ def manifest_cases(cluster):
     wanted = monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     yield "the ServiceMonitor selects the service and its port", wanted and monitor["spec"]["endpoints"][0]["port"] in ports, \
         json.dumps(monitor["spec"])
+    told = subprocess.run([VRAMCAST, "--version"], capture_output=True, text=True, check=True).stdout
+    image = deployed["spec"]["template"]["spec"]["containers"][0]["image"]
+    yield "the image has the tag of this version", image.partition(":")[2] in told.split(), "%s %s" % (image, told)
     secrets = [volume["secret"]["secretName"] for volume in deployed["spec"]["template"]["spec"]["volumes"] if "secret" in volume]
     right = secrets == [certificate["spec"]["secretName"]] and "vramcast.vramcast.svc" in certificate["spec"]["dnsNames"]
     yield "cert-manager's certificate is the secret of the deployment", right, json.dumps(certificate["spec"])
@@ -165,6 +168,10 @@ def mutation_cases(cluster, port):
     good, told = cluster.apply(pod("kept", FITS_LARGE, LARGE, resources={"limits": {"nvidia.com/gpu": 2, "cpu": "1"}}))
     given = cluster.get("pod", "kept", limit)
     yield "GPUs that are there are kept", good and given == "2" and "filled" not in told, told + given
+    good, told = cluster.apply(pod("led", FITS_LARGE, resources={"limits": {"nvidia.com/gpu": 1}}, gpu="l4,a100-80gb", steer="true"))
+    given = cluster.get("pod", "led", ".spec.affinity.nodeAffinity..matchExpressions")
+    yield "a pod that asks for it is led to nodes that hold it", (
+        good and LARGE in given and SMALL not in given and "needs" not in told), told + given
     job = yaml.safe_load((MANIFESTS / "examples/job.yaml").read_text())
     share = filled(port, job)
     del job["spec"]["completionMode"]  # Jobs are Indexed from 1.21 on
@@ -213,7 +220,11 @@ def policy_cases(cluster):
     scaled = cluster.kubectl("label", "deployment", "large", "-n", "warn", "team=a")
     yield "what was taken before can be scaled and labelled", good and scaled[0], told + scaled[1]
     good, told = cluster.kubectl("set", "image", "deployment/large", "-n", "warn", "trainer=registry.example/other")
-    yield "a change of its pods is judged anew", not good and "l4 has" in told, told
+    yield "and get another image", good, told
+    longer = {"vramcast.io/request": FITS_LARGE + " sequence_length=4096"}
+    change = {"spec": {"template": {"metadata": {"annotations": longer}}}}
+    good, told = cluster.kubectl("patch", "deployment", "large", "-n", "warn", "--type=merge", "-p", json.dumps(change))
+    yield "another request is judged anew", not good and "l4 has" in told, told
 
 
 def silence_cases(cluster, vramcast, proxy, start_proxy):
