@@ -6,6 +6,8 @@ static const char irregular_window[] = "a sliding window in an irregular pattern
 static const char other_modernbert[] = "dropout, biases or sparse prediction of a ModernBERT, not modelled yet";
 static const char other_deberta[] = "a DeBERTa with other attention or embeddings than the third version's, not modelled yet";
 
+static const char narrow_embeddings[] = "an ELECTRA with embeddings of another width than its layers' (embedding_size), not modelled yet";
+
 /* local_attention counts both sides of a token. */
 static void settle_modernbert(const struct cfg_hf_reading *reading)
 {
@@ -53,6 +55,19 @@ static void settle_deberta(const struct cfg_hf_reading *reading)
 	    || json_integer_value(json_object_get(reading->object, "type_vocab_size")) > 0
 	    || json_number_value(json_object_get(reading->object, "pooler_dropout")) > 0)
 		cfg_hf_refuse(model, other_deberta);
+}
+
+/* ERNIE's types of tasks, where the file asks for them; ELECTRA's embeddings, which its smaller models have of another
+ * width. */
+static void settle_bert(const struct cfg_hf_reading *reading, uint64_t reads)
+{
+	struct est_model *model = reading->model;
+
+	if ((reads & CFG_READS_ERNIE) && !cfg_hf_is_true(reading, "use_task_id"))
+		model->task_type_vocab_size = 0;
+	if ((reads & CFG_READS_ELECTRA) && model->embed_dim != model->hidden_size)
+		cfg_hf_refuse(model, narrow_embeddings);
+	model->embed_dim = 0;
 }
 
 /* Dropout by other names, and as many labels as the file names: two when it names none. */
@@ -106,6 +121,8 @@ void cfg_settle_encoder(const struct cfg_hf_reading *reading, uint64_t reads)
 		settle_deberta(reading);
 	if (reads & (CFG_READS_BERT | CFG_READS_DISTILBERT | CFG_READS_DEBERTA))
 		settle_dropout(reading, reads);
+	if (reads & CFG_READS_BERT)
+		settle_bert(reading, reads);
 	if (reads & CFG_READS_T5)
 		settle_t5(reading);
 }

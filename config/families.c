@@ -180,6 +180,17 @@ const struct cfg_family cfg_families[] = {
 		.rotates_windows_only = true, .num_experts = 64, .num_experts_per_tok = 8, .moe_intermediate_size = 1024,
 		.n_shared_experts = 1, .first_k_dense_replace = 1, .n_group = 1, .topk_group = 1, .norm_topk_prob = true,
 		.router_correction_bias = true } },
+	{ "solar_open", DEEPSEEK | CFG_READS_GQA | CFG_READS_QKV_BIAS | CFG_READS_NORM_TOPK, .shape = {
+		.architecture = EST_ARCH_SOLAR_OPEN, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.num_key_value_heads = 8, .head_dim = 128, .intermediate_size = 1280, .num_experts = 128, .num_experts_per_tok = 8,
+		.moe_intermediate_size = 1280, .n_shared_experts = 1, .n_group = 1, .topk_group = 1, .norm_topk_prob = true,
+		.router_correction_bias = true } },
+	{ "flex_olmo", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_EXPERTS | CFG_READS_NORM_TOPK, .shape = {
+		.architecture = EST_ARCH_FLEX_OLMO, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096,
+		.qk_norm = EST_QK_NORM_FULL, .num_experts = 7, .num_experts_per_tok = 5 } },
+	{ "youtu", CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS, .shape = {
+		.architecture = EST_ARCH_DEEPSEEK_V3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
+		.tie_word_embeddings = true, .rope_interleave = true, LATENT_RANKS } },
 	{ "minimax_m2", CFG_READS_GQA | CFG_READS_EXPERTS | CFG_READS_ROTARY_SHARE, .shape = {
 		.architecture = EST_ARCH_MINIMAX_M2, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 196608,
 		.num_key_value_heads = 8, .head_dim = 128, .qk_norm = EST_QK_NORM_FULL, .num_experts = 256,
@@ -283,6 +294,18 @@ const struct cfg_family cfg_families[] = {
 	{ "xlm-roberta", CFG_READS_BERT, .shape = {
 		.architecture = EST_ARCH_ROBERTA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
 		.pooler = true } },
+	{ "camembert", CFG_READS_BERT, .shape = {
+		.architecture = EST_ARCH_ROBERTA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
+		.pooler = true } },
+	{ "data2vec-text", CFG_READS_BERT, .shape = {
+		.architecture = EST_ARCH_ROBERTA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
+		.pooler = true } },
+	{ "ernie", CFG_READS_BERT | CFG_READS_ERNIE, .shape = {
+		.architecture = EST_ARCH_BERT, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
+		.pooler = true, .task_type_vocab_size = 3 } },
+	{ "electra", CFG_READS_BERT | CFG_READS_ELECTRA, .shape = {
+		.architecture = EST_ARCH_ELECTRA, ENCODER_LAYERS, .max_position_embeddings = 512, .type_vocab_size = 2,
+		.embed_dim = 128 } },
 	{ "modernbert", CFG_READS_MODERNBERT | CFG_READS_ATTENTION_BIAS | CFG_READS_MLP_BIAS, .shape = {
 		.architecture = EST_ARCH_MODERNBERT, GATED(EST_LAYERNORM_NOBIAS, 2, EST_GELU), .max_position_embeddings = 8192,
 		.tie_word_embeddings = true, .embedding_norm = true, .lm_head_bias = true, .num_labels = 2, .sliding_window = 128,

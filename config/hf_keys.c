@@ -143,6 +143,8 @@ static const struct key keys[] = {
 	{ { "decoder_bias" }, KEY_BOOL, CFG_READS_MODERNBERT, MEMBER(lm_head_bias), 0, 0 },
 	{ { "embedding_dropout" }, KEY_REAL, CFG_READS_MODERNBERT, MEMBER(embedding_dropout), 0, 1 },
 	{ { "position_buckets" }, KEY_INT, CFG_READS_DEBERTA, MEMBER(position_buckets), -1, 1 << 16 },
+	{ { "task_type_vocab_size" }, KEY_INT, CFG_READS_ERNIE, MEMBER(task_type_vocab_size), 1, 1 << 10 },
+	{ { "embedding_size" }, KEY_INT, CFG_READS_ELECTRA, MEMBER(embed_dim), 1, 1 << 17 },
 	{ { "type_vocab_size" }, KEY_INT, CFG_READS_BERT, MEMBER(type_vocab_size), 1, 1 << 10 },
 	{ { "attention_probs_dropout_prob" }, KEY_REAL, CFG_READS_BERT | CFG_READS_DEBERTA, MEMBER(attention_dropout), 0, 1 },
 	{ { "hidden_dropout_prob" }, KEY_REAL, CFG_READS_BERT | CFG_READS_DEBERTA, MEMBER(residual_dropout), 0, 1 },

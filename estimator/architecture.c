@@ -112,6 +112,10 @@ static const struct est_module qwen3_moe[] = { ATTENTION, HEAD_NORMS, EXPERTS, R
 static const struct est_module olmoe[] = {
 	ATTENTION, NORM(q_norm, QUERY), NORM(k_norm, KEY), ROUTER, EXPERTS, NORMS, END
 };
+static const struct est_module flex_olmo[] = {
+	ATTENTION, NORM(q_norm, QUERY), NORM(k_norm, KEY), ROUTER, EXPERTS, NORM(post_attention_layernorm, HIDDEN),
+	NORM(post_feedforward_layernorm, HIDDEN), END
+};
 static const struct est_module latent[] = { LATENT, DENSE_MLP, NORMS, END };
 static const struct est_module latent_moe[] = { LATENT, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 #define INDEXER NAMED(indexer.wq_b, "wq_b", Q_RANK, INDEX_HEADS, NONE), NAMED(indexer.wk, "wk", HIDDEN, INDEX_HEAD, NONE), \
@@ -316,8 +320,7 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_APERTUS]     = { apertus, est_apertus_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_ARCEE]       = { nemotron, est_arcee_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_JAIS2]       = { nemotron, est_jais2_layer, est_torch_layer_norm, .rotary = true },
-	[EST_ARCH_NEMOTRON]    = { nemotron, est_nemotron_layer, est_nemotron_norm, .rotary = true,
-				   .cuts_whole_heads = true, .rotate = est_apply_partial_rope },
+	[EST_ARCH_NEMOTRON]    = { nemotron, est_nemotron_layer, est_nemotron_norm, .rotary = true, .cuts_whole_heads = true },
 	[EST_ARCH_HELIUM]      = { llama, est_helium_layer, est_olmo2_norm, .rotary = true, .rotate = est_apply_helium_rope },
 	[EST_ARCH_HUNYUAN]     = { hunyuan, est_hunyuan_layer, est_llama_norm, .rotary = true },
 	[EST_ARCH_VAULTGEMMA]  = { llama, est_vaultgemma_layer, est_gemma_norm, .scaled_embedding = true, .rotary = true },
@@ -333,6 +336,8 @@ static const struct est_architecture_row architectures[] = {
 				   .flat_shared_experts = true, .experts_by_their_own_names = true },
 	[EST_ARCH_QWEN3_MOE]   = { qwen3, est_qwen3_moe_layer, est_llama_norm, .rotary = true, .sparse = qwen3_moe },
 	[EST_ARCH_OLMOE]       = { olmoe, est_olmoe_layer, est_llama_norm, .rotary = true, .sparse = olmoe },
+	[EST_ARCH_FLEX_OLMO]   = { olmo2, est_flex_olmo_layer, est_olmo2_norm, .rotary = true, .fp32_rope = true,
+				   .sparse = flex_olmo },
 	[EST_ARCH_DEEPSEEK_V2] = { latent, est_deepseek_v2_layer, est_llama_norm, .rotary = true, .complex_rope = true,
 				   .sparse = latent_moe },
 	[EST_ARCH_DEEPSEEK_V3] = { latent, est_deepseek_v3_layer, est_llama_norm, .rotary = true, .sparse = latent_moe },
@@ -342,6 +347,7 @@ static const struct est_architecture_row architectures[] = {
 				   .always_masked = true },
 	[EST_ARCH_GLM4_MOE]    = { glm4, est_glm4_moe_layer, est_llama_norm, .rotary = true, .cuts_whole_heads = true,
 				   .sparse = glm4_moe },
+	[EST_ARCH_SOLAR_OPEN]  = { glm4, est_solar_open_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
 	[EST_ARCH_DOTS1]       = { glm4, est_dots1_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
 	[EST_ARCH_EXAONE_MOE]  = { glm4, est_exaone_moe_layer, est_llama_norm, .rotary = true, .sparse = glm4_moe },
 	[EST_ARCH_MINIMAX_M2]  = { olmoe, est_minimax_m2_layer, est_llama_norm, .rotary = true, .cuts_whole_heads = true,
@@ -384,6 +390,7 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_TORCHTUNE]   = { .modules = torchtune, .layer = est_torchtune_layer, .final_norm = est_torchtune_norm,
 				   .rebinds_embedding = true, .expands_heads = true },
 	[EST_ARCH_BERT]        = { .modules = bert, .layer = est_bert_layer },
+	[EST_ARCH_ELECTRA]     = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_ROBERTA]     = { .modules = bert, .layer = est_bert_layer },
 	[EST_ARCH_MODERNBERT]  = { .modules = modernbert, .layer = est_modernbert_layer, .rotary = true,
 				   .rope_per_layer_type = true, .rotate = est_apply_modernbert_rope },

@@ -50,6 +50,23 @@ static struct est_tensor embed_positions(struct est_pass *pass, struct est_tenso
 				      (uint64_t)pass->model->hidden_size));
 }
 
+/* ERNIE: embeddings += task_type_embeddings(zeros). x moves in; held are the sum and, in ret_frame, variables of the
+ * frame. */
+static struct est_tensor add_task_type(struct est_pass *pass, struct est_tensor x, struct est_tensor ret_frame[2])
+{
+	const struct est_model *model = pass->model;
+	struct est_tensor sum;
+
+	if (!model->task_type_vocab_size)
+		return x;
+	ret_frame[0] = est_buffer(pass->tape, pass->tokens, EST_INT64);
+	ret_frame[1] = est_hold(est_embedding(pass->tape, ret_frame[0], pass->task_type_embeddings,
+					      (uint64_t)model->task_type_vocab_size, (uint64_t)model->hidden_size));
+	sum = est_hold(est_add_in_place(pass->tape, x, ret_frame[1]));
+	est_drop(pass->tape, x);
+	return sum;
+}
+
 /* dropout(LayerNorm(words + types + positions)) */
 static struct est_tensor embeddings(struct est_pass *pass)
 {
@@ -57,7 +74,8 @@ static struct est_tensor embeddings(struct est_pass *pass)
 	struct est_tape *tape = pass->tape;
 	bool per_token = model->architecture == EST_ARCH_ROBERTA;
 	uint64_t positions = per_token ? pass->tokens : pass->sequence;
-	struct est_tensor ids = per_token ? positions_of_tokens(pass) : est_none, words, types = est_none, places, x, y;
+	struct est_tensor ids = per_token ? positions_of_tokens(pass) : est_none, words, types = est_none, places, x, y,
+		task[2] = { { 0 } };
 
 	words = est_embedding(tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
 			      (uint64_t)model->hidden_size);
@@ -72,10 +90,13 @@ static struct est_tensor embeddings(struct est_pass *pass)
 	places = embed_positions(pass, ids, positions);
 	y = est_hold(est_add(tape, x, places));
 	est_drop(tape, x);
+	y = add_task_type(pass, y, task);
 	x = est_hold(est_torch_layer_norm(pass, &pass->norm, y));
 	est_drop(tape, y);
 	y = est_hold(est_dropout(tape, x, model->embedding_dropout));
 	est_drop(tape, x);
+	est_drop(tape, task[0]);
+	est_drop(tape, task[1]);
 	est_drop(tape, words);
 	est_drop(tape, types);
 	est_drop(tape, places);

@@ -27,6 +27,8 @@ static void build_bert(struct est_pass *pass)
 		pass->token_type_embeddings = est_build_matrix(pass, (uint64_t)model->type_vocab_size, hidden);
 	est_build_norm(pass, &pass->norm, hidden);
 	build_id_buffers(pass, model->type_vocab_size ? 2 : 1);
+	if (model->task_type_vocab_size)
+		pass->task_type_embeddings = est_build_matrix(pass, (uint64_t)model->task_type_vocab_size, hidden);
 	est_build_layers(pass);
 }
 

@@ -259,21 +259,25 @@ static struct est_tensor granite_mixer(struct est_pass *pass, const struct est_l
 
 /* ---- layers */
 
-#define LAYER(name, norm, attention, mlp)                                                                              \
+#define LAYER_OF(name, frame, norm, attention, mlp)                                                                    \
 	struct est_tensor name(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)              \
 	{                                                                                                              \
 		static const struct est_blocks blocks = { norm, attention, mlp };                                      \
                                                                                                                        \
-		return est_pre_norm_layer(pass, layer, x, &blocks);                                                    \
+		return frame(pass, layer, x, &blocks);                                                                 \
 	}
+#define LAYER(name, norm, attention, mlp) LAYER_OF(name, est_pre_norm_layer, norm, attention, mlp)
+#define POST_NORM_LAYER(name, norm, attention, mlp) LAYER_OF(name, est_post_norm_layer, norm, attention, mlp)
 
 LAYER(est_mixtral_layer, est_llama_norm, est_llama_attention, mixtral_mixture)
 LAYER(est_qwen2_moe_layer, est_llama_norm, est_llama_attention, est_qwen2_mixture)
 LAYER(est_qwen3_moe_layer, est_llama_norm, est_qwen3_attention, softmax_mixture)
 LAYER(est_olmoe_layer, est_llama_norm, olmoe_attention, softmax_mixture)
+POST_NORM_LAYER(est_flex_olmo_layer, est_olmo2_norm, est_olmo2_attention, softmax_mixture)
 LAYER(est_deepseek_v2_layer, est_llama_norm, est_latent_attention, deepseek_v2_mixture)
 LAYER(est_deepseek_v3_layer, est_llama_norm, est_latent_attention, deepseek_v3_mixture)
 LAYER(est_glm4_moe_layer, est_llama_norm, glm4_attention, deepseek_v3_mixture)
+LAYER(est_solar_open_layer, est_llama_norm, est_llama_attention, deepseek_v3_mixture)
 LAYER(est_dots1_layer, est_llama_norm, est_qwen3_attention, deepseek_v3_mixture)
 LAYER(est_exaone_moe_layer, est_llama_norm, est_head_norm_attention, deepseek_v3_mixture)
 LAYER(est_minimax_m2_layer, est_llama_norm, olmoe_attention, minimax_m2_mixture)

@@ -259,7 +259,8 @@ static int64_t encoder_parameters(const struct est_model *model)
 	if (model->architecture == EST_ARCH_DEBERTA)
 		return 2 * model->position_buckets * h + norm;
 
-	return model->type_vocab_size * h + (model->pooler ? linear_parameters(h, h, true) : 0) + (n ? 2 : 1) * bias + decoder;
+	return (model->type_vocab_size + model->task_type_vocab_size) * h
+	       + (model->pooler ? linear_parameters(h, h, true) : 0) + (n ? 2 : 1) * bias + decoder;
 }
 
 int64_t est_model_count_parameters(const struct est_model *model)
@@ -287,7 +288,8 @@ int64_t est_model_all_layers(const struct est_model *model)
 
 bool est_model_is_bidirectional(const struct est_model *model)
 {
-	return model->architecture == EST_ARCH_BERT || model->architecture == EST_ARCH_ROBERTA
+	return model->architecture == EST_ARCH_BERT || model->architecture == EST_ARCH_ELECTRA
+	       || model->architecture == EST_ARCH_ROBERTA
 	       || model->architecture == EST_ARCH_DISTILBERT || model->architecture == EST_ARCH_MODERNBERT
 	       || model->architecture == EST_ARCH_DEBERTA;
 }

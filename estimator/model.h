@@ -49,11 +49,13 @@ enum est_architecture {
 	EST_ARCH_QWEN2_MOE,   /* + a gated shared expert */
 	EST_ARCH_QWEN3_MOE,
 	EST_ARCH_OLMOE,
+	EST_ARCH_FLEX_OLMO,   /* OLMo-2's with OLMoE's mixture */
 	EST_ARCH_DEEPSEEK_V2, /* latent attention, dense first layers, shared experts */
 	EST_ARCH_DEEPSEEK_V3,
 	EST_ARCH_DEEPSEEK_V32, /* DeepSeek-V3 with an indexer that chooses the tokens to attend to */
 	EST_ARCH_GLM_MOE_DSA, /* the same, whose choice the next layers may take */
 	EST_ARCH_GLM4_MOE,    /* DeepSeek-V3's mixture, grouped-query attention */
+	EST_ARCH_SOLAR_OPEN,  /* the same with Llama's attention */
 	EST_ARCH_DOTS1,
 	EST_ARCH_EXAONE_MOE,
 	EST_ARCH_MINIMAX_M2,
@@ -70,6 +72,7 @@ enum est_architecture {
 	EST_ARCH_LLAMA4,      /* every expert gets every token, scaled by its score */
 	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
+	EST_ARCH_ELECTRA,     /* BERT's with a classifier of two layers and no pooler */
 	EST_ARCH_ROBERTA,     /* positions of the tokens that are no padding */
 	EST_ARCH_DISTILBERT,
 	EST_ARCH_DEBERTA,     /* the third version: attention by content and by relative position */
@@ -173,6 +176,7 @@ struct est_model {
 	bool gated_attention;         /* q_proj gives a gate for attention's output too */
 
 	int64_t type_vocab_size;      /* token types with an embedding; 0: none */
+	int64_t task_type_vocab_size; /* ERNIE: types of tasks with an embedding; 0: none */
 	bool pooler;                  /* a dense layer on the first token */
 	int64_t num_labels;           /* of a classifier */
 	double classifier_dropout;

@@ -11,7 +11,7 @@ static struct est_tensor project(struct est_pass *pass, const struct est_linear 
 	return normed;
 }
 
-static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_olmo2_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_tensor q = project(pass, &layer->q_proj, &layer->q_norm, x);
@@ -50,7 +50,7 @@ struct est_tensor est_post_norm_layer(struct est_pass *pass, const struct est_la
 
 struct est_tensor est_olmo2_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	static const struct est_blocks blocks = { est_olmo2_norm, attention, est_gated_mlp };
+	static const struct est_blocks blocks = { est_olmo2_norm, est_olmo2_attention, est_gated_mlp };
 
 	return est_post_norm_layer(pass, layer, x, &blocks);
 }

@@ -111,7 +111,7 @@ struct est_pass {
 	struct est_layer *layers;
 
 	/* encoders */
-	uint32_t token_type_embeddings;
+	uint32_t token_type_embeddings, task_type_embeddings;
 	struct est_linear head_dense;               /* the pooler, or the dense layer of the task's head */
 	struct est_norm_weights head_norm, decoder_norm;
 	uint32_t relative_attention_bias[2];        /* of the encoder, of the decoder */
@@ -261,6 +261,8 @@ struct est_tensor est_gpt_layer(struct est_pass *pass, const struct est_layer *l
 est_layer_function est_xielu_mlp;
 /* self_attn of Llama, of Qwen3, with the same norms after the transposition, and after the rotation (hunyuan.c); x is borrowed. */
 est_layer_function est_llama_attention, est_qwen3_attention, est_head_norm_attention, est_hunyuan_attention;
+/* Of OLMo-2: q_norm and k_norm over all heads; x is borrowed. */
+est_layer_function est_olmo2_attention;
 /* q_norm(q), of each head; heads move in */
 struct est_tensor est_norm_heads(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor heads);
 /* o_proj(attention(rope(q), rope(k), v)); q, k and v, as heads, move in */
@@ -377,8 +379,8 @@ void est_pass_end(struct est_pass *pass);
 /* The families' decoder layers, one file each or a few: llama.c, gemma.c, phi3.c, olmo.c, gpt.c. x is borrowed. */
 est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gemma_layer, est_gemma2_layer, est_gemma3_layer, est_phi3_layer,
 	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
-	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
-	est_glm4_moe_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_deberta_layer, est_distilbert_layer, est_modernbert_layer,
+	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_flex_olmo_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
+	est_glm4_moe_layer, est_solar_open_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_deberta_layer, est_distilbert_layer, est_modernbert_layer,
 	est_starcoder2_layer, est_arcee_layer, est_jais2_layer, est_nemotron_layer, est_helium_layer, est_hunyuan_layer,
 	est_vaultgemma_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,

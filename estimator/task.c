@@ -87,7 +87,8 @@ static struct est_tensor masked_lm(struct est_pass *pass, struct est_tensor hidd
 	return loss_of(pass, x, hidden);
 }
 
-/* The first token through a dense layer, with dropout before it in RoBERTa; BERT's model has done so itself */
+/* The first token through a dense layer, with dropout before it in RoBERTa and ELECTRA; BERT's model has done so
+ * itself */
 static struct est_tensor first_token(struct est_pass *pass, struct est_tensor hidden)
 {
 	const struct est_model *model = pass->model;
@@ -99,6 +100,8 @@ static struct est_tensor first_token(struct est_pass *pass, struct est_tensor hi
 	if (model->architecture == EST_ARCH_DEBERTA) /* ContextPooler, whose own dropout is 0 */
 		return est_gelu(tape, est_linear(tape, &pass->head_dense, x));
 	x = est_dropout(tape, x, model->classifier_dropout);
+	if (model->architecture == EST_ARCH_ELECTRA)
+		return est_gelu(tape, est_linear(tape, &pass->head_dense, x));
 	return est_tanh(tape, est_linear(tape, &pass->head_dense, x));
 }
 

@@ -352,6 +352,20 @@ static const struct {
 	{ "IQuest-Coder's heads are of 128", CONFIG("iquestcoder", KV2), "parameters", 1161280 },
 	{ "VaultGemma has two norms a layer", CONFIG("vaultgemma", KV2), "parameters", 1883712 },
 	{ "VaultGemma caps its scores", CONFIG("vaultgemma", KV2), "refuses_sdpa", 1 },
+	{ "Solar Open has experts in all layers", CONFIG("solar_open", KV2 ",\"head_dim\":16,\"n_routed_experts\":4,\"num_experts_per_tok\":2,"
+	  "\"moe_intermediate_size\":32,\"attention_bias\":true"), "parameters", 476224 + 8 * 4 },
+	{ "Solar Open needs no width of an MLP", "{\"model_type\":\"solar_open\",\"vocab_size\":1000,\"hidden_size\":64,"
+	  "\"num_hidden_layers\":8,\"num_attention_heads\":8}", "moe_intermediate_size", 1280 },
+	{ "FlexOlmo's experts are as wide as its MLP", CONFIG("flex_olmo", KV2 ",\"num_experts\":4,\"num_experts_per_tok\":2"), "parameters", 1213248 },
+	{ "Youtu's latent attention", CONFIG("youtu", ",\"q_lora_rank\":32,\"kv_lora_rank\":16,\"qk_nope_head_dim\":16,"
+	  "\"qk_rope_head_dim\":8,\"v_head_dim\":16,\"attention_bias\":true"), "parameters", 414592 },
+	{ "Youtu by the class's defaults", CONFIG("youtu", ",\"tie_word_embeddings\":false"), "parameters", 15366208 },
+	{ "CamemBERT is RoBERTa", CONFIG("camembert", ""), "parameters", 401984 },
+	{ "data2vec's text model too", CONFIG("data2vec-text", ""), "parameters", 401984 },
+	{ "ERNIE is BERT", CONFIG("ernie", ",\"task_type_vocab_size\":16"), "parameters", 401984 },
+	{ "but for types of tasks", CONFIG("ernie", ",\"use_task_id\":true"), "parameters", 402176 },
+	{ "ELECTRA has no pooler", CONFIG("electra", ",\"embedding_size\":64"), "parameters", 397824 },
+	{ "ELECTRA's narrow embeddings are not modelled", CONFIG("electra", ""), "architecture", EST_ARCH_UNSUPPORTED },
 	{ "a refused model's text is nested", "{\"model_type\":\"gemma3n\",\"text_config\":{\"hidden_size\":2560}}",
 	  "hidden_size", 2560 },
 	{ "a refused model may say what it likes", "{\"model_type\":\"gemma3n\",\"intermediate_size\":[1,2]}",
