@@ -87,7 +87,8 @@ void est_zero3_reduce_rest(struct est_zero3 *zero3)
 
 /* ---- at rest */
 
-/* _create_fp16_sub_groups(): each is as large as its last parameter makes it. The first leaf of one stands for it. */
+/* _create_fp16_sub_groups(): each is as large as its last parameter makes it. The first leaf of one stands for it. It is stepped as a
+ * whole: what no gradient reaches has zeros for one, and states as all others. */
 static void fold(struct est_zero3 *zero3)
 {
 	struct est_leaf *first = NULL;
@@ -98,6 +99,7 @@ static void fold(struct est_zero3 *zero3)
 		if (!est_is_trained(leaf))
 			continue;
 		leaf->on_host = zero3->offloads_optimizer;
+		leaf->idle = false;
 		if (first && first->shard < zero3->sub_group) {
 			leaf->folded = true;
 			leaf->shard = 0;

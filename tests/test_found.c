@@ -18,6 +18,11 @@
 	"'linear_conv_kernel_dim':4,'layer_types':['linear_attention'],'num_experts':8,'num_experts_per_tok':2," \
 	"'moe_intermediate_size':256,'shared_expert_intermediate_size':256,'decoder_sparse_step':1}"
 
+#define LARGE_INDEXER "{'model_type':'deepseek_v32','vocab_size':129280,'hidden_size':7168,'num_hidden_layers':1," \
+	"'num_attention_heads':128,'intermediate_size':18432,'moe_intermediate_size':2048,'n_routed_experts':8," \
+	"'num_experts_per_tok':2,'n_shared_experts':1,'first_k_dense_replace':3,'q_lora_rank':1536,'kv_lora_rank':512," \
+	"'qk_nope_head_dim':128,'qk_rope_head_dim':64,'v_head_dim':128,'index_topk':2048,'index_n_heads':64," \
+	"'index_head_dim':128,'n_group':1,'topk_group':1}"
 #define SMALL_LLAMA "{'model_type':'llama','vocab_size':1000,'hidden_size':512,'num_hidden_layers':1," \
 	"'num_attention_heads':8,'num_key_value_heads':8,'intermediate_size':1024,'max_position_embeddings':131072}"
 
@@ -36,6 +41,8 @@ static const struct {
 	{ "what no gradient reaches in a checkpoint: the state after a single chunk of the delta rule",
 	  "{'model':" QWEN3_NEXT ",'gpus':'t4','sequence_length':32,'gradient_checkpointing':true,"
 	  "'gradient_accumulation_steps':4}", NULL },
+	{ "a sub-group of ZeRO-3 that begins with an indexer",
+	  "{'model':" LARGE_INDEXER ",'gpus':'h200','sequence_length':32,'parallelism':{'strategy':'zero3'}}", NULL },
 	{ "LitGPT's head in 512 chunks, over one layer",
 	  "{'model':" SMALL_LLAMA ",'framework':'litgpt','method':'lora','gpus':'h100','sequence_length':65536}", NULL },
 	{ "Unsloth's loss in thousands of chunks, over one layer",
