@@ -112,8 +112,9 @@ static const char *clip_of_fused_step(const struct rule_input *input, double *re
 static const char *strategy_of_gpus(const struct rule_input *input, double *ret)
 {
 	const struct est_parallelism *parallelism = &input->request->parallelism;
+	bool shards = parallelism->pipeline > 1 || parallelism->context > 1 || parallelism->expert > 1;
 
-	*ret = parallelism->pipeline > 1 || parallelism->context > 1 || parallelism->expert > 1 ? EST_FSDP : EST_ZERO3;
+	*ret = shards && !est_is_ulysses(input->request) ? EST_FSDP : EST_ZERO3;
 	if (parallelism->context > 1)
 		return "context parallelism's ranks share the parameters as data-parallel ones do";
 	if (parallelism->expert > 1)
@@ -127,7 +128,8 @@ static const char *precision_of_pipeline(const struct rule_input *input, double 
 	const struct est_parallelism *parallelism = &input->request->parallelism;
 
 	*ret = EST_BF16_MIXED;
-	return (parallelism->pipeline > 1 || parallelism->context > 1) && !est_has_adapters(input->request)
+	return (parallelism->pipeline > 1 || parallelism->context > 1) && !est_is_ulysses(input->request)
+	       && !est_has_adapters(input->request)
 		? "as torchtitan trains in a pipeline, or over parts of sequences: fp32 parameters, bf16 compute" : NULL;
 }
 
@@ -250,6 +252,21 @@ static const char *communication_of_precision(const struct rule_input *input, do
 	return "the type that the precision computes in";
 }
 
+static const char *communication_of_ulysses(const struct rule_input *input, double *ret)
+{
+	*ret = EST_FP32;
+	return est_is_ulysses(input->request) ? "DeepSpeed's seq_parallel_communication_data_type" : NULL;
+}
+
+static const char *backend_of_strategy(const struct rule_input *input, double *ret)
+{
+	enum est_strategy strategy = input->request->parallelism.strategy;
+
+	*ret = EST_ULYSSES;
+	return input->request->parallelism.context > 1 && strategy >= EST_ZERO1 && strategy <= EST_ZERO3
+		? "DeepSpeed deals sequences out so" : NULL;
+}
+
 static const char *overlap_of_zero3(const struct rule_input *input, double *ret)
 {
 	*ret = true;
@@ -302,6 +319,7 @@ static const struct {
 	default_rule *rule;
 	bool over;
 } rules[] = {
+	{ "parallelism.context_backend", backend_of_strategy, false },
 	{ "precision", precision_of_adapters, false },
 	{ "precision", precision_of_pipeline, false },
 	{ "optimizer", optimizer_of_old_torch, false },
@@ -334,6 +352,7 @@ static const struct {
 	{ "parallelism.reduce_dtype", dtype_of_precision, false },
 	{ "parallelism.output_dtype", dtype_of_precision, false },
 	{ "parallelism.grad_accum_dtype", communication_of_precision, false },
+	{ "parallelism.communication_data_type", communication_of_ulysses, false },
 	{ "parallelism.communication_data_type", communication_of_precision, false },
 	{ "parallelism.overlap_comm", overlap_of_zero3, false },
 	{ "parallelism.checkpoint_outside_unit", checkpoint_of_old_transformers, false },

@@ -97,14 +97,27 @@ static int64_t model_ranks(const struct cfg_from *from)
 	return p->tensor * p->pipeline * p->context;
 }
 
+/* accelerate writes both sizes, of which one is 1. */
+static void conclude_context(struct cfg_from *from)
+{
+	const struct cfg_fact *ring = fact_of(from, CFG_RING), *ulysses = fact_of(from, CFG_ULYSSES);
+	bool exchanges = ulysses && ulysses->value != 1;
+
+	if (exchanges && put_number(from, "parallelism.context", ulysses->value, ulysses->pointer))
+		cfg_from_put(from, "parallelism.context_backend", "ulysses", ulysses->pointer);
+	if (ring && (ring->value != 1 || !exchanges))
+		put_number(from, "parallelism.context", ring->value, ring->pointer);
+}
+
 /* Replicas x shards of a device mesh are the data-parallel ranks. */
 static void conclude_gpus(struct cfg_from *from)
 {
 	const struct cfg_fact *replicas = fact_of(from, CFG_REPLICAS), *shards = fact_of(from, CFG_SHARDS);
 	const struct cfg_fact *nodes = fact_of(from, CFG_NODES);
 	const struct est_parallelism *p = &request_of(from)->parallelism;
+	bool of_torch = p->context_backend == EST_RING; /* of DeepSpeed's sequences accelerate makes no mesh */
 
-	if (shards && shards->value > 0 && shards->value <= 65536 && (!replicas || replicas->value <= 65536)) {
+	if (of_torch && shards && shards->value > 0 && shards->value <= 65536 && (!replicas || replicas->value <= 65536)) {
 		int64_t ranks = shards->value * (replicas && replicas->value > 0 ? replicas->value : 1);
 
 		put_product(from, "parallelism.gpus", ranks, model_ranks(from), shards->pointer);
@@ -336,6 +349,7 @@ static void conclude_precision(struct cfg_from *from)
 
 void cfg_from_conclude(struct cfg_from *from)
 {
+	conclude_context(from);
 	conclude_gpus(from);
 	conclude_batch(from);
 	conclude_strategy(from);

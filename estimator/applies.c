@@ -79,6 +79,11 @@ static bool is_pipeline(const struct est_request *request)
 	return request->parallelism.pipeline > 1;
 }
 
+static bool is_context_parallel(const struct est_request *request)
+{
+	return request->parallelism.context > 1;
+}
+
 static bool is_ddp(const struct est_request *request)
 {
 	return request->parallelism.strategy == EST_DDP;
@@ -135,6 +140,7 @@ static const struct {
 	[EST_WITH_GPUS] = { is_parallel, NULL },
 	[EST_WITH_TENSOR] = { is_tensor_parallel, NULL },
 	[EST_WITH_PIPELINE] = { is_pipeline, NULL },
+	[EST_WITH_CONTEXT] = { is_context_parallel, NULL },
 	[EST_WITH_DDP] = { is_ddp, NULL },
 	[EST_WITH_HSDP] = { is_hsdp, "strategy hsdp" },
 	[EST_WITH_FSDP] = { is_fsdp, NULL },

@@ -103,8 +103,8 @@ static bool copies_heads(const struct est_pass *pass)
 /* Whether q and k come out of a concatenation, contiguous; Liger's rotation works on the rows of the projection */
 static bool joins_heads(const struct est_pass *pass)
 {
-	return (est_rotates_a_part(pass->model) && !pass->request->liger_kernel) || pass->model->kv_lora_rank
-	       || est_architecture_row(pass->model->architecture)->joins_heads;
+	return pass->gathers_sequence || (est_rotates_a_part(pass->model) && !pass->request->liger_kernel)
+	       || pass->model->kv_lora_rank || est_architecture_row(pass->model->architecture)->joins_heads;
 }
 
 /* ---- SDPA's math path (_scaled_dot_product_attention_math): q and k are scaled each, scores and softmax in their
@@ -182,7 +182,7 @@ static struct est_tensor fused(struct est_pass *pass, enum est_kernel kernel, co
 		|| (kernel == EST_KERNEL_CUDNN && joins_heads(pass)),
 	};
 
-	if (pass->request->parallelism.context > 1)
+	if (pass->request->parallelism.context > 1 && !pass->gathers_sequence)
 		return est_ring_attention(pass, kernels[kernel], &call);
 	return est_fused_attention(pass, kernels[kernel], &call);
 }
@@ -238,7 +238,8 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	else
 		out = fused(pass, kernel, in, bias);
 	/* the output lies as q does */
-	if (as_query && (joins_heads(pass) || copies_heads(pass)))
+	if (as_query && (joins_heads(pass) || copies_heads(pass))
+	    && !(pass->gathers_sequence && pass->model->num_attention_heads == 1))
 		out = est_contiguous(tape, out);
 	est_drop(tape, bias);
 	for (unsigned i = 0; i < 3; i++)
@@ -369,6 +370,8 @@ struct est_permuted est_permuted_gradients(const struct est_pass *pass, const st
 
 	bool as_received = pass->request->parallelism.context > 1; /* views of what went round the ring, head by head */
 
+	if (est_is_ulysses(pass->request))
+		return est_ulysses_permutes(pass);
 	return (struct est_permuted){ query, query || as_copied || as_sums || as_received };
 }
 
@@ -430,6 +433,8 @@ struct est_tensor est_attention(struct est_pass *pass, const struct est_layer *l
 	struct est_tensor mask = layer->sliding && pass->sliding_mask.numel ? pass->sliding_mask : pass->mask;
 	enum est_kernel kernel = kernel_of(pass, layer, q.element);
 
+	if (est_is_ulysses(pass->request) && !pass->gathers_sequence)
+		return est_ulysses_attention(pass, layer, (const struct est_tensor[]){ q, k, v });
 	if (!masked)
 		mask = est_none;
 	if (kernel == EST_KERNEL_EAGER)

@@ -37,6 +37,11 @@ struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kern
 struct est_tensor est_ring_attention(struct est_pass *pass, enum est_fused_kernel kernel,
 				     const struct est_fused_call *call);
 
+/* All of it where the ranks of context parallelism exchange parts of the sequence for parts of the heads: q, k, v, borrowed, as
+ * est_attention() gets them (attention_ulysses.c). */
+struct est_tensor est_ulysses_attention(struct est_pass *pass, const struct est_layer *layer, const struct est_tensor qkv[3]);
+struct est_permuted est_ulysses_permutes(const struct est_pass *pass);
+
 /* The gradients of q, k and v alone, and what the kernel takes beside them for a while. */
 void est_fused_gradients(struct est_pass *pass, enum est_fused_kernel kernel, const struct est_fused_call *call,
 			 struct est_tensor ret[3]);

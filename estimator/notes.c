@@ -66,7 +66,11 @@ static void note_context(const struct est_request *request, const struct est_mod
 	const struct est_parallelism *p = &request->parallelism;
 
 	(void)model;
-	if (p->context > 1)
+	if (est_is_ulysses(request))
+		est_note_add(&report->assumptions, "/parallelism/context", "ulysses",
+			     "DeepSpeed's UlyssesSPAttentionHF: sequence_length / context tokens of each sequence, but in attention all of them of heads / context; "
+			     "ZeRO shares states over all ranks, and reduces gradients in fp32");
+	else if (p->context > 1)
 		est_note_add(&report->assumptions, "/parallelism/context", "allgather",
 			     "the last rank of torch's context_parallel(): sequence_length / context tokens of each sequence; each layer gathers all keys "
 			     "and values at once and merges what the kernel gives for each rank in fp32");

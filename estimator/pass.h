@@ -120,6 +120,7 @@ struct est_pass {
 	struct est_tensor labels;                   /* of the micro-batch, as the task has them */
 	struct est_tensor pooler_output;            /* BERT's, for a classifier */
 	struct est_tensor encoder_last_hidden_state; /* held until the loss is known, as the decoder's cache is */
+	bool gathers_sequence;                      /* in Ulysses' attention: all tokens, some of the heads, one after the other */
 	uint32_t first_leaf;                        /* of the model: those from here on are its parameters */
 	struct est_pass *next_stage;                /* of the same rank of a pipeline, on the same tape, or NULL */
 	bool fills_cache;                           /* of keys and values, although nothing is generated */

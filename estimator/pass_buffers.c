@@ -16,11 +16,17 @@ unsigned est_rope_count(const struct est_pass *pass)
 	return row->rope_per_layer_type && sliding && full ? 2 : 1;
 }
 
+/* Positions that are rotated: of one sequence, or, where the batch brings its position_ids, of all. */
+static uint64_t positions_of(const struct est_pass *pass)
+{
+	return est_is_ulysses(pass->request) ? pass->tokens : pass->sequence;
+}
+
 /* LlamaRotaryEmbedding.forward: fp32 frequencies, cos and sin of the pairs, both in the dtype of the stream. gpt-oss
  * has each angle once. */
 static void make_rope(struct est_pass *pass, const struct est_model *model, struct est_rope *rope, uint8_t element)
 {
-	uint64_t pairs = pass->sequence * est_rotary_width(model);
+	uint64_t pairs = positions_of(pass) * est_rotary_width(model);
 	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS, last = est_scales_rope_last(&pass->request->versions);
 	struct est_tensor freqs = est_buffer(pass->tape, pairs / 2, EST_32BIT), emb, cos, sin, raw[2];
 	bool cast = element == EST_16BIT;
@@ -49,7 +55,7 @@ static void make_rope(struct est_pass *pass, const struct est_model *model, stru
 /* DeepSeek-V2's: complex numbers, scaled once more */
 static void make_complex_rope(struct est_pass *pass, struct est_rope *rope)
 {
-	uint64_t pairs = pass->sequence * est_rotary_width(pass->model);
+	uint64_t pairs = positions_of(pass) * est_rotary_width(pass->model);
 	struct est_tensor freqs = est_buffer(pass->tape, pairs / 2, EST_32BIT),
 		ones = est_buffer(pass->tape, pairs / 2, EST_32BIT);
 	struct est_tensor polar = est_buffer(pass->tape, pairs, EST_32BIT);

@@ -40,6 +40,7 @@ enum est_checkpointing { EST_CHECKPOINT_NONE, EST_CHECKPOINT_FULL, EST_CHECKPOIN
 enum est_selective { EST_SELECTIVE_OP, EST_SELECTIVE_ATTENTION, EST_SELECTIVE_ALL_MATMUL };
 
 enum est_strategy { EST_SINGLE, EST_DDP, EST_ZERO1, EST_ZERO2, EST_ZERO3, EST_FSDP, EST_FSDP1, EST_HSDP };
+enum est_context_backend { EST_RING, EST_ULYSSES };
 enum est_pipeline_schedule { EST_1F1B, EST_INTERLEAVED_1F1B };
 enum est_wrap { EST_WRAP_ACCELERATE, EST_WRAP_LAYER_ROOT, EST_WRAP_PEFT };
 enum est_device { EST_ON_GPU, EST_ON_CPU, EST_ON_NVME }; /* "none", "cpu", "nvme" */
@@ -84,6 +85,7 @@ struct est_parallelism {
 	int64_t tensor, pipeline, context, expert;
 	enum est_pipeline_schedule pipeline_schedule;
 	int64_t virtual_stages; /* of a rank of the pipeline */
+	enum est_context_backend context_backend;
 	int64_t shard_size; /* 0: all data-parallel ranks */
 	bool sequence_parallel;
 	bool reshard_after_forward;
@@ -183,6 +185,12 @@ static inline bool est_has_master(const struct est_request *request)
 	return request->precision == EST_BF16_MASTER || request->precision == EST_FP16_MASTER;
 }
 
+/* Ranks of context parallelism exchange parts of the sequence for parts of the heads in attention (DeepSpeed). */
+static inline bool est_is_ulysses(const struct est_request *request)
+{
+	return request->parallelism.context > 1 && request->parallelism.context_backend == EST_ULYSSES;
+}
+
 /* Tokens of a sequence that a rank has: all, or its part under context parallelism. */
 static inline uint64_t est_rank_length(const struct est_request *request)
 {
@@ -191,14 +199,14 @@ static inline uint64_t est_rank_length(const struct est_request *request)
 	return (uint64_t)(context > 1 ? request->sequence_length / context : request->sequence_length);
 }
 
-/* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. With FSDP2 those of
- * context parallelism too, which see other parts of the same sequences (the mesh dp_shard_cp of accelerate and
- * torchtitan). */
+/* Ranks that divide a sharded parameter: all data-parallel ones, or those of one group of HSDP. With FSDP2 and ZeRO those
+ * of context parallelism too, which see other parts of the same sequences (the mesh dp_shard_cp of accelerate and
+ * torchtitan, DeepSpeed's sequence data parallel group). */
 static inline uint64_t est_shard_ranks(const struct est_parallelism *p)
 {
 	if (p->strategy == EST_HSDP && p->shard_size)
 		return (uint64_t)(p->shard_size * p->context);
-	if (p->strategy == EST_FSDP || p->strategy == EST_HSDP)
+	if (p->strategy == EST_FSDP || p->strategy == EST_HSDP || (p->strategy >= EST_ZERO1 && p->strategy <= EST_ZERO3))
 		return (uint64_t)(p->gpus / (p->tensor * p->pipeline));
 	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
 }

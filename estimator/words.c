@@ -79,6 +79,10 @@ const struct est_word est_strategy_words[] = {
 	{ "fsdp2", EST_FSDP, true }, { "fsdp1", EST_FSDP1, false }, { "hsdp", EST_HSDP, false }, { NULL, 0, false }
 };
 
+const struct est_word est_context_backend_words[] = {
+	{ "ring", EST_RING, false }, { "ulysses", EST_ULYSSES, false }, { NULL, 0, false }
+};
+
 const struct est_word est_pipeline_schedule_words[] = {
 	{ "1f1b", EST_1F1B, false }, { "interleaved_1f1b", EST_INTERLEAVED_1F1B, false },
 	{ "interleaved1f1b", EST_INTERLEAVED_1F1B, true }, { NULL, 0, false }

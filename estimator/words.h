@@ -15,8 +15,8 @@ struct est_word {
 extern const struct est_word est_framework_words[], est_method_words[], est_precision_words[], est_dtype_words[];
 extern const struct est_word est_base_dtype_words[], est_optimizer_words[], est_checkpointing_words[];
 extern const struct est_word est_selective_words[], est_attention_words[], est_loss_words[], est_strategy_words[];
-extern const struct est_word est_pipeline_schedule_words[], est_wrap_words[], est_auto_words[], est_device_words[];
-extern const struct est_word est_all_linear_words[];
+extern const struct est_word est_context_backend_words[], est_pipeline_schedule_words[], est_wrap_words[];
+extern const struct est_word est_auto_words[], est_device_words[], est_all_linear_words[];
 extern const struct est_word est_quantization_words[], est_storage_words[], est_objective_words[];
 extern const struct est_word est_reference_words[], est_task_words[], est_accounting_words[], est_include_words[];
 extern const struct est_word est_timeline_words[];

@@ -44,24 +44,46 @@ static void partition(struct est_zero3 *zero3)
 	}
 }
 
+/* What is too large for the bucket is cast for the reduction; others were, as they were copied into it. */
+static struct est_tensor cast_whole(struct est_zero3 *zero3)
+{
+	bool copied = zero3->filled <= zero3->bucket;
+
+	return copied || zero3->reduced_element == EST_16BIT ? est_none
+	       : on_stream(zero3, zero3->filled, zero3->reduced_element);
+}
+
+/* The rank's parts are cast one by one for what they are accumulated into. */
+static void cast_parts(struct est_zero3 *zero3)
+{
+	for (uint32_t i = 0; i < zero3->waiting_count && zero3->accumulated_element != zero3->reduced_element; i++)
+		zero3->waiting[i]->copy = on_stream(zero3, zero3->waiting[i]->ours, zero3->accumulated_element).storage;
+}
+
+static void drop_casts(struct est_zero3 *zero3)
+{
+	for (uint32_t i = 0; i < zero3->waiting_count; i++) {
+		est_storage_release(zero3->tape, zero3->waiting[i]->copy);
+		zero3->waiting[i]->copy = 0;
+	}
+}
+
 /* __reduce_and_partition_ipg_grads() */
 static void flush(struct est_zero3 *zero3)
 {
-	struct est_tensor full = est_none, buffer, cast = est_none;
+	struct est_tensor full, buffer;
 	uint64_t parts = 0;
 
 	for (uint32_t i = 0; i < zero3->waiting_count; i++)
 		parts += zero3->waiting[i]->ours;
 	if (parts == 0)
 		return;
-	if (zero3->reduced_element != EST_16BIT)
-		full = on_stream(zero3, zero3->filled, zero3->reduced_element);
+	full = cast_whole(zero3);
 	buffer = concatenate(zero3, parts);
+	cast_parts(zero3);
 	est_drop(zero3->tape, full);
-	if (zero3->accumulated_element != zero3->reduced_element)
-		cast = on_stream(zero3, parts, zero3->accumulated_element);
 	partition(zero3);
-	est_drop(zero3->tape, cast);
+	drop_casts(zero3);
 	est_drop(zero3->tape, buffer);
 	zero3->filled = zero3->waiting_count = 0;
 }

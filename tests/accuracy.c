@@ -89,7 +89,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              225, 0.01, 0.60, 0.60, 0.41 },
+	{ NULL,                              228, 0.01, 0.60, 0.60, 0.41 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -107,6 +107,8 @@ static const struct gate distributed[] = {
 	{ "fsdp qlora layer_root",             1, 0.01, 0.10, 0.40, 0.40 },
 	{ "ddp qlora ",                        2, 0.01, 0.10, 0.10, 0.10 },
 	{ "tensor full layer_root",           15, 0.01, 0.10, 0.60, 0.60 },
+	{ "ulysses zero2 full",                1, 0.01, 0.01, 0.10, 0.10 },
+	{ "ulysses zero3 full",                2, 0.01, 0.01, 0.10, 0.10 },
 	{ "tensor full mixed",                 1, 0.01, 0.01, 0.10, 0.10 },
 	{ "tensor lora",                       2, 0.01, 0.01, 0.10, 0.10 },
 	{ "expert fsdp full",                  7, 0.01, 0.10, 0.01, 0.01 },

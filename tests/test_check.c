@@ -38,6 +38,7 @@ static void set_fields(struct est_request *request, const char *assignments)
 #define QLORA THUMB "method=2 "
 /* torchtitan, fp32 shards and bf16 compute, whole checkpoints, under fsdp */
 #define TITAN "framework=6 precision=2 gradient_checkpointing=1 parallelism.strategy=5 "
+#define ULYSSES "parallelism.gpus=4 parallelism.context=4 parallelism.context_backend=1 "
 #define UNSLOTH "framework=4 method=1 precision=2 loss=1 "
 
 static const struct {
@@ -104,8 +105,21 @@ static const struct {
 	  "precision=2 parallelism.gpus=8 parallelism.context=2 parallelism.pipeline=2 parallelism.strategy=5", NULL, 0 },
 	{ "parts of sequences without shards", "precision=2 parallelism.gpus=4 parallelism.context=4", "/parallelism/strategy",
 	  EST_CONTRADICTION },
-	{ "parts of sequences under ZeRO", "parallelism.gpus=4 parallelism.context=4 parallelism.strategy=4", "/parallelism/strategy",
-	  EST_NOT_SUPPORTED_YET },
+	{ "parts of sequences in a ring under ZeRO", "parallelism.gpus=4 parallelism.context=4 parallelism.strategy=4", "/parallelism/strategy",
+	  EST_CONTRADICTION },
+	{ "parts of sequences exchanged under ZeRO", ULYSSES "parallelism.strategy=4", NULL, 0 },
+	{ "parts of sequences exchanged in shards", ULYSSES "precision=2 parallelism.strategy=5", "/parallelism/strategy", EST_CONTRADICTION },
+	{ "parts exchanged, reduced in 16 bits", ULYSSES "parallelism.strategy=3", "/parallelism/communication_data_type", EST_CONTRADICTION },
+	{ "parts exchanged, reduced in fp32", ULYSSES "parallelism.strategy=3 parallelism.communication_data_type=2", NULL, 0 },
+	{ "parts exchanged that do not divide", ULYSSES "parallelism.strategy=4 sequence_length=2046", "/sequence_length", EST_CONTRADICTION },
+	{ "more ranks than heads to exchange",
+	  "parallelism.gpus=64 parallelism.context=64 parallelism.context_backend=1 parallelism.strategy=4", "/parallelism/context",
+	  EST_CONTRADICTION },
+	{ "more ranks than key_value heads to exchange",
+	  "parallelism.gpus=32 parallelism.context=32 parallelism.context_backend=1 parallelism.strategy=4", NULL, 0 },
+	{ "parts exchanged for eager attention", ULYSSES "parallelism.strategy=4 attention=3", "/attention", EST_CONTRADICTION },
+	{ "parts of padded sequences exchanged", ULYSSES "parallelism.strategy=4 attention_mask=1", "/attention_mask", EST_NOT_SUPPORTED_YET },
+	{ "an exchange between no ranks", "parallelism.context_backend=1", "/parallelism/context_backend", EST_CONTRADICTION },
 	{ "sequences that do not divide",
 	  "precision=2 sequence_length=2044 parallelism.gpus=4 parallelism.context=4 parallelism.strategy=5", "/sequence_length",
 	  EST_CONTRADICTION },

@@ -135,6 +135,57 @@ START_TEST(a_backward_sends_gradients_in_fp32)
 }
 END_TEST
 
+/* ---- Ulysses */
+
+/* At the second all-to-all: query, key and value exchanged, the kernel's output and its copy in the order of positions, what is
+ * exchanged of it, once more in the order of heads, and position_ids twice. Exchanged tensors, output and logsumexp are left, and what
+ * comes out. Of four key heads two ranks have two each, four have one, and eight have one that is repeated. */
+START_TEST(an_exchange_gives_heads_for_positions)
+{
+	const struct est_tape_limits limits = { .events = 4096, .storages = 512, .nodes = 64, .leaves = 8, .frames = 1, .attributes = 8,
+						.frame_saves = 8 };
+	const uint64_t ranks = (uint64_t)rings[_i];
+	struct est_request request = dealt_out(rings[_i], 1);
+	struct est_model model = LLAMA(1);
+	const struct est_layer layer = { .rotated = true };
+	struct sizes s = sizes_of(rings[_i]);
+	struct est_tape tape;
+	struct est_pass pass = { .tape = &tape, .model = &model, .request = &request, .batch = 1, .sequence = S / ranks, .tokens = S / ranks };
+	const uint64_t query = 2 * s.n, keys = 2 * (ranks < KV ? KV / ranks : 1) * S * DIM, inputs = query + 2 * s.m;
+	struct est_tensor in[3], out;
+	struct counted counted;
+	size_t forward;
+
+	arena.used = 0;
+	request.parallelism.context_backend = EST_ULYSSES;
+	ck_assert(est_tape_init(&tape, &arena, &limits));
+	for (unsigned i = 0; i < 3; i++)
+		in[i] = est_leaf_tensor(&tape, est_leaf_new(&tape, est_empty(&tape, i ? s.m / 2 : s.n, EST_16BIT), true, false));
+	out = est_hold(est_attention(&pass, &layer, in[0], in[1], in[2]));
+	forward = tape.event_count;
+	counted = count(&tape, 0);
+	ck_assert_uint_eq(counted.most, inputs + 5 * query + 2 * keys + 4 * s.lines + 16 * S);
+	ck_assert_uint_eq(counted.alive, inputs + 3 * query + 2 * keys + 4 * s.lines);
+	est_tape_backward(&tape, 0, out, est_empty(&tape, s.n, EST_16BIT));
+	est_drop(&tape, out);
+	/* the kernel's gradients, sums of rows and accumulator, and dk and dv of all heads, beside the output's gradient, exchanged */
+	counted = count(&tape, forward);
+	ck_assert_uint_eq(counted.most, 2 * query + 2 * keys + 4 * s.lines + 2 * query + 2 * query);
+	ck_assert(!tape.exhausted);
+}
+END_TEST
+
+/* ZeRO's states are shared by the ranks of data and of context parallelism together. */
+START_TEST(ulysses_ranks_share_the_states)
+{
+	struct est_parallelism p = dealt_out(4, 2).parallelism;
+
+	p.context_backend = EST_ULYSSES;
+	for (p.strategy = EST_ZERO1; p.strategy <= EST_ZERO3; p.strategy++)
+		ck_assert_uint_eq(est_shard_ranks(&p), 8);
+}
+END_TEST
+
 /* ---- a rank */
 
 /* 4 bytes an element, divided by the ranks of data and of context parallelism together. */
@@ -173,6 +224,8 @@ int main(void)
 
 	tcase_add_checked_fixture(tcase, set_up, free_arena);
 	tcase_add_loop_test(tcase, a_forward_gathers_pairs_and_merges_in_fp32, 0, COUNT(rings));
+	tcase_add_loop_test(tcase, an_exchange_gives_heads_for_positions, 0, COUNT(rings));
+	tcase_add_test(tcase, ulysses_ranks_share_the_states);
 	tcase_add_loop_test(tcase, a_backward_sends_gradients_in_fp32, 0, COUNT(rings));
 	tcase_add_test(tcase, its_ranks_share_the_parameters);
 	tcase_add_loop_test(tcase, a_rank_has_the_logits_of_its_tokens, 0, COUNT(rings));

@@ -114,6 +114,12 @@ static const struct {
 	{ "the mesh", ACCELERATE("'distributed_type':'FSDP','mixed_precision':'bf16','num_processes':8,'fsdp_config':"
 	  "{'fsdp_version':2},'parallelism_config':{'parallelism_config_dp_replicate_size':2,'parallelism_config_dp_shard_size':4}"),
 	  "parallelism.strategy=hsdp parallelism.shard_size=4", "" },
+	{ "parts of sequences in a ring", ACCELERATE("'distributed_type':'FSDP','mixed_precision':'bf16','num_processes':8,'fsdp_config':"
+	  "{'fsdp_version':2},'parallelism_config':{'parallelism_config_dp_shard_size':2,'parallelism_config_cp_size':4,"
+	  "'parallelism_config_sp_size':1}"), "parallelism.gpus=8 parallelism.context=4 parallelism.context_backend=ring", "" },
+	{ "parts of sequences exchanged", ACCELERATE("'distributed_type':'DEEPSPEED','mixed_precision':'bf16','num_processes':8,"
+	  "'deepspeed_config':{'zero_stage':3},'parallelism_config':{'parallelism_config_cp_size':1,'parallelism_config_sp_size':4}"),
+	  "parallelism.strategy=zero3 parallelism.context=4 parallelism.context_backend=ulysses parallelism.communication_data_type=fp32", "" },
 	{ "Axolotl", "{'from':{'axolotl':{'base_model':'meta-llama/Llama-3.1-8B','adapter':'qlora','load_in_4bit':true,'lora_r':32,"
 	  "'lora_target_linear':true,'micro_batch_size':2,'sequence_len':4096,'bf16':'auto','optimizer':'paged_adamw_8bit',"
 	  "'attn_implementation':'flash_attention_2','gradient_checkpointing':true,'datasets':[]}}}",
