@@ -66,7 +66,7 @@ static const struct cfg_from_row rows[] = {
 	FACT("parallelism_config.dp_shard_size", CFG_SHARDS, NULL),
 	WORDS("dynamo_config.backend", "torch_compile", compilers),
 	OFF("fp8_config", "fp8 arithmetic is not modelled"),
-	OFF("megatron_lm_config", "Megatron is not modelled"),
+	OFF("megatron_lm_config", "its settings are not read: name framework megatron and parallelism"),
 	OFF("use_cpu", "training on a CPU needs no GPU"),
 	END
 };
