@@ -15,7 +15,7 @@ import time
 import harness
 from harness import Service, get, post, read_one, resident_kib
 
-ROUNDS, SINGLES, SWEEP, SWEEP_ROUNDS = 7, 500, 10000, 5
+ROUNDS, SINGLES, SWEEP, SWEEP_ROUNDS = 7, 500, 10000, 3
 SPAN = SWEEP * SWEEP_ROUNDS  # of the lengths that are swept
 RULE = {"model": "llama-3.1-8b", "gpus": "h100-sxm5-80gb", "accounting": "rule_of_thumb"}
 REPLAY = {"model": "llama-3.1-8b", "gpus": "h100-sxm5-80gb", "gradient_checkpointing": True}
