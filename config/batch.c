@@ -174,15 +174,41 @@ const json_t *cfg_batch_value(const struct cfg_batch *batch, size_t i, const cha
 	return cfg_json_at(batch->request, name);
 }
 
-bool cfg_batch_names(const struct cfg_batch *batch, const char *name)
+/* Marks the rows of est_request_fields that object names below prefix ("", "lora."). */
+static void mark_fields(const json_t *object, const char *prefix, bool *named)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(cfg_json_iterable(object), key, value) {
+		char name[NAME_MAX_LENGTH];
+		size_t length = est_copy_text(name, sizeof(name), prefix);
+		const struct est_field *field;
+
+		length += est_copy_text(name + length, sizeof(name) - length, key);
+		if (strchr(key, '.') || length + 2 > sizeof(name))
+			continue;
+		field = est_field_find(name);
+		if (field)
+			named[field - est_request_fields] = true;
+		est_copy_text(name + length, sizeof(name) - length, ".");
+		if (!field)
+			mark_fields(value, name, named);
+	}
+}
+
+void cfg_batch_fields(const struct cfg_batch *batch, bool named[])
 {
 	size_t i;
-	json_t *request;
+	const json_t *request;
+	const char *key;
+	json_t *values;
 
-	if (batch->request)
-		return cfg_json_at(batch->request, name) || json_object_get(batch->sweep, name);
-	json_array_foreach(cfg_json_iterable(batch->requests), i, request)
-		if (cfg_json_at(request, name))
-			return true;
-	return false;
+	memset(named, 0, est_request_field_count * sizeof(named[0]));
+	mark_fields(batch->request, "", named);
+	json_array_foreach(batch->requests, i, request)
+		mark_fields(request, "", named);
+	json_object_foreach(cfg_json_iterable(batch->sweep), key, values)
+		if (est_field_find(key))
+			named[est_field_find(key) - est_request_fields] = true;
 }

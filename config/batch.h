@@ -26,8 +26,8 @@ json_t *cfg_batch_request(const struct cfg_batch *batch, size_t i, char base[EST
 /* The value that request number i has at a dotted name, as cfg_json_at() would find it there; borrowed. */
 const json_t *cfg_batch_value(const struct cfg_batch *batch, size_t i, const char *name);
 
-/* Whether any of the requests names the field with that dotted name. */
-bool cfg_batch_names(const struct cfg_batch *batch, const char *name);
+/* Which rows of est_request_fields any of the requests names: a bool for each. */
+void cfg_batch_fields(const struct cfg_batch *batch, bool named[]);
 
 /* The value at a dotted name of object; borrowed, NULL when there is none. */
 const json_t *cfg_json_at(const json_t *object, const char *name);

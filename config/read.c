@@ -79,18 +79,23 @@ static void read_member(struct cfg_reader *reader, const char *prefix, const cha
 	}
 }
 
+static void read_member_of(struct cfg_reader *reader, const char *prefix, const char *key, const json_t *value,
+			   const char *pointer)
+{
+	char place[EST_POINTER_MAX];
+
+	est_copy_text(place, sizeof(place), pointer);
+	cfg_pointer_add(place, key);
+	read_member(reader, prefix, key, value, place);
+}
+
 static void read_group(struct cfg_reader *reader, const json_t *object, const char *prefix, const char *pointer)
 {
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(cfg_json_iterable(object), key, value) {
-		char place[EST_POINTER_MAX];
-
-		est_copy_text(place, sizeof(place), pointer);
-		cfg_pointer_add(place, key);
-		read_member(reader, prefix, key, value, place);
-	}
+	json_object_foreach(cfg_json_iterable(object), key, value)
+		read_member_of(reader, prefix, key, value, pointer);
 }
 
 static void fault_missing(struct cfg_reader *reader, const char *base, const struct est_field *field)
@@ -166,9 +171,14 @@ static bool finish_with_files(struct cfg_reader *reader, const char *base, size_
 	return cfg_from_read(&from, reader, base) && finish(reader, &from, base, before);
 }
 
-void cfg_read_members(struct cfg_reader *reader, const json_t *body, const char *base)
+void cfg_read_members(struct cfg_reader *reader, const json_t *body, const json_t *read, const char *base)
 {
-	read_group(reader, body, "", base);
+	const char *key;
+	json_t *value;
+
+	json_object_foreach(cfg_json_iterable(body), key, value)
+		if (!json_object_get(read, key))
+			read_member_of(reader, "", key, value, base);
 }
 
 bool cfg_read_finish(struct cfg_reader *reader, const char *base, size_t before)
@@ -185,7 +195,7 @@ static bool read_whole(struct cfg_reader *reader, const json_t *body, const char
 		est_fault_add(reader->faults, base, EST_WRONG_TYPE, "must be an object");
 		return false;
 	}
-	cfg_read_members(reader, body, base);
+	cfg_read_members(reader, body, NULL, base);
 	return cfg_read_finish(reader, base, before);
 }
 

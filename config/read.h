@@ -15,11 +15,11 @@ struct cfg_reader {
 	bool bare;              /* what was assumed is not noted */
 };
 
-/* The three steps of cfg_read_request(): an empty request; the members of a body, which is an object, that lies at base;
- * and what follows from them all, to be checked. before: the faults there were at first. False with faults, or when memory
+/* The three steps of cfg_read_request(): an empty request; the members of a body, which is an object, that lies at base,
+ * but those that read, an object too or NULL, has; and what follows from them all, to be checked. before: the faults there were at first. False with faults, or when memory
  * is short. */
 void cfg_read_begin(struct cfg_request *ret);
-void cfg_read_members(struct cfg_reader *reader, const json_t *body, const char *base);
+void cfg_read_members(struct cfg_reader *reader, const json_t *body, const json_t *read, const char *base);
 bool cfg_read_finish(struct cfg_reader *reader, const char *base, size_t before);
 
 /* A value that is present -> the member that field says, by field's kind (values.c). Faults at pointer. */

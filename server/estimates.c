@@ -1,19 +1,19 @@
 /* POST /estimates: many requests, answered while the answer is sent, by as many threads as have nothing else to do. */
 #include <stdlib.h>
-#include "config/sweep.h"
+#include "config/common.h"
 #include "estimator/fields.h"
 #include "server/handlers.h"
 #include "server/report.h"
 #include "server/write.h"
 
-enum { FIELDS_MAX = 128 };
+enum { FIELDS_MAX = 128 }; /* est_request_fields has no more */
 
 /* Read-only while it is answered: threads share it. */
 struct batch_stream {
 	struct srv_stream stream;
 	enum srv_format format;
 	struct cfg_batch batch;
-	struct cfg_sweep *sweep;                   /* or NULL: its requests are read as a whole */
+	struct cfg_common *common;                 /* or NULL: its requests are read as a whole */
 	size_t field_count;                        /* a column for each field that any of the requests names */
 	const struct est_field *fields[FIELDS_MAX];
 };
@@ -89,13 +89,13 @@ static bool read_whole(struct item *item)
 	       && srv_check_work(&context->request, base, &context->faults);
 }
 
-/* The same where a sweep has read what its requests have in common. */
+/* The same where what the requests have in common is read. */
 static bool read_varied(const struct item *item)
 {
 	struct srv_context *context = item->context;
 
-	return item->batch->sweep
-	       && cfg_sweep_read(item->batch->sweep, item->number, item->batch->format != SRV_JSON, &context->request, &context->faults)
+	return item->batch->common
+	       && cfg_common_read(item->batch->common, item->number, item->batch->format != SRV_JSON, &context->request, &context->faults)
 	       && srv_check_work(&context->request, "", &context->faults);
 }
 
@@ -319,15 +319,18 @@ static void destroy(struct srv_stream *stream)
 {
 	struct batch_stream *batch = (struct batch_stream *)stream;
 
-	cfg_sweep_destroy(batch->sweep);
+	cfg_common_destroy(batch->common);
 	cfg_batch_finish(&batch->batch);
 	free(batch);
 }
 
 static void list_fields(struct batch_stream *batch)
 {
-	for (size_t i = 0; i < est_request_field_count && batch->field_count < FIELDS_MAX; i++)
-		if (cfg_batch_names(&batch->batch, est_request_fields[i].name))
+	bool named[FIELDS_MAX];
+
+	cfg_batch_fields(&batch->batch, named);
+	for (size_t i = 0; i < est_request_field_count; i++)
+		if (named[i])
 			batch->fields[batch->field_count++] = &est_request_fields[i];
 }
 
@@ -348,9 +351,10 @@ static void begin_stream(struct srv_call *call, json_t *body)
 	batch->stream = (struct srv_stream){ .next = next_part, .destroy = destroy, .items = batch->batch.count,
 					     .edition = srv_edition_hold(call->context->edition) };
 	batch->format = call->format;
-	batch->sweep = cfg_sweep_create(&batch->batch, call->context->edition->catalog);
+	batch->common = cfg_common_create(&batch->batch, call->context->edition->catalog);
 	cfg_json_out_of_memory(); /* then every request is read as a whole */
-	list_fields(batch);
+	if (call->format != SRV_JSON)
+		list_fields(batch);
 	call->reply->stream = &batch->stream;
 	call->reply->content_type = srv_format_media_type(call->format);
 }

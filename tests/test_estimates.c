@@ -1,4 +1,4 @@
-#include "config/sweep.h"
+#include "config/common.h"
 #include "tests/ask.h"
 
 #define T4 "{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\"}"
@@ -171,26 +171,43 @@ static void check_same(const char *name, const json_t *one, const json_t *other)
 		ck_assert_str_eq(member(fault, "detail"), member(json_array_get(json_object_get(other, "errors"), i), "detail"));
 }
 
+/* The request in a list of its own, with which it has nothing in common. */
+static void check_alone(const char *name, const struct cfg_batch *batch, size_t i, const json_t *among_others)
+{
+	char base[EST_POINTER_MAX], *body;
+	json_t *list = json_pack("{s:[o]}", "requests", cfg_batch_request(batch, i, base)), *answer;
+
+	body = json_dumps(list, JSON_COMPACT);
+	post("/estimates", body);
+	answer = document();
+	check_same(name, among_others, result(answer, 0));
+	free(body);
+	json_decref(answer);
+	json_decref(list);
+}
+
 START_TEST(a_sweep_is_its_requests_written_out)
 {
 	static struct est_faults faults;
 	struct cfg_batch batch;
-	struct cfg_sweep *sweep;
+	struct cfg_common *common;
 	json_t *body = json_loads(sweeps[_i].body, 0, NULL), *apart, *whole;
 	char *list, *rows;
 
 	ck_assert(cfg_batch_init(&batch, body, &faults));
-	sweep = cfg_sweep_create(&batch, context->edition->catalog);
-	ck_assert_msg((sweep != NULL) == sweeps[_i].apart, "%s", sweeps[_i].name);
-	cfg_sweep_destroy(sweep);
+	common = cfg_common_create(&batch, context->edition->catalog);
+	ck_assert_msg((common != NULL) == sweeps[_i].apart, "%s", sweeps[_i].name);
+	cfg_common_destroy(common);
 	list = written_out(&batch);
 	post("/estimates", sweeps[_i].body);
 	apart = document();
 	post("/estimates", list);
 	whole = document();
 	ck_assert_uint_eq(json_array_size(json_object_get(apart, "results")), batch.count);
-	for (size_t i = 0; i < batch.count; i++)
+	for (size_t i = 0; i < batch.count; i++) {
 		check_same(sweeps[_i].name, result(apart, i), result(whole, i));
+		check_alone(sweeps[_i].name, &batch, i, result(whole, i));
+	}
 	post("/estimates?format=csv", sweeps[_i].body);
 	rows = strdup(text());
 	post("/estimates?format=csv", list);
@@ -201,6 +218,35 @@ START_TEST(a_sweep_is_its_requests_written_out)
 	free(list);
 	json_decref(apart);
 	json_decref(whole);
+	json_decref(body);
+	cfg_batch_finish(&batch);
+}
+END_TEST
+
+/* What the requests of a list have in common is read once. */
+START_TEST(a_list_answers_each_request_as_if_it_were_alone)
+{
+	static const char list[] =
+		"{\"requests\":[{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\",\"lora\":{\"rank\":8},\"method\":\"lora\"},"
+		"7,{\"gpus\":\"t4\",\"model\":\"llama-3.2-1b\",\"optimizer\":\"sgd\"},"
+		"{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\",\"lora\":{\"dropout\":0.1},\"method\":\"qlora\"},"
+		"{\"model\":\"llama-3.2-1b\",\"gpus\":\"t4\",\"lora\":{\"rank\":0},\"x\":1}]}";
+	json_t *body = json_loads(list, 0, NULL), *answer;
+	struct est_faults none = { 0 };
+	struct cfg_batch batch;
+	struct cfg_common *common;
+
+	ck_assert(cfg_batch_init(&batch, body, &none));
+	common = cfg_common_create(&batch, context->edition->catalog);
+	ck_assert_ptr_nonnull(common);
+	ck_assert_uint_eq(json_object_size(common->rest), 2);
+	cfg_common_destroy(common);
+	post("/estimates", list);
+	answer = document();
+	for (size_t i = 0; i < batch.count; i++)
+		check_alone("a list", &batch, i, result(answer, i));
+	ck_assert_str_eq(member(json_array_get(json_object_get(result(answer, 4), "errors"), 0), "pointer"), "/requests/4/lora/rank");
+	json_decref(answer);
 	json_decref(body);
 	cfg_batch_finish(&batch);
 }
@@ -238,6 +284,7 @@ int main(void)
 	tcase_add_test(tcase, a_batch_includes_what_its_requests_ask_for);
 	tcase_add_test(tcase, a_sweep_reaches_into_a_file);
 	tcase_add_loop_test(tcase, a_sweep_is_its_requests_written_out, 0, COUNT(sweeps));
+	tcase_add_test(tcase, a_list_answers_each_request_as_if_it_were_alone);
 	tcase_add_test(tcase, a_stream_may_be_left_half_way);
 	return run_cases("estimates", (TCase *const[]){ tcase }, 1);
 }
