@@ -75,8 +75,8 @@ void cfg_note_assumptions(const struct est_request *request, const struct cfg_re
 		char value[EST_NOTE_VALUE_MAX];
 
 		if (is_assumed(field, request))
-			est_note_join(notes, field->pointer, est_field_text(field, request, value, sizeof(value)), "not named: ",
-				      reasons->text[i] ? reasons->text[i] : "the default");
+			est_note_join(notes, field->pointer, est_field_text(field, request, value, sizeof(value)),
+				      "not named: ", reasons->text[i] ? reasons->text[i] : "the default");
 	}
 	if (is_old_generation(request))
 		note_generation(request, notes);

@@ -43,7 +43,9 @@ static bool complain(const struct complaint *complaint, const json_t *row, const
 /* Names are compared without regard to case, and "NVIDIA A10" is nvidia_a10 is nvidia-a10. */
 static int fold(char letter)
 {
-	return letter == ' ' || letter == '_' ? '-' : letter >= 'A' && letter <= 'Z' ? letter - 'A' + 'a' : (unsigned char)letter;
+	if (letter == ' ' || letter == '_')
+		return '-';
+	return letter >= 'A' && letter <= 'Z' ? letter - 'A' + 'a' : (unsigned char)letter;
 }
 
 static int compare_text(const char *a, const char *b)
@@ -353,7 +355,9 @@ const struct cfg_card *cfg_catalog_card_of(const struct cfg_catalog *catalog, co
 {
 	uintptr_t first = (uintptr_t)catalog->cards, at = (uintptr_t)gpu - offsetof(struct cfg_card, gpu);
 
-	return at - first < catalog->card_count * sizeof(struct cfg_card) ? &catalog->cards[(at - first) / sizeof(struct cfg_card)] : NULL;
+	if (at - first >= catalog->card_count * sizeof(struct cfg_card))
+		return NULL;
+	return &catalog->cards[(at - first) / sizeof(struct cfg_card)];
 }
 
 const char *cfg_catalog_suggest_preset(const struct cfg_catalog *catalog, const char *name)

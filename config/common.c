@@ -144,7 +144,8 @@ static void copy_request(const struct cfg_common *common, struct cfg_request *to
 	memcpy(to->cards, from->cards, from->card_count * sizeof(from->cards[0]));
 	memcpy(to->card_words, from->card_words, from->card_count * sizeof(from->card_words[0]));
 	to->cards_named = from->cards_named;
-	memcpy(to->sizes, from->sizes, common->size_count * sizeof(from->sizes[0])); /* their names are ours: they stay */
+	/* their names are ours: they stay */
+	memcpy(to->sizes, from->sizes, common->size_count * sizeof(from->sizes[0]));
 }
 
 static void read_varied(struct cfg_reader *reader, const struct cfg_batch *batch, size_t i)
@@ -166,8 +167,8 @@ static void read_varied(struct cfg_reader *reader, const struct cfg_batch *batch
 bool cfg_common_read(const struct cfg_common *common, size_t i, bool bare, struct cfg_request *ret, struct est_faults *faults)
 {
 	size_t before = faults->count;
-	struct cfg_reader reader = { .catalog = common->catalog, .ret = ret, .faults = faults, .size_count = common->size_count,
-				     .bare = bare };
+	struct cfg_reader reader = { .catalog = common->catalog, .ret = ret, .faults = faults,
+				     .size_count = common->size_count, .bare = bare };
 	const json_t *request = json_array_get(common->batch->requests, i);
 
 	if (common->batch->requests && !json_is_object(request))

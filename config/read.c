@@ -110,9 +110,12 @@ static void require_fields(struct cfg_reader *reader, const char *base)
 {
 	size_t i;
 
-	for (i = 0; i < est_request_field_count; i++)
-		if (est_request_fields[i].required && !est_field_is_named(&est_request_fields[i], &reader->ret->request))
-			fault_missing(reader, base, &est_request_fields[i]);
+	for (i = 0; i < est_request_field_count; i++) {
+		const struct est_field *field = &est_request_fields[i];
+
+		if (field->required && !est_field_is_named(field, &reader->ret->request))
+			fault_missing(reader, base, field);
+	}
 }
 
 /* est_check() points into the request; the client sees the request where it lies in its batch. */
@@ -183,7 +186,9 @@ void cfg_read_members(struct cfg_reader *reader, const json_t *body, const json_
 
 bool cfg_read_finish(struct cfg_reader *reader, const char *base, size_t before)
 {
-	return reader->ret->ignored.listed ? finish_with_files(reader, base, before) : finish(reader, NULL, base, before);
+	if (reader->ret->ignored.listed)
+		return finish_with_files(reader, base, before);
+	return finish(reader, NULL, base, before);
 }
 
 static bool read_whole(struct cfg_reader *reader, const json_t *body, const char *base)

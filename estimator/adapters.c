@@ -161,7 +161,8 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 		return est_litgpt_lora_parameters(model, lora);
 	for (int64_t i = 0; i < est_model_stacked_layers(model); i++) {
 		const struct est_model *shape = est_model_of_layer(model, i, &space);
-		const struct est_module *modules = known ? est_layer_modules(model, i) : est_architecture_row(EST_ARCH_LLAMA)->modules;
+		const struct est_module *modules = known ? est_layer_modules(model, i)
+							 : est_architecture_row(EST_ARCH_LLAMA)->modules;
 
 		if (shape != model || modules != counted) /* most layers are like the one before */
 			one = layer_parameters(shape, lora, modules);

@@ -89,8 +89,8 @@ static void put_model(struct est_key *key, const struct est_model *model)
 	const char *end = (const char *)model + offsetof(struct est_model, published_parameters);
 	uint64_t word, zeros = 0;
 
-	_Static_assert((offsetof(struct est_model, published_parameters) - offsetof(struct est_model, model_type)) % sizeof(word) == 0,
-		       "the words end where the bytes do");
+	_Static_assert((offsetof(struct est_model, published_parameters) - offsetof(struct est_model, model_type))
+			       % sizeof(word) == 0, "the words end where the bytes do");
 	for (; at < end; at += sizeof(word)) {
 		memcpy(&word, at, sizeof(word));
 		if (!word) {
@@ -166,12 +166,18 @@ static struct entry *entry_at(const struct est_memo *memo, uint64_t position)
 	return (struct entry *)(void *)(memo->bytes + position % memo->size);
 }
 
+static bool is_of(const struct entry *entry, const struct est_key *key)
+{
+	return entry->hash == key->hash && entry->key_length == key->length
+	       && !memcmp(entry->key, key->bytes, key->length);
+}
+
 bool est_memo_find(const struct est_memo *memo, const struct est_key *key, struct est_outcome *ret_outcome)
 {
 	for (uint64_t at = memo->bucket[bucket_of(key)]; is_there(memo, at); at = entry_at(memo, at)->before) {
 		const struct entry *entry = entry_at(memo, at);
 
-		if (entry->hash != key->hash || entry->key_length != key->length || memcmp(entry->key, key->bytes, key->length))
+		if (!is_of(entry, key))
 			continue;
 		*ret_outcome = entry->outcome;
 		return key->whole;
@@ -181,7 +187,9 @@ bool est_memo_find(const struct est_memo *memo, const struct est_key *key, struc
 
 static uint64_t entry_size(size_t key_length)
 {
-	return (sizeof(struct entry) + key_length + alignof(max_align_t) - 1) / alignof(max_align_t) * alignof(max_align_t);
+	const uint64_t align = alignof(max_align_t);
+
+	return (sizeof(struct entry) + key_length + align - 1) / align * align;
 }
 
 /* Position of size bytes behind the last entry, in one piece. What lay there is forgotten by that. */

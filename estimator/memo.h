@@ -22,8 +22,9 @@ struct est_key {
 struct est_memo {
 	char *bytes;
 	uint64_t size;                      /* of the ring */
-	uint64_t end;                       /* position behind the last entry. Positions only grow; the place in the ring is the
-					     * remainder by size, and what is more than size behind the end has been written over */
+	/* Position behind the last entry. Positions only grow; the place in the ring is the remainder by size, and what is
+	 * more than size behind the end has been written over. */
+	uint64_t end;
 	uint64_t bucket[EST_MEMO_BUCKETS];  /* position of the last entry with such a hash, or 0 */
 	struct est_key key;                 /* room for the one that is being asked for: large, kept off the stack */
 };

@@ -15,7 +15,8 @@ static inline size_t est_slot(const char *name)
 
 	if (!length)
 		return 0;
-	return (length * 31 + bytes[length - 1] * 7u + bytes[length / 2] * 37u + bytes[length * 3 / 4] * 11u + bytes[0]) % EST_SLOTS;
+	return (length * 31 + bytes[length - 1] * 7u + bytes[length / 2] * 37u + bytes[length * 3 / 4] * 11u + bytes[0])
+	       % EST_SLOTS;
 }
 
 #endif

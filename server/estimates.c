@@ -95,7 +95,8 @@ static bool read_varied(const struct item *item)
 	struct srv_context *context = item->context;
 
 	return item->batch->common
-	       && cfg_common_read(item->batch->common, item->number, item->batch->format != SRV_JSON, &context->request, &context->faults)
+	       && cfg_common_read(item->batch->common, item->number, item->batch->format != SRV_JSON, &context->request,
+				  &context->faults)
 	       && srv_check_work(&context->request, "", &context->faults);
 }
 
@@ -184,8 +185,10 @@ static const char *value_text(const json_t *value, char **ret_made)
 	return *ret_made ? *ret_made : "";
 }
 
-static void write_field(struct srv_buffer *buffer, const struct est_field *field, const json_t *value, bool csv)
+static void write_field(const struct item *item, const struct est_field *field, bool csv)
 {
+	struct srv_buffer *buffer = item->buffer;
+	const json_t *value = cfg_batch_value(&item->batch->batch, item->number, field->name);
 	char *made;
 	const char *text = value_text(value, &made);
 
@@ -210,7 +213,7 @@ static void write_csv_row(const struct item *item, const struct batch_row *row)
 
 	srv_write_csv_cells(buffer, &number_table, row);
 	for (size_t i = 0; i < batch->field_count; i++)
-		write_field(buffer, batch->fields[i], cfg_batch_value(&batch->batch, item->number, batch->fields[i]->name), true);
+		write_field(item, batch->fields[i], true);
 	srv_buffer_add_byte(buffer, ',');
 	srv_write_csv_cells(buffer, &outcome_table, row);
 	srv_buffer_add_byte(buffer, ',');
@@ -229,7 +232,7 @@ static void write_object_row(const struct item *item, const struct batch_row *ro
 	srv_buffer_add_byte(buffer, '{');
 	srv_write_members(buffer, &number_table, row);
 	for (size_t i = 0; i < batch->field_count; i++)
-		write_field(buffer, batch->fields[i], cfg_batch_value(&batch->batch, item->number, batch->fields[i]->name), false);
+		write_field(item, batch->fields[i], false);
 	srv_buffer_add_byte(buffer, ',');
 	srv_write_members(buffer, &outcome_table, row);
 	if (row->status == 200) {

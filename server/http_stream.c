@@ -232,7 +232,8 @@ static struct srv_body *make_body(struct srv_http *http, struct srv_stream *stre
 	body = calloc(1, sizeof *body + count * sizeof body->slots[0]);
 	if (!body)
 		return NULL;
-	*body = (struct srv_body){ .http = http, .stream = stream, .rest = { 0, stream->items ? stream->items : 1 }, .count = count };
+	*body = (struct srv_body){ .http = http, .stream = stream, .rest = { 0, stream->items ? stream->items : 1 },
+				   .count = count };
 	for (size_t i = 0; i < count; i++) {
 		body->slots[i].job = (struct srv_job){ .desk = &http->desk, .body = body, .stream = stream };
 		take_span(body, &body->slots[i]);

@@ -105,7 +105,8 @@ struct srv_context *srv_context_create(struct srv_service *service)
 	context->id_state = random_seed(context);
 	context->arena_base = malloc(size ? size : 1);
 	context->outcomes_base = malloc(OUTCOMES_SIZE);
-	if (!context->edition || !context->arena_base || !context->outcomes_base || !srv_buffer_reserve(&context->buffer, BUFFER_START)) {
+	if (!context->edition || !context->arena_base || !context->outcomes_base
+	    || !srv_buffer_reserve(&context->buffer, BUFFER_START)) {
 		srv_context_destroy(context);
 		return NULL;
 	}

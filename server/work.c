@@ -107,8 +107,8 @@ static void make_parts(struct srv_context *context, struct srv_job *job)
 {
 	uint64_t begun = now();
 
-	while (!job->ended && !job->buffer.failed && job->buffer.length < SRV_PART_SIZE && !atomic_load(&job->stream->left)
-	       && now() - begun < PART_NANOSECONDS)
+	while (!job->ended && !job->buffer.failed && job->buffer.length < SRV_PART_SIZE
+	       && !atomic_load(&job->stream->left) && now() - begun < PART_NANOSECONDS)
 		job->ended = !srv_stream_part(job->stream, &job->span, context, &job->buffer);
 }
 
