@@ -364,6 +364,9 @@ const struct cfg_family cfg_families[] = {
 	{ "hunyuan_v1_dense", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
 		.architecture = EST_ARCH_HUNYUAN, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
 		.qk_norm = EST_QK_NORM_HEAD } },
+	{ "nanochat", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_SOFTCAP, .shape = {
+		.architecture = EST_ARCH_NANOCHAT, BARE_MLP(EST_NORM_NONPARAMETRIC, 2, EST_ROPE, EST_RELU2),
+		.max_position_embeddings = 2048, .final_logit_softcapping = 15, .l2_qk_norm = true } },
 	{ "ministral", CFG_READS_GQA | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES, .shape = {
 		.architecture = EST_ARCH_LLAMA, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 131072,
 		.num_key_value_heads = 8, .sliding_window = 4096, .masks_both_kinds = true } },

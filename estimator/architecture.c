@@ -242,6 +242,7 @@ static const struct est_module exaone4[] = {
 };
 static const struct est_module nemotron[] = { ATTENTION, PLAIN_MLP("up_proj", "down_proj"), NORMS, END };
 static const struct est_module hunyuan[] = { ATTENTION, HEAD_NORMS, DENSE_MLP, NORMS, END };
+static const struct est_module nanochat[] = { ATTENTION, PLAIN_MLP("fc1", "fc2"), NORMS, END };
 static const struct est_module apertus[] = {
 	ATTENTION, HEAD_NORMS, PLAIN_MLP("up_proj", "down_proj"), BARE(alpha_p, XIELU), NORMS, END
 };
@@ -323,6 +324,8 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_NEMOTRON]    = { nemotron, est_nemotron_layer, est_nemotron_norm, .rotary = true, .cuts_whole_heads = true },
 	[EST_ARCH_HELIUM]      = { llama, est_helium_layer, est_olmo2_norm, .rotary = true, .rotate = est_apply_helium_rope },
 	[EST_ARCH_HUNYUAN]     = { hunyuan, est_hunyuan_layer, est_llama_norm, .rotary = true },
+	[EST_ARCH_NANOCHAT]    = { nanochat, est_nanochat_layer, est_l2_norm, .rotary = true, .norms_embedding = true,
+				   .rotate = est_apply_nanochat_rope },
 	[EST_ARCH_VAULTGEMMA]  = { llama, est_vaultgemma_layer, est_gemma_norm, .scaled_embedding = true, .rotary = true },
 	[EST_ARCH_FALCON]      = { falcon, est_falcon_layer, est_torch_layer_norm, .rotary = true, .always_masked = true,
 				   .returns_weights = true },

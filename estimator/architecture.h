@@ -58,6 +58,7 @@ struct est_architecture_row {
 	const struct est_module *sparse;   /* of the layers that have experts; NULL: there are none */
 	const struct est_module *mixer, *mixer_sparse; /* of the layers that have another mixer than attention */
 	const struct est_module *feeds;    /* of layers that are an MLP alone */
+	bool norms_embedding;              /* NanoChat: the final norm is also the first */
 	bool drops_embedding_first;        /* StarCoder-2, Phi: before the rotary embedding is made */
 	bool always_masked;                /* Falcon: SDPA gets a mask always, and k and v with fewer heads as they are */
 	bool returns_weights;              /* the model's loop holds attention's weights until the next layer returns */

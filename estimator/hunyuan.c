@@ -1,4 +1,5 @@
-/* HunYuanDenseV1DecoderLayer: Llama's, with norms of the heads of q and k after their rotation. */
+/* HunYuanDenseV1DecoderLayer and NanoChatDecoderLayer: Llama's, with norms of the heads of q and k after their
+ * rotation. */
 #include "estimator/pass.h"
 
 struct est_tensor est_hunyuan_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
@@ -11,8 +12,13 @@ struct est_tensor est_hunyuan_attention(struct est_pass *pass, const struct est_
 	est_rotate(pass, layer, q, k, embed);
 	est_drop(tape, q);
 	est_drop(tape, k);
-	embed[0] = est_norm_heads(pass, &layer->q_norm, embed[0]);
-	embed[1] = est_norm_heads(pass, &layer->k_norm, embed[1]);
+	if (pass->model->l2_qk_norm) {
+		embed[0] = est_l2_norm_heads(pass, embed[0]);
+		embed[1] = est_l2_norm_heads(pass, embed[1]);
+	} else {
+		embed[0] = est_norm_heads(pass, &layer->q_norm, embed[0]);
+		embed[1] = est_norm_heads(pass, &layer->k_norm, embed[1]);
+	}
 	return est_attend_as_is(pass, layer, embed[0], embed[1], v);
 }
 

@@ -33,16 +33,29 @@ struct est_tensor est_llama4_norm(struct est_pass *pass, const struct est_norm_w
 	return est_call_norm(pass, norm_and_scale, norm, x);
 }
 
+static struct est_tensor norm_alone(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	struct est_tensor y = normed(pass, x, norm->width);
+
+	est_finish(pass->tape, x);
+	return y;
+}
+
+struct est_tensor est_l2_norm(struct est_pass *pass, const struct est_norm_weights *norm, struct est_tensor x)
+{
+	return est_call_norm(pass, norm_alone, norm, x);
+}
+
 /* ---- attention */
 
-static struct est_tensor norm_head(struct est_pass *pass, struct est_tensor x)
+struct est_tensor est_l2_norm_heads(struct est_pass *pass, struct est_tensor heads)
 {
 	struct est_tensor y;
 
 	if (!pass->model->l2_qk_norm)
-		return x;
-	y = est_hold(normed(pass, x, (uint64_t)pass->model->head_dim));
-	est_drop(pass->tape, x);
+		return heads;
+	y = est_hold(normed(pass, heads, (uint64_t)pass->model->head_dim));
+	est_drop(pass->tape, heads);
 	return y;
 }
 
@@ -75,8 +88,8 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 		est_apply_complex_rope(pass, est_permuted_gradients(pass, layer, q.element), false, q, k, rotated);
 		est_drop(tape, q);
 		est_drop(tape, k);
-		q = norm_head(pass, rotated[0]);
-		k = norm_head(pass, rotated[1]);
+		q = est_l2_norm_heads(pass, rotated[0]);
+		k = est_l2_norm_heads(pass, rotated[1]);
 	} else {
 		q = tune(pass, q);
 	}

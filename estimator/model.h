@@ -38,6 +38,7 @@ enum est_architecture {
 	EST_ARCH_NEMOTRON,    /* and with one that adds 1 to its weight; rotates a part of each head */
 	EST_ARCH_HELIUM,      /* Llama's, norms multiplied in fp32, rotary embedding of neighbours */
 	EST_ARCH_HUNYUAN,     /* norms of q and k after their rotation */
+	EST_ARCH_NANOCHAT,    /* the same and an MLP without a gate; norms have no weights, and there is one more before the layers */
 	EST_ARCH_VAULTGEMMA,  /* Gemma-2 without norms behind its blocks */
 	EST_ARCH_FALCON,      /* fused q, k and v, of one key_value head or several; attention and MLP side by side */
 	EST_ARCH_BLOOM,       /* ALiBi, a norm of the embedding, GELU by an autograd function of its own */

@@ -285,6 +285,8 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	est_make_ropes(pass, pass->parameter_element);
 	if (!row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
+	if (row->norms_embedding && !pass->model->lacks_embedding)
+		x = est_l2_norm(pass, &pass->norm, x);
 	x = est_run_layers(pass, est_hold(x));
 	x = finish_hidden_states(pass, x);
 	est_drop(tape, inputs_embeds);

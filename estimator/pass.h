@@ -262,6 +262,8 @@ struct est_tensor est_gpt_layer(struct est_pass *pass, const struct est_layer *l
 est_layer_function est_xielu_mlp;
 /* self_attn of Llama, of Qwen3, with the same norms after the transposition, and after the rotation (hunyuan.c); x is borrowed. */
 est_layer_function est_llama_attention, est_qwen3_attention, est_head_norm_attention, est_hunyuan_attention;
+/* The same without weights (llama4.c), as est_l2_norm() is of the stream. */
+struct est_tensor est_l2_norm_heads(struct est_pass *pass, struct est_tensor heads);
 /* Of OLMo-2: q_norm and k_norm over all heads; x is borrowed. */
 est_layer_function est_olmo2_attention;
 /* q_norm(q), of each head; heads move in */
@@ -330,6 +332,8 @@ void est_rotate(struct est_pass *pass, const struct est_layer *layer, struct est
 		struct est_tensor ret[2]);
 /* ModernBERT's: of halves, in fp32. */
 est_rope_function est_apply_modernbert_rope;
+/* Llama's the other way (nanochat.c). */
+est_rope_function est_apply_nanochat_rope;
 /* Of neighbouring features: in fp32 (ERNIE 4.5, Cohere), of a part of each head (GLM), or as Llama's (Helium). */
 est_rope_function est_apply_ernie_rope, est_apply_cohere_rope, est_apply_glm_rope, est_apply_helium_rope;
 /* Qwen's VisionRotaryEmbedding.forward of the language model: cos and sin of three positions a token, for each sequence. */
@@ -382,12 +386,12 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_olmo_layer, est_olmo2_layer, est_gpt2_layer, est_gpt_neox_layer, est_opt_layer, est_mixtral_layer,
 	est_qwen2_moe_layer, est_qwen3_moe_layer, est_olmoe_layer, est_flex_olmo_layer, est_deepseek_v2_layer, est_deepseek_v3_layer,
 	est_glm4_moe_layer, est_solar_open_layer, est_dots1_layer, est_gpt_oss_layer, est_bert_layer, est_deberta_layer, est_distilbert_layer, est_modernbert_layer,
-	est_starcoder2_layer, est_arcee_layer, est_jais2_layer, est_nemotron_layer, est_helium_layer, est_hunyuan_layer,
+	est_starcoder2_layer, est_arcee_layer, est_jais2_layer, est_nemotron_layer, est_helium_layer, est_hunyuan_layer, est_nanochat_layer,
 	est_vaultgemma_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
 	est_granite_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
-est_norm_function est_cohere_norm, est_nemotron_norm, est_qwen_norm, est_llama4_norm, est_gemma4_norm;
+est_norm_function est_l2_norm, est_cohere_norm, est_nemotron_norm, est_qwen_norm, est_llama4_norm, est_gemma4_norm;
 /* The first Qwen's tables (qwen.c). */
 void est_qwen_build_tables(struct est_pass *pass);
 
