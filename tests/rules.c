@@ -176,6 +176,7 @@ const char *rule_of_more(const struct cfg_request *request, const struct est_rep
 			 struct est_arena *arena)
 {
 	const struct est_request *run = &request->request;
+	bool cuts_loss = run->framework == EST_UNSLOTH; /* of 4 GiB of logits in one piece, of a word more in four */
 	struct est_floor bound;
 	uint64_t alive = least(request, run, arena);
 
@@ -184,9 +185,9 @@ const char *rule_of_more(const struct cfg_request *request, const struct est_rep
 		return "the floor lies below what is alive";
 	if (alive > report->fits[0].required_high)
 		return "what is alive lies below what is required";
-	if (falls(request, "micro_batch_size", factor, alive, arena))
+	if (!cuts_loss && falls(request, "micro_batch_size", factor, alive, arena))
 		return "a larger batch needs no less";
-	if (falls(request, "sequence_length", factor, alive, arena))
+	if (!cuts_loss && falls(request, "sequence_length", factor, alive, arena))
 		return "a longer sequence needs no less";
 	if (est_has_adapters(run) && falls(request, "lora.rank", factor, alive, arena))
 		return "larger adapters need no less";
