@@ -37,7 +37,8 @@ struct est_pipeline {
 	struct est_tensor ids;        /* of all micro-batches: the first stage's input_ids, the last one's labels */
 	/* variables of Schedule1F1B: */
 	struct est_tensor output;     /* what the last forward gave, */
-	struct est_tensor sent;       /* and the gradient that was sent last */
+	struct est_tensor sent;       /* the gradient that was sent last, */
+	struct est_tensor warm;       /* and the output of the last forward but one before the first backward (send_work) */
 	/* and of the runtime of several stages: */
 	struct est_tensor *sends;     /* what was sent is held to the end of the step (send_ops) */
 	size_t send_count;
@@ -356,12 +357,27 @@ static void run_many(struct est_pipeline *pipeline)
 
 /* ---- step */
 
+/* The work of a warm-up's send holds its tensor until a send of the cool-down takes its place: when no forward is left. */
+static void hold_warm(struct est_pipeline *pipeline, const struct est_action *action)
+{
+	const struct est_order *order = &pipeline->order;
+	struct est_tape *tape = pipeline->pass->tape;
+
+	if (!action->backward && action->number + 1 == order->ahead && !pipeline->last) {
+		pipeline->warm = est_hold(est_alias(tape, pipeline->output));
+	} else if (action->backward && action->number + order->ahead + 1 == order->traced) {
+		est_drop(tape, pipeline->warm);
+		pipeline->warm = est_none;
+	}
+}
+
 static void run_one(struct est_pipeline *pipeline)
 {
 	for (uint64_t i = 0; i < pipeline->action_count; i++) {
 		const struct est_action *action = &pipeline->actions[i];
 
 		(action->backward ? backward : forward)(pipeline, pipeline->stages, action->number);
+		hold_warm(pipeline, action);
 	}
 	est_schedule_reduce(pipeline->pass->schedule); /* perform_reduce_grad(), before the function returns */
 }
@@ -380,7 +396,7 @@ static void begin_step(struct est_pipeline *pipeline)
 	pipeline->ids = est_none;
 	if (pipeline->first || pipeline->last)
 		pipeline->ids = est_buffer(tape, pipeline->pass->tokens * pipeline->order.micro_batches, EST_INT64);
-	pipeline->output = pipeline->sent = est_none;
+	pipeline->output = pipeline->sent = pipeline->warm = est_none;
 }
 
 static void end_step(struct est_pipeline *pipeline)
