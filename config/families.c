@@ -364,6 +364,9 @@ const struct cfg_family cfg_families[] = {
 	{ "hunyuan_v1_dense", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS, .shape = {
 		.architecture = EST_ARCH_HUNYUAN, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
 		.qk_norm = EST_QK_NORM_HEAD } },
+	{ "hunyuan_v1_moe", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_EXPERTS | CFG_READS_HUNYUAN, .shape = {
+		.architecture = EST_ARCH_HUNYUAN_MOE, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 2048,
+		.qk_norm = EST_QK_NORM_HEAD, .num_experts = 1, .num_experts_per_tok = 1, .norm_topk_prob = true } },
 	{ "nanochat", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_SOFTCAP, .shape = {
 		.architecture = EST_ARCH_NANOCHAT, BARE_MLP(EST_NORM_NONPARAMETRIC, 2, EST_ROPE, EST_RELU2),
 		.max_position_embeddings = 2048, .final_logit_softcapping = 15, .l2_qk_norm = true } },
@@ -441,7 +444,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "granite_swa", OTHER },
 	{ "granitemoe_swa", MIXTURE },
 	{ "gte", ENCODER },
-	{ "hunyuan_v1_moe", MIXTURE },
 	{ "internlm2", REMOTE },
 	{ "internlm3", REMOTE },
 	{ "jamba", HYBRID },

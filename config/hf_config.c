@@ -149,6 +149,27 @@ static void settle_granite(struct est_model *model)
 	model->shared_expert_intermediate_size = model->num_experts_per_tok = 0;
 }
 
+/* moe_topk, of each layer or of all; the shared MLP is as wide as an expert. */
+static void settle_hunyuan(const struct cfg_hf_reading *reading)
+{
+	const json_t *top = json_object_get(reading->object, "moe_topk"), *each;
+	const json_t *first = json_is_array(top) ? json_array_get(top, 0) : top;
+	struct est_model *model = reading->model;
+	size_t layer;
+
+	model->shared_expert_intermediate_size = model->intermediate_size;
+	if (!top)
+		return;
+	if (!json_is_integer(first) || json_integer_value(first) < 1) {
+		cfg_hf_complain(reading, "moe_topk", EST_OUT_OF_RANGE, "must be a whole number from 1 on, or list one for each layer");
+		return;
+	}
+	json_array_foreach(top, layer, each)
+		if (!json_equal(each, first))
+			cfg_hf_refuse(model, irregular_mixture);
+	model->num_experts_per_tok = json_integer_value(first);
+}
+
 /* Experts as wide as the MLP where the class has no width for them; the layers that have none. */
 static void settle_mixture(const struct cfg_hf_reading *reading, uint64_t reads)
 {
@@ -158,6 +179,8 @@ static void settle_mixture(const struct cfg_hf_reading *reading, uint64_t reads)
 
 	if (reads & CFG_READS_GRANITE_SHARED)
 		settle_granite(model);
+	if (reads & CFG_READS_HUNYUAN)
+		settle_hunyuan(reading);
 	if (!(reads & CFG_READS_EXPERT_WIDTH))
 		model->moe_intermediate_size = model->intermediate_size;
 	if (reads & CFG_READS_SHARED_EXPERTS)

@@ -125,6 +125,9 @@ static const struct est_module indexed_moe[] = { LATENT, INDEXER, EXPERTS, ROUTE
 static const struct est_module glm4[] = { ATTENTION, HEAD_NORMS, DENSE_MLP, NORMS, END };
 static const struct est_module glm4_moe[] = { ATTENTION, HEAD_NORMS, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module ernie4_5_moe[] = { ATTENTION, ROUTER, EXPERTS, SHARED_EXPERTS, NORMS, END };
+static const struct est_module hunyuan_moe[] = {
+	ATTENTION, HEAD_NORMS, NAMED(router, "wg", HIDDEN, EXPERT_COUNT, NONE), EXPERTS, SHARED_EXPERTS, NORMS, END
+};
 #define GRANITE_MLP(width, both) NAMED(gate_up_proj, "input_linear", HIDDEN, both, NONE), \
 	NAMED(down_proj, "output_linear", width, HIDDEN, NONE)
 static const struct est_module granite[] = { NORMS, GRANITE_MLP(MLP, GATE_UP), ATTENTION, END };
@@ -357,6 +360,8 @@ static const struct est_architecture_row architectures[] = {
 				   .sparse = olmoe },
 	[EST_ARCH_ERNIE4_5_MOE] = { llama, est_ernie4_5_moe_layer, est_llama_norm, .rotary = true, .fp32_rope = true,
 				   .rotate = est_apply_ernie_rope, .sparse = ernie4_5_moe, .flat_shared_experts = true,
+				   .fp32_router = true },
+	[EST_ARCH_HUNYUAN_MOE] = { hunyuan, est_hunyuan_moe_layer, est_llama_norm, .rotary = true, .sparse = hunyuan_moe,
 				   .fp32_router = true },
 	[EST_ARCH_GRANITE_MOE] = { granite, est_granite_moe_layer, est_llama_norm, .rotary = true, .sparse = granite_moe,
 				   .mixer = granite_mamba, .mixer_sparse = granite_mamba_moe, .experts_by_their_own_names = true },

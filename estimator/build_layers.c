@@ -235,12 +235,16 @@ void est_build_cut(struct est_pass *pass, struct est_linear *linear, enum est_cu
 
 static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
 {
-	bool quantizes = pass->quantizes;
+	bool quantizes = pass->quantizes, routes = module->out == EST_WIDTH_EXPERT_COUNT;
+	uint8_t element = pass->parameter_element;
 
 	pass->quantizes = quantizes && !stays_dense(pass->model, module);
+	if (routes && est_architecture_row(pass->model->architecture)->fp32_router)
+		pass->parameter_element = EST_32BIT;
 	est_build_linear(pass, linear, est_width(pass->model, module->in), est_width(pass->model, module->out),
 		     has_bias(pass->model, module->bias));
 	pass->quantizes = quantizes;
+	pass->parameter_element = element;
 	est_build_cut(pass, linear, est_cut_of(module));
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = true;

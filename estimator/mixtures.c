@@ -94,6 +94,24 @@ static struct est_tensor ernie4_5_mixture(struct est_pass *pass, const struct es
 	return sum;
 }
 
+/* HunYuan: the shared expert first, added last */
+static struct est_tensor hunyuan_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor shared = est_hold(est_gated_mlp(pass, layer, x)), tokens, out, sum;
+	struct est_routing routing;
+
+	tokens = est_hold(est_reshape(tape, est_alias(tape, x)));
+	est_route_hunyuan(pass, layer, tokens, &routing);
+	out = est_hold(est_reshape(tape, est_grouped_experts(pass, layer, tokens, &routing)));
+	sum = est_add(tape, out, shared);
+	est_drop(tape, out);
+	est_drop(tape, shared);
+	est_routing_drop(tape, &routing);
+	est_drop(tape, tokens);
+	return sum;
+}
+
 /* x = projection(x), where there is one; x, held, moves in, the result is held */
 static struct est_tensor project(struct est_pass *pass, const struct est_linear *projection, struct est_tensor x)
 {
@@ -282,5 +300,6 @@ LAYER(est_dots1_layer, est_llama_norm, est_qwen3_attention, deepseek_v3_mixture)
 LAYER(est_exaone_moe_layer, est_llama_norm, est_head_norm_attention, deepseek_v3_mixture)
 LAYER(est_minimax_m2_layer, est_llama_norm, olmoe_attention, minimax_m2_mixture)
 LAYER(est_ernie4_5_moe_layer, est_llama_norm, est_llama_attention, ernie4_5_mixture)
+LAYER(est_hunyuan_moe_layer, est_llama_norm, est_hunyuan_attention, hunyuan_mixture)
 LAYER(est_granite_moe_layer, est_llama_norm, granite_mixer, granite_mixture)
 LAYER(est_gpt_oss_layer, est_olmo2_norm, est_gpt_oss_attention, gpt_oss_mixture)

@@ -68,6 +68,7 @@ enum est_architecture {
 	EST_ARCH_MAMBA2,      /* Mamba-2 alone */
 	EST_ARCH_QWEN3_5,     /* the gated delta rule beside attention with an output gate */
 	EST_ARCH_QWEN3_NEXT,  /* the same, its projections interleaved by head */
+	EST_ARCH_HUNYUAN_MOE, /* HunYuan's attention; a shared expert first, a router in fp32 that is a linear layer */
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
 	EST_ARCH_PHIMOE,      /* Mixtral with LayerNorm, a router that samples */
 	EST_ARCH_LLAMA4,      /* every expert gets every token, scaled by its score */

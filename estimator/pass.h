@@ -390,7 +390,7 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_vaultgemma_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
+	est_granite_moe_layer, est_hunyuan_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
 est_norm_function est_l2_norm, est_cohere_norm, est_nemotron_norm, est_qwen_norm, est_llama4_norm, est_gemma4_norm;
 /* The first Qwen's tables (qwen.c). */
 void est_qwen_build_tables(struct est_pass *pass);

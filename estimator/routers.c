@@ -201,6 +201,21 @@ void est_route_linear(struct est_pass *pass, const struct est_layer *layer, stru
 	est_drop(tape, weights);
 }
 
+void est_route_hunyuan(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+		       struct est_routing *ret)
+{
+	struct est_tape *tape = pass->tape;
+	bool in_fp32 = layer->router.base == EST_BASE_DENSE; /* else its weight is bytes */
+	struct est_tensor tokens = est_hold(est_to(tape, est_hold(x), in_fp32 ? EST_32BIT : x.element)), weights;
+
+	ret->logits = est_hold(est_linear(tape, &layer->router, tokens));
+	weights = est_hold(top_k(pass, est_softmax(tape, est_to(tape, ret->logits, EST_32BIT)), &ret->indices));
+	weights = est_hold(divide_in_place(tape, weights, sum_of_each(pass, weights)));
+	ret->weights = est_hold(est_to(tape, weights, ret->logits.element));
+	est_drop(tape, weights);
+	est_drop(tape, tokens);
+}
+
 /* The mask of the groups that are chosen by their scores [tokens, n_group]: true where an expert is in none. */
 static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor work[3])
 {

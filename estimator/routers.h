@@ -12,6 +12,8 @@ typedef void est_router(struct est_pass *pass, const struct est_layer *layer, st
 est_router est_route_softmax;
 /* the same of Transformers 4's Mixtral, whose gate is an nn.Linear; x is tokens */
 est_router est_route_linear;
+/* the same by a linear layer, in fp32 where that is: HunYuan; x is tokens */
+est_router est_route_hunyuan;
 /* the same in fp32, perhaps among the best groups only */
 est_router est_route_deepseek_v2;
 /* sigmoid in fp32; chosen by corrected scores: DeepSeek-V3, GLM-4-MoE, dots1 */
