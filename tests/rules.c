@@ -198,6 +198,14 @@ const char *rule_of_more(const struct cfg_request *request, const struct est_rep
 
 /* ---- limits */
 
+/* Ranks that hold one model between them. */
+static int64_t ranks_of_one(const struct cfg_request *request)
+{
+	const struct est_parallelism *parallelism = &request->request.parallelism;
+
+	return parallelism->tensor * parallelism->pipeline * parallelism->context;
+}
+
 /* Whether the card at index fits with that value of the field; more GPUs than one are zero3 where the request has no
  * strategy. */
 static bool fits(const struct cfg_request *request, const char *name, int64_t value, size_t card,
@@ -205,7 +213,8 @@ static bool fits(const struct cfg_request *request, const char *name, int64_t va
 {
 	static struct cfg_trial trial;
 	struct cfg_change changes[] = { { name, (double)value }, { "parallelism.strategy", EST_ZERO3 } };
-	bool shards = !strcmp(name, "parallelism.gpus") && value > 1 && request->request.parallelism.strategy == EST_SINGLE;
+	bool shards = !strcmp(name, "parallelism.gpus") && value > ranks_of_one(request)
+		&& request->request.parallelism.strategy == EST_SINGLE;
 	size_t mark = arena->used;
 	bool fitting = cfg_vary(request, changes, shards ? 2 : 1, &trial.request)
 		       && est_run(&trial.request, &request->model, &request->cards[card], 1, arena, &trial.report)
@@ -231,9 +240,7 @@ static const char *rule_of_most(const struct cfg_request *request, const char *n
 
 static const char *rule_of_least(const struct cfg_request *request, int64_t gpus, size_t card, struct est_arena *arena)
 {
-	const struct est_parallelism *parallelism = &request->request.parallelism;
-	int64_t step = parallelism->tensor * parallelism->pipeline * parallelism->context
-		       * (parallelism->shard_size ? parallelism->shard_size : 1);
+	int64_t shard_size = request->request.parallelism.shard_size, step = ranks_of_one(request) * (shard_size ? shard_size : 1);
 
 	if (gpus > 0 && !fits(request, "parallelism.gpus", gpus, card, arena))
 		return "a card fits with min_gpus";
