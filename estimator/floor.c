@@ -47,6 +47,8 @@ static void add_parameters(struct est_floor *floor, const struct est_request *re
 	double trained = counted < all ? counted : all, frozen = adapts(request) ? all : all - trained;
 	bool idle = model->vision.tower != EST_TOWER_NONE || model->num_cross_attention_layers > 0 || (model->index_topk && adapts(request));
 	double master = est_has_master(request) && !adapts(request) ? 4 : 0, stepped = trained - (double)est_model_indexer_parameters(model);
+	bool narrow = est_megatron_wanted(request) && request->optimizer_state_dtype != EST_FP32;
+	double moment = narrow ? 2 : master > 0 ? master : element;
 	unsigned optimizer = (unsigned)request->optimizer;
 
 	floor->trained = (int64_t)trained;
@@ -56,7 +58,7 @@ static void add_parameters(struct est_floor *floor, const struct est_request *re
 	stepped = stepped > 0 ? stepped : 0;
 	floor->gradients = request->fuse_optimizer_in_backward ? 0 : stepped * element;
 	floor->masters = master > 0 && !request->fuse_optimizer_in_backward ? stepped : 0;
-	floor->states = stepped * (master + states[optimizer].fixed + states[optimizer].by_element * (master > 0 ? master : element));
+	floor->states = stepped * (master + states[optimizer].fixed + states[optimizer].by_element * moment);
 }
 
 /* The input of each checkpoint, or of each layer where there are none. */

@@ -101,7 +101,7 @@ static struct est_tensor own(const struct est_megatron *run, uint64_t numel, uin
 
 uint8_t est_megatron_gradient_element(const struct est_request *request)
 {
-	return request->parallelism.grad_accum_dtype == EST_BF16 ? EST_16BIT : EST_32BIT;
+	return request->parallelism.grad_accum_dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
 }
 
 static bool make_modules(const struct est_megatron *run, const struct est_megatron_weights *weights,

@@ -48,6 +48,8 @@ static const struct {
 	{ "Unsloth's loss in thousands of chunks, over one layer",
 	  "{'model':" SMALL_LLAMA ",'framework':'unsloth','method':'lora','gpus':'h100','sequence_length':131072,"
 	  "'micro_batch_size':65536}", NULL },
+	{ "the floor of Megatron's moments in 16 bits",
+	  "{'model':" SMALL_LLAMA ",'framework':'megatron','gpus':'h100','sequence_length':32,'optimizer_state_dtype':'fp16'}", NULL },
 	{ "a control character in what is refused",
 	  "{'model':" SMALL_LLAMA ",'method':'lora','gpus':'h100','sequence_length':64,"
 	  "'lora':{'modules_to_save':['a\\rb\\u007f']}}", "/lora/modules_to_save" },
