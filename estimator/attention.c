@@ -273,7 +273,7 @@ struct est_tensor est_matmul_heads(struct est_pass *pass, struct est_tensor a, b
 struct est_tensor est_join_heads(struct est_pass *pass, struct est_tensor x)
 {
 	if (pass->model->num_attention_heads == 1)
-		return x;
+		return x.temporary ? x : est_alias(pass->tape, x);
 	return pass->batch > 1 ? est_merge_heads(pass->tape, x) : est_contiguous(pass->tape, x);
 }
 

@@ -120,6 +120,8 @@ void srv_post_k8s_mutate(struct srv_call *call)
 	if (!body)
 		return;
 	admission.answer.patch = patch = json_array();
+	if (!patch) /* reading a pod's request would forget it */
+		progress = SRV_SHORT;
 	for (size_t i = admission.review.old ? admission.now.count : 0; i < admission.now.count && progress == SRV_DONE; i++)
 		if (!is_complete(&admission.now.pod[i]))
 			progress = complete(&admission, i, patch);

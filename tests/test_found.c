@@ -48,6 +48,9 @@ static const struct {
 	{ "Unsloth's loss in thousands of chunks, over one layer",
 	  "{'model':" SMALL_LLAMA ",'framework':'unsloth','method':'lora','gpus':'h100','sequence_length':131072,"
 	  "'micro_batch_size':65536}", NULL },
+	{ "Bloom with one head",
+	  "{'model':{'model_type':'bloom','vocab_size':2000,'hidden_size':512,'num_hidden_layers':1,'num_attention_heads':1},"
+	  "'gpus':'h100','sequence_length':64,'micro_batch_size':2}", NULL },
 	{ "the floor of Megatron's moments in 16 bits",
 	  "{'model':" SMALL_LLAMA ",'framework':'megatron','gpus':'h100','sequence_length':32,'optimizer_state_dtype':'fp16'}", NULL },
 	{ "a control character in what is refused",
