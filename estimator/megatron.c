@@ -110,22 +110,16 @@ static struct est_tensor backward_logits(const struct est_megatron *run, struct 
 /* The input's gradient is summed over the ranks */
 static struct est_tensor backward_loss(const struct est_megatron *run, struct loss *loss)
 {
-	struct est_tensor logits, dgrad, part;
+	struct est_tensor logits, dgrad;
 
 	est_mark(run->tape, EST_PHASE_LOSS_BACKWARD);
 	logits = backward_logits(run, loss->softmax);
-	dgrad = est_megatron_take(run, run->tokens * run->hidden);
-	if (run->splits_sequence) {
-		part = est_megatron_take(run, run->rows * run->hidden);
-		est_drop(run->tape, dgrad);
-		dgrad = part;
-	}
+	dgrad = est_megatron_scatter(run, run->hidden, est_megatron_take(run, run->tokens * run->hidden));
 	est_drop(run->tape, logits);
 	est_drop(run->tape, loss->normed);
-	part = est_megatron_take(run, run->rows * run->hidden); /* the norm's */
-	est_drop(run->tape, dgrad);
+	dgrad = est_megatron_another(run, run->rows * run->hidden, dgrad); /* the norm's */
 	est_drop(run->tape, loss->stream);
-	return part;
+	return dgrad;
 }
 
 static void forward(const struct est_megatron *run, uint64_t flight)
@@ -156,22 +150,6 @@ static void backward(const struct est_megatron *run, uint64_t flight)
 
 /* ---- the step */
 
-static void begin(struct est_program *program, const struct est_tape *tape, enum est_part part)
-{
-	program->begin[part] = tape->event_count;
-}
-
-static void end(struct est_program *program, const struct est_tape *tape, enum est_part part)
-{
-	program->end[part] = tape->event_count;
-}
-
-static void empty(struct est_program *program, const struct est_tape *tape, enum est_part part)
-{
-	begin(program, tape, part);
-	end(program, tape, part);
-}
-
 /* forward_backward_pipelining_without_interleaving(), as many micro-batches as differ: all of a step in the first part */
 static bool trace_stage(const struct est_megatron *run, const struct est_order *order)
 {
@@ -189,10 +167,10 @@ static bool trace_pipeline(struct est_program *program, const struct est_megatro
 	bool complete;
 
 	program->accumulation_steps = 1;
-	begin(program, run->tape, EST_PART_MICRO_FIRST);
+	est_program_begin(program, run->tape, EST_PART_MICRO_FIRST);
 	complete = trace_stage(run, order);
-	end(program, run->tape, EST_PART_MICRO_FIRST);
-	empty(program, run->tape, EST_PART_MICRO_NEXT);
+	est_program_end(program, run->tape, EST_PART_MICRO_FIRST);
+	est_program_empty(program, run->tape, EST_PART_MICRO_NEXT);
 	return complete;
 }
 
@@ -202,12 +180,12 @@ static void trace_micros(struct est_program *program, const struct est_megatron 
 
 	program->accumulation_steps = (uint64_t)run->request->gradient_accumulation_steps;
 	for (enum est_part part = EST_PART_MICRO_FIRST; part <= EST_PART_MICRO_NEXT; part++) {
-		begin(program, run->tape, part);
+		est_program_begin(program, run->tape, part);
 		if (part == EST_PART_MICRO_FIRST || accumulates) {
 			forward(run, 0);
 			backward(run, 0);
 		}
-		end(program, run->tape, part);
+		est_program_end(program, run->tape, part);
 	}
 }
 
@@ -224,18 +202,18 @@ static void trace_step(struct est_program *program, const struct est_megatron *r
 	uint8_t moment = run->request->optimizer_state_dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
 	struct est_tensor copies = est_none;
 
-	begin(program, run->tape, EST_PART_CLIP);
+	est_program_begin(program, run->tape, EST_PART_CLIP);
 	est_mark(run->tape, EST_PHASE_OPTIMIZER_STEP);
 	if (copies_gradients(run->request))
 		copies = est_hold(est_empty_as(run->tape, est_megatron_stepped(run), EST_32BIT, EST_OPTIMIZER));
-	end(program, run->tape, EST_PART_CLIP);
-	begin(program, run->tape, EST_PART_STATES);
+	est_program_end(program, run->tape, EST_PART_CLIP);
+	est_program_begin(program, run->tape, EST_PART_STATES);
 	est_megatron_make_states(run, moment);
 	est_megatron_make_states(run, moment);
-	end(program, run->tape, EST_PART_STATES);
-	begin(program, run->tape, EST_PART_UPDATE);
+	est_program_end(program, run->tape, EST_PART_STATES);
+	est_program_begin(program, run->tape, EST_PART_UPDATE);
 	est_drop(run->tape, copies);
-	end(program, run->tape, EST_PART_UPDATE);
+	est_program_end(program, run->tape, EST_PART_UPDATE);
 }
 
 /* Without a pipeline, one micro-batch after the other */
@@ -271,12 +249,12 @@ bool est_megatron_trace(struct est_program *program, const struct est_model *mod
 		return false;
 	for (unsigned i = 0; i < EST_CATEGORIES; i++)
 		tape->shards[i] = 1;
-	begin(program, tape, EST_PART_LOAD);
+	est_program_begin(program, tape, EST_PART_LOAD);
 	est_mark(tape, EST_PHASE_LOAD);
 	if (!est_megatron_load(&run, tape, model, request, est_order_in_flight(&order)))
 		return false;
-	end(program, tape, EST_PART_LOAD);
-	empty(program, tape, EST_PART_REHEARSAL);
+	est_program_end(program, tape, EST_PART_LOAD);
+	est_program_empty(program, tape, EST_PART_REHEARSAL);
 	if (request->parallelism.pipeline <= 1)
 		trace_micros(program, &run);
 	else if (!trace_pipeline(program, &run, &order))

@@ -16,6 +16,20 @@ struct est_tensor est_megatron_gather(const struct est_megatron *run, uint64_t w
 	return run->splits_sequence ? est_megatron_take(run, run->tokens * width) : est_none;
 }
 
+/* A norm's backward, or a sum of two gradients, of width features: another tensor for the one that moves in */
+struct est_tensor est_megatron_another(const struct est_megatron *run, uint64_t numel, struct est_tensor old)
+{
+	struct est_tensor tensor = est_megatron_take(run, numel);
+
+	est_drop(run->tape, old);
+	return tensor;
+}
+
+struct est_tensor est_megatron_scatter(const struct est_megatron *run, uint64_t width, struct est_tensor whole)
+{
+	return run->splits_sequence ? est_megatron_another(run, run->rows * width, whole) : whole;
+}
+
 void est_megatron_keep(struct est_megatron_layer *layer, enum est_megatron_kept what, struct est_tensor tensor)
 {
 	layer->kept[what] = tensor;
@@ -39,13 +53,9 @@ struct est_tensor est_megatron_column(const struct est_megatron *run, uint64_t i
 /* The gradient moves in -> that of the input, summed over the ranks. The input is gathered once more for the weight's. */
 struct est_tensor est_megatron_column_backward(const struct est_megatron *run, uint64_t in, struct est_tensor grad)
 {
-	struct est_tensor whole = est_megatron_gather(run, in), dgrad = est_megatron_take(run, run->tokens * in), part;
+	struct est_tensor whole = est_megatron_gather(run, in), dgrad = est_megatron_take(run, run->tokens * in);
 
-	if (run->splits_sequence) {
-		part = est_megatron_take(run, run->rows * in);
-		est_drop(run->tape, dgrad);
-		dgrad = part;
-	}
+	dgrad = est_megatron_scatter(run, in, dgrad);
 	est_drop(run->tape, whole);
 	est_drop(run->tape, grad);
 	return dgrad;
@@ -54,13 +64,7 @@ struct est_tensor est_megatron_column_backward(const struct est_megatron *run, u
 /* Linear of row-parallel inputs: the ranks' results are summed, and scattered where the sequence is split */
 struct est_tensor est_megatron_row(const struct est_megatron *run)
 {
-	struct est_tensor y = est_megatron_take(run, run->tokens * run->hidden), part;
-
-	if (!run->splits_sequence)
-		return y;
-	part = est_megatron_take(run, run->rows * run->hidden);
-	est_drop(run->tape, y);
-	return part;
+	return est_megatron_scatter(run, run->hidden, est_megatron_take(run, run->tokens * run->hidden));
 }
 
 /* grad is borrowed */
@@ -70,15 +74,6 @@ struct est_tensor est_megatron_row_backward(const struct est_megatron *run, uint
 
 	est_drop(run->tape, whole);
 	return dgrad;
-}
-
-/* A norm's backward, or a sum of two gradients, of width features: another tensor for the one that moves in */
-struct est_tensor est_megatron_another(const struct est_megatron *run, uint64_t numel, struct est_tensor old)
-{
-	struct est_tensor tensor = est_megatron_take(run, numel);
-
-	est_drop(run->tape, old);
-	return tensor;
 }
 
 /* bias_dropout_add(): residual + y; y moves in */

@@ -96,6 +96,8 @@ size_t est_megatron_list_attention(const struct est_megatron *run, uint64_t ret[
 /* numel elements of 16 bits that pass; the gathered form of what is split along the sequence (none where nothing is). */
 struct est_tensor est_megatron_take(const struct est_megatron *run, uint64_t numel);
 struct est_tensor est_megatron_gather(const struct est_megatron *run, uint64_t width);
+/* What the ranks sum, of width features, and part of it where the sequence is split; whole moves in. */
+struct est_tensor est_megatron_scatter(const struct est_megatron *run, uint64_t width, struct est_tensor whole);
 void est_megatron_keep(struct est_megatron_layer *layer, enum est_megatron_kept what, struct est_tensor tensor);
 void est_megatron_release(const struct est_megatron *run, struct est_megatron_layer *layer,
 			  enum est_megatron_kept what);

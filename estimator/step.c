@@ -138,14 +138,20 @@ static uint64_t trace_first(struct est_pass *pass)
 	return 2;
 }
 
-static void begin(struct est_program *program, const struct est_tape *tape, enum est_part part)
+void est_program_begin(struct est_program *program, const struct est_tape *tape, enum est_part part)
 {
 	program->begin[part] = tape->event_count;
 }
 
-static void end(struct est_program *program, const struct est_tape *tape, enum est_part part)
+void est_program_end(struct est_program *program, const struct est_tape *tape, enum est_part part)
 {
 	program->end[part] = tape->event_count;
+}
+
+void est_program_empty(struct est_program *program, const struct est_tape *tape, enum est_part part)
+{
+	est_program_begin(program, tape, part);
+	est_program_end(program, tape, part);
 }
 
 static int64_t count_trainable(const struct est_tape *tape)
@@ -163,16 +169,16 @@ static void trace_micros(struct est_program *program, struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
 
-	begin(program, tape, EST_PART_REHEARSAL);
+	est_program_begin(program, tape, EST_PART_REHEARSAL);
 	rehearse(program, pass);
-	end(program, tape, EST_PART_REHEARSAL);
-	begin(program, tape, EST_PART_MICRO_FIRST);
+	est_program_end(program, tape, EST_PART_REHEARSAL);
+	est_program_begin(program, tape, EST_PART_MICRO_FIRST);
 	program->accumulation_steps = trace_first(pass);
-	end(program, tape, EST_PART_MICRO_FIRST);
-	begin(program, tape, EST_PART_MICRO_NEXT);
+	est_program_end(program, tape, EST_PART_MICRO_FIRST);
+	est_program_begin(program, tape, EST_PART_MICRO_NEXT);
 	if (pass->request->gradient_accumulation_steps > 1)
 		trace_micro(pass, true);
-	end(program, tape, EST_PART_MICRO_NEXT);
+	est_program_end(program, tape, EST_PART_MICRO_NEXT);
 }
 
 /* Those of a pipeline's stage, which do not come one after the other: all are the first. */
@@ -180,14 +186,12 @@ static void trace_stage(struct est_program *program, struct est_pass *pass, stru
 {
 	struct est_tape *tape = pass->tape;
 
-	begin(program, tape, EST_PART_REHEARSAL);
-	end(program, tape, EST_PART_REHEARSAL);
-	begin(program, tape, EST_PART_MICRO_FIRST);
+	est_program_empty(program, tape, EST_PART_REHEARSAL);
+	est_program_begin(program, tape, EST_PART_MICRO_FIRST);
 	est_pipeline_step(pipeline);
-	end(program, tape, EST_PART_MICRO_FIRST);
+	est_program_end(program, tape, EST_PART_MICRO_FIRST);
 	program->accumulation_steps = 1;
-	begin(program, tape, EST_PART_MICRO_NEXT);
-	end(program, tape, EST_PART_MICRO_NEXT);
+	est_program_empty(program, tape, EST_PART_MICRO_NEXT);
 }
 
 /* No rank of a pipeline needs the tables of more layers than a model may have: of two stages the first traces four
@@ -220,13 +224,40 @@ static void zero_grad(const struct est_pass *pass)
 		est_schedule_zero_grad(pass->schedule);
 }
 
+/* optimizer.step() and what is around it: the clipping before, zero_grad() after. */
+static void trace_optimizer(struct est_program *program, struct est_pass *pass)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_update update;
+
+	est_program_begin(program, tape, EST_PART_CLIP);
+	if (pass->model->architecture == EST_ARCH_LITGPT)
+		est_litgpt_hold_previous(pass);
+	update.has_grads32 = est_zero_has_grads32(pass->zero);
+	est_zero_flatten(pass->zero, tape);
+	est_zero3_flatten(pass->schedule);
+	est_optimizer_clip(tape, pass->request, &update);
+	est_zero_flattened(pass->zero, tape);
+	est_zero3_flattened(pass->schedule);
+	est_program_end(program, tape, EST_PART_CLIP);
+	est_program_begin(program, tape, EST_PART_STATES);
+	est_optimizer_states(tape, pass->request);
+	est_program_end(program, tape, EST_PART_STATES);
+	est_program_begin(program, tape, EST_PART_UPDATE);
+	est_optimizer_update(tape, pass->request, &update);
+	est_zero_stepped(pass->zero, tape);
+	est_zero3_step_rest(pass->schedule);
+	zero_grad(pass);
+	est_litgpt_drop_previous(pass);
+	est_program_end(program, tape, EST_PART_UPDATE);
+}
+
 static bool trace_by_tape(struct est_program *program, const struct est_model *model, const struct est_request *request,
 			  enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
 	const struct est_model whole = est_framework_model(request, model), own = est_tensor_part(request, &whole);
 	struct est_tape_limits limits = limits_for(table_layers(&own, request));
 	struct est_tape *tape = est_arena_take(arena, 1, sizeof(*tape));
-	struct est_update update;
 	struct est_pipeline *pipeline = NULL;
 	struct est_pass pass, reference;
 
@@ -237,7 +268,7 @@ static bool trace_by_tape(struct est_program *program, const struct est_model *m
 	tape->marks_layers = request->timeline == EST_TIMELINE_FULL;
 	tape->policy = policy_of(request);
 	tape->offloads = request->checkpointing == EST_CHECKPOINT_OFFLOAD;
-	begin(program, tape, EST_PART_LOAD);
+	est_program_begin(program, tape, EST_PART_LOAD);
 	est_mark(tape, EST_PHASE_LOAD);
 	if (!est_pass_build(&pass, tape, &own, request))
 		return false;
@@ -253,31 +284,12 @@ static bool trace_by_tape(struct est_program *program, const struct est_model *m
 		est_optimizer_fuse(tape, request);
 	if (request->parallelism.pipeline > 1 && !(pipeline = est_pipeline_load(&pass)))
 		return false;
-	end(program, tape, EST_PART_LOAD);
+	est_program_end(program, tape, EST_PART_LOAD);
 	if (pipeline)
 		trace_stage(program, &pass, pipeline);
 	else
 		trace_micros(program, &pass);
-	begin(program, tape, EST_PART_CLIP);
-	if (own.architecture == EST_ARCH_LITGPT)
-		est_litgpt_hold_previous(&pass);
-	update.has_grads32 = est_zero_has_grads32(pass.zero);
-	est_zero_flatten(pass.zero, tape);
-	est_zero3_flatten(pass.schedule);
-	est_optimizer_clip(tape, request, &update);
-	est_zero_flattened(pass.zero, tape);
-	est_zero3_flattened(pass.schedule);
-	end(program, tape, EST_PART_CLIP);
-	begin(program, tape, EST_PART_STATES);
-	est_optimizer_states(tape, request);
-	end(program, tape, EST_PART_STATES);
-	begin(program, tape, EST_PART_UPDATE);
-	est_optimizer_update(tape, request, &update);
-	est_zero_stepped(pass.zero, tape);
-	est_zero3_step_rest(pass.schedule);
-	zero_grad(&pass);
-	est_litgpt_drop_previous(&pass);
-	end(program, tape, EST_PART_UPDATE);
+	trace_optimizer(program, &pass);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
 	program->expandable = request->expandable_segments;

@@ -41,6 +41,11 @@ struct est_program {
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
 		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena);
 
+/* What is recorded on tape between begin and end is the part; empty: nothing is. */
+void est_program_begin(struct est_program *program, const struct est_tape *tape, enum est_part part);
+void est_program_end(struct est_program *program, const struct est_tape *tape, enum est_part part);
+void est_program_empty(struct est_program *program, const struct est_tape *tape, enum est_part part);
+
 /* Arena bytes that suffice for a model with so many layers. */
 size_t est_program_arena_size(int64_t layers);
 /* How many ids a program of such a model can have. */
