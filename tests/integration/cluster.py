@@ -5,17 +5,10 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import time
 
-
-def free_ports(count):
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
+from ports import free_ports
 
 
 def own_address():

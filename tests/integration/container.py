@@ -26,6 +26,7 @@ import time
 import yaml
 
 import proxy
+from ports import free_ports
 
 SOURCE, VRAMCAST = pathlib.Path(sys.argv[1]), sys.argv[2]
 IMAGE, UID, SIZE_MAX = "localhost/vramcast:latest", 10001, 20 << 20
@@ -309,7 +310,7 @@ def compose_cases(podman):
     told = subprocess.run(["docker-compose", "-f", SOURCE / "docker/compose.yaml", "config", "--quiet"], capture_output=True,
                           text=True, check=False)
     yield "docker-compose takes the example", told.returncode == 0 and not told.stderr
-    port = proxy.free_ports(1)[0]
+    port = free_ports(1)[0]
     make_haproxy(podman)
     compose = Compose(podman, port)
     say("docker-compose up: %s behind HAProxy, published on 127.0.0.1:%d" % (", ".join(compose.replicas), port))

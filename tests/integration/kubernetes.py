@@ -22,7 +22,8 @@ import yaml
 SOURCE, VRAMCAST = pathlib.Path(sys.argv[1]).resolve(), os.path.realpath(sys.argv[2])
 sys.path[:0] = [str(SOURCE / "tests")]
 import served
-from cluster import Cluster, custom_kind, deployment, free_ports, node, own_address, pod, pytorch_job
+from cluster import Cluster, custom_kind, deployment, node, own_address, pod, pytorch_job
+from ports import free_ports
 
 MANIFESTS = SOURCE / "integrations/kubernetes"
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")

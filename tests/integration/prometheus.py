@@ -7,7 +7,6 @@
 import contextlib
 import json
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ sys.path[:0] = [str(SOURCE / "tests")]
 import dashboards
 import drift
 import served
+from ports import free_ports
 
 FOLDER = SOURCE / "integrations/prometheus"
 REQUEST = {"model": "llama-3.2-1b", "gpus": "t4", "include": []}
@@ -33,12 +33,6 @@ def promtool(*arguments, text=None):
     return [] if done.returncode == 0 and "FAILED" not in done.stdout else [done.stdout + done.stderr]
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 @contextlib.contextmanager
 def prometheus(port):
     """A Prometheus with the example's settings, but for the target and a quicker pace; yields how to ask it."""
@@ -46,7 +40,7 @@ def prometheus(port):
     settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     settings["rule_files"] = [str(FOLDER / "rules.yml")]
     settings["scrape_configs"][0]["static_configs"] = [{"targets": ["127.0.0.1:%d" % port]}]
-    own = free_port()
+    own, = free_ports(1)
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "prometheus.yml"
         file.write_text(yaml.safe_dump(settings))

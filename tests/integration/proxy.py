@@ -10,26 +10,19 @@ import json
 import pathlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
+from ports import free_ports
+
 SOURCE, VRAMCAST = pathlib.Path(sys.argv[1]), sys.argv[2]
 CONFIGS = SOURCE / "integrations/proxy"
 CLIENTS, SETTLE = 8, 1.5
 BODIES = [json.dumps({"model": "llama-3.2-1b", "method": "lora", "sequence_length": 512 + i, "gpus": "h100"})
           for i in range(64)]
-
-
-def free_ports(count):
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 def is_ready(port):
