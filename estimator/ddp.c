@@ -2,7 +2,7 @@
 
 enum { FIRST_BUCKET = 1 << 20, BUCKET = 25 << 20 };
 
-/* The gradient becomes a view of its bucket. */
+/* mark_variable_ready_dense(): the gradient becomes a view of its bucket. */
 static void move_into_bucket(struct est_tape *tape, struct est_leaf *leaf, const void *context)
 {
 	(void)context;
@@ -35,6 +35,19 @@ void est_ddp_wrap(struct est_tape *tape, const struct est_request *request, uint
 		capacity = BUCKET;
 	}
 	make_bucket(tape, filled);
-	if (request->parallelism.gradient_as_bucket_view)
-		tape->accumulated = move_into_bucket;
+}
+
+void est_ddp_micro_begin(struct est_tape *tape, const struct est_request *request, bool last)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	if (p->strategy == EST_DDP && p->gradient_as_bucket_view)
+		tape->accumulated = last || p->sync_each_microbatch ? move_into_bucket : NULL;
+}
+
+bool est_ddp_last_differs(const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	return p->strategy == EST_DDP && p->gradient_as_bucket_view && !p->sync_each_microbatch;
 }

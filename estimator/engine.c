@@ -19,11 +19,8 @@ static struct est_tensor accumulate(struct est_tape *tape, struct est_tensor old
 	return sum;
 }
 
-static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
+static void add_to_grad(struct est_tape *tape, struct est_leaf *leaf, struct est_tensor grad)
 {
-	struct est_tensor grad = leaf->arrived;
-
-	leaf->arrived = est_none;
 	if (leaf->grad.storage) {
 		est_drop(tape, grad); /* variable_grad += new_grad */
 		return;
@@ -35,6 +32,14 @@ static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
 		grad = copy;
 	}
 	leaf->grad = grad;
+}
+
+static void accumulate_grad(struct est_tape *tape, struct est_leaf *leaf)
+{
+	struct est_tensor grad = leaf->arrived;
+
+	leaf->arrived = est_none;
+	add_to_grad(tape, leaf, grad);
 	if (tape->accumulated && leaf->parameter)
 		tape->accumulated(tape, leaf, tape->accumulated_context);
 }

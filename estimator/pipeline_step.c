@@ -1,5 +1,6 @@
 /* Schedule1F1B and _PipelineScheduleRuntime (under ScheduleInterleaved1F1B) of torch.distributed.pipelining: one step of a
  * rank's stages. */
+#include "estimator/ddp.h"
 #include "estimator/framework.h"
 #include "estimator/loss.h"
 #include "estimator/objective.h"
@@ -253,6 +254,7 @@ static void backward(struct est_pipeline *pipeline, struct stage *stage, uint64_
 
 	bring_uses_back(pipeline, flight);
 	est_zero_micro_begin(pass->zero, number + 1 == pipeline->order.traced);
+	est_ddp_micro_begin(tape, pass->request, number + 1 == pipeline->order.traced);
 	est_mark(tape, stage->last ? EST_PHASE_LOSS_BACKWARD : EST_PHASE_BACKWARD);
 	est_tape_backward_of(tape, flight->first_node, flight->end_node, flight->root, gradient_of(stage, number));
 	est_schedule_backward_end(pass->schedule);

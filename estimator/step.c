@@ -77,6 +77,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	if (pass->schedule)
 		pass->schedule->syncs = last || pass->request->parallelism.sync_each_microbatch;
 	est_zero_micro_begin(pass->zero, last);
+	est_ddp_micro_begin(tape, pass->request, last);
 	est_mark(tape, EST_PHASE_FORWARD);
 	est_schedule_micro_begin(pass->schedule);
 	loss = est_objective_loss(pass);
@@ -129,7 +130,7 @@ static uint64_t trace_first(struct est_pass *pass)
 {
 	uint64_t steps = (uint64_t)pass->request->gradient_accumulation_steps;
 	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch)
-		|| est_zero_last_differs(pass->zero);
+		|| est_zero_last_differs(pass->zero) || est_ddp_last_differs(pass->request);
 
 	trace_micro(pass, steps == 1);
 	if (!last_differs || steps <= 2)

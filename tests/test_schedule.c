@@ -464,6 +464,44 @@ START_TEST(buckets_are_as_large_as_the_gradients)
 }
 END_TEST
 
+/* Under no_sync() a gradient is no view of its bucket yet: all lie beside the buckets until the last micro-batch. */
+START_TEST(views_of_buckets_begin_with_the_micro_batch_that_is_reduced)
+{
+	struct est_request request = sharded(EST_DDP);
+	struct est_model model = llama(false);
+	uint64_t bytes = 4 * (uint64_t)est_model_count_parameters(&model);
+
+	request.gradient_accumulation_steps = 2 + _i;
+	request.parallelism.gradient_as_bucket_view = true;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, bytes);
+	ck_assert_int_eq((int64_t)walk_through(EST_PART_MICRO_NEXT, EST_GRADIENTS).end, -(int64_t)bytes);
+	request.parallelism.sync_each_microbatch = true;
+	trace(&model, &request);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 0);
+}
+END_TEST
+
+/* accelerate's upcast: adapters in 16 bits are stepped in fp32, but where torch's own fully_shard() wraps or weights are in 4 bits. */
+START_TEST(accelerate_upcasts_what_fsdp2_trains)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+	uint64_t upcast, kept;
+
+	request.method = EST_LORA;
+	request.lora = (struct est_lora){ .rank = 16, .target_modules = { .all = true }, .adapter_dtype = EST_BF16 };
+	request.base_dtype = EST_BF16;
+	trace(&model, &request);
+	upcast = walk_through(EST_PART_STATES, EST_OPTIMIZER).end;
+	request.parallelism.wrap = EST_WRAP_LAYER_ROOT;
+	trace(&model, &request);
+	kept = walk_through(EST_PART_STATES, EST_OPTIMIZER).end;
+	ck_assert_uint_ge(upcast, 2 * kept * 9 / 10);
+	ck_assert_uint_le(upcast, 2 * kept);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("schedule");
@@ -489,6 +527,8 @@ int main(void)
 	tcase_add_test(test, fsdp2_makes_no_unit_of_a_layer_by_pefts_policy);
 	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
+	tcase_add_loop_test(test, views_of_buckets_begin_with_the_micro_batch_that_is_reduced, 0, 2);
+	tcase_add_test(test, accelerate_upcasts_what_fsdp2_trains);
 	suite_add_tcase(suite, test);
 	return run_suite(suite);
 }
