@@ -4,6 +4,7 @@
 
 #define DISCARDED UINT32_MAX      /* a position of a frame that nobody will ask for, held until est_discard_nodes() */
 #define PASSED (UINT32_MAX - 1)   /* the same, not held */
+#define KEPT UINT32_MAX           /* for next, which links what is free only */
 
 enum { ALIGNMENT = 512 }; /* the caching allocator's rounding */
 
@@ -82,6 +83,7 @@ static uint32_t storage_new(struct est_tape *tape, uint64_t bytes, enum est_cate
 	bytes = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 	tape->storages[id].bytes = bytes;
 	tape->storages[id].references = 1;
+	tape->storages[id].next = 0;
 	tape->storages[id].category = category;
 	record(tape, EST_EVENT_ALLOC, id, bytes, category);
 	return id;
@@ -94,6 +96,24 @@ void est_storage_free(struct est_tape *tape, uint32_t storage)
 	record(tape, EST_EVENT_FREE, storage, s->bytes, s->category);
 	s->next = tape->storage_free;
 	tape->storage_free = storage;
+}
+
+void est_tape_empty_cache(struct est_tape *tape)
+{
+	struct est_event *end = tape->events + tape->event_count, *kept = end;
+
+	for (struct est_event *event = end; event-- > tape->events;) {
+		struct est_storage *s = &tape->storages[event->id];
+
+		if (event->kind == EST_EVENT_PHASE) {
+			*--kept = *event;
+		} else if (event->kind == EST_EVENT_ALLOC && s->references > 0 && s->next != KEPT) {
+			s->next = KEPT;
+			*--kept = *event;
+		}
+	}
+	tape->event_count = (size_t)(end - kept);
+	memmove(tape->events, kept, tape->event_count * sizeof(*kept));
 }
 
 struct est_tensor est_empty_as(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category)
@@ -173,10 +193,11 @@ struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, si
 	return node;
 }
 
-/* The checkpoint's hook detaches what is saved: of a gathered parameter what it is now. */
+/* The checkpoint's hook detaches what requires a gradient: of a gathered parameter that keeps what it is now. A frozen one is kept
+ * itself, and is let go of when ZeRO-3 partitions it. */
 static uint32_t detached(struct est_tape *tape, struct est_tensor tensor)
 {
-	const struct est_leaf *leaf = tape->zero3 ? est_parameter_of(tape, tensor) : NULL;
+	const struct est_leaf *leaf = tape->zero3 && tensor.requires_grad ? est_parameter_of(tape, tensor) : NULL;
 
 	return leaf && leaf->unsharded ? leaf->unsharded : tensor.storage;
 }

@@ -236,6 +236,10 @@ struct est_tensor est_empty_on(struct est_tape *tape, unsigned stream, uint64_t 
 /* The same for what lives as long as the run: its id is never one that a step has used, so that steps can be replayed. */
 struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category);
 
+/* torch.cuda.empty_cache() after loading, where what is alive has been moved on the way: all events but the allocations of that go. Once
+ * only. */
+void est_tape_empty_cache(struct est_tape *tape);
+
 extern const struct est_tensor est_none;
 
 static inline void est_storage_retain(struct est_tape *tape, uint32_t storage)

@@ -56,11 +56,30 @@ static void divide(struct est_zero *zero, struct est_tape *tape, uint64_t ranks)
 		leaf->offset = offset;
 		leaf->ours = within(offset, leaf->value.numel, zero->share);
 		zero->touched += leaf->ours ? leaf->value.numel : 0;
+		zero->reaching += leaf->ours > 0;
 		leaf->shard = leaf->folded ? 0 : zero->share;
 		leaf->shard_element = EST_16BIT;
 		leaf->on_host = zero->offloads;
 		offset += leaf->value.numel;
 	}
+}
+
+/* The engine moves what it trains to the host, gives the cache back, and makes all of it views of one buffer. */
+static void flatten(const struct est_zero *zero, struct est_tape *tape, uint64_t ranks)
+{
+	struct est_tensor flat;
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (est_is_trained(&tape->leaves[i]))
+			est_storage_release(tape, tape->leaves[i].value.storage);
+	flat = est_persistent(tape, zero->share * ranks, EST_16BIT, EST_WEIGHTS);
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		if (!est_is_trained(&tape->leaves[i]))
+			continue;
+		tape->leaves[i].value.storage = flat.storage;
+		est_storage_retain(tape, flat.storage);
+	}
+	est_tape_empty_cache(tape);
 }
 
 /* On the card a buffer for the largest gradient, and on the host its twin; there too fp32 gradients beside the
@@ -98,6 +117,7 @@ struct est_zero *est_zero_wrap(struct est_tape *tape, const struct est_model *mo
 	zero->offloads = request->offload.optimizer != EST_ON_GPU;
 	zero->end = &zero->first;
 	divide(zero, tape, est_shard_ranks(p));
+	flatten(zero, tape, est_shard_ranks(p));
 	if (zero->offloads)
 		rest_on_host(zero, tape, request->gradient_accumulation_steps > 1);
 	tape->accumulated = est_zero_arrived;
@@ -174,7 +194,7 @@ void est_zero_flatten(struct est_zero *zero, struct est_tape *tape)
 		return;
 	est_mark(tape, EST_PHASE_OPTIMIZER_STEP);
 	take_norms(tape);
-	if (!zero->accumulates32)
+	if (!zero->accumulates32 && zero->reaching > 1)
 		zero->flat = est_hold(est_empty_as(tape, zero->share, EST_16BIT, EST_GRADIENTS));
 }
 

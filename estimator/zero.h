@@ -14,6 +14,7 @@ struct est_zero {
 	uint64_t bucket;               /* elements of one */
 	uint64_t share;                /* elements of a rank's part of the flat parameter, padding included */
 	uint64_t touched;              /* elements of all parameters that reach into it, each counted whole */
+	uint64_t reaching;             /* how many these are */
 	uint64_t filled;               /* elements that wait in the bucket */
 	bool reaches;                  /* some of them are of this rank's part */
 	bool accumulates32;            /* the partition is the rank's part in fp32, from the first micro-batch to the step */
@@ -41,7 +42,7 @@ void est_zero_micro_begin(struct est_zero *zero, bool last);
 bool est_zero_last_differs(const struct est_zero *zero);
 /* The backward of the micro-batch is over. */
 void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape);
-/* The step: norms are taken, clipped or not, the partition's gradients are copied to be flat, and, once they are
+/* The step: norms are taken, clipped or not, the partition's gradients are copied to be flat (but one alone), and, once they are
  * cast to fp32, both are gone. Those in fp32 are the optimizer's as they are, and go when it has stepped. */
 void est_zero_flatten(struct est_zero *zero, struct est_tape *tape);
 void est_zero_flattened(struct est_zero *zero, struct est_tape *tape);

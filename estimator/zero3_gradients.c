@@ -53,11 +53,16 @@ static struct est_tensor cast_whole(struct est_zero3 *zero3)
 	       : on_stream(zero3, zero3->filled, zero3->reduced_element);
 }
 
-/* The rank's parts are cast one by one for what they are accumulated into. */
-static void cast_parts(struct est_zero3 *zero3)
+/* The rank's parts are cast one by one for what they are accumulated into. They were views of what they were reduced in, which ends
+ * with them. */
+static struct est_tensor cast_parts(struct est_zero3 *zero3, struct est_tensor buffer)
 {
-	for (uint32_t i = 0; i < zero3->waiting_count && zero3->accumulated_element != zero3->reduced_element; i++)
+	if (zero3->accumulated_element == zero3->reduced_element)
+		return buffer;
+	for (uint32_t i = 0; i < zero3->waiting_count; i++)
 		zero3->waiting[i]->copy = on_stream(zero3, zero3->waiting[i]->ours, zero3->accumulated_element).storage;
+	est_drop(zero3->tape, buffer);
+	return est_none;
 }
 
 static void drop_casts(struct est_zero3 *zero3)
@@ -65,6 +70,30 @@ static void drop_casts(struct est_zero3 *zero3)
 	for (uint32_t i = 0; i < zero3->waiting_count; i++) {
 		est_storage_release(zero3->tape, zero3->waiting[i]->copy);
 		zero3->waiting[i]->copy = 0;
+	}
+}
+
+static void reverse(struct est_leaf **leaves, uint32_t count)
+{
+	for (uint32_t i = 0; i < count / 2; i++) {
+		struct est_leaf *leaf = leaves[i];
+
+		leaves[i] = leaves[count - 1 - i];
+		leaves[count - 1 - i] = leaf;
+	}
+}
+
+/* By ds_id, which is the order of the leaves: they come nearly in reverse. */
+static void sort_waiting(struct est_zero3 *zero3)
+{
+	reverse(zero3->waiting, zero3->waiting_count);
+	for (uint32_t i = 1; i < zero3->waiting_count; i++) {
+		struct est_leaf *leaf = zero3->waiting[i];
+		uint32_t place = i;
+
+		for (; place > 0 && zero3->waiting[place - 1] > leaf; place--)
+			zero3->waiting[place] = zero3->waiting[place - 1];
+		zero3->waiting[place] = leaf;
 	}
 }
 
@@ -78,9 +107,9 @@ static void flush(struct est_zero3 *zero3)
 		parts += zero3->waiting[i]->ours;
 	if (parts == 0)
 		return;
+	sort_waiting(zero3);
 	full = cast_whole(zero3);
-	buffer = concatenate(zero3, parts);
-	cast_parts(zero3);
+	buffer = cast_parts(zero3, concatenate(zero3, parts));
 	est_drop(zero3->tape, full);
 	partition(zero3);
 	drop_casts(zero3);
