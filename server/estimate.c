@@ -150,12 +150,27 @@ static bool spell(const struct srv_call *call, const json_t *body, struct srv_me
 	return length > 0;
 }
 
+/* Memory to be sent as it is. False where there is none. */
+static bool answer_from(struct srv_call *call, struct srv_memory *memory)
+{
+	if (memory)
+		srv_reply_remembered(call->reply, srv_format_media_type(call->format), memory);
+	return memory;
+}
+
 static bool find(struct srv_call *call, const struct srv_memo_key *key)
 {
-	if (!srv_memo_find(&call->context->memo, key, call->reply->buffer))
-		return false;
-	call->reply->content_type = srv_format_media_type(call->format);
-	return true;
+	return answer_from(call, srv_memo_find(&call->context->memo, key));
+}
+
+/* Remembers the answer, and sends it from there. */
+static void keep(struct srv_call *call, const struct srv_memo_key *key)
+{
+	size_t length;
+	const char *body = srv_reply_body(call->reply, &length);
+
+	if (!call->reply->buffer->failed)
+		answer_from(call, srv_memo_keep(&call->context->memo, key, body, length));
 }
 
 /* Reads, checks and estimates, unless the same was asked in another spelling: that one is then remembered too. What comes
@@ -168,7 +183,7 @@ static void answer(struct srv_call *call, const json_t *body, const struct srv_m
 	if (!known && read_request(call, body))
 		run(call);
 	if (call->reply->status == 200 && !call->reply->deferred)
-		srv_memo_keep(&call->context->memo, known || !has_spelling ? as_sent : &spelled, call->reply->buffer);
+		keep(call, known || !has_spelling ? as_sent : &spelled);
 }
 
 static void estimate_anew(struct srv_call *call, const struct srv_memo_key *as_sent)

@@ -80,6 +80,22 @@ static struct MHD_Response *make_static(size_t length, const char *bytes)
 	return MHD_create_response_from_buffer(length, (void *)(uintptr_t)bytes, MHD_RESPMEM_PERSISTENT);
 }
 
+static void release(void *memory)
+{
+	srv_memory_release(memory);
+}
+
+/* Sent from where it lies. Only this loop has the memory and the response. */
+static struct MHD_Response *make_remembered(const struct srv_reply *reply)
+{
+	struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback_cls(
+		reply->fixed_length, (void *)(uintptr_t)reply->fixed, release, reply->memory);
+
+	if (response)
+		srv_memory_hold(reply->memory);
+	return response;
+}
+
 /* The reply's body as a response; takes the buffer's memory when it is long. */
 static struct MHD_Response *make_response(struct srv_http *http, struct MHD_Connection *connection,
 					  const struct srv_exchange *exchange, struct srv_reply *reply)
@@ -97,6 +113,8 @@ static struct MHD_Response *make_response(struct srv_http *http, struct MHD_Conn
 		reply->stream = NULL;
 		return srv_http_stream(http, connection, exchange->peer, stream);
 	}
+	if (reply->memory)
+		return make_remembered(reply);
 	if (reply->fixed)
 		return make_static(reply->fixed_length, reply->fixed);
 	if (buffer->length <= COPY_MAX)

@@ -4,6 +4,7 @@
 #include "server/reply.h"
 
 struct srv_memory {
+	unsigned holders; /* the memo, and answers on their way */
 	uint64_t setting;
 	size_t query_length, body_length, answer_length;
 	char bytes[]; /* query, body, answer */
@@ -36,14 +37,28 @@ static bool is_of(const struct srv_memory *memory, const struct srv_memo_key *ke
 	       && is_same(memory->bytes, key->query, query) && is_same(memory->bytes + query, key->body, key->body_length);
 }
 
-bool srv_memo_find(const struct srv_memo *memo, const struct srv_memo_key *key, struct srv_buffer *buffer)
+struct srv_memory *srv_memo_find(const struct srv_memo *memo, const struct srv_memo_key *key)
 {
-	const struct srv_memory *memory = memo->slots[slot_of(key)];
+	struct srv_memory *memory = memo->slots[slot_of(key)];
 
-	if (!memory || !is_of(memory, key))
-		return false;
-	srv_buffer_add(buffer, memory->bytes + memory->query_length + memory->body_length, memory->answer_length);
-	return true;
+	return memory && is_of(memory, key) ? memory : NULL;
+}
+
+const char *srv_memory_bytes(const struct srv_memory *memory, size_t *ret_length)
+{
+	*ret_length = memory->answer_length;
+	return memory->bytes + memory->query_length + memory->body_length;
+}
+
+void srv_memory_hold(struct srv_memory *memory)
+{
+	memory->holders++;
+}
+
+void srv_memory_release(struct srv_memory *memory)
+{
+	if (--memory->holders == 0)
+		free(memory);
 }
 
 static char *append(char *to, const char *bytes, size_t length)
@@ -53,27 +68,33 @@ static char *append(char *to, const char *bytes, size_t length)
 	return to + length;
 }
 
-void srv_memo_keep(struct srv_memo *memo, const struct srv_memo_key *key, const struct srv_buffer *buffer)
+/* Takes the place of what was in the slot, which those who hold it still have. */
+static void put(struct srv_memory **slot, struct srv_memory *memory)
 {
-	struct srv_memory *memory, **slot = &memo->slots[slot_of(key)];
+	if (*slot)
+		srv_memory_release(*slot);
+	*slot = memory;
+}
+
+struct srv_memory *srv_memo_keep(struct srv_memo *memo, const struct srv_memo_key *key, const char *answer, size_t length)
+{
+	struct srv_memory *memory;
 	size_t query = query_length(key), request = query + key->body_length;
 
-	if (buffer->failed || request > SRV_MEMO_REQUEST_MAX || buffer->length > SRV_MEMO_ANSWER_MAX)
-		return;
-	memory = malloc(sizeof *memory + request + buffer->length);
+	if (request > SRV_MEMO_REQUEST_MAX || length > SRV_MEMO_ANSWER_MAX)
+		return NULL;
+	memory = malloc(sizeof *memory + request + length);
 	if (!memory)
-		return;
-	*memory = (struct srv_memory){ .setting = key->setting, .query_length = query, .body_length = key->body_length,
-				       .answer_length = buffer->length };
-	append(append(append(memory->bytes, key->query, query), key->body, key->body_length), buffer->data, buffer->length);
-	free(*slot);
-	*slot = memory;
+		return NULL;
+	*memory = (struct srv_memory){ .holders = 1, .setting = key->setting, .query_length = query,
+				       .body_length = key->body_length, .answer_length = length };
+	append(append(append(memory->bytes, key->query, query), key->body, key->body_length), answer, length);
+	put(&memo->slots[slot_of(key)], memory);
+	return memory;
 }
 
 void srv_memo_finish(struct srv_memo *memo)
 {
-	for (size_t i = 0; i < SRV_MEMO_SLOTS; i++) {
-		free(memo->slots[i]);
-		memo->slots[i] = NULL;
-	}
+	for (size_t i = 0; i < SRV_MEMO_SLOTS; i++)
+		put(&memo->slots[i], NULL);
 }

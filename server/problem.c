@@ -39,10 +39,8 @@ static void begin_reply(struct srv_reply *reply, enum srv_problem problem)
 {
 	const struct srv_problem_row *row = &problems[problem];
 
-	srv_buffer_clear(reply->buffer);
 	srv_reply_drop_headers(reply);
-	srv_reply_drop_stream(reply);
-	reply->fixed = NULL;
+	srv_reply_drop_body(reply);
 	reply->status = row->status;
 	reply->content_type = srv_problem_type;
 	srv_reply_header(reply, "Cache-Control", "no-store");
@@ -131,9 +129,8 @@ void srv_reply_not_kubernetes(struct srv_reply *reply, const struct est_faults *
 
 void srv_reply_no_memory(struct srv_reply *reply)
 {
-	srv_buffer_clear(reply->buffer);
 	srv_reply_drop_headers(reply);
-	srv_reply_drop_stream(reply);
+	srv_reply_drop_body(reply);
 	reply->status = problems[SRV_OUT_OF_MEMORY].status;
 	srv_reply_fixed(reply, srv_problem_type, srv_no_memory_body, sizeof srv_no_memory_body - 1);
 	srv_reply_header(reply, "Cache-Control", "no-store");

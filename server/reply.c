@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <strings.h>
+#include "server/memo.h"
 
 void srv_reply_begin(struct srv_reply *reply, struct srv_buffer *buffer)
 {
@@ -12,6 +13,7 @@ void srv_reply_begin(struct srv_reply *reply, struct srv_buffer *buffer)
 	reply->content_type = NULL;
 	reply->fixed = NULL;
 	reply->fixed_length = 0;
+	reply->memory = NULL;
 	reply->stream = NULL;
 	reply->deferred = false;
 	reply->buffer = buffer;
@@ -48,6 +50,14 @@ void srv_reply_drop_stream(struct srv_reply *reply)
 	reply->stream = NULL;
 }
 
+void srv_reply_drop_body(struct srv_reply *reply)
+{
+	srv_buffer_clear(reply->buffer);
+	srv_reply_drop_stream(reply);
+	reply->fixed = NULL;
+	reply->memory = NULL;
+}
+
 void srv_reply_drop_headers(struct srv_reply *reply)
 {
 	reply->header_count = 0;
@@ -77,6 +87,25 @@ void srv_reply_fixed(struct srv_reply *reply, const char *content_type, const ch
 	reply->content_type = content_type;
 	reply->fixed = body;
 	reply->fixed_length = length;
+}
+
+void srv_reply_remembered(struct srv_reply *reply, const char *content_type, struct srv_memory *memory)
+{
+	size_t length;
+	const char *body = srv_memory_bytes(memory, &length);
+
+	srv_reply_fixed(reply, content_type, body, length);
+	reply->memory = memory;
+}
+
+void srv_reply_copy_remembered(struct srv_reply *reply)
+{
+	if (!reply->memory)
+		return;
+	srv_buffer_clear(reply->buffer);
+	srv_buffer_add(reply->buffer, reply->fixed, reply->fixed_length);
+	reply->fixed = NULL;
+	reply->memory = NULL;
 }
 
 uint64_t srv_hash(uint64_t hash, const void *bytes, size_t length)

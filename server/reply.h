@@ -24,14 +24,17 @@ struct srv_header {
 	const char *name, *value;
 };
 
-/* An answer. The body is fixed (lives as long as the process), or made while it is sent, or in the buffer that the reply was begun
- * with. */
+struct srv_memory;
+
+/* An answer. The body is fixed (lives as long as the process, or as memory is held), or made while it is sent, or in the buffer that
+ * the reply was begun with. */
 struct srv_reply {
 	int status;
 	int route;                    /* of the table of routes, for the metrics; SRV_NO_ROUTE */
 	const char *content_type;     /* NULL: no body */
 	const char *fixed;
 	size_t fixed_length;
+	struct srv_memory *memory;    /* NULL, or of which fixed is the answer: borrowed until the context's next answer */
 	struct srv_stream *stream;    /* NULL, or the body; belongs to who sends the reply */
 	bool deferred;                /* nothing is answered: it takes long, and the context is one that defers */
 	struct srv_buffer *buffer;
@@ -54,6 +57,9 @@ void srv_reply_header_format(struct srv_reply *reply, const char *name, const ch
 /* Drops a body that would have been streamed. */
 void srv_reply_drop_stream(struct srv_reply *reply);
 
+/* Drops the body, whatever it is. */
+void srv_reply_drop_body(struct srv_reply *reply);
+
 /* Drops every header so far. */
 void srv_reply_drop_headers(struct srv_reply *reply);
 
@@ -65,6 +71,11 @@ const char *srv_reply_body(const struct srv_reply *reply, size_t *ret_length);
 
 /* A body that lives as long as the process. */
 void srv_reply_fixed(struct srv_reply *reply, const char *content_type, const char *body, size_t length);
+
+/* A body that is remembered. */
+void srv_reply_remembered(struct srv_reply *reply, const char *content_type, struct srv_memory *memory);
+/* Such a body becomes one in the buffer: memories are held by one thread, and the reply goes to another. */
+void srv_reply_copy_remembered(struct srv_reply *reply);
 
 /* 64 bits of FNV-1a over length bytes, going on from hash; begin with SRV_HASH_SEED. */
 #define SRV_HASH_SEED UINT64_C(0xcbf29ce484222325)

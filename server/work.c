@@ -98,6 +98,7 @@ static void answer(struct srv_context *context, struct srv_job *job, bool cancel
 		srv_refuse(context, job->request, SRV_DRAINING, "the service is going away", &job->reply);
 	else
 		srv_route(context, job->request, &job->reply);
+	srv_reply_copy_remembered(&job->reply);
 	job->buffer = context->buffer;
 	context->buffer = empty;
 	job->reply.buffer = &job->buffer;

@@ -89,7 +89,7 @@ static inline void post_quoted(const char *target, const char *body)
 /* The body as text; lives until the next request. */
 static inline const char *text(void)
 {
-	static char fixed[64 * 1024];
+	static char fixed[64 * 1024 + 1];
 	size_t length;
 	const char *body = srv_reply_body(&reply, &length);
 

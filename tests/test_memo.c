@@ -11,11 +11,8 @@ static struct srv_memo_key key_of(const char *query, const char *body, uint64_t 
 static void keep(const char *query, const char *body, uint64_t setting, const char *answer, size_t length)
 {
 	struct srv_memo_key key = key_of(query, body, setting);
-	struct srv_buffer buffer = { 0 };
 
-	srv_buffer_add(&buffer, answer, length);
-	srv_memo_keep(&memo, &key, &buffer);
-	srv_buffer_finish(&buffer);
+	srv_memo_keep(&memo, &key, answer, length);
 }
 
 /* The answer; NULL when there is none. */
@@ -23,16 +20,17 @@ static const char *find(const char *query, const char *body, uint64_t setting)
 {
 	static char answer[1024];
 	struct srv_memo_key key = key_of(query, body, setting);
-	struct srv_buffer buffer = { 0 };
-	bool found = srv_memo_find(&memo, &key, &buffer);
+	struct srv_memory *found = srv_memo_find(&memo, &key);
+	const char *bytes;
+	size_t length;
 
-	ck_assert_uint_lt(buffer.length, sizeof answer);
-	ck_assert(found || buffer.length == 0);
-	if (buffer.length)
-		memcpy(answer, buffer.data, buffer.length);
-	answer[buffer.length] = '\0';
-	srv_buffer_finish(&buffer);
-	return found ? answer : NULL;
+	if (!found)
+		return NULL;
+	bytes = srv_memory_bytes(found, &length);
+	ck_assert_uint_lt(length, sizeof answer);
+	memcpy(answer, bytes, length);
+	answer[length] = '\0';
+	return answer;
 }
 
 START_TEST(an_answer_is_found_by_all_that_it_depends_on)
@@ -75,6 +73,23 @@ START_TEST(an_answer_takes_the_place_of_one_with_its_hash)
 	ck_assert_uint_gt(found, SRV_MEMO_SLOTS / 2);
 	ck_assert_uint_le(found, SRV_MEMO_SLOTS);
 	srv_memo_finish(&memo);
+}
+END_TEST
+
+START_TEST(an_answer_that_is_held_outlives_the_memo)
+{
+	const struct srv_memo_key key = { NULL, "body", 4, 1 };
+	struct srv_memory *held = srv_memo_keep(&memo, &key, "one", 3);
+	size_t length;
+
+	ck_assert_ptr_eq(srv_memo_find(&memo, &key), held);
+	srv_memory_hold(held);
+	srv_memo_keep(&memo, &key, "three", 5);
+	ck_assert_str_eq(find(NULL, "body", 1), "three");
+	srv_memo_finish(&memo);
+	ck_assert_mem_eq(srv_memory_bytes(held, &length), "one", 3);
+	ck_assert_uint_eq(length, 3);
+	srv_memory_release(held);
 }
 END_TEST
 
@@ -202,6 +217,7 @@ int main(void)
 	tcase_set_timeout(test, 60);
 	tcase_add_test(test, an_answer_is_found_by_all_that_it_depends_on);
 	tcase_add_test(test, an_answer_takes_the_place_of_one_with_its_hash);
+	tcase_add_test(test, an_answer_that_is_held_outlives_the_memo);
 	tcase_add_test(test, what_is_long_is_not_remembered);
 	tcase_add_test(test, a_request_in_another_spelling_gets_the_same_answer);
 	tcase_add_test(test, the_order_within_a_file_is_not_lost);
