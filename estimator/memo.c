@@ -104,11 +104,18 @@ static void put_model(struct est_key *key, const struct est_model *model)
 	put(key, zeros);
 }
 
-/* Multiplies and folds eight bytes at a time: a hash table's hash, no more. */
-static uint64_t hash_of(const uint8_t *bytes, size_t length)
+static uint64_t fold(uint64_t hash)
 {
-	uint64_t hash = length, word;
+	hash *= UINT64_C(0x9e3779b97f4a7c15);
+	return hash ^ hash >> 32;
+}
 
+uint64_t est_hash(uint64_t hash, const void *data, size_t length)
+{
+	const uint8_t *bytes = data;
+	uint64_t word;
+
+	hash += length;
 	for (; length; bytes += sizeof(word), length -= sizeof(word)) {
 		word = 0;
 		if (length < sizeof(word)) {
@@ -117,10 +124,9 @@ static uint64_t hash_of(const uint8_t *bytes, size_t length)
 		} else {
 			memcpy(&word, bytes, sizeof(word));
 		}
-		hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-		hash ^= hash >> 32;
+		hash = fold(hash ^ word);
 	}
-	return hash;
+	return fold(hash); /* the last word's high bits reach the low ones too */
 }
 
 void est_key_write(struct est_key *key, const struct est_request *request, const struct est_model *model,
@@ -137,7 +143,7 @@ void est_key_write(struct est_key *key, const struct est_request *request, const
 		if (!est_request_fields[i].answers)
 			put_field(key, &est_request_fields[i], request);
 	put_model(key, model);
-	key->hash = hash_of(key->bytes, key->length);
+	key->hash = est_hash(0, key->bytes, key->length);
 }
 
 /* ---- the ring */

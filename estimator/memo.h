@@ -9,6 +9,10 @@
 #include "estimator/device.h"
 #include "estimator/outcome.h"
 
+/* 64 bits of length bytes, going on from hash, which is 0 at first. Multiplies and folds eight bytes at a time: for tables,
+ * and to tell whether a thing has changed, not against who looks for collisions. */
+uint64_t est_hash(uint64_t hash, const void *data, size_t length);
+
 enum { EST_KEY_MAX = 8192, EST_MEMO_BUCKETS = 1024 };
 
 /* Whole numbers one behind the other, in as many bytes as each needs. */

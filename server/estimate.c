@@ -129,10 +129,10 @@ json_t *srv_read_body(struct srv_call *call)
 static uint64_t hash_of_setting(const struct srv_call *call)
 {
 	const struct srv_edition *edition = call->context->edition;
-	uint64_t hash = srv_hash(edition->presets.hash, &edition->gpus.hash, sizeof edition->gpus.hash);
+	uint64_t hash = est_hash(edition->presets.hash, &edition->gpus.hash, sizeof edition->gpus.hash);
 
-	hash = srv_hash(hash, SRV_VERSION, sizeof SRV_VERSION);
-	return srv_hash(hash, &call->format, sizeof call->format);
+	hash = est_hash(hash, SRV_VERSION, sizeof SRV_VERSION);
+	return est_hash(hash, &call->format, sizeof call->format);
 }
 
 static const char *const not_fields[] = { "format", NULL };
@@ -211,7 +211,7 @@ void srv_post_estimate(struct srv_call *call)
 static bool is_unchanged(struct srv_call *call)
 {
 	const char *query = call->request->query ? call->request->query : "";
-	uint64_t hash = srv_hash(hash_of_setting(call), query, strlen(query));
+	uint64_t hash = est_hash(hash_of_setting(call), query, strlen(query));
 
 	srv_reply_header(call->reply, "Cache-Control", "public, max-age=60");
 	return srv_reply_etag(call->reply, call->request, hash);

@@ -6,13 +6,13 @@ static const char content_length[] = "content-length", transfer_encoding[] = "tr
 
 static bool is_token(const char *text, size_t length)
 {
-	static const char others[] = "!#$%&'*+-.^_`|~";
+	static const char others[] = "!#$%&'*+.^_`|~";
 
 	for (size_t i = 0; i < length; i++) {
 		char byte = text[i];
-		bool alphanumeric = (byte >= '0' && byte <= '9') || ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z');
+		bool usual = (byte >= '0' && byte <= '9') || ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z') || byte == '-';
 
-		if (!byte || (!alphanumeric && !strchr(others, byte)))
+		if (!usual && (!byte || !strchr(others, byte)))
 			return false;
 	}
 	return length != 0;

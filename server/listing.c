@@ -1,7 +1,7 @@
 #include "server/listing.h"
 #include <ctype.h>
 #include <stdlib.h>
-#include "server/reply.h"
+#include "estimator/memo.h"
 #include "server/write.h"
 
 bool srv_listing_init(struct srv_listing *listing, const char *name, const struct srv_table *table, size_t count,
@@ -12,7 +12,7 @@ bool srv_listing_init(struct srv_listing *listing, const char *name, const struc
 	listing->name = name;
 	listing->table = table;
 	listing->count = count;
-	listing->hash = SRV_HASH_SEED;
+	listing->hash = 0;
 	listing->storage = calloc(room, size);
 	listing->rows = calloc(room, sizeof *listing->rows);
 	listing->search = calloc(room, sizeof *listing->search);
@@ -76,7 +76,7 @@ bool srv_listing_keep(struct srv_listing *listing, size_t i, const json_t *sourc
 	listing->source[i] = json_dumps(source, JSON_COMPACT | JSON_REAL_PRECISION(15));
 	if (!listing->source[i])
 		return false;
-	listing->hash = srv_hash(listing->hash, listing->source[i], strlen(listing->source[i]) + 1);
+	listing->hash = est_hash(listing->hash, listing->source[i], strlen(listing->source[i]) + 1);
 	return true;
 }
 

@@ -6,11 +6,11 @@
 bool srv_list_unchanged(struct srv_call *call, const struct srv_listing *listing)
 {
 	const char *query = call->request->query ? call->request->query : "";
-	uint64_t hash = srv_hash(listing->hash, SRV_VERSION, sizeof SRV_VERSION);
+	uint64_t hash = est_hash(listing->hash, SRV_VERSION, sizeof SRV_VERSION);
 
-	hash = srv_hash(hash, &call->format, sizeof call->format);
-	hash = srv_hash(hash, query, strlen(query) + 1);
-	hash = srv_hash(hash, call->request->path, strlen(call->request->path));
+	hash = est_hash(hash, &call->format, sizeof call->format);
+	hash = est_hash(hash, query, strlen(query) + 1);
+	hash = est_hash(hash, call->request->path, strlen(call->request->path));
 	srv_reply_header(call->reply, "Cache-Control", "public, max-age=300");
 	return srv_reply_etag(call->reply, call->request, hash);
 }

@@ -31,7 +31,7 @@ struct srv_access {
 /* The second that was last turned into text, one for each thread. */
 struct srv_log_clock {
 	time_t second;
-	char text[24];
+	char text[32];
 };
 
 /* Appends a line for access: JSON, or text with the same facts. */

@@ -1,42 +1,46 @@
 /* The text of a log line. */
-#include <stdio.h>
 #include "server/log.h"
 #include "server/write.h"
 
-/* "2026-11-21T11:07:35" is kept for a second: gmtime_r() takes a lock. */
+/* "2026-11-21T11:07:35.000Z" is kept for a second, but for its milliseconds: gmtime_r() takes a lock. */
 static void write_time(struct srv_buffer *buffer, struct srv_log_clock *clock)
 {
+	enum { POINT = sizeof("2026-11-21T11:07:35") - 1 };
 	struct timespec now = { 0 };
 	struct tm parts;
-	char fraction[8];
+	long milliseconds;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	if (!clock->text[0] || clock->second != now.tv_sec) {
 		gmtime_r(&now.tv_sec, &parts);
-		strftime(clock->text, sizeof clock->text, "%Y-%m-%dT%H:%M:%S", &parts);
+		strftime(clock->text, sizeof clock->text, "%Y-%m-%dT%H:%M:%S.000Z", &parts);
 		clock->second = now.tv_sec;
 	}
-	snprintf(fraction, sizeof fraction, ".%03dZ", (int)(now.tv_nsec / 1000000 % 1000));
+	milliseconds = now.tv_nsec / 1000000;
+	for (int i = 3; i > 0; i--, milliseconds /= 10)
+		clock->text[POINT + i] = (char)('0' + milliseconds % 10);
 	srv_write_text(buffer, clock->text);
-	srv_write_text(buffer, fraction);
+}
+
+static bool is_printable(unsigned char byte)
+{
+	return byte > 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
 }
 
 /* Client text in a text line: what is not printable ASCII, a quote or a backslash becomes \xHH, so that no line is
  * forged. */
 static void write_escaped(struct srv_buffer *buffer, const char *text)
 {
-	static const char hex[] = "0123456789abcdef";
+	for (;;) {
+		const char *start = text;
 
-	for (; *text; text++) {
-		unsigned char byte = (unsigned char)*text;
-
-		if (byte > 0x20 && byte < 0x7f && byte != '"' && byte != '\\') {
-			srv_buffer_add_byte(buffer, *text);
-			continue;
-		}
+		while (is_printable((unsigned char)*text))
+			text++;
+		srv_buffer_add(buffer, start, (size_t)(text - start));
+		if (!*text)
+			return;
 		SRV_PUT(buffer, "\\x");
-		srv_buffer_add_byte(buffer, hex[byte >> 4]);
-		srv_buffer_add_byte(buffer, hex[byte & 15]);
+		srv_write_hex_byte(buffer, (unsigned char)*text++);
 	}
 }
 

@@ -1,7 +1,7 @@
 #include "server/memo.h"
 #include <stdlib.h>
 #include <string.h>
-#include "server/reply.h"
+#include "estimator/memo.h"
 
 struct srv_memory {
 	unsigned holders; /* the memo, and answers on their way */
@@ -17,11 +17,9 @@ static size_t query_length(const struct srv_memo_key *key)
 
 static size_t slot_of(const struct srv_memo_key *key)
 {
-	uint64_t hash = srv_hash(SRV_HASH_SEED, &key->setting, sizeof key->setting);
+	uint64_t hash = est_hash(key->setting, key->query, query_length(key));
 
-	hash = srv_hash(hash, key->query, query_length(key));
-	hash = srv_hash(hash, key->body, key->body_length);
-	return (hash ^ hash >> 32) % SRV_MEMO_SLOTS;
+	return est_hash(hash, key->body, key->body_length) % SRV_MEMO_SLOTS;
 }
 
 static bool is_same(const char *one, const char *other, size_t length)

@@ -7,22 +7,22 @@ const char srv_problem_type[] = "application/problem+json";
 
 /* clang-format off */
 static const struct srv_problem_row problems[SRV_PROBLEMS] = {
-	[SRV_NOT_JSON]           = { 400, "not-json", "The body is not JSON", 0 },
-	[SRV_NOT_KUBERNETES]     = { 400, "not-kubernetes", "The body is not what Kubernetes sends here", 0 },
-	[SRV_BAD_FRAMING]        = { 400, "bad-framing", "The request is not proper HTTP", 0 },
-	[SRV_UNAUTHORIZED]       = { 401, "unauthorized", "A token is needed", 0 },
-	[SRV_NOT_FOUND]          = { 404, "not-found", "There is nothing here", 0 },
-	[SRV_METHOD_NOT_ALLOWED] = { 405, "method-not-allowed", "The method is not allowed here", 0 },
-	[SRV_NOT_ACCEPTABLE]     = { 406, "not-acceptable", "The answer does not exist in that format", 0 },
-	[SRV_LENGTH_REQUIRED]    = { 411, "length-required", "The body's length is required", 0 },
-	[SRV_TOO_LARGE]          = { 413, "too-large", "The body is too large", 0 },
-	[SRV_TARGET_TOO_LONG]    = { 414, "target-too-long", "The request target is too long", 0 },
-	[SRV_UNSUPPORTED_TYPE]   = { 415, "unsupported-media-type", "The body has to be application/json", 0 },
-	[SRV_EXPECTATION_FAILED] = { 417, "expectation-failed", "The expectation cannot be met", 0 },
-	[SRV_INVALID]            = { 422, "invalid", "The request is not valid", 0 },
-	[SRV_OUT_OF_MEMORY]      = { 503, "out-of-memory", "The service is short of memory", 1 },
-	[SRV_OVERLOADED]         = { 503, "overloaded", "The service is overloaded", 1 },
-	[SRV_DRAINING]           = { 503, "draining", "The service is going away", 1 },
+	[SRV_NOT_JSON]           = { 400, "not-json", "The body is not JSON", NULL },
+	[SRV_NOT_KUBERNETES]     = { 400, "not-kubernetes", "The body is not what Kubernetes sends here", NULL },
+	[SRV_BAD_FRAMING]        = { 400, "bad-framing", "The request is not proper HTTP", NULL },
+	[SRV_UNAUTHORIZED]       = { 401, "unauthorized", "A token is needed", NULL },
+	[SRV_NOT_FOUND]          = { 404, "not-found", "There is nothing here", NULL },
+	[SRV_METHOD_NOT_ALLOWED] = { 405, "method-not-allowed", "The method is not allowed here", NULL },
+	[SRV_NOT_ACCEPTABLE]     = { 406, "not-acceptable", "The answer does not exist in that format", NULL },
+	[SRV_LENGTH_REQUIRED]    = { 411, "length-required", "The body's length is required", NULL },
+	[SRV_TOO_LARGE]          = { 413, "too-large", "The body is too large", NULL },
+	[SRV_TARGET_TOO_LONG]    = { 414, "target-too-long", "The request target is too long", NULL },
+	[SRV_UNSUPPORTED_TYPE]   = { 415, "unsupported-media-type", "The body has to be application/json", NULL },
+	[SRV_EXPECTATION_FAILED] = { 417, "expectation-failed", "The expectation cannot be met", NULL },
+	[SRV_INVALID]            = { 422, "invalid", "The request is not valid", NULL },
+	[SRV_OUT_OF_MEMORY]      = { 503, "out-of-memory", "The service is short of memory", "1" },
+	[SRV_OVERLOADED]         = { 503, "overloaded", "The service is overloaded", "1" },
+	[SRV_DRAINING]           = { 503, "draining", "The service is going away", "1" },
 };
 /* clang-format on */
 
@@ -45,7 +45,7 @@ static void begin_reply(struct srv_reply *reply, enum srv_problem problem)
 	reply->content_type = srv_problem_type;
 	srv_reply_header(reply, "Cache-Control", "no-store");
 	if (row->retry_after)
-		srv_reply_header_format(reply, "Retry-After", "%d", row->retry_after);
+		srv_reply_header(reply, "Retry-After", row->retry_after);
 }
 
 /* Writes the members up to detail, without the closing brace. */

@@ -15,9 +15,9 @@ enum srv_problem {
 
 struct srv_problem_row {
 	int status;
-	const char *name;  /* last part of "type": "urn:vramcast:problem:invalid" */
+	const char *name;        /* last part of "type": "urn:vramcast:problem:invalid" */
 	const char *title;
-	int retry_after;   /* seconds; 0: no such header */
+	const char *retry_after; /* seconds; NULL: no such header */
 };
 
 /* The row of a problem; SRV_OK has none. */

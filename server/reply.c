@@ -1,9 +1,9 @@
 #include "server/reply.h"
-#include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <strings.h>
 #include "server/memo.h"
+#include "server/write.h"
 
 void srv_reply_begin(struct srv_reply *reply, struct srv_buffer *buffer)
 {
@@ -27,20 +27,16 @@ void srv_reply_header(struct srv_reply *reply, const char *name, const char *val
 		reply->header[reply->header_count++] = (struct srv_header){ name, value };
 }
 
-void srv_reply_header_format(struct srv_reply *reply, const char *name, const char *format, ...)
+void srv_reply_header_copy(struct srv_reply *reply, const char *name, const char *value)
 {
-	size_t room = sizeof reply->text - reply->text_used;
-	char *value = reply->text + reply->text_used;
-	va_list arguments;
-	int length;
+	size_t size = strlen(value) + 1;
+	char *copy = reply->text + reply->text_used;
 
-	va_start(arguments, format);
-	length = vsnprintf(value, room, format, arguments);
-	va_end(arguments);
-	if (length < 0 || (size_t)length >= room)
+	if (size > sizeof reply->text - reply->text_used)
 		return;
-	reply->text_used += (size_t)length + 1;
-	srv_reply_header(reply, name, value);
+	memcpy(copy, value, size);
+	reply->text_used += size;
+	srv_reply_header(reply, name, copy);
 }
 
 void srv_reply_drop_stream(struct srv_reply *reply)
@@ -108,15 +104,6 @@ void srv_reply_copy_remembered(struct srv_reply *reply)
 	reply->memory = NULL;
 }
 
-uint64_t srv_hash(uint64_t hash, const void *bytes, size_t length)
-{
-	const unsigned char *at = bytes;
-
-	for (size_t i = 0; i < length; i++)
-		hash = (hash ^ at[i]) * UINT64_C(0x100000001b3);
-	return hash;
-}
-
 /* Whether a list of entity tags holds tag; a weak one matches too (RFC 9110 13.1.2). */
 static bool holds_tag(const char *list, const char *tag)
 {
@@ -137,10 +124,11 @@ static bool holds_tag(const char *list, const char *tag)
 
 bool srv_reply_etag(struct srv_reply *reply, const struct srv_request *request, uint64_t hash)
 {
-	char tag[24];
+	char digits[SRV_HEX_SIZE], tag[sizeof digits + 2];
 
-	snprintf(tag, sizeof tag, "\"%016" PRIx64 "\"", hash);
-	srv_reply_header_format(reply, "ETag", "%s", tag);
+	srv_hex(hash, digits);
+	snprintf(tag, sizeof tag, "\"%s\"", digits);
+	srv_reply_header_copy(reply, "ETag", tag);
 	if (!request->if_none_match || !holds_tag(request->if_none_match, tag))
 		return false;
 	reply->status = 304;

@@ -50,9 +50,8 @@ void srv_reply_begin(struct srv_reply *reply, struct srv_buffer *buffer);
 
 /* Adds a header. value is borrowed and has to outlive the reply. */
 void srv_reply_header(struct srv_reply *reply, const char *name, const char *value);
-/* The same with a value that is made here; dropped when there is no room. */
-void srv_reply_header_format(struct srv_reply *reply, const char *name, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
+/* The same with a value that is copied; dropped when there is no room. */
+void srv_reply_header_copy(struct srv_reply *reply, const char *name, const char *value);
 
 /* Drops a body that would have been streamed. */
 void srv_reply_drop_stream(struct srv_reply *reply);
@@ -76,10 +75,6 @@ void srv_reply_fixed(struct srv_reply *reply, const char *content_type, const ch
 void srv_reply_remembered(struct srv_reply *reply, const char *content_type, struct srv_memory *memory);
 /* Such a body becomes one in the buffer: memories are held by one thread, and the reply goes to another. */
 void srv_reply_copy_remembered(struct srv_reply *reply);
-
-/* 64 bits of FNV-1a over length bytes, going on from hash; begin with SRV_HASH_SEED. */
-#define SRV_HASH_SEED UINT64_C(0xcbf29ce484222325)
-uint64_t srv_hash(uint64_t hash, const void *bytes, size_t length);
 
 /* Sets a strong ETag made of hash. True when If-None-Match holds it: the reply is then a 304 and needs no body. */
 bool srv_reply_etag(struct srv_reply *reply, const struct srv_request *request, uint64_t hash);

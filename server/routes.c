@@ -1,9 +1,9 @@
 #include "server/routes.h"
-#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include "server/handlers.h"
+#include "server/write.h"
 
 struct route {
 	const char *method, *pattern; /* a pattern ends in {id} or is the whole path */
@@ -111,7 +111,7 @@ static void add_allow(struct srv_reply *reply, int first)
 	char methods[64];
 
 	list_methods(first, methods, sizeof methods);
-	srv_reply_header_format(reply, "Allow", "%s", methods);
+	srv_reply_header_copy(reply, "Allow", methods);
 }
 
 static void answer_options(const struct srv_request *request, struct srv_reply *reply, int first)
@@ -176,15 +176,17 @@ static bool is_safe_id(const char *id)
 static void add_request_id(struct srv_context *context, const struct srv_request *request, struct srv_reply *reply)
 {
 	uint64_t *state = &context->id_state, mixed;
+	char id[SRV_HEX_SIZE];
 
 	if (is_safe_id(request->request_id)) {
-		srv_reply_header_format(reply, "X-Request-Id", "%s", request->request_id);
+		srv_reply_header_copy(reply, "X-Request-Id", request->request_id);
 		return;
 	}
 	*state += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64: every id of a thread differs */
 	mixed = (*state ^ *state >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
 	mixed = (mixed ^ mixed >> 27) * UINT64_C(0x94d049bb133111eb);
-	srv_reply_header_format(reply, "X-Request-Id", "%016" PRIx64, mixed ^ mixed >> 31);
+	srv_hex(mixed ^ mixed >> 31, id);
+	srv_reply_header_copy(reply, "X-Request-Id", id);
 }
 
 static bool is_allowed_origin(const struct srv_service *service, const char *origin)
@@ -202,7 +204,7 @@ static void add_cors(const struct srv_service *service, const struct srv_request
 	srv_reply_header(reply, "Vary", "Origin");
 	if (!request->origin || !is_allowed_origin(service, request->origin))
 		return;
-	srv_reply_header_format(reply, "Access-Control-Allow-Origin", "%s", request->origin);
+	srv_reply_header_copy(reply, "Access-Control-Allow-Origin", request->origin);
 	srv_reply_header(reply, "Access-Control-Expose-Headers", "ETag, X-Request-Id, Retry-After");
 }
 

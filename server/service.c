@@ -89,7 +89,7 @@ static uint64_t random_seed(const void *salt)
 	if (getrandom(&seed, sizeof seed, GRND_NONBLOCK) == (ssize_t)sizeof seed)
 		return seed;
 	clock_gettime(CLOCK_REALTIME, &now);
-	return srv_hash(srv_hash(SRV_HASH_SEED, &now, sizeof now), &salt, sizeof salt);
+	return est_hash(est_hash(0, &now, sizeof now), &salt, sizeof salt);
 }
 
 struct srv_context *srv_context_create(struct srv_service *service)

@@ -5,6 +5,8 @@ static const char digits[] =
 	"0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546474849"
 	"5051525354555657585960616263646566676869707172737475767778798081828384858687888990919293949596979899";
 
+static const char hex[] = "0123456789abcdef";
+
 enum { DIGITS_MAX = 20 };
 
 /* How many decimal digits it has: its bits by log10(2), which is one too many at most. */
@@ -68,6 +70,19 @@ void srv_write_fixed(struct srv_buffer *buffer, double value, int decimals)
 	}
 }
 
+void srv_write_hex_byte(struct srv_buffer *buffer, unsigned char byte)
+{
+	srv_buffer_add_byte(buffer, hex[byte >> 4]);
+	srv_buffer_add_byte(buffer, hex[byte & 15]);
+}
+
+void srv_hex(uint64_t value, char ret[SRV_HEX_SIZE])
+{
+	ret[SRV_HEX_SIZE - 1] = '\0';
+	for (int i = SRV_HEX_SIZE - 2; i >= 0; i--, value >>= 4)
+		ret[i] = hex[value & 15];
+}
+
 void srv_write_bool(struct srv_buffer *buffer, bool value)
 {
 	if (value)
@@ -100,7 +115,6 @@ static size_t utf8_length(const unsigned char *text, size_t left)
 
 static void write_escape(struct srv_buffer *buffer, unsigned char byte)
 {
-	static const char hex[] = "0123456789abcdef";
 	static const char plain[] = "\b\t\n\f\r\"\\", letters[] = "btnfr\"\\";
 	const char *known = byte ? strchr(plain, byte) : NULL;
 
@@ -110,8 +124,7 @@ static void write_escape(struct srv_buffer *buffer, unsigned char byte)
 		return;
 	}
 	SRV_PUT(buffer, "u00");
-	srv_buffer_add_byte(buffer, hex[byte >> 4]);
-	srv_buffer_add_byte(buffer, hex[byte & 15]);
+	srv_write_hex_byte(buffer, byte);
 }
 
 /* ASCII that stands for itself in a string. */

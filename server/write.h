@@ -14,6 +14,13 @@ void srv_write_i64(struct srv_buffer *buffer, int64_t value);
  * 0. */
 void srv_write_fixed(struct srv_buffer *buffer, double value, int decimals);
 
+/* Two hexadecimal digits. */
+void srv_write_hex_byte(struct srv_buffer *buffer, unsigned char byte);
+
+/* The 16 hexadecimal digits of value, and a NUL. */
+enum { SRV_HEX_SIZE = 17 };
+void srv_hex(uint64_t value, char ret[SRV_HEX_SIZE]);
+
 void srv_write_bool(struct srv_buffer *buffer, bool value);
 
 /* A string in quotes, escaped; bytes that are not UTF-8 become U+FFFD, so that what is written is always JSON. */
