@@ -5,74 +5,93 @@
 
 enum { COLUMNS_MAX = 32, CELL_GAP = 2 };
 
-struct value {
-	enum srv_kind kind;
-	bool empty; /* 0, false, "" or NULL */
-	union {
-		uint64_t number;
-		int64_t whole;
-		double ratio;
-		const char *text;
-	};
-};
-
-static inline struct value column_value(const struct srv_column *column, const void *row)
+static inline uint64_t number_at(const char *at)
 {
-	const char *at = (const char *)row + column->offset;
-	struct value value = { .kind = column->kind };
+	uint64_t number;
+
+	memcpy(&number, at, sizeof number);
+	return number;
+}
+
+static inline bool is_text(const struct srv_column *column)
+{
+	return column->kind == SRV_TEXT || column->kind == SRV_CHARS;
+}
+
+static inline const char *text_at(const struct srv_column *column, const char *at)
+{
+	const char *text = at;
+
+	if (column->kind == SRV_TEXT)
+		memcpy(&text, at, sizeof text);
+	return text;
+}
+
+/* 0, false, "" or NULL. */
+static bool is_empty(const struct srv_column *column, const char *at)
+{
+	const char *text;
 
 	switch (column->kind) {
 	case SRV_U64:
-		memcpy(&value.number, at, sizeof value.number);
-		value.empty = !value.number;
+	case SRV_I64:
+		return !number_at(at);
+	case SRV_RATIO:
+		return false;
+	case SRV_BOOL:
+		return !*(const bool *)at;
+	default:
+		text = text_at(column, at);
+		return !text || !*text;
+	}
+}
+
+static inline const char *place(const struct srv_column *column, const void *row)
+{
+	return (const char *)row + column->offset;
+}
+
+static inline void write_number(struct srv_buffer *buffer, const struct srv_column *column, const char *at)
+{
+	double ratio;
+
+	switch (column->kind) {
+	case SRV_U64:
+		srv_write_u64(buffer, number_at(at));
 		break;
 	case SRV_I64:
-		memcpy(&value.whole, at, sizeof value.whole);
-		value.empty = !value.whole;
+		srv_write_i64(buffer, (int64_t)number_at(at));
 		break;
 	case SRV_RATIO:
-		memcpy(&value.ratio, at, sizeof value.ratio);
+		memcpy(&ratio, at, sizeof ratio);
+		srv_write_fixed(buffer, ratio, 4);
 		break;
-	case SRV_BOOL:
-		value.number = *(const bool *)at;
-		value.empty = !value.number;
-		break;
-	case SRV_TEXT:
-		memcpy(&value.text, at, sizeof value.text);
-		value.empty = !value.text || !*value.text;
-		break;
-	case SRV_CHARS:
-		value.text = at;
-		value.empty = !*at;
+	default:
+		srv_write_bool(buffer, *(const bool *)at);
 		break;
 	}
-	return value;
 }
 
-static void write_number(struct srv_buffer *buffer, const struct value *value)
+/* The key, without its comma where it is the first. All of the array is copied: that many bytes take no call. */
+static inline void add_key(struct srv_buffer *buffer, const struct srv_column *column, bool first)
 {
-	if (value->kind == SRV_U64)
-		srv_write_u64(buffer, value->number);
-	else if (value->kind == SRV_I64)
-		srv_write_i64(buffer, value->whole);
-	else if (value->kind == SRV_RATIO)
-		srv_write_fixed(buffer, value->ratio, 4);
-	else
-		srv_write_bool(buffer, value->number != 0);
+	if (buffer->capacity - buffer->length < SRV_KEY_ROOM && !srv_buffer_reserve(buffer, SRV_KEY_ROOM))
+		return;
+	memcpy(buffer->data + buffer->length, column->key + first, SRV_KEY_ROOM - 1);
+	buffer->length += column->length - first;
 }
 
-static bool is_text(const struct value *value)
+static inline void write_value(struct srv_buffer *buffer, const struct srv_column *column, const char *at)
 {
-	return value->kind == SRV_TEXT || value->kind == SRV_CHARS;
-}
+	const char *text;
 
-static void write_member(struct srv_buffer *buffer, const struct srv_column *column, const struct value *value)
-{
-	srv_buffer_add(buffer, column->key, column->length);
-	if (!is_text(value))
-		write_number(buffer, value);
-	else if (value->text)
-		srv_write_string(buffer, value->text);
+	if (!is_text(column)) {
+		write_number(buffer, column, at);
+		return;
+	}
+	text = text_at(column, at);
+	if (text)
+		srv_write_string(buffer, text);
 	else
 		SRV_PUT(buffer, "null");
 }
@@ -83,14 +102,13 @@ void srv_write_members(struct srv_buffer *buffer, const struct srv_table *table,
 
 	for (size_t i = 0; i < table->count; i++) {
 		const struct srv_column *column = &table->columns[i];
-		const struct value value = column_value(column, row);
+		const char *at = place(column, row);
 
-		if (column->optional && value.empty)
+		if (column->optional && is_empty(column, at))
 			continue;
-		if (!first)
-			srv_buffer_add_byte(buffer, ',');
+		add_key(buffer, column, first);
+		write_value(buffer, column, at);
 		first = false;
-		write_member(buffer, column, &value);
 	}
 }
 
@@ -118,20 +136,37 @@ void srv_write_csv_text(struct srv_buffer *buffer, const char *text)
 	srv_buffer_add_byte(buffer, '"');
 }
 
+/* A number that is not optional is shown when it is 0. */
+static bool shows_nothing(const struct srv_column *column, const char *at)
+{
+	return (column->optional || is_text(column)) && is_empty(column, at);
+}
+
 void srv_write_csv_cells(struct srv_buffer *buffer, const struct srv_table *table, const void *row)
 {
 	for (size_t i = 0; i < table->count; i++) {
-		struct value value = column_value(&table->columns[i], row);
+		const struct srv_column *column = &table->columns[i];
+		const char *at = place(column, row);
 
 		if (i)
 			srv_buffer_add_byte(buffer, ',');
-		if (value.empty && (table->columns[i].optional || is_text(&value)))
+		if (shows_nothing(column, at))
 			continue;
-		if (is_text(&value))
-			srv_write_csv_text(buffer, value.text);
+		if (is_text(column))
+			srv_write_csv_text(buffer, text_at(column, at));
 		else
-			write_number(buffer, &value);
+			write_number(buffer, column, at);
 	}
+}
+
+static const char *name_of(const struct srv_column *column)
+{
+	return column->key + sizeof(",\"") - 1;
+}
+
+static size_t name_length(const struct srv_column *column)
+{
+	return column->length - (sizeof(",\"\":") - 1);
 }
 
 void srv_write_csv_names(struct srv_buffer *buffer, const struct srv_table *table)
@@ -139,7 +174,7 @@ void srv_write_csv_names(struct srv_buffer *buffer, const struct srv_table *tabl
 	for (size_t i = 0; i < table->count; i++) {
 		if (i)
 			srv_buffer_add_byte(buffer, ',');
-		srv_buffer_add(buffer, table->columns[i].key + 1, table->columns[i].length - 3);
+		srv_buffer_add(buffer, name_of(&table->columns[i]), name_length(&table->columns[i]));
 	}
 }
 
@@ -159,36 +194,40 @@ static const char bytes_suffix[] = "_bytes";
 
 static bool is_bytes(const struct srv_column *column)
 {
-	size_t suffix = sizeof bytes_suffix - 1, length = column->length - 3;
+	size_t suffix = sizeof bytes_suffix - 1, length = name_length(column);
 
-	return length > suffix && !memcmp(column->key + 1 + length - suffix, bytes_suffix, suffix);
+	return length > suffix && !memcmp(name_of(column) + length - suffix, bytes_suffix, suffix);
 }
 
 static void write_heading(struct srv_buffer *buffer, const struct srv_column *column)
 {
-	size_t length = column->length - 3;
+	size_t length = name_length(column);
 
 	if (!is_bytes(column)) {
-		srv_buffer_add(buffer, column->key + 1, length);
+		srv_buffer_add(buffer, name_of(column), length);
 		return;
 	}
-	srv_buffer_add(buffer, column->key + 1, length - (sizeof bytes_suffix - 1));
+	srv_buffer_add(buffer, name_of(column), length - (sizeof bytes_suffix - 1));
 	SRV_PUT(buffer, " GiB");
+}
+
+static double number_of(const struct srv_column *column, const char *at)
+{
+	return column->kind == SRV_I64 ? (double)(int64_t)number_at(at) : (double)number_at(at);
 }
 
 static void write_cell(struct srv_buffer *buffer, const struct srv_column *column, const void *row)
 {
-	struct value value = column_value(column, row);
-	double bytes = value.kind == SRV_I64 ? (double)value.whole : value.kind == SRV_U64 ? (double)value.number : 0;
+	const char *at = place(column, row);
 
-	if (value.empty && (column->optional || is_text(&value)))
+	if (shows_nothing(column, at))
 		srv_buffer_add_byte(buffer, '-');
-	else if (is_text(&value))
-		srv_write_text(buffer, value.text);
+	else if (is_text(column))
+		srv_write_text(buffer, text_at(column, at));
 	else if (is_bytes(column))
-		srv_write_fixed(buffer, bytes / (1024.0 * 1024 * 1024), 1);
+		srv_write_fixed(buffer, number_of(column, at) / (1024.0 * 1024 * 1024), 1);
 	else
-		write_number(buffer, &value);
+		write_number(buffer, column, at);
 }
 
 /* Code points in the bytes of UTF-8 from start on. */
@@ -207,7 +246,7 @@ static bool is_bare(const struct srv_column *column, const void *const *rows, si
 	bool bare = column->optional && count;
 
 	for (size_t i = 0; i < count && bare; i++)
-		bare = column_value(column, rows[i]).empty;
+		bare = is_empty(column, place(column, rows[i]));
 	return bare;
 }
 

@@ -16,15 +16,17 @@ enum srv_kind {
 	SRV_CHARS  /* char[], NUL-ended */
 };
 
+enum { SRV_KEY_ROOM = 40 };
+
 struct srv_column {
-	const char *key;       /* "name": with quotes and colon, ready to be written */
+	char key[SRV_KEY_ROOM]; /* ,"name": with comma, quotes and colon, ready to be written */
 	size_t length;         /* of key */
 	enum srv_kind kind;
 	size_t offset;         /* in the row's struct */
 	bool optional;         /* left out of the object when 0, "" or NULL; an empty cell in csv */
 };
-#define SRV_COLUMN(name, kind, type, member) { "\"" name "\":", sizeof(name) + 2, kind, offsetof(type, member), false }
-#define SRV_OPTIONAL(name, kind, type, member) { "\"" name "\":", sizeof(name) + 2, kind, offsetof(type, member), true }
+#define SRV_COLUMN(name, kind, type, member) { ",\"" name "\":", sizeof(name) + 3, kind, offsetof(type, member), false }
+#define SRV_OPTIONAL(name, kind, type, member) { ",\"" name "\":", sizeof(name) + 3, kind, offsetof(type, member), true }
 
 struct srv_table {
 	const struct srv_column *columns;

@@ -133,21 +133,36 @@ static inline bool is_plain(unsigned char byte)
 	return byte >= 0x20 && byte < 0x7f && byte != '"' && byte != '\\';
 }
 
-/* Whether all of eight bytes are: in none a bit that tells one which is not. What is below 32 or equal to one of three is
- * found by the borrow of a subtraction, which may only err behind a byte that is not plain. */
+/* Whether all of eight bytes are: in none a bit that tells one which is not. What is below 32 or one of two signs is found
+ * by the borrow of a subtraction, what is above 126 by the carry of a sum; they may only err behind a byte that is not plain. */
 static inline bool are_plain(const unsigned char *bytes)
 {
 	const uint64_t ones = UINT64_C(0x0101010101010101), highs = ones << 7;
-	uint64_t word, quote, slash, del;
+	uint64_t word, quote, slash;
 
 	memcpy(&word, bytes, sizeof word);
 	quote = word ^ ones * '"';
 	slash = word ^ ones * '\\';
-	del = word ^ ones * 0x7f;
-	return !((word | ((word - ones * 0x20) | (quote - ones) | (slash - ones) | (del - ones))) & highs);
+	return !((word | (word + ones) | (word - ones * 0x20) | (quote - ones) | (slash - ones)) & highs);
 }
 
-void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t length)
+/* Whether all of a text is plain, as nearly every one is. The last eight bytes may be looked at again. */
+static inline bool is_all_plain(const unsigned char *bytes, size_t length)
+{
+	size_t at = 0;
+
+	if (length < sizeof(uint64_t)) {
+		while (at < length && is_plain(bytes[at]))
+			at++;
+		return at == length;
+	}
+	for (; at < length - sizeof(uint64_t); at += sizeof(uint64_t))
+		if (!are_plain(bytes + at))
+			return false;
+	return are_plain(bytes + length - sizeof(uint64_t));
+}
+
+static void write_other(struct srv_buffer *buffer, const char *text, size_t length)
 {
 	const unsigned char *bytes = (const unsigned char *)text;
 	size_t start = 0, at = 0;
@@ -156,8 +171,6 @@ void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t leng
 	for (;;) {
 		size_t step;
 
-		while (length - at >= sizeof(uint64_t) && are_plain(bytes + at))
-			at += sizeof(uint64_t);
 		while (at < length && is_plain(bytes[at]))
 			at++;
 		if (at == length)
@@ -176,6 +189,23 @@ void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t leng
 	}
 	srv_buffer_add(buffer, text + start, at - start);
 	srv_buffer_add_byte(buffer, '"');
+}
+
+void srv_write_string_n(struct srv_buffer *buffer, const char *text, size_t length)
+{
+	char *at;
+
+	if (!is_all_plain((const unsigned char *)text, length)) {
+		write_other(buffer, text, length);
+		return;
+	}
+	if (buffer->capacity - buffer->length < length + 2 && !srv_buffer_reserve(buffer, length + 2))
+		return;
+	at = buffer->data + buffer->length;
+	*at = '"';
+	memcpy(at + 1, text, length);
+	at[length + 1] = '"';
+	buffer->length += length + 2;
 }
 
 void srv_write_string(struct srv_buffer *buffer, const char *text)
