@@ -1,3 +1,4 @@
+#include <string.h>
 #include "config/read.h"
 #include "estimator/generation.h"
 
@@ -16,10 +17,11 @@ static const char newest[] = "torch 2.13, transformers 5.23, peft 0.21";
 
 static bool names_versions(const struct est_request *request)
 {
-	size_t i;
+	const struct est_field *field;
+	size_t at = 0;
 
-	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++)
-		if (est_request_names(request, modelled[i].field))
+	while ((field = est_next_named(request, &at)))
+		if (field->kind == EST_FIELD_VERSION)
 			return true;
 	return false;
 }
@@ -34,6 +36,8 @@ void cfg_warn_of_versions(const struct est_request *request, struct est_notes *w
 {
 	size_t i;
 
+	if (!names_versions(request))
+		return;
 	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++) {
 		const struct est_field *field = est_field_find(modelled[i].field);
 		int64_t version = (int64_t)est_field_get(field, request);
@@ -65,19 +69,30 @@ static void note_generation(const struct est_request *request, struct est_notes 
 		     est_repeats_for_sdpa(&request->versions) ? "repeats" : "does not repeat");
 }
 
+/* reason: why it is that value; NULL: it always is. Without printf(): most fields of most requests are not named. */
+static void note_default(const struct est_request *request, const struct est_field *field, const char *reason,
+			 struct est_notes *notes)
+{
+	static const char unnamed[] = "not named: the default";
+	enum { PREFIX = sizeof("not named: ") - 1 };
+	struct est_note *note = est_note_begin(notes, field->pointer);
+
+	if (!note)
+		return;
+	est_field_text(field, request, note->value, sizeof(note->value));
+	memcpy(note->detail, unnamed, sizeof(unnamed));
+	if (reason)
+		est_copy_text(note->detail + PREFIX, sizeof(note->detail) - PREFIX, reason);
+}
+
 void cfg_note_assumptions(const struct est_request *request, const struct cfg_reasons *reasons,
 			  struct est_notes *notes)
 {
 	size_t i;
 
-	for (i = 0; i < est_request_field_count; i++) {
-		const struct est_field *field = &est_request_fields[i];
-		char value[EST_NOTE_VALUE_MAX];
-
-		if (is_assumed(field, request))
-			est_note_join(notes, field->pointer, est_field_text(field, request, value, sizeof(value)),
-				      "not named: ", reasons->text[i] ? reasons->text[i] : "the default");
-	}
+	for (i = 0; i < est_request_field_count; i++)
+		if (is_assumed(&est_request_fields[i], request))
+			note_default(request, &est_request_fields[i], reasons->text[i], notes);
 	if (is_old_generation(request))
 		note_generation(request, notes);
 	if (!names_versions(request))

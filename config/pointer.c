@@ -27,7 +27,10 @@ void cfg_pointer_add(char pointer[EST_POINTER_MAX], const char *key)
 	bool room = append(pointer, &used, "/", 1);
 
 	for (; room && *key; key += length) {
-		length = character_length(key);
+		length = strcspn(key, "~/");
+		if (length && append(pointer, &used, key, length))
+			continue;
+		length = character_length(key); /* escaped, or one by one to where the room ends */
 		if (*key == '~')
 			room = append(pointer, &used, "~0", 2);
 		else if (*key == '/')

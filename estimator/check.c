@@ -24,14 +24,14 @@ static bool uses_sdpa(const struct est_request *request)
 static void check_companions(const struct est_request *request, const struct est_model *model,
 			     struct est_faults *faults)
 {
-	size_t i;
+	const struct est_field *field;
+	size_t at = 0;
 
 	(void)model;
-	for (i = 0; i < est_request_field_count; i++) {
-		const struct est_field *field = &est_request_fields[i];
+	while ((field = est_next_named(request, &at))) {
 		const char *only;
 
-		if (est_field_is_named(field, request) && !est_field_applies(field, request, &only) && only)
+		if (!est_field_applies(field, request, &only) && only)
 			est_fault_add(faults, field->pointer, EST_CONTRADICTION, "goes only with %s", only);
 	}
 }

@@ -1,5 +1,6 @@
 #include "estimator/fields.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,6 +35,20 @@ void est_request_name(struct est_request *request, const struct est_field *field
 	size_t i = (size_t)(field - est_request_fields);
 
 	request->named[i / 64] |= UINT64_C(1) << i % 64;
+}
+
+const struct est_field *est_next_named(const struct est_request *request, size_t *at)
+{
+	while (*at < est_request_field_count) {
+		uint64_t left = request->named[*at / 64] >> *at % 64;
+
+		if (left) {
+			*at += (size_t)__builtin_ctzll(left) + 1;
+			return &est_request_fields[*at - 1];
+		}
+		*at = (*at / 64 + 1) * 64;
+	}
+	return NULL;
 }
 
 void est_request_forget(struct est_request *request, const struct est_field *field)
@@ -166,7 +181,7 @@ static void write_number(const struct est_field *field, double value, char *text
 
 	if (*word)
 		est_copy_text(text, size, word);
-	else if (field->kind == EST_FIELD_INT)
+	else if (field->kind == EST_FIELD_INT || (fabs(value) < 1e5 && value == floor(value)))
 		write_whole((int64_t)value, text, size);
 	else
 		snprintf(text, size, "%g", value);

@@ -65,6 +65,9 @@ bool est_request_names(const struct est_request *request, const char *name);
 void est_request_name(struct est_request *request, const struct est_field *field);
 bool est_field_is_named(const struct est_field *field, const struct est_request *request);
 
+/* The first row from number *at on that the client named, whose successor *at becomes; NULL when there is none. */
+const struct est_field *est_next_named(const struct est_request *request, size_t *at);
+
 /* Makes the row one that the client did not name, at its fallback. */
 void est_request_forget(struct est_request *request, const struct est_field *field);
 

@@ -64,36 +64,23 @@ void est_report_init(struct est_report *ret_report)
 	ret_report->assumptions.count = ret_report->warnings.count = 0;
 }
 
-/* A note without detail; NULL when the list is full. */
-static struct est_note *append(struct est_notes *notes, const char *pointer, const char *value)
+struct est_note *est_note_begin(struct est_notes *notes, const char *pointer)
 {
 	struct est_note *note = notes->count < EST_NOTES_MAX ? &notes->item[notes->count++] : NULL;
 
-	if (!note)
-		return NULL;
-	note->pointer = pointer;
-	est_copy_text(note->value, sizeof(note->value), value);
+	if (note)
+		note->pointer = pointer;
 	return note;
-}
-
-void est_note_join(struct est_notes *notes, const char *pointer, const char *value, const char *detail, const char *more)
-{
-	struct est_note *note = append(notes, pointer, value);
-	size_t used;
-
-	if (!note)
-		return;
-	used = est_copy_text(note->detail, sizeof(note->detail), detail);
-	est_copy_text(note->detail + used, sizeof(note->detail) - used, more);
 }
 
 void est_note_add(struct est_notes *notes, const char *pointer, const char *value, const char *format, ...)
 {
-	struct est_note *note = append(notes, pointer, value);
+	struct est_note *note = est_note_begin(notes, pointer);
 	va_list arguments;
 
 	if (!note)
 		return;
+	est_copy_text(note->value, sizeof(note->value), value);
 	va_start(arguments, format);
 	vsnprintf(note->detail, sizeof(note->detail), format, arguments);
 	va_end(arguments);

@@ -113,7 +113,7 @@ void est_report_init(struct est_report *ret_report);
 /* Appends a note; detail is a printf format. Drops it when the list is full. */
 void est_note_add(struct est_notes *notes, const char *pointer, const char *value, const char *format, ...)
 	__attribute__((format(printf, 4, 5)));
-/* The same with two texts, one behind the other, for the detail. */
-void est_note_join(struct est_notes *notes, const char *pointer, const char *value, const char *detail, const char *more);
+/* Appends a note whose value and detail the caller writes; NULL when the list is full. */
+struct est_note *est_note_begin(struct est_notes *notes, const char *pointer);
 
 #endif

@@ -1,6 +1,7 @@
 #include "server/hints.h"
 #include <stdio.h>
 #include "config/pod.h"
+#include "estimator/words.h"
 #include "server/write.h"
 
 struct job {
@@ -63,16 +64,23 @@ static void write_pair(struct srv_buffer *buffer, const char *key, int64_t value
 
 /* ---- Slurm */
 
+static bool is_safe(char letter)
+{
+	return (letter >= '0' && letter <= '9') || ((letter | 0x20) >= 'a' && (letter | 0x20) <= 'z') || letter == '-'
+	       || letter == '.' || letter == '_';
+}
+
 /* Slurm refuses a job that names a feature or type which its cluster does not have: what the client called the card
  * is a word of its cluster sooner than our id. One that a shell or Slurm would read otherwise is left out. */
 static const char *word_of(const struct cfg_request *request, size_t i)
 {
-	const char *word = request->card_words[i];
-	static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	const char *word = request->card_words[i], *at = word;
 
 	if (!word)
 		return NULL;
-	return word[strspn(word, safe)] ? request->cards[i]->id : word;
+	while (is_safe(*at))
+		at++;
+	return *at ? request->cards[i]->id : word;
 }
 
 /* "l4|h100": the cards that fit, by the client's words. Cut where there is no more room. */
@@ -86,7 +94,8 @@ static void list_features(const struct cfg_request *request, const struct est_re
 
 		if (!word || used + strlen(word) + 2 > size)
 			continue;
-		used += (size_t)snprintf(text + used, size - used, "%s%s", used ? "|" : "", word);
+		used += est_copy_text(text + used, size - used, used ? "|" : "");
+		used += est_copy_text(text + used, size - used, word);
 	}
 }
 
