@@ -44,7 +44,7 @@ void cfg_pointer_add_index(char pointer[EST_POINTER_MAX], size_t index)
 {
 	char digits[24];
 
-	snprintf(digits, sizeof(digits), "%zu", index);
+	est_whole_text((int64_t)index, digits, sizeof(digits));
 	cfg_pointer_add(pointer, digits);
 }
 

@@ -16,13 +16,6 @@ const struct est_field *est_field_find(const char *name)
 	return NULL;
 }
 
-bool est_field_is_named(const struct est_field *field, const struct est_request *request)
-{
-	size_t i = (size_t)(field - est_request_fields);
-
-	return request->named[i / 64] >> i % 64 & 1;
-}
-
 bool est_request_names(const struct est_request *request, const char *name)
 {
 	const struct est_field *field = est_field_find(name);
@@ -67,7 +60,8 @@ void est_request_init(struct est_request *ret_request)
 
 	memset(ret_request, 0, sizeof(*ret_request));
 	for (i = 0; i < est_request_field_count; i++)
-		est_field_set(&est_request_fields[i], ret_request, est_request_fields[i].fallback);
+		if (est_request_fields[i].fallback < 0 || est_request_fields[i].fallback > 0) /* zero is there already */
+			est_field_set(&est_request_fields[i], ret_request, est_request_fields[i].fallback);
 }
 
 double est_field_get(const struct est_field *field, const struct est_request *request)
@@ -158,21 +152,6 @@ static void write_checkpointing(const struct est_request *request, char *text, s
 		est_copy_text(text, size, est_word_name(est_checkpointing_words, (int)request->checkpointing));
 }
 
-/* As printf() would, in a fraction of the time. */
-static void write_whole(int64_t value, char *text, size_t size)
-{
-	char digits[24], *at = digits + sizeof(digits);
-	uint64_t left = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
-
-	*--at = '\0';
-	do
-		*--at = (char)('0' + left % 10);
-	while (left /= 10);
-	if (value < 0)
-		*--at = '-';
-	est_copy_text(text, size, at);
-}
-
 static void write_number(const struct est_field *field, double value, char *text, size_t size)
 {
 	/* The words of a number are negative (auto), so that a count of elements is never taken for one. */
@@ -182,7 +161,7 @@ static void write_number(const struct est_field *field, double value, char *text
 	if (*word)
 		est_copy_text(text, size, word);
 	else if (field->kind == EST_FIELD_INT || (fabs(value) < 1e5 && value == floor(value)))
-		write_whole((int64_t)value, text, size);
+		est_whole_text((int64_t)value, text, size);
 	else
 		snprintf(text, size, "%g", value);
 }

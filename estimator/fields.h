@@ -63,7 +63,12 @@ bool est_request_names(const struct est_request *request, const char *name);
 
 /* Marks the row as named by the client. */
 void est_request_name(struct est_request *request, const struct est_field *field);
-bool est_field_is_named(const struct est_field *field, const struct est_request *request);
+static inline bool est_field_is_named(const struct est_field *field, const struct est_request *request)
+{
+	size_t i = (size_t)(field - est_request_fields);
+
+	return request->named[i / 64] >> i % 64 & 1;
+}
 
 /* The first row from number *at on that the client named, whose successor *at becomes; NULL when there is none. */
 const struct est_field *est_next_named(const struct est_request *request, size_t *at);

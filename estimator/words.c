@@ -155,6 +155,20 @@ size_t est_copy_text(char *to, size_t size, const char *text)
 	return length;
 }
 
+void est_whole_text(int64_t value, char *text, size_t size)
+{
+	char digits[24], *at = digits + sizeof(digits);
+	uint64_t left = value < 0 ? 0 - (uint64_t)value : (uint64_t)value;
+
+	*--at = '\0';
+	do
+		*--at = (char)('0' + left % 10);
+	while (left /= 10);
+	if (value < 0)
+		*--at = '-';
+	est_copy_text(text, size, at);
+}
+
 const char *est_word_name(const struct est_word *words, int value)
 {
 	for (; words->name; words++)

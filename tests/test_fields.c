@@ -115,6 +115,24 @@ START_TEST(a_fresh_request_holds_every_fallback_and_names_none)
 }
 END_TEST
 
+START_TEST(named_rows_are_found_in_order)
+{
+	static struct est_request request;
+	const size_t last = est_request_field_count - 1, rows[] = { 0, 1, 63, 64, last };
+	size_t at = 0;
+
+	est_request_init(&request);
+	ck_assert_ptr_null(est_next_named(&request, &at));
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		est_request_name(&request, &est_request_fields[rows[i]]);
+	at = 0;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		ck_assert_ptr_eq(est_next_named(&request, &at), &est_request_fields[rows[i]]);
+	ck_assert_ptr_null(est_next_named(&request, &at));
+	ck_assert_ptr_null(est_next_named(&request, &at));
+}
+END_TEST
+
 START_TEST(an_unknown_name_has_no_row)
 {
 	struct est_request request;
@@ -355,6 +373,7 @@ int main(void)
 	tcase_add_loop_test(rows, each_word_is_found_in_any_case_and_said_back, 0, count);
 	tcase_add_loop_test(rows, a_value_comes_back_and_moves_no_other, 0, count);
 	tcase_add_loop_test(rows, a_fresh_request_holds_every_fallback_and_names_none, 0, count);
+	tcase_add_test(rows, named_rows_are_found_in_order);
 	tcase_add_test(rows, an_unknown_name_has_no_row);
 	tcase_add_loop_test(values_case, a_value_is_said_as_on_the_wire, 0, sizeof(values) / sizeof(values[0]));
 	tcase_add_test(values_case, names_are_joined_and_cut);

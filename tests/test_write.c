@@ -126,6 +126,43 @@ START_TEST(every_pair_of_bytes_gives_json)
 }
 END_TEST
 
+START_TEST(every_byte_is_seen_wherever_it_stands)
+{
+	char text[32];
+
+	for (size_t length = 1; length < sizeof text; length++) {
+		for (size_t at = 0; at < length; at++) {
+			char byte = (char)_i;
+			json_t *read;
+
+			memset(text, 'x', length);
+			text[at] = byte;
+			clear();
+			srv_write_string_n(&buffer, text, length);
+			read = json_loadb(buffer.data, buffer.length, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+			ck_assert_msg(read != NULL, "byte %02x at %zu of %zu", (unsigned)_i, at, length);
+			if (_i < 0x80) {
+				ck_assert_uint_eq(json_string_length(read), length);
+				ck_assert_mem_eq(json_string_value(read), text, length);
+			}
+			json_decref(read);
+		}
+	}
+}
+END_TEST
+
+START_TEST(hexadecimal_is_as_printf_writes_it)
+{
+	char expected[32], digits_of[SRV_HEX_SIZE];
+
+	snprintf(expected, sizeof expected, "%016" PRIx64, numbers[_i]);
+	srv_hex(numbers[_i], digits_of);
+	ck_assert_str_eq(digits_of, expected);
+	srv_write_hex_byte(&buffer, (unsigned char)numbers[_i]);
+	ck_assert_str_eq(written(), expected + 14);
+}
+END_TEST
+
 START_TEST(a_buffer_grows_and_keeps_what_it_has)
 {
 	for (int i = 0; i < 10000; i++)
@@ -184,6 +221,8 @@ int main(void)
 	tcase_add_loop_test(test, fixed_decimals_are_rounded_once_and_never_nan, 0, COUNT(fixed));
 	tcase_add_loop_test(test, strings_are_escaped, 0, COUNT(strings));
 	tcase_add_test(test, every_pair_of_bytes_gives_json);
+	tcase_add_loop_test(test, every_byte_is_seen_wherever_it_stands, 0, 256);
+	tcase_add_loop_test(test, hexadecimal_is_as_printf_writes_it, 0, COUNT(numbers));
 	tcase_add_test(test, a_buffer_grows_and_keeps_what_it_has);
 	tcase_add_test(test, a_failed_allocation_sticks_until_the_buffer_is_cleared);
 	tcase_add_test(test, released_bytes_belong_to_the_caller);
