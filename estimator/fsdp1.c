@@ -23,10 +23,15 @@ static void unshard(struct est_schedule *schedule, unsigned number)
 	est_drop(schedule->tape, shard);
 }
 
+/* Parameters as the model has them are views of the shard again (_use_sharded_views()); flat ones' views stay as they are. */
 static void reshard(struct est_schedule *schedule, unsigned number)
 {
-	est_storage_release(schedule->tape, schedule->units[number].flat);
-	schedule->units[number].flat = 0;
+	struct est_unit *unit = &schedule->units[number];
+
+	est_storage_release(schedule->tape, unit->flat);
+	unit->flat = 0;
+	for (struct est_leaf *leaf = unit->first; leaf && schedule->request->parallelism.use_orig_params; leaf = leaf->next)
+		leaf->ungathered_element = leaf->shard_element;
 }
 
 /* record_post_forward(): of a unit's first forward */

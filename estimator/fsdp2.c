@@ -38,7 +38,7 @@ static struct est_tensor take_shard(const struct est_schedule *schedule, const s
 	return cast;
 }
 
-/* One output for the unit. Shards of another dtype are cast for it into one tensor, those on the host come one by
+/* One output for the unit, of bytes where dtypes differ. Shards of another dtype are cast for it into one tensor, those on the host come one by
  * one. */
 static uint32_t all_gather(struct est_schedule *schedule, unsigned number, unsigned stream)
 {
@@ -51,7 +51,7 @@ static uint32_t all_gather(struct est_schedule *schedule, unsigned number, unsig
 	for (struct est_leaf *leaf = unit->first; leaf && schedule->offloads; leaf = leaf->next)
 		leaf->copy = take_shard(schedule, leaf, stream).storage;
 	cast = est_empty_on(tape, stream, schedule->offloads ? 0 : unit->cast, schedule->gathered_element, EST_BUFFERS);
-	out = est_empty_on(tape, stream, unit->numel, schedule->gathered_element, EST_BUFFERS);
+	out = est_empty_on(tape, stream, unit->bytes, 1, EST_BUFFERS);
 	est_drop(tape, cast);
 	drop_copies(tape, unit);
 	return out.storage;

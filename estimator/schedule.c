@@ -298,10 +298,13 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 		est_persistent(schedule->tape, leaf->shard, leaf->shard_element, EST_WEIGHTS);
 	leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
 	unit->numel += leaf->shard * unit->ranks;
+	unit->bytes += leaf->shard * unit->ranks * leaf->value.element;
 	unit->trained += trained ? leaf->shard * unit->ranks : 0;
 	unit->cast += leaf->shard_element != leaf->value.element ? leaf->shard : 0;
-	if (trained)
-		schedule->shard_element = leaf->shard_element;
+	if (!trained)
+		return;
+	schedule->shard_element = leaf->shard_element;
+	schedule->reduced_element = element_of(schedule->request->parallelism.reduce_dtype, leaf->value.element);
 }
 
 /* Whether an adapter's leaf, which is made last, comes before another in the order of the modules: behind what it adapts. */
@@ -406,6 +409,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	est_schedule_nest_experts(schedule, model);
 	shard_all(schedule, first_leaf);
 	schedule->gathered_element = tape->leaves[first_leaf].value.element;
-	schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);
+	if (!schedule->reduced_element)
+		schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);
 	return schedule->gathered_element;
 }

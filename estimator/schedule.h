@@ -14,6 +14,7 @@
 struct est_unit {
 	struct est_leaf *first;        /* its sharded parameters, in the order of the modules: a list by est_leaf.next */
 	uint64_t numel;                /* gathered elements, with the padding of shards */
+	uint64_t bytes;                /* FSDP2: that these take, each in its parameter's dtype */
 	uint64_t trained;              /* those of them whose gradients are reduced */
 	uint64_t cast;                 /* elements of a rank's shards that are of another dtype than what is gathered */
 	uint32_t gathered;             /* storage of the all-gather's output; 0: none */

@@ -95,7 +95,7 @@ struct est_leaf {
 	struct est_leaf *next;      /* of the same unit, or NULL */
 	uint64_t shard;             /* elements of this rank's part */
 	uint8_t shard_element;      /* bytes of one; 0: the parameter is whole */
-	uint8_t ungathered_element; /* of a parameter that shows its shard until it is first gathered (FSDP1); 0: it does not any more */
+	uint8_t ungathered_element; /* of a parameter that shows its shard, until it is gathered (FSDP1); 0: it does not */
 	bool on_host;               /* the shard, its gradient and the optimizer are */
 	uint32_t unsharded;         /* storage of the gathered parameter; 0: it is not gathered */
 	uint32_t copy;              /* of it, its shard or its gradient, while the unit is gathered or reduced; or 0 */
