@@ -233,18 +233,37 @@ static struct est_tensor take_gradient(struct est_leaf *leaf)
 	return gradient;
 }
 
-/* All are copied into one input, and go but for the last, which a loop variable keeps. ret: that */
+static struct est_leaf *reversed(struct est_leaf *first)
+{
+	struct est_leaf *before = NULL;
+
+	while (first) {
+		struct est_leaf *next = first->next;
+
+		first->next = before;
+		before = first;
+		first = next;
+	}
+	return before;
+}
+
+/* All are copied into one input, and their list is cleared, from its end: they go but for the last, which a loop variable keeps. ret:
+ * that */
 static struct est_tensor copy_in(struct est_schedule *schedule, unsigned number)
 {
-	struct est_tape *tape = schedule->tape;
+	struct est_unit *unit = &schedule->units[number];
 	struct est_tensor last = est_none;
 
-	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
+	unit->first = reversed(unit->first);
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
 		if (!leaf->grad.storage && !leaf->accumulated.storage)
 			continue;
-		est_drop(tape, last);
-		last = take_gradient(leaf);
+		if (last.storage)
+			est_drop(schedule->tape, take_gradient(leaf));
+		else
+			last = take_gradient(leaf);
 	}
+	unit->first = reversed(unit->first);
 	return last;
 }
 

@@ -173,6 +173,19 @@ static struct est_tensor logits_of(struct est_pass *pass, struct est_tensor hidd
 	return scaled_logits(pass, head(pass, hidden));
 }
 
+/* FSDP2's own cast of what the root returns, when its last gather has been waited for. logits move in and out */
+static struct est_tensor cast_by_policy(struct est_pass *pass, struct est_tensor logits)
+{
+	struct est_tensor out;
+
+	if (!est_schedule_casts_outputs(pass->schedule))
+		return logits;
+	out = est_hold(est_to(pass->tape, logits, EST_16BIT));
+	est_schedule_forward_end(pass->schedule);
+	est_drop(pass->tape, logits);
+	return out;
+}
+
 /* The end of the model's forward; accelerate's convert_outputs_to_fp32 after it. logits move in and out */
 static struct est_tensor leave_forward(struct est_pass *pass, struct est_tensor logits)
 {
@@ -184,7 +197,7 @@ static struct est_tensor leave_forward(struct est_pass *pass, struct est_tensor 
 		return logits;
 	logits32 = est_hold(est_to(pass->tape, logits, EST_32BIT));
 	est_drop(pass->tape, logits);
-	return logits32;
+	return cast_by_policy(pass, logits32);
 }
 
 struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hidden)

@@ -172,6 +172,13 @@ unsigned est_unit_of_tail(const struct est_schedule *schedule)
 	return schedule && schedule->has_tail ? schedule->layers + 1 : 0;
 }
 
+bool est_schedule_casts_outputs(const struct est_schedule *schedule)
+{
+	enum est_dtype output = schedule ? schedule->request->parallelism.output_dtype : EST_DTYPE_NONE;
+
+	return schedule && schedule->row == &est_fsdp2 && (output == EST_BF16 || output == EST_FP16);
+}
+
 bool est_unit_is_checkpointed(const struct est_schedule *schedule)
 {
 	return schedule && schedule->request->parallelism.checkpoint_outside_unit && is_reentrant(schedule->request);
@@ -325,6 +332,26 @@ static void join_unit(struct est_schedule *schedule, struct est_leaf *leaf)
 	*link = leaf;
 }
 
+static void shard_unit(struct est_schedule *schedule, unsigned number)
+{
+	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next)
+		shard(schedule, leaf);
+}
+
+/* fully_shard() of what is within others comes first: experts, layers, and what the model has beside them last. */
+static void shard_units(struct est_schedule *schedule)
+{
+	unsigned own = schedule->layers + schedule->has_tail + schedule->norm_is_roots;
+
+	for (unsigned number = own + 1; number < schedule->unit_count; number++)
+		shard_unit(schedule, number);
+	for (unsigned number = 1; number <= schedule->layers; number++)
+		shard_unit(schedule, number);
+	shard_unit(schedule, 0);
+	for (unsigned number = schedule->layers + 1; number <= own; number++)
+		shard_unit(schedule, number);
+}
+
 static void shard_all(struct est_schedule *schedule, uint32_t first_leaf)
 {
 	struct est_tape *tape = schedule->tape;
@@ -336,9 +363,7 @@ static void shard_all(struct est_schedule *schedule, uint32_t first_leaf)
 		est_fsdp1_shard(schedule);
 		return;
 	}
-	for (uint32_t i = first_leaf; i < tape->leaf_count; i++)
-		if (!tape->leaves[i].value.storage)
-			shard(schedule, &tape->leaves[i]);
+	shard_units(schedule);
 }
 
 static void begin_module(void *context, uint32_t module)

@@ -110,6 +110,9 @@ void est_schedule_gather(struct est_schedule *schedule);
 void est_schedule_await(struct est_schedule *schedule);
 void est_schedule_release(struct est_schedule *schedule);
 
+/* Whether what the model returns is cast to 16 bits again: MixedPrecisionPolicy.output_dtype of FSDP2. schedule may be NULL. */
+bool est_schedule_casts_outputs(const struct est_schedule *schedule);
+
 /* Whether reentrant checkpoints lie around the layers' units, not inside of them. (Others do the same in both places.) */
 bool est_unit_is_checkpointed(const struct est_schedule *schedule);
 
