@@ -133,11 +133,11 @@ static void after_backward(struct est_schedule *schedule, unsigned number)
 
 /* init_flat_param_attributes(), before the first forward of all: each unit's buffers are made, on the compute
  * stream, and emptied. */
-static void begin(struct est_schedule *schedule)
+static void make_buffers(struct est_schedule *schedule)
 {
 	struct est_tape *tape = schedule->tape;
 
-	for (unsigned number = 0; schedule->rehearses && number < schedule->unit_count; number++) {
+	for (unsigned number = 0; number < schedule->unit_count; number++) {
 		struct est_unit *unit = &schedule->units[number];
 
 		est_drop(tape, unit->replaced);
@@ -147,6 +147,12 @@ static void begin(struct est_schedule *schedule)
 		if (unit->cast > 0)
 			est_drop(tape, est_empty_as(tape, unit->numel, unit->shard_element, EST_BUFFERS));
 	}
+}
+
+static void begin(struct est_schedule *schedule)
+{
+	if (schedule->rehearses)
+		make_buffers(schedule);
 }
 
 /* ---- units */
@@ -202,7 +208,9 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 	}
 	if (!unit->first)
 		return;
-	if (unit->first->shard_element != loaded && request->method != EST_FULL && request->parallelism.use_orig_params)
+	if (request->method == EST_FULL && is_mixed(request)) /* a full model is loaded in 16 bits too, and accelerate casts its shards */
+		loaded = EST_16BIT;
+	if (unit->first->shard_element != loaded && request->parallelism.use_orig_params)
 		unit->replaced = est_persistent(schedule->tape, share, loaded, EST_WEIGHTS);
 	est_persistent(schedule->tape, share, unit->first->shard_element, EST_WEIGHTS);
 	unit->shard_element = unit->first->shard_element;
@@ -217,6 +225,8 @@ void est_fsdp1_shard(struct est_schedule *schedule)
 	for (unsigned number = 0; number < schedule->unit_count; number++)
 		shard(schedule, &schedule->units[number]);
 	schedule->rehearses = schedule->request->method != EST_FULL;
+	if (!schedule->rehearses) /* nothing else is there yet in the first forward of all */
+		make_buffers(schedule);
 	schedule->tape->keeps_boundaries = schedule->unit_of_module && est_unit_is_checkpointed(schedule);
 }
 

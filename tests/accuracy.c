@@ -94,7 +94,7 @@ static const struct gate distributed[] = {
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
 	{ "hsdp full layer_root",              1, 0.01, 0.10, 15.00, 15.00 },
-	{ "fsdp1 full layer_root",            16, 0.01, 0.10, 0.30, 0.40 },
+	{ "fsdp1 full layer_root",            16, 0.01, 0.10, 0.30, 0.45 },
 	{ "fsdp1 lora peft",                  13, 0.01, 0.10, 0.01, 0.01 },
 	{ "fsdp1 qlora peft",                  9, 0.01, 0.10, 0.30, 0.30 },
 	{ "fsdp1 lora layer_root",             4, 0.01, 0.10, 2.20, 2.20 },
