@@ -20,7 +20,7 @@ static bool flash_takes(const struct est_pass *pass, bool masked, uint8_t elemen
 }
 
 /* Its backward takes heads of up to 128 in steps of 8, and DeepSeek's of 192 and 128; masks and groups as well */
-static bool cudnn_takes(const struct est_pass *pass, uint8_t element)
+bool est_cudnn_takes(const struct est_pass *pass, uint8_t element)
 {
 	int64_t dim = pass->model->head_dim, of_values = value_dim(pass->model);
 
@@ -40,7 +40,7 @@ static bool passes_grouped(const struct est_pass *pass, bool masked)
 
 static enum est_kernel sdpa_kernel(const struct est_pass *pass, bool masked, uint8_t element)
 {
-	if (cudnn_takes(pass, element))
+	if (est_cudnn_takes(pass, element))
 		return EST_KERNEL_CUDNN;
 	if (flash_takes(pass, masked, element))
 		return EST_KERNEL_FLASH;

@@ -59,6 +59,9 @@ bool est_flex_repeats(const struct est_model *model);
 /* torch.nn.attention.flex_attention.create_block_mask() for the whole micro-batch: held. */
 struct est_tensor est_block_mask(struct est_pass *pass);
 
+/* Whether SDPA gives its work to cuDNN, of an element of so many bytes, masked or not. */
+bool est_cudnn_takes(const struct est_pass *pass, uint8_t element);
+
 /* Width of an output's head over that of the query's: elements of the output of such queries. */
 uint64_t est_attention_output(const struct est_pass *pass, struct est_tensor q);
 uint64_t est_round_up(uint64_t n, uint64_t multiple);

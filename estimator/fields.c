@@ -81,7 +81,7 @@ const struct est_field est_request_fields[] = {
 	{ TOP(loss), WORD(est_loss_words, EST_LOSS_STANDARD), BY_FRAMEWORK,
 	  .doc = "How the loss is computed; standard holds the full logits and their fp32 copy." },
 	{ TOP(liger_kernel), BOOL(false), .doc = "Liger's fused RMSNorm, SwiGLU, RoPE and loss." },
-	{ TOP(torch_compile), BOOL(false), .doc = "The model is compiled." },
+	{ TOP(torch_compile), BOOL(false), .doc = "The model is compiled: by torchtitan each layer, by Transformers' Trainer all of it with its loss." },
 	{ TOP(expandable_segments), BOOL(false), BY_FRAMEWORK,
 	  .doc = "PyTorch's allocator grows its segments (PYTORCH_ALLOC_CONF=expandable_segments:True)." },
 	{ IN(parallelism, strategy), WORD(est_strategy_words, EST_SINGLE), BY_FRAMEWORK, WHEN(WITH_GPUS),

@@ -186,6 +186,19 @@ static void note_torchtitan(const struct est_request *request, const struct est_
 			     "torch.utils.checkpoint then runs outside of it");
 }
 
+static void note_compiled_model(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	(void)model;
+	if (!est_compiles_model(request))
+		return;
+	est_note_add(&report->assumptions, "/torch_compile", "true",
+		     "the whole model is one graph with its loss, and attention is given a mask, as torch 2.13's inductor compiles it by "
+		     "default: no mode, and every batch of one shape");
+	est_note_add(&report->assumptions, "/torch_compile", "true",
+		     "the upper figures have room for temporaries in another order and, reserved, for one more of the largest segments: the "
+		     "logits' or the embedding's gradient's");
+}
+
 static void note_framework(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *framework = est_word_name(est_framework_words, (int)request->framework);
@@ -230,8 +243,8 @@ typedef void note_function(const struct est_request *request, const struct est_m
 
 /* In the order in which they are told. */
 static note_function *const notes[] = {
-	note_limits, note_mixers, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan, note_tensor,
-	note_framework,
+	note_limits, note_mixers, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan,
+	note_compiled_model, note_tensor, note_framework,
 };
 
 /* Megatron's run shares nothing with what the other notes tell of */

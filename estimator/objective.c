@@ -2,6 +2,7 @@
  * experimental/orpo/orpo_trainer.py; transformers' Trainer for the rest. */
 #include "estimator/objective.h"
 
+#include "estimator/compile.h"
 #include "estimator/loss.h"
 #include "estimator/task.h"
 
@@ -125,7 +126,7 @@ static struct est_tensor language_model_loss(struct est_pass *pass)
 	struct inputs inputs;
 
 	take_inputs(pass, &inputs, masked ? 3 : 2);
-	loss = est_loss(pass, est_objective_forward(pass));
+	loss = est_compiles_model(pass->request) ? est_compiled_model_loss(pass) : est_loss(pass, est_objective_forward(pass));
 	drop_inputs(pass->tape, &inputs);
 	return loss;
 }

@@ -53,19 +53,30 @@ static struct est_range resident(const struct est_outcome *outcome, const struct
 	return (struct est_range){ 0, bytes, bytes };
 }
 
-/* What a compiled run may take less: a loss that is compiled too makes no fp32 copy of the logits and no two
- * gradients of them, 4 bytes a logit where it is 12; of short sequences inductor makes a gradient of the MLP's
- * weights later than the replay. */
+/* What a compiled run may take less, in each phase. Of layers: a loss that is compiled too makes no fp32 copy of the logits and no two
+ * gradients of them, 4 bytes a logit where it is 12; of short sequences inductor makes a gradient of the MLP's weights later than the
+ * replay. Of a whole model: the same, or temporaries as wide as the MLP, and anywhere a buffer of the stream's size. */
+static void compiled_less(const struct est_request *request, const struct est_model *model, uint64_t less[EST_PHASES])
+{
+	uint64_t tokens = (uint64_t)(request->micro_batch_size * request->sequence_length);
+	uint64_t loss = est_compiles_loss(request) ? 0 : 8 * tokens * (uint64_t)model->vocab_size;
+	uint64_t stream = 2 * tokens * (uint64_t)model->hidden_size;
+
+	if (est_compiles_model(request)) {
+		less[EST_PHASE_FORWARD] = less[EST_PHASE_LOSS_FORWARD] = less[EST_PHASE_LOSS_BACKWARD] = less[EST_PHASE_BACKWARD] = stream;
+		less[EST_PHASE_BACKWARD] += est_compile_temporaries(request, model);
+	} else {
+		less[EST_PHASE_LOSS_FORWARD] = less[EST_PHASE_LOSS_BACKWARD] = loss;
+	}
+	less[EST_PHASE_BACKWARD] += 2 * (uint64_t)(model->hidden_size * model->intermediate_size);
+}
+
 static uint64_t least_compiled(const struct est_request *request, const struct est_model *model,
 			       const struct est_outcome *outcome)
 {
-	uint64_t tokens = (uint64_t)(request->micro_batch_size * request->sequence_length), least = 0;
-	uint64_t loss = est_compiles_loss(request) ? 0 : 8 * tokens * (uint64_t)model->vocab_size;
-	const uint64_t less[EST_PHASES] = {
-		[EST_PHASE_LOSS_FORWARD] = loss, [EST_PHASE_LOSS_BACKWARD] = loss,
-		[EST_PHASE_BACKWARD] = 2 * (uint64_t)(model->hidden_size * model->intermediate_size),
-	};
+	uint64_t less[EST_PHASES] = { 0 }, least = 0;
 
+	compiled_less(request, model, less);
 	for (enum est_phase phase = EST_PHASE_FORWARD; phase < EST_PHASES; phase++)
 		if (outcome->levels.phase_peak[phase] > less[phase])
 			est_raise(&least, outcome->levels.phase_peak[phase] - less[phase]);
@@ -82,7 +93,7 @@ static void report_peak(const struct est_request *request, const struct est_mode
 	memcpy(peak->at_peak, outcome->levels.at_peak, sizeof(peak->at_peak));
 	peak->at_peak[EST_WORKSPACE] += workspace;
 	peak->allocated = est_range_widened(allocated_range(allocated), outcome->unmodelled);
-	peak->allocated.low = est_compiles_layers(request) ? least_compiled(request, model, outcome)
+	peak->allocated.low = est_compiles(request) ? least_compiled(request, model, outcome)
 		+ workspace : allocated - outcome->leftover;
 	peak->reserved = est_range_widened(est_reserved_range(allocated,
 							      outcome->reserved.peak + est_whole_segments(workspace)),

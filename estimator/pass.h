@@ -87,6 +87,7 @@ struct est_rope {
 };
 
 struct est_compiled_layer;
+struct est_compiled_model;
 
 struct est_pass {
 	struct est_tape *tape;
@@ -143,6 +144,7 @@ struct est_pass {
 	struct est_tensor topk_indices, next_indices; /* the tokens that the layer before chose, and that this one has */
 	struct est_tensor frame;                    /* another variable of the layer's frame, held to its end */
 	struct est_compiled_layer *compiled;        /* one a layer, or NULL: nothing is compiled */
+	struct est_compiled_model *compiled_model;  /* or NULL: not as a whole */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 };
 
@@ -196,6 +198,13 @@ void est_cache_drop(struct est_pass *pass);
 struct est_tensor est_compiled_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
 /* Bytes of a layer's state between forward and backward. */
 size_t est_compiled_layer_size(void);
+
+/* ---- compiled_model.c */
+
+/* The whole model as torch.compile runs it, from the tokens to its loss (held). */
+struct est_tensor est_compiled_model_loss(struct est_pass *pass);
+/* Bytes of a layer's state between forward and backward. */
+size_t est_compiled_model_layer_size(void);
 
 /* ---- modules.c */
 

@@ -179,7 +179,7 @@ static bool evaluate(struct run *run, const uint64_t shards[EST_CATEGORIES], enu
 	outcome->pinned = program.pinned;
 	outcome->host_states = program.host_states;
 	outcome->managed = program.managed;
-	outcome->unpooled = est_sharding_unpooled(run->request, run->model);
+	outcome->unpooled = est_sharding_unpooled(run->request, run->model) + est_compile_unpooled(run->request, run->model);
 	outcome->leftover = program.leftover;
 	outcome->unmodelled = program.surplus + est_compile_temporaries(run->request, run->model) + est_framework_surplus(run->request, run->model)
 			      + est_tensor_surplus(run->request, run->model) + est_expert_surplus(run->request, run->model)

@@ -40,9 +40,9 @@ size_t est_program_arena_size(int64_t layers)
 
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
 	       + limits.storages * sizeof(struct est_storage)
-	       + limits.leaves * (sizeof(struct est_leaf) + 2 * sizeof(struct est_tensor))
+	       + limits.leaves * (sizeof(struct est_leaf) + 3 * sizeof(struct est_tensor))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
-	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit) + est_compiled_layer_size()
+	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit) + est_compiled_layer_size() + est_compiled_model_layer_size()
 				   + ZERO3_BYTES_PER_LAYER) + 65536;
 }
 

@@ -39,6 +39,7 @@ static void set_fields(struct est_request *request, const char *assignments)
 /* torchtitan, fp32 shards and bf16 compute, whole checkpoints, under fsdp */
 #define TITAN "framework=6 precision=2 gradient_checkpointing=1 parallelism.strategy=5 "
 #define ULYSSES "parallelism.gpus=4 parallelism.context=4 parallelism.context_backend=1 "
+#define ADAPTED "method=1 torch_compile=1 base_dtype=0 outputs_to_fp32=1 "
 #define UNSLOTH "framework=4 method=1 precision=2 loss=1 "
 
 static const struct {
@@ -557,7 +558,36 @@ static const struct {
 	{ "compile of layers", complete_llama, "framework=6 torch_compile=1 gradient_checkpointing=1 precision=4", NULL, 0 },
 	{ "compile of layers with biases", complete_qwen2, "framework=6 torch_compile=1 precision=4", "/torch_compile",
 	  EST_NOT_SUPPORTED_YET },
-	{ "compile of a whole model", complete_llama, "torch_compile=1 precision=4", "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "compile of a whole model", complete_llama, "torch_compile=1 precision=4", NULL, 0 },
+	{ "compile of a whole model under autocast", complete_qwen2, "torch_compile=1 precision=2 outputs_to_fp32=1 gradient_checkpointing=1",
+	  NULL, 0 },
+	{ "compile of a whole mixture", become_mixtral, "torch_compile=1 precision=4", "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "compile of a model with adapters", complete_llama, ADAPTED "precision=2", NULL, 0 },
+	{ "compile of its checkpoints", complete_llama, ADAPTED "precision=2 gradient_checkpointing=1",
+	  "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "compile of DoRA", complete_llama, ADAPTED "precision=2 lora.dora=1", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile of a narrow rank", complete_llama, ADAPTED "precision=2 lora.rank=4", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile of a quantised model", complete_llama, "method=2 torch_compile=1 precision=2", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile of reentrant checkpoints", complete_llama, "torch_compile=1 precision=4 gradient_checkpointing=1 use_reentrant=1",
+	  "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "compile of a whole model by trl", complete_llama, "framework=1 torch_compile=1 precision=4", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile of a whole model on two GPUs", complete_llama, "torch_compile=1 precision=4 parallelism.gpus=2 parallelism.strategy=1",
+	  "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile around a package", complete_llama, "torch_compile=1 precision=4 attention=1", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile of fp16", complete_llama, "torch_compile=1 precision=5", "/torch_compile", EST_NOT_SUPPORTED_YET },
+	{ "compile with Liger's kernels", complete_llama, "torch_compile=1 precision=4 liger_kernel=1", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile of an odd length", complete_llama, "torch_compile=1 precision=4 sequence_length=1001", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile by another torch", complete_llama, "torch_compile=1 precision=4 versions.torch=2014", "/torch_compile",
+	  EST_NOT_SUPPORTED_YET },
+	{ "compile by LitGPT", complete_llama, "framework=8 torch_compile=1 precision=4", "/torch_compile", EST_NOT_SUPPORTED_YET },
 	{ "learned positions without number", forget_positions, "sequence_length=65536", NULL, 0 },
 	{ "experts that do not divide", add_experts, THUMB "parallelism.expert=3", "/parallelism/expert",
 	  EST_CONTRADICTION },

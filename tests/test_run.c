@@ -536,6 +536,28 @@ static bool is_noted(const char *pointer)
 	return false;
 }
 
+/* The order of a compiled backward is inductor's, and where blocks come to lie the allocator's. */
+START_TEST(a_compiled_model_has_room_both_ways)
+{
+	struct est_model model = llama(4);
+	struct est_request request = plain();
+	const uint64_t tokens = (uint64_t)(request.micro_batch_size * request.sequence_length);
+	const uint64_t wide = 2 * tokens * (uint64_t)model.intermediate_size, logits = 2 * tokens * (uint64_t)model.vocab_size;
+
+	request.precision = EST_PURE_BF16;
+	request.torch_compile = true;
+	run_on(&request, &model, 0, &report);
+	ck_assert(is_noted("/torch_compile"));
+	ck_assert_uint_lt(report.peak.allocated.low, report.peak.allocated.expected);
+	ck_assert_uint_ge(report.peak.allocated.high, report.peak.allocated.expected + 2 * wide);
+	ck_assert_uint_ge(report.peak.reserved.high, report.peak.reserved.expected + 2 * wide + logits);
+	request.torch_compile = false;
+	run_on(&request, &model, 0, &report);
+	ck_assert(!is_noted("/torch_compile"));
+	ck_assert_uint_eq(report.peak.allocated.low, report.peak.allocated.expected);
+}
+END_TEST
+
 /* LLM.int8 multiplies outliers in 16 bits, and adds them to what else it has: where there are none, products of an
  * fp32 stream stay in fp32. */
 START_TEST(inputs_without_outliers_have_room)
@@ -1056,6 +1078,7 @@ int main(void)
 	tcase_add_loop_test(test, checkpoints_never_need_more, 0, COUNT(families) * PRECISIONS);
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_test(test, a_kernel_that_keeps_weights_has_room);
+	tcase_add_test(test, a_compiled_model_has_room_both_ways);
 	tcase_add_test(test, inputs_without_outliers_have_room);
 	tcase_add_test(test, experts_weighed_in_fp32_have_room);
 	tcase_add_test(test, expandable_segments_reserve_less);

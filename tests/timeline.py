@@ -10,7 +10,7 @@ import tempfile
 import xml.etree.ElementTree as xml
 
 SVG = "{http://www.w3.org/2000/svg}"
-REFUSED = '{"model": "llama-3.1-8b", "torch_compile": true}'
+REFUSED = '{"model": "llama-3.1-8b", "torch_compile": true, "liger_kernel": true}'
 
 
 def bars(path, kind):
