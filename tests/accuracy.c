@@ -131,11 +131,17 @@ static const struct gate distributed[] = {
 };
 /* torch.compile */
 static const struct gate compiled[] = {
-	{ NULL,                               24, 0.36, 2.90, 1.60, 1.80 },
+	{ NULL,                              105, 0.16, 2.90, 1.20, 1.10 },
 	{ "compiled none",                     7, 0.01, 0.01, 0.20, 0.20 },
 	{ "compiled full",                     7, 0.01, 0.01, 3.60, 4.10 },
 	{ "compiled selective",                7, 0.01, 0.01, 1.40, 1.60 },
 	{ "compiled short",                    3, 2.90, 2.90, 0.70, 0.70 },
+	{ "whole full",                       20, 0.07, 0.90, 0.30, 0.21 },
+	{ "whole full checkpoints",            6, 0.24, 1.21, 0.80, 1.20 },
+	{ "whole lora",                       16, 0.12, 1.81, 2.20, 0.50 },
+	{ "aside full",                       17, 0.04, 0.55, 0.90, 0.14 },
+	{ "aside full checkpoints",           12, 0.18, 1.00, 1.40, 2.30 },
+	{ "aside lora",                       10, 0.01, 0.01, 0.20, 0.20 },
 	{ .rows = 0 },
 };
 /* Measured on real GPUs: with Transformers 4.48, by LitGPT, and by prime-rl and torchtitan */
