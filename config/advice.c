@@ -100,7 +100,13 @@ static bool adapt(const struct est_request *request, struct cfg_advice *advice)
 static bool quantize(const struct est_request *request, struct cfg_advice *advice)
 {
 	change(advice, "method", EST_QLORA);
-	return request->method != EST_QLORA;
+	return request->method != EST_QLORA && request->framework != EST_MLX;
+}
+
+static bool quantize_by_mlx(const struct est_request *request, struct cfg_advice *advice)
+{
+	change(advice, "method", EST_QLORA);
+	return request->method != EST_QLORA && request->framework == EST_MLX;
 }
 
 static bool halve_rank(const struct est_request *request, struct cfg_advice *advice)
@@ -173,6 +179,7 @@ static const struct {
 	{ share_by_2, 2.5, "a second GPU" },
 	{ adapt, 3.0, "adapters are trained, the model's own weights are not" },
 	{ quantize, 3.5, "adapters over weights of 4 bits; about 40 % more time per step; needs bitsandbytes" },
+	{ quantize_by_mlx, 3.5, "adapters over weights of 4 bits; needs a checkpoint of mlx_lm.convert" },
 	{ halve_sequence, 4.0, "longer samples are cut" },
 	{ share_by_8, 8.0, "seven more GPUs" },
 };

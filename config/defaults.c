@@ -2,6 +2,7 @@
 #include <string.h>
 #include "config/frameworks.h"
 #include "config/read.h"
+#include "estimator/mlx.h"
 
 /* A default that follows from other fields or from the model: whether it does, its value, and why. */
 struct rule_input {
@@ -173,6 +174,12 @@ static const char *group_of_type(const struct rule_input *input, double *ret)
 	return type == EST_GPTQ || type == EST_HQQ ? "128 is the habit of gptq and hqq" : NULL;
 }
 
+static const char *layers_of_mlx(const struct rule_input *input, double *ret)
+{
+	*ret = (double)est_mlx_trained_layers(input->request, input->model);
+	return est_mlx_wanted(input->request) ? "mlx-lm's num_layers: the last 16 layers, or all where there are fewer" : NULL;
+}
+
 static const char *reference_of_objective(const struct rule_input *input, double *ret)
 {
 	const struct est_request *request = input->request;
@@ -337,6 +344,7 @@ static const struct {
 	{ "quantization.group_size", group_of_type, false },
 	{ "quantization.prepare_kbit", kbit_of_old_trl, true },
 	{ "quantization.prepare_kbit", kbit_of_type, true },
+	{ "trainable_layers", layers_of_mlx, false },
 	{ "reference_model", reference_of_objective, false },
 	{ "task", task_of_model, false },
 	{ "sequence_length", sequence_of_model, false },

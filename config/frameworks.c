@@ -110,6 +110,8 @@ const struct cfg_framework cfg_frameworks[] = {
 		{ "lora.rank", 8, ADAPTERS, "mlx-lm's lora_parameters: rank 8 (lora.py)", NULL },
 		{ "lora.adapter_dtype", EST_FP32, ADAPTERS, "mlx-lm makes lora_a and lora_b in float32 (tuner/lora.py)", NULL },
 		{ "max_grad_norm", 0, EVERY_METHOD, "mlx-lm does not clip", NULL },
+		{ "optimizer", EST_ADAMW_TORCH, EVERY_METHOD, "mlx-lm's optimizer is adam; its adamw holds the same", NULL },
+		{ "quantization.type", EST_AFFINE, BIT(EST_QLORA), "mlx_lm.convert quantises by mx.quantize(): affine", NULL },
 	}},
 };
 /* clang-format on */

@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 #include "estimator/litgpt.h"
+#include "estimator/mlx.h"
 
 bool est_is_target(const struct est_names *targets, const char *name)
 {
@@ -191,6 +192,8 @@ static int64_t unfrozen_parameters(const struct est_model *model, int64_t layers
 
 int64_t est_trainable_parameters(const struct est_request *request, const struct est_model *model)
 {
+	if (est_mlx_wanted(request))
+		return est_mlx_trainable_parameters(request, model);
 	switch (request->method) {
 	case EST_LORA:
 	case EST_QLORA:

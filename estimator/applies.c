@@ -19,14 +19,20 @@ static bool is_quantized(const struct est_request *request)
 	return request->method == EST_QLORA;
 }
 
+/* By PyTorch's libraries: what they do around a quantised layer MLX does not */
+static bool is_quantized_for_torch(const struct est_request *request)
+{
+	return request->method == EST_QLORA && request->framework != EST_MLX;
+}
+
 static bool is_int8(const struct est_request *request)
 {
 	return request->method == EST_QLORA && request->quantization.type == EST_INT8;
 }
 
-static bool is_frozen(const struct est_request *request)
+static bool trains_last_layers(const struct est_request *request)
 {
-	return request->method == EST_FREEZE;
+	return request->method == EST_FREEZE || request->framework == EST_MLX;
 }
 
 static bool projects(const struct est_request *request)
@@ -128,8 +134,9 @@ static const struct {
 	[EST_NEVER_ASSUMED] = { never, NULL },
 	[EST_WITH_ADAPTERS] = { est_has_adapters, "method lora or qlora" },
 	[EST_WITH_QLORA] = { is_quantized, "method qlora" },
+	[EST_WITH_TORCH_QLORA] = { is_quantized_for_torch, "method qlora, and not with framework mlx" },
 	[EST_WITH_INT8] = { is_int8, "quantization.type int8" },
-	[EST_WITH_FREEZE] = { is_frozen, "method freeze" },
+	[EST_WITH_LAYERS] = { trains_last_layers, "method freeze or framework mlx" },
 	[EST_WITH_PROJECTION] = { projects, "optimizer galore_adamw or apollo_adamw" },
 	[EST_WITH_MEGATRON] = { is_megatron, "framework megatron" },
 	[EST_WITH_REFERENCE] = { has_reference, "objective dpo, kto or grpo" },

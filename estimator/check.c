@@ -255,7 +255,7 @@ static void check_quantization(const struct est_request *request, const struct e
 			       struct est_faults *faults)
 {
 	/* 0: either */
-	static const int64_t only_bits[] = { [EST_NF4] = 4, [EST_FP4] = 4, [EST_INT8] = 8, [EST_MXFP4] = 4 };
+	static const int64_t only_bits[] = { [EST_NF4] = 4, [EST_FP4] = 4, [EST_INT8] = 8, [EST_MXFP4] = 4, [EST_AFFINE] = 0 };
 	const struct est_quantization *quantization = &request->quantization;
 	int64_t bits = only_bits[quantization->type];
 
@@ -267,6 +267,8 @@ static void check_quantization(const struct est_request *request, const struct e
 	if (quantization->type == EST_MXFP4 && request->accounting == EST_REPLAY && model->architecture != EST_ARCH_GPT_OSS)
 		est_fault_add(faults, "/quantization/type", EST_CONTRADICTION,
 			      "must not be mxfp4: gpt-oss alone has checkpoints in it");
+	if (quantization->type == EST_AFFINE && request->framework != EST_MLX)
+		est_fault_add(faults, "/quantization/type", EST_CONTRADICTION, "must not be affine: it is MLX's own quantisation");
 	if (quantization->group_size == 0)
 		est_fault_add(faults, "/quantization/group_size", EST_OUT_OF_RANGE, "must be -1 or at least 1");
 }

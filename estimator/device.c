@@ -130,9 +130,10 @@ static bool runs_xla(const struct est_gpu *gpu)
 	return gpu->vendor == EST_GOOGLE || gpu->vendor == EST_AWS;
 }
 
+/* MLX computes in Metal's bfloat on every chip (mlx/backend/metal/kernels/bf16.h). */
 static bool bf16(const struct est_gpu *gpu, const struct est_request *request)
 {
-	return !gpu->bf16 && (request->precision == EST_BF16_MASTER || request->precision == EST_BF16_MIXED
+	return !gpu->bf16 && request->framework != EST_MLX && (request->precision == EST_BF16_MASTER || request->precision == EST_BF16_MIXED
 			      || request->precision == EST_PURE_BF16 || request->precision == EST_BF16_AUTOCAST);
 }
 
@@ -222,6 +223,12 @@ static bool mps(const struct est_gpu *gpu, const struct est_request *request)
 	return gpu->vendor == EST_APPLE && request->framework != EST_MLX && request->accounting == EST_REPLAY;
 }
 
+/* MLX's CUDA backend has other kernels, another allocator and graphs of its own. */
+static bool mlx_elsewhere(const struct est_gpu *gpu, const struct est_request *request)
+{
+	return gpu->vendor != EST_APPLE && request->framework == EST_MLX && request->accounting == EST_REPLAY;
+}
+
 /* The compiler fuses the whole step and lays its buffers out beforehand: no caching allocator is asked. */
 static bool xla(const struct est_gpu *gpu, const struct est_request *request)
 {
@@ -257,6 +264,7 @@ static const struct {
 	{ int8_weights, "LLM.int8() needs compute capability 7.5" },
 	{ torchao_optimizer, "torchao's low-bit optimizers need compute capability 8.0, ROCm or XPU" },
 	{ collectives, "PyTorch has no collective communication between Apple's GPUs" },
+	{ mlx_elsewhere, "mlx is modelled on Apple's GPUs: MLX's CUDA backend is not" },
 	{ mps, "PyTorch's allocator and attention on Apple's GPUs (MPS) are not modelled: the replay is of CUDA's" },
 	{ xla, "XLA and Neuron compile the step and lay its memory out themselves, which is not modelled: the replay is of CUDA's" },
 	{ hpu, "PyTorch's allocator and attention on Gaudi (HPU) are not modelled: the replay is of CUDA's" },

@@ -3,6 +3,7 @@
 #include "estimator/adapters.h"
 #include "estimator/framework.h"
 #include "estimator/megatron.h"
+#include "estimator/mlx.h"
 
 /* State bytes of a trained element that is stepped in e bytes: by_element * e + fixed. What lies in managed memory, is a factor of
  * rows and columns, or of low rank, counts nothing. */
@@ -56,7 +57,8 @@ static void add_parameters(struct est_floor *floor, const struct est_request *re
 	if (idle || optimizer >= sizeof(states) / sizeof(states[0]))
 		return;
 	stepped = stepped > 0 ? stepped : 0;
-	floor->gradients = request->fuse_optimizer_in_backward ? 0 : stepped * element;
+	/* MLX steps a parameter when its gradient is there */
+	floor->gradients = request->fuse_optimizer_in_backward || est_mlx_wanted(request) ? 0 : stepped * element;
 	floor->masters = master > 0 && !request->fuse_optimizer_in_backward ? stepped : 0;
 	floor->states = stepped * (master + states[optimizer].fixed + states[optimizer].by_element * moment);
 }
@@ -66,7 +68,7 @@ static void add_checkpoints(struct est_floor *floor, const struct est_request *r
 {
 	double layers = (double)model->num_hidden_layers;
 
-	if (request->checkpointing == EST_CHECKPOINT_OFFLOAD || request->method == EST_FREEZE || request->offload.activations != EST_ON_GPU
+	if (request->checkpointing == EST_CHECKPOINT_OFFLOAD || est_mlx_wanted(request) || request->method == EST_FREEZE || request->offload.activations != EST_ON_GPU
 	    || est_model_is_encoder(model))
 		return;
 	if (request->checkpointing == EST_CHECKPOINT_EVERY_N)

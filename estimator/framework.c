@@ -6,19 +6,15 @@
 #include "estimator/megatron.h"
 #include "estimator/torchtune.h"
 
-/* A trainer's model code: the model it makes, and why it does not. NULL where it runs that of Transformers. Of a trainer
- * that nothing is replayed of: why. */
+/* A trainer's model code: the model it makes, and why it does not. NULL where it runs that of Transformers. */
 static const struct {
 	struct est_model (*model)(const struct est_model *model);
 	const char *(*refuses)(const struct est_request *request, const struct est_model *model, const char **ret_field);
-	const char *unmodelled;
 } frameworks[] = {
-	[EST_TORCHTUNE] = { est_torchtune_model, est_torchtune_refuses, NULL },
-	[EST_LITGPT] = { est_litgpt_model, est_litgpt_refuses, NULL },
-	[EST_MEGATRON] = { est_megatron_model, NULL, NULL },
-	[EST_MLX] = { NULL, NULL,
-		      "is not replayed: MLX orders a step's lazy graph itself, writes out attention scores in training, and its cache "
-		      "keeps freed Metal buffers of every size it met; accounting rule_of_thumb answers" },
+	[EST_TORCHTUNE] = { est_torchtune_model, est_torchtune_refuses },
+	[EST_LITGPT] = { est_litgpt_model, est_litgpt_refuses },
+	[EST_MEGATRON] = { est_megatron_model, NULL },
+	[EST_MLX] = { NULL, NULL },
 };
 
 struct est_model est_framework_model(const struct est_request *request, const struct est_model *model)
@@ -40,12 +36,8 @@ void est_framework_check(const struct est_request *request, const struct est_mod
 {
 	const char *name = NULL, *why = NULL;
 
-	if (frameworks[request->framework].unmodelled) {
-		name = "framework";
-		why = frameworks[request->framework].unmodelled;
-	} else if (frameworks[request->framework].refuses) {
+	if (frameworks[request->framework].refuses)
 		why = frameworks[request->framework].refuses(request, model, &name);
-	}
 	if (why && !name)
 		est_fault_add(faults, "/model", EST_NOT_SUPPORTED_YET, "%s", why);
 	else if (why)

@@ -5,6 +5,7 @@
 #include "estimator/framework.h"
 #include "estimator/generation.h"
 #include "estimator/megatron.h"
+#include "estimator/mlx.h"
 #include "estimator/sharding.h"
 #include "estimator/tensor_parallel.h"
 #include "estimator/words.h"
@@ -271,8 +272,37 @@ static void note_megatron(const struct est_request *request, struct est_report *
 			     "every expert gets as many tokens as any other, sent by all-to-all; the upper figures have room for twice as many");
 }
 
+/* Nor does MLX's */
+static void note_mlx(const struct est_request *request, struct est_report *report)
+{
+	static const char *const texts[] = {
+		"MLX evaluates lazily: mlx-lm's step is one graph, compiled by mx.compile() and run by mx.eval() in an order of its own (MLX 0.32), so "
+		"that phases interleave; activations live until the last kernel that reads them",
+		"what a kernel reads lives until its command buffer has run: the host is taken to be as far ahead of the GPU as MLX lets it, ten buffers "
+		"of a base or Pro chip; lower figures: a GPU that keeps up",
+		"the upper figures have room for the longer command buffers of a Max or Ultra, and for releases without mx.fast.cross_entropy() (before "
+		"0.32.4), which copy the logits",
+		"reserved counts what MLX caches of freed buffers within a step: mlx-lm clears it after each (clear_cache_threshold 0), MLX when it "
+		"nears the limit; verdicts need room for what is alive",
+		"a card's usable memory is the working set that Metal recommends, which sysctl iogpu.wired_limit_mb moves; other programs and the "
+		"system share that memory",
+	};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		est_note_add(&report->assumptions, "/framework", "mlx", "%s", texts[i]);
+	est_note_add(&report->assumptions, "/attention", "sdpa",
+		     "written out: in training MLX's attention is its fallback, and keeps the scores' softmax of each layer%s",
+		     request->checkpointing == EST_CHECKPOINT_NONE ? "" : " while it is recomputed");
+	est_note_add(&report->warnings, "/framework", "mlx",
+		     "held against MLX's own graph and scheduler on the CPU, measured on no Mac");
+}
+
 void est_notes_of_replay(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
+	if (est_mlx_wanted(request)) {
+		note_mlx(request, report);
+		return;
+	}
 	if (est_megatron_wanted(request)) {
 		note_megatron(request, report);
 		return;

@@ -45,7 +45,8 @@ enum est_pipeline_schedule { EST_1F1B, EST_INTERLEAVED_1F1B };
 enum est_wrap { EST_WRAP_ACCELERATE, EST_WRAP_LAYER_ROOT, EST_WRAP_PEFT };
 enum est_device { EST_ON_GPU, EST_ON_CPU, EST_ON_NVME }; /* "none", "cpu", "nvme" */
 
-enum est_quantization_type { EST_NF4, EST_FP4, EST_INT8, EST_GPTQ, EST_HQQ, EST_MXFP4 };
+enum est_quantization_type { EST_NF4, EST_FP4, EST_INT8, EST_GPTQ, EST_HQQ, EST_MXFP4,
+			     EST_AFFINE /* MLX's: a scale and a bias for each group */ };
 enum est_quant_storage { EST_STORE_UINT8, EST_STORE_BF16, EST_STORE_FP16, EST_STORE_FP32 };
 
 enum est_objective { EST_SFT, EST_PRETRAIN, EST_DPO, EST_ORPO, EST_KTO, EST_REWARD, EST_GRPO };

@@ -70,7 +70,10 @@ static bool replay(const struct run *run, const struct est_program *program, enu
 	struct est_reserved *reserved = &outcome->reserved;
 	struct jury jury = { run, outcome, sdpa };
 
-	if (effort == ALIVE || (effort == VERDICTS && is_unanimous(&jury, levels->allocated, UINT64_MAX / 2)))
+	if (program->reserved) { /* what MLX's allocator caches it gives back before it fails */
+		reserved->peak = program->reserved;
+		reserved->least = levels->allocated;
+	} else if (effort == ALIVE || (effort == VERDICTS && is_unanimous(&jury, levels->allocated, UINT64_MAX / 2)))
 		reserved->peak = reserved->least = levels->allocated;
 	else if (effort == PEAK ? !est_replay_peak(program, run->arena, reserved)
 		 : !est_replay_reserved(program, run->arena, levels->allocated, effort == VERDICTS ? peak_suffices : NULL, &jury, reserved))

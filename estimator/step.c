@@ -7,6 +7,7 @@
 #include "estimator/generation.h"
 #include "estimator/lora.h"
 #include "estimator/megatron.h"
+#include "estimator/mlx.h"
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
 #include "estimator/pipeline.h"
@@ -311,5 +312,7 @@ bool est_program_trace(struct est_program *program, const struct est_model *mode
 {
 	if (est_megatron_wanted(request))
 		return est_megatron_trace(program, model, request, arena);
+	if (est_mlx_wanted(request))
+		return est_mlx_trace(program, model, request, arena);
 	return trace_by_tape(program, model, request, sdpa, shards, arena);
 }

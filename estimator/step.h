@@ -34,6 +34,7 @@ struct est_program {
 	uint64_t surplus;           /* bytes that another rank may hold beyond the one that is traced, at most */
 	uint64_t leftover;          /* bytes that are alive of the batch before, and would not be if that were short */
 	int64_t trainable_parameters;
+	uint64_t reserved;          /* what an allocator of its own takes at most (MLX's); 0: PyTorch's is asked */
 };
 
 /* Traces the run. Tables and events come from arena and stay there. shards: how many ranks share what is in a category

@@ -14,6 +14,7 @@
 #include "estimator/liger.h"
 #include "estimator/lora.h"
 #include "estimator/megatron.h"
+#include "estimator/mlx.h"
 #include "estimator/pipeline.h"
 #include "estimator/schedule.h"
 #include "estimator/zero3.h"
@@ -52,8 +53,9 @@ static const struct modelled {
 	{ "offload.parameters", ANY, BIT(EST_ON_GPU) },
 	{ "offload.activations", BIT(EST_ON_GPU) | BIT(EST_ON_CPU), BIT(EST_ON_GPU) },
 	{ "lora.dora", ANY, BIT(false) },
-	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ) | BIT(EST_HQQ) | BIT(EST_MXFP4),
-	  BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) },
+	{ "quantization.type", BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_GPTQ) | BIT(EST_HQQ) | BIT(EST_MXFP4)
+	  | BIT(EST_AFFINE),
+	  BIT(EST_NF4) | BIT(EST_FP4) | BIT(EST_INT8) | BIT(EST_AFFINE) },
 	{ "quantization.double_quant", ANY, BIT(true) },
 	{ "quantization.quant_storage", BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16), BIT(EST_STORE_UINT8) | BIT(EST_STORE_BF16) },
 	{ "objective", ANY, BIT(EST_SFT) | BIT(EST_PRETRAIN) },
@@ -371,6 +373,11 @@ void est_support_check(const struct est_request *request, const struct est_model
 	if (est_megatron_wanted(request) && request->accounting == EST_REPLAY) {
 		check_model(model, faults);
 		est_megatron_check(request, model, faults);
+		return;
+	}
+	if (est_mlx_wanted(request) && request->accounting == EST_REPLAY) {
+		check_model(model, faults);
+		est_mlx_check(request, model, faults);
 		return;
 	}
 	check_named(schedules, sizeof(schedules) / sizeof(schedules[0]), true, request, faults);

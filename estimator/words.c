@@ -104,7 +104,8 @@ const struct est_word est_all_linear_words[] = { { "all-linear", 1, false }, { N
 
 const struct est_word est_quantization_words[] = {
 	{ "nf4", EST_NF4, false }, { "fp4", EST_FP4, false }, { "int8", EST_INT8, false },
-	{ "gptq", EST_GPTQ, false }, { "hqq", EST_HQQ, false }, { "mxfp4", EST_MXFP4, false }, { NULL, 0, false }
+	{ "gptq", EST_GPTQ, false }, { "hqq", EST_HQQ, false }, { "mxfp4", EST_MXFP4, false }, { "affine", EST_AFFINE, false },
+	{ NULL, 0, false }
 };
 
 const struct est_word est_storage_words[] = {
