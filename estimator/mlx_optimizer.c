@@ -102,15 +102,70 @@ static uint32_t muon(struct update *u)
 	return minus(graph, u->parameter, times(graph, u->rate, step));
 }
 
-/* Which of mlx.optimizers the house's words mean, and how many arrays of a parameter's shape it holds of each; sgd makes its velocity
- * and never changes it. */
+static uint32_t every_axis(const struct est_mlx_graph *graph, uint32_t x)
+{
+	return (1U << est_mlx_at(graph, x)->shape.dims) - 1;
+}
+
+static uint32_t rms(struct est_mlx_graph *graph, uint32_t x)
+{
+	return est_mlx_unary(graph, EST_MLX_SQRT, est_mlx_mean(graph, est_mlx_unary(graph, EST_MLX_SQUARE, x), every_axis(graph, x), false));
+}
+
+static uint32_t rsqrt(struct est_mlx_graph *graph, uint32_t x)
+{
+	return est_mlx_like(graph, EST_MLX_SQRT, x, 1, 1, &x);
+}
+
+/* rate * old + (1 - rate) * new: the decay follows from the count of steps, as the learning rate does */
+static uint32_t decayed(struct update *u, uint32_t old, uint32_t new)
+{
+	struct est_mlx_graph *graph = u->graph;
+	uint32_t rest = minus(graph, est_mlx_scalar(graph, est_mlx_at(graph, u->rate)->type, 1), u->rate);
+
+	return plus(graph, times(graph, u->rate, old), times(graph, rest, new));
+}
+
+/* Sums of squares of rows and of columns of a matrix, whose product stands for those of its elements. */
+static uint32_t factored(struct update *u, uint32_t squares)
+{
+	struct est_mlx_graph *graph = u->graph;
+	uint32_t row, column;
+
+	u->state[0] = decayed(u, u->state[0], est_mlx_mean(graph, squares, 2, false));
+	u->state[1] = decayed(u, u->state[1], est_mlx_mean(graph, squares, 1, false));
+	row = rsqrt(graph, est_mlx_binary(graph, EST_MLX_DIVIDE, u->state[0], est_mlx_mean(graph, u->state[0], 1, true)));
+	column = rsqrt(graph, u->state[1]);
+	return times(graph, est_mlx_expand(graph, row, 2), est_mlx_expand(graph, column, 1));
+}
+
+static uint32_t adafactor(struct update *u)
+{
+	struct est_mlx_graph *graph = u->graph;
+	enum est_mlx_type type = est_mlx_at(graph, u->parameter)->type;
+	uint32_t squares = est_mlx_scaled(graph, EST_MLX_ADD, est_mlx_unary(graph, EST_MLX_SQUARE, u->gradient), 1e-30), step, rate, clip;
+
+	rate = times(graph, est_mlx_binary(graph, EST_MLX_MAXIMUM, est_mlx_scalar(graph, type, 1e-3), rms(graph, u->parameter)), u->rate);
+	if (est_mlx_at(graph, u->gradient)->shape.dims >= 2)
+		step = factored(u, squares);
+	else
+		step = rsqrt(graph, u->state[0] = decayed(u, u->state[0], squares));
+	step = times(graph, step, u->gradient);
+	clip = est_mlx_scaled(graph, EST_MLX_DIVIDE, rms(graph, step), 1);
+	step = est_mlx_binary(graph, EST_MLX_DIVIDE, step, est_mlx_binary(graph, EST_MLX_MAXIMUM, est_mlx_scalar(graph, type, 1), clip));
+	return minus(graph, u->parameter, times(graph, rate, step));
+}
+
+/* Which of mlx.optimizers the house's words mean, and how many arrays it holds of each parameter, of the parameter's shape or, factored, of
+ * a matrix' rows and columns; sgd makes its velocity and never changes it. */
 static const struct {
 	uint32_t (*apply)(struct update *update);
 	unsigned states;
-	bool idle;
+	bool idle, factored;
 } optimizers[] = {
-	[EST_ADAMW_TORCH_FUSED] = { adamw, 2, false }, [EST_ADAMW_TORCH] = { adamw, 2, false }, [EST_SGD] = { sgd, 1, true },
-	[EST_SGD_MOMENTUM] = { sgd_momentum, 1, false }, [EST_MUON] = { muon, 1, false },
+	[EST_ADAMW_TORCH_FUSED] = { adamw, 2, false, false }, [EST_ADAMW_TORCH] = { adamw, 2, false, false },
+	[EST_SGD] = { sgd, 1, true, false }, [EST_SGD_MOMENTUM] = { sgd_momentum, 1, false, false }, [EST_MUON] = { muon, 1, false, false },
+	[EST_ADAFACTOR] = { adafactor, 2, false, true },
 };
 
 bool est_mlx_knows_optimizer(enum est_optimizer optimizer)
@@ -124,29 +179,48 @@ static uint32_t as_output(struct est_mlx_graph *graph, uint32_t array, enum est_
 	return array;
 }
 
+/* How many states a parameter has, and what shape each. */
+static unsigned states_of(enum est_optimizer optimizer, const struct est_mlx_shape *shape, struct est_mlx_shape ret[STATES])
+{
+	bool factored = optimizers[optimizer].factored;
+
+	for (unsigned s = 0; s < STATES; s++)
+		ret[s] = factored && shape->dims == 2 ? EST_MLX_SHAPE(shape->size[s]) : *shape;
+	return factored && shape->dims < 2 ? 1 : optimizers[optimizer].states;
+}
+
+/* Updates a trained parameter; its new states, where they change, are next_state[0..count). Returns the count. */
+static unsigned update_one(struct est_mlx_step *step, uint32_t i, uint32_t rate, uint32_t *next_state)
+{
+	struct est_mlx_graph *graph = &step->graph;
+	enum est_optimizer optimizer = step->request->optimizer;
+	const struct est_mlx_array *parameter = est_mlx_at(graph, step->trained[i]);
+	struct update update = { step, graph, step->gradients[i], step->trained[i], est_mlx_astype(graph, rate, parameter->type), { 0 } };
+	struct est_mlx_shape shapes[STATES];
+	unsigned states = states_of(optimizer, &parameter->shape, shapes);
+	uint32_t made;
+
+	for (unsigned s = 0; s < states; s++)
+		update.state[s] = est_mlx_leaf(graph, parameter->type, shapes[s], EST_OPTIMIZER, optimizers[optimizer].idle);
+	made = optimizers[optimizer].apply(&update);
+	step->outputs[step->output_count + i] = as_output(graph, made, EST_WEIGHTS);
+	if (optimizers[optimizer].idle)
+		return 0;
+	for (unsigned s = 0; s < states; s++)
+		next_state[s] = as_output(graph, update.state[s], EST_OPTIMIZER);
+	return states;
+}
+
 /* New parameters come before all states, as mx.eval() gets the model before the optimizer. */
 void est_mlx_update(struct est_mlx_step *step)
 {
 	struct est_mlx_graph *graph = &step->graph;
-	enum est_optimizer optimizer = step->request->optimizer;
 	uint32_t rate = est_mlx_leaf(graph, EST_MLX_F32, (struct est_mlx_shape){ 0 }, EST_OPTIMIZER, true);
-	uint32_t *states_out = step->outputs + step->output_count + step->trained_count;
-	unsigned states = optimizers[optimizer].states, changing = optimizers[optimizer].idle ? 0 : states;
+	unsigned states = 0;
 
 	graph->phase = EST_PHASE_OPTIMIZER_STEP;
 	graph->category = EST_WORKSPACE;
-	for (uint32_t i = 0; i < step->trained_count && !graph->exhausted; i++) {
-		const struct est_mlx_array *parameter = est_mlx_at(graph, step->trained[i]);
-		struct update update = { step, graph, step->gradients[i], step->trained[i], est_mlx_astype(graph, rate, parameter->type),
-					 { 0 } };
-		uint32_t made;
-
-		for (unsigned s = 0; s < states; s++)
-			update.state[s] = est_mlx_leaf(graph, parameter->type, parameter->shape, EST_OPTIMIZER, optimizers[optimizer].idle);
-		made = optimizers[optimizer].apply(&update);
-		step->outputs[step->output_count + i] = as_output(graph, made, EST_WEIGHTS);
-		for (unsigned s = 0; s < changing; s++)
-			states_out[i * changing + s] = as_output(graph, update.state[s], EST_OPTIMIZER);
-	}
-	step->output_count += step->trained_count * (1 + changing);
+	for (uint32_t i = 0; i < step->trained_count && !graph->exhausted; i++)
+		states += update_one(step, i, rate, step->outputs + step->output_count + step->trained_count + states);
+	step->output_count += step->trained_count + states;
 }

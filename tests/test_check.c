@@ -282,7 +282,7 @@ static const struct {
 	  EST_CONTRADICTION },
 	{ "MLX's quantisation elsewhere", "method=2 quantization.type=6", "/quantization/type", EST_CONTRADICTION },
 	{ "MLX's Muon", MLX "optimizer=12", NULL, 0 },
-	{ "MLX's Adafactor", MLX "optimizer=7", "/optimizer", EST_NOT_SUPPORTED_YET },
+	{ "MLX's Adafactor", MLX "optimizer=7", NULL, 0 },
 	{ "an optimizer that MLX lacks", MLX "optimizer=2", "/optimizer", EST_NOT_SUPPORTED_YET },
 	{ "MLX clipping", "framework=10 precision=4 optimizer=1", "/max_grad_norm", EST_NOT_SUPPORTED_YET },
 	{ "MLX in masters", "framework=10 max_grad_norm=0 optimizer=1", "/precision", EST_NOT_SUPPORTED_YET },
