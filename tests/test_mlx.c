@@ -234,11 +234,25 @@ END_TEST
 
 /* ---- traces */
 
-/* Percent; as good as it has been. Of what the CPU backend's tasks hold, and of the rows that the model was never looked at with. */
-static const struct { const char *name; bool aside; int rows; double mean, most; } gates[] = {
-	{ "looked at", false, 27, 1.3, 5.7 },
-	{ "kept aside", true, 9, 0.9, 3 },
+/* The CPU backend where its memory limit is passed: the host waits for every task that is whole. */
+static const struct est_mlx_device cpu_short = { 10, 0, 0, 1 };
+
+/* Rows of a group (NULL: of a method), the queue that they ran with, and percent; as good as it has been. The model was never looked at with
+ * those that were kept aside. */
+static const struct { const char *group; const struct est_mlx_device *device; int rows; double mean, most; } gates[] = {
+	{ NULL, &est_mlx_cpu, 27, 1.3, 5.7 },
+	{ "kept aside", &est_mlx_cpu, 9, 0.9, 3 },
+	{ "short queue", &cpu_short, 5, 0.4, 0.9 },
 };
+
+/* Which gate a row of the group stands at. */
+static int gate_of(const char *group)
+{
+	for (int i = 1; i < COUNT(gates); i++)
+		if (!strcmp(group, gates[i].group))
+			return i;
+	return 0;
+}
 
 struct tally {
 	int rows;
@@ -272,7 +286,7 @@ static void check_range(const char *id, uint64_t truth)
 	free(whole.base);
 }
 
-static void judge_row(const json_t *row, struct tally *tally)
+static void judge_row(const json_t *row, const struct est_mlx_device *device, struct tally *tally)
 {
 	const char *id = json_string_value(json_object_get(row, "id"));
 	uint64_t truth = (uint64_t)json_integer_value(json_object_get(json_object_get(row, "measured"), "allocated_bytes"));
@@ -280,7 +294,7 @@ static void judge_row(const json_t *row, struct tally *tally)
 	double error;
 
 	read_row(json_object_get(row, "request"));
-	error = 100 * ((double)peak_of(&est_mlx_cpu, fused_loss) / (double)truth - 1);
+	error = 100 * ((double)peak_of(device, fused_loss) / (double)truth - 1);
 	ck_assert_msg(peak_of(&est_mlx_cpu_idle, fused_loss) <= truth, "%s: less than what a device that keeps up holds", id);
 	check_range(id, truth);
 	if (getenv("MLX_ROWS"))
@@ -293,6 +307,7 @@ static void judge_row(const json_t *row, struct tally *tally)
 
 START_TEST(is_as_near_to_traces_as_it_has_been)
 {
+	const char *name = gates[_i].group ? gates[_i].group : "looked at";
 	char path[4096], line[8192];
 	struct tally tally = { 0 };
 	FILE *file;
@@ -304,15 +319,15 @@ START_TEST(is_as_near_to_traces_as_it_has_been)
 		json_t *row = json_loads(line, 0, NULL);
 
 		ck_assert_ptr_nonnull(row);
-		if (!strcmp(json_string_value(json_object_get(row, "group")), "kept aside") == gates[_i].aside)
-			judge_row(row, &tally);
+		if (gate_of(json_string_value(json_object_get(row, "group"))) == _i)
+			judge_row(row, gates[_i].device, &tally);
 		json_decref(row);
 	}
 	fclose(file);
 	ck_assert_int_ge(tally.rows, gates[_i].rows);
-	printf("# %s: %d rows, mean %.2f %%, most %.2f %%, bias %+.2f %%\n", gates[_i].name, tally.rows, tally.mean / tally.rows, tally.most,
+	printf("# %s: %d rows, mean %.2f %%, most %.2f %%, bias %+.2f %%\n", name, tally.rows, tally.mean / tally.rows, tally.most,
 	       tally.bias / tally.rows);
-	ck_assert_msg(tally.mean / tally.rows <= gates[_i].mean && tally.most <= gates[_i].most, "%s: mean %.3f %%, most %.3f %%", gates[_i].name,
+	ck_assert_msg(tally.mean / tally.rows <= gates[_i].mean && tally.most <= gates[_i].most, "%s: mean %.3f %%, most %.3f %%", name,
 		      tally.mean / tally.rows, tally.most);
 }
 END_TEST
