@@ -23,13 +23,16 @@ static void unshard(struct est_schedule *schedule, unsigned number)
 	est_drop(schedule->tape, shard);
 }
 
-/* Parameters as the model has them are views of the shard again (_use_sharded_views()); flat ones' views stay as they are. */
+/* Parameters as the model has them are views of the shard again (_use_sharded_views()), for the first time of that in fp32; flat ones'
+ * views stay as they are. */
 static void reshard(struct est_schedule *schedule, unsigned number)
 {
 	struct est_unit *unit = &schedule->units[number];
 
 	est_storage_release(schedule->tape, unit->flat);
 	unit->flat = 0;
+	est_drop(schedule->tape, unit->replaced);
+	unit->replaced = est_none;
 	for (struct est_leaf *leaf = unit->first; leaf && schedule->request->parallelism.use_orig_params; leaf = leaf->next)
 		leaf->ungathered_element = leaf->shard_element;
 }
@@ -140,8 +143,6 @@ static void make_buffers(struct est_schedule *schedule)
 	for (unsigned number = 0; number < schedule->unit_count; number++) {
 		struct est_unit *unit = &schedule->units[number];
 
-		est_drop(tape, unit->replaced);
-		unit->replaced = est_none;
 		est_drop(tape, est_empty_as(tape, unit->cast, unit->gathered_element, EST_BUFFERS));
 		est_drop(tape, est_empty_as(tape, unit->numel, unit->gathered_element, EST_BUFFERS));
 		if (unit->cast > 0)
@@ -227,6 +228,8 @@ void est_fsdp1_shard(struct est_schedule *schedule)
 	schedule->rehearses = schedule->request->method != EST_FULL;
 	if (!schedule->rehearses) /* nothing else is there yet in the first forward of all */
 		make_buffers(schedule);
+	for (unsigned number = 0; !schedule->rehearses && number < schedule->unit_count; number++)
+		reshard(schedule, number);
 	schedule->tape->keeps_boundaries = schedule->unit_of_module && est_unit_is_checkpointed(schedule);
 }
 
