@@ -1,5 +1,6 @@
 #include <stdio.h>
 #include <string.h>
+#include "config/elsewhere.h"
 #include "config/from.h"
 
 /* Whether rows lie under the dotted name group. */
@@ -13,13 +14,18 @@ static bool is_group(const char *group)
 	return false;
 }
 
-/* Reports a key that no row has; suggests among the names that lie in the same object. */
+/* Reports a key that no row has; tells what it is called here, or suggests among the names that lie in the same object. */
 static void fault_unknown(struct cfg_reader *reader, const char *prefix, const char *key, const char *pointer)
 {
+	const char *here = cfg_elsewhere_find(prefix, key);
 	struct cfg_suggestion suggestion;
 	size_t i, length = strlen(prefix);
 	char name[64];
 
+	if (here) {
+		est_fault_add(reader->faults, pointer, EST_UNKNOWN_FIELD, "is not a known field (here it is \"%s\")", here);
+		return;
+	}
 	cfg_suggestion_init(&suggestion, key);
 	for (i = 0; i < est_request_field_count; i++)
 		if (!strncmp(est_request_fields[i].name, prefix, length))

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "config/elsewhere.h"
 #include "config/frameworks.h"
 #include "config/read.h"
 #include "tests/catalog.h"
@@ -209,6 +210,38 @@ START_TEST(suggests_what_was_meant)
 	ck_assert_ptr_nonnull(strstr(faults.item[1].detail, "\"adamw_8bit\""));
 	ck_assert_ptr_nonnull(strstr(faults.item[2].detail, "\"rtx-4090\""));
 	ck_assert_ptr_nonnull(strstr(faults.item[3].detail, "\"rank\""));
+}
+END_TEST
+
+static const struct {
+	const char *body, *pointer, *here;
+} elsewhere[] = {
+	{ "{" LLAMA ",'method':'lora','lora':{'r':8}}", "/lora/r", "(here it is \"lora.rank\")" },
+	{ "{" LLAMA ",'lora_alpha':8}", "/lora_alpha", "(here it is \"lora.alpha\")" },
+	{ "{" LLAMA ",'per_device_train_batch_size':8}", "/per_device_train_batch_size", "(here it is \"micro_batch_size\")" },
+	{ "{" LLAMA ",'bf16':true}", "/bf16", "(here it is \"precision\")" },
+	{ "{" LLAMA ",'method':'qlora','quantization':{'bnb_4bit_quant_type':'nf4'}}", "/quantization/bnb_4bit_quant_type",
+	  "(here it is \"quantization.type\")" },
+};
+
+START_TEST(tells_what_is_called_otherwise_elsewhere)
+{
+	read_at(elsewhere[_i].body, "");
+	ck_assert_uint_eq(faults.count, 1);
+	ck_assert_str_eq(faults.item[0].pointer, elsewhere[_i].pointer);
+	ck_assert_ptr_nonnull(strstr(faults.item[0].detail, elsewhere[_i].here));
+}
+END_TEST
+
+START_TEST(what_is_called_otherwise_is_a_field_here)
+{
+	for (const struct cfg_elsewhere_row *row = cfg_elsewhere_rows; row->key; row++) {
+		ck_assert_msg(est_field_find(row->field) != NULL, "%s%s: %s", row->group, row->key, row->field);
+		ck_assert_str_eq(cfg_elsewhere_find(row->group, row->key), row->field);
+		ck_assert_msg(!est_field_find(row->key), "%s is a name here too", row->key);
+	}
+	ck_assert_ptr_null(cfg_elsewhere_find("", "color"));
+	ck_assert_ptr_null(cfg_elsewhere_find("lora.", "per_device_train_batch_size"));
 }
 END_TEST
 
@@ -663,6 +696,8 @@ int main(void)
 	tcase_add_test(reading, points_into_the_batch_for_rules_across_fields_too);
 	tcase_add_test(reading, counts_faults_beyond_the_list);
 	tcase_add_test(reading, suggests_what_was_meant);
+	tcase_add_loop_test(reading, tells_what_is_called_otherwise_elsewhere, 0, (int)(sizeof(elsewhere) / sizeof(elsewhere[0])));
+	tcase_add_test(reading, what_is_called_otherwise_is_a_field_here);
 	tcase_add_test(reading, cuts_a_long_key_between_characters);
 	tcase_add_test(reading, takes_values_as_written);
 	tcase_add_loop_test(reading, completes_what_is_not_named, 0, sizeof(defaults) / sizeof(defaults[0]));
