@@ -95,6 +95,6 @@ void cfg_note_assumptions(const struct est_request *request, const struct cfg_re
 			note_default(request, &est_request_fields[i], reasons->text[i], notes);
 	if (is_old_generation(request))
 		note_generation(request, notes);
-	if (!names_versions(request))
+	if (!names_versions(request) && request->framework != EST_MLX) /* of which a note says the release */
 		est_note_add(notes, "/versions", newest, "not named: the newest that is modelled");
 }

@@ -23,7 +23,7 @@ json_t *srv_parse_body(struct srv_call *call);
 json_t *srv_read_body(struct srv_call *call);
 /* Longer bodies are left to somebody else before they are read. */
 enum { SRV_BODY_AT_ONCE = 64 * 1024 };
-/* Whether a single replay of it takes long: a model beyond measure. */
+/* Whether a single replay of it takes long: MLX's, or that of a model beyond measure. */
 bool srv_is_long_run(const struct cfg_request *request);
 /* Whether what the request includes is little enough to do for one request; else a fault at base + "/include". */
 bool srv_check_work(const struct cfg_request *request, const char *base, struct est_faults *faults);
