@@ -45,6 +45,9 @@ static const struct {
 	  "{'model':" LARGE_INDEXER ",'gpus':'h200','sequence_length':32,'parallelism':{'strategy':'zero3'}}", NULL },
 	{ "LitGPT's head in 512 chunks, over one layer",
 	  "{'model':" SMALL_LLAMA ",'framework':'litgpt','method':'lora','gpus':'h100','sequence_length':65536}", NULL },
+	{ "the same head with an adapter, in two micro-batches",
+	  "{'model':" SMALL_LLAMA ",'framework':'litgpt','method':'lora','gpus':'h100','sequence_length':65536,"
+	  "'gradient_accumulation_steps':4,'lora':{'target_modules':['lm_head','q_proj'],'dropout':0.1}}", NULL },
 	{ "Unsloth's loss in thousands of chunks, over one layer",
 	  "{'model':" SMALL_LLAMA ",'framework':'unsloth','method':'lora','gpus':'h100','sequence_length':131072,"
 	  "'micro_batch_size':65536}", NULL },
