@@ -41,7 +41,7 @@ static const char *outputs_of_accelerate(const struct rule_input *input, double 
 	*ret = true;
 	if (!runs_accelerate(input->request))
 		return NULL;
-	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST
+	return est_is_mixed(precision) || precision == EST_BF16_AUTOCAST
 		? "accelerate casts outputs to fp32 under autocast" : NULL;
 }
 

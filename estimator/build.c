@@ -81,9 +81,7 @@ static uint8_t element_of(const struct est_request *request)
 {
 	if (est_has_adapters(request))
 		return request->base_dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
-	return request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED
-	       || request->precision == EST_PURE_FP32
-		       ? EST_32BIT : EST_16BIT;
+	return est_is_mixed(request->precision) || request->precision == EST_PURE_FP32 ? EST_32BIT : EST_16BIT;
 }
 
 static void cast_leaf(struct est_pass *pass, struct est_leaf *leaf, uint8_t element)

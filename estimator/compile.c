@@ -222,6 +222,8 @@ static const char *refuse_step(const struct est_request *request, const struct e
 
 const char *est_compile_refuses(const struct est_request *request, const struct est_model *model)
 {
+	const char *why;
+
 	if (!request->torch_compile)
 		return NULL;
 	if (est_compile_falls_back(request))
@@ -232,5 +234,6 @@ const char *est_compile_refuses(const struct est_request *request, const struct 
 	if (!est_compiles_model(request))
 		return "is modelled with framework torchtitan, which compiles each layer by itself, and with those of Transformers' "
 		       "Trainer, which compile the whole model, only";
-	return refuse_graph(request, model) ? refuse_graph(request, model) : refuse_step(request, model);
+	why = refuse_graph(request, model);
+	return why ? why : refuse_step(request, model);
 }

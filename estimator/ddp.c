@@ -37,17 +37,18 @@ void est_ddp_wrap(struct est_tape *tape, const struct est_request *request, uint
 	make_bucket(tape, filled);
 }
 
-void est_ddp_micro_begin(struct est_tape *tape, const struct est_request *request, bool last)
+static bool views_buckets(const struct est_request *request)
 {
-	const struct est_parallelism *p = &request->parallelism;
-
-	if (p->strategy == EST_DDP && p->gradient_as_bucket_view)
-		tape->accumulated = last || p->sync_each_microbatch ? move_into_bucket : NULL;
+	return request->parallelism.strategy == EST_DDP && request->parallelism.gradient_as_bucket_view;
 }
 
 bool est_ddp_last_differs(const struct est_request *request)
 {
-	const struct est_parallelism *p = &request->parallelism;
+	return views_buckets(request) && !request->parallelism.sync_each_microbatch;
+}
 
-	return p->strategy == EST_DDP && p->gradient_as_bucket_view && !p->sync_each_microbatch;
+void est_ddp_micro_begin(struct est_tape *tape, const struct est_request *request, bool last)
+{
+	if (views_buckets(request))
+		tape->accumulated = last || !est_ddp_last_differs(request) ? move_into_bucket : NULL;
 }

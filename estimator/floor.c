@@ -20,7 +20,7 @@ static bool adapts(const struct est_request *request)
 
 static bool is_32_bit(enum est_precision precision)
 {
-	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_PURE_FP32;
+	return est_is_mixed(precision) || precision == EST_PURE_FP32;
 }
 
 /* Bytes of a frozen element. */

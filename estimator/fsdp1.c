@@ -172,18 +172,13 @@ static bool drag(struct est_unit *unit)
 	return trained;
 }
 
-static bool is_mixed(const struct est_request *request)
-{
-	return request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED;
-}
-
 /* What is trained lies in fp32, as accelerate casts it in mixed precision; the rest as it is. */
 static void choose_elements(struct est_schedule *schedule, const struct est_unit *unit, bool trained)
 {
 	enum est_dtype gathered = schedule->request->parallelism.param_dtype;
 
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
-		leaf->shard_element = trained && is_mixed(schedule->request) ? EST_32BIT : leaf->value.element;
+		leaf->shard_element = trained && est_is_mixed(schedule->request->precision) ? EST_32BIT : leaf->value.element;
 		leaf->ungathered_element = leaf->shard_element;
 		if (gathered != EST_DTYPE_NONE)
 			leaf->value.element = gathered == EST_FP32 ? EST_32BIT : EST_16BIT;
@@ -209,7 +204,7 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 	}
 	if (!unit->first)
 		return;
-	if (request->method == EST_FULL && is_mixed(request)) /* a full model is loaded in 16 bits too, and accelerate casts its shards */
+	if (request->method == EST_FULL && est_is_mixed(request->precision)) /* a full model is loaded in 16 bits too, and accelerate casts its shards */
 		loaded = EST_16BIT;
 	if (unit->first->shard_element != loaded && request->parallelism.use_orig_params)
 		unit->replaced = est_persistent(schedule->tape, share, loaded, EST_WEIGHTS);
@@ -221,15 +216,21 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 	unit->cast = unit->first->shard_element != unit->first->value.element ? share : 0;
 }
 
+/* What the first forward of a full model does once, while nothing else is there yet. */
+static void begin_whole(struct est_schedule *schedule)
+{
+	make_buffers(schedule);
+	for (unsigned number = 0; number < schedule->unit_count; number++)
+		reshard(schedule, number);
+}
+
 void est_fsdp1_shard(struct est_schedule *schedule)
 {
 	for (unsigned number = 0; number < schedule->unit_count; number++)
 		shard(schedule, &schedule->units[number]);
 	schedule->rehearses = schedule->request->method != EST_FULL;
-	if (!schedule->rehearses) /* nothing else is there yet in the first forward of all */
-		make_buffers(schedule);
-	for (unsigned number = 0; !schedule->rehearses && number < schedule->unit_count; number++)
-		reshard(schedule, number);
+	if (!schedule->rehearses)
+		begin_whole(schedule);
 	schedule->tape->keeps_boundaries = schedule->unit_of_module && est_unit_is_checkpointed(schedule);
 }
 

@@ -186,10 +186,9 @@ static bool wrap_head(struct est_pass *pass)
 /* accelerate's fsdp2_prepare_model(): under mixed precision what trains becomes fp32, but in a model with Params4bit */
 static bool is_upcast_for_fsdp2(const struct est_request *request)
 {
-	bool mixed = request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED;
 	bool fsdp2 = request->parallelism.strategy == EST_FSDP || request->parallelism.strategy == EST_HSDP;
 
-	return fsdp2 && request->parallelism.wrap != EST_WRAP_LAYER_ROOT && mixed && request->method == EST_LORA;
+	return fsdp2 && request->parallelism.wrap != EST_WRAP_LAYER_ROOT && est_is_mixed(request->precision) && request->method == EST_LORA;
 }
 
 /* DeepSpeed's engine casts the whole module to 16 bits, adapters too. */

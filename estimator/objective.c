@@ -59,7 +59,7 @@ static void drop_inputs(struct est_tape *tape, const struct inputs *inputs)
 static bool uses_autocast(const struct est_request *request)
 {
 	enum est_precision precision = request->precision;
-	bool mixed = precision == EST_BF16_MIXED || precision == EST_FP16_MIXED || precision == EST_BF16_AUTOCAST;
+	bool mixed = est_is_mixed(precision) || precision == EST_BF16_AUTOCAST;
 
 	return mixed && request->parallelism.expert <= 1;
 }

@@ -180,6 +180,12 @@ static inline bool est_has_adapters(const struct est_request *request)
 	return request->method == EST_LORA || request->method == EST_QLORA;
 }
 
+/* fp32 weights that autocast, or FSDP's policy, computes with in 16 bits. */
+static inline bool est_is_mixed(enum est_precision precision)
+{
+	return precision == EST_BF16_MIXED || precision == EST_FP16_MIXED;
+}
+
 /* The optimizer holds fp32 copies of 16-bit parameters. */
 static inline bool est_has_master(const struct est_request *request)
 {

@@ -239,7 +239,7 @@ static bool packs_bytes(const struct est_request *request)
 static bool is_replayed_fsdp1(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
-	bool bytes = packs_bytes(request), mixed = request->precision == EST_BF16_MIXED || request->precision == EST_FP16_MIXED;
+	bool bytes = packs_bytes(request), mixed = est_is_mixed(request->precision);
 	bool pure = request->precision == EST_PURE_BF16 || request->precision == EST_PURE_FP16;
 	bool half = mixed ? p->param_dtype == EST_BF16 || p->param_dtype == EST_FP16
 			  : pure && p->param_dtype == EST_DTYPE_NONE && p->reduce_dtype == EST_DTYPE_NONE;

@@ -68,6 +68,14 @@ static inline struct growth growth_in(enum est_part part, enum est_category cate
 	.partial_rotary_factor = 1, \
 }
 
+static inline struct est_model llama_like(enum est_architecture architecture, int64_t layers)
+{
+	struct est_model model = LLAMA(layers);
+
+	model.architecture = architecture;
+	return model;
+}
+
 /* Elements of its parameters, in the order of the module: 9 a layer and 3. Returns their sum. */
 static inline int64_t list_parameters(int layers, int64_t *ret_sizes)
 {

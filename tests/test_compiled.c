@@ -154,14 +154,6 @@ END_TEST
 
 /* ---- the model */
 
-static struct est_model model_of(enum est_architecture architecture, int64_t layers)
-{
-	struct est_model model = LLAMA(layers);
-
-	model.architecture = architecture;
-	return model;
-}
-
 static struct est_request request_of(enum est_precision precision, enum est_checkpointing checkpointing)
 {
 	return (struct est_request){
@@ -207,7 +199,7 @@ static struct walk walk_through(enum est_part part)
 
 static uint64_t before_backward(enum est_architecture architecture, int64_t layers, const struct est_request *request)
 {
-	struct est_model model = model_of(architecture, layers);
+	struct est_model model = llama_like(architecture, layers);
 
 	trace_program(&model, request);
 	return walk_through(EST_PART_MICRO_FIRST).before_backward;
@@ -265,7 +257,7 @@ END_TEST
 START_TEST(a_step_leaves_gradients_only)
 {
 	struct est_request request = request_of(models[_i].precision, models[_i].checkpointing);
-	struct est_model model = model_of(models[_i].architecture, 2);
+	struct est_model model = llama_like(models[_i].architecture, 2);
 	uint64_t gradients;
 
 	request.gradient_accumulation_steps = 2;
@@ -283,7 +275,7 @@ END_TEST
 START_TEST(the_backward_begins_with_zeros_of_the_logits)
 {
 	struct est_request request = request_of(EST_PURE_BF16, EST_CHECKPOINT_FULL);
-	struct est_model model = model_of(EST_ARCH_LLAMA, 2);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 2);
 	struct walk walk;
 
 	trace_program(&model, &request);
@@ -296,7 +288,7 @@ END_TEST
 START_TEST(a_tied_head_waits_for_the_embedding)
 {
 	struct est_request request = request_of(EST_PURE_BF16, EST_CHECKPOINT_NONE);
-	struct est_model model = model_of(EST_ARCH_LLAMA, 2);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 2);
 	const uint64_t table = (uint64_t)V * H;
 
 	model.tie_word_embeddings = true;
@@ -309,7 +301,7 @@ END_TEST
 START_TEST(checkpoints_copy_the_mask)
 {
 	struct est_request request = request_of(EST_PURE_BF16, EST_CHECKPOINT_FULL);
-	struct est_model model = model_of(EST_ARCH_LLAMA, 2);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 2);
 
 	request.micro_batch_size = 1;
 	request.sequence_length = 16384;

@@ -14,14 +14,6 @@ static void set_up(void)
 	take_arena(3);
 }
 
-static struct est_model model_of(enum est_architecture architecture, int64_t layers)
-{
-	struct est_model model = LLAMA(layers);
-
-	model.architecture = architecture;
-	return model;
-}
-
 static struct est_request request_of(enum est_precision precision, enum est_optimizer optimizer)
 {
 	return (struct est_request){
@@ -181,8 +173,8 @@ START_TEST(a_layer_keeps_what_the_closed_form_says)
 
 	request.checkpointing = layers[_i].checkpointing;
 	request.attention = layers[_i].attention;
-	one = kept_by_forward(model_of(layers[_i].architecture, 1), &request);
-	two = kept_by_forward(model_of(layers[_i].architecture, 2), &request);
+	one = kept_by_forward(llama_like(layers[_i].architecture, 1), &request);
+	two = kept_by_forward(llama_like(layers[_i].architecture, 2), &request);
 	ck_assert_msg(two - one == expected, "%s: %llu bytes, not %llu (%+lld)", layers[_i].name,
 		      (unsigned long long)(two - one), (unsigned long long)expected, (long long)(two - one - expected));
 }
@@ -213,8 +205,8 @@ START_TEST(a_layer_of_an_old_release_keeps_its_copies)
 	request.versions = old_layers[_i].versions;
 	request.checkpointing = old_layers[_i].checkpointing;
 	request.attention = old_layers[_i].attention;
-	one = kept_by_forward(model_of(EST_ARCH_LLAMA, 1), &request);
-	two = kept_by_forward(model_of(EST_ARCH_LLAMA, 2), &request);
+	one = kept_by_forward(llama_like(EST_ARCH_LLAMA, 1), &request);
+	two = kept_by_forward(llama_like(EST_ARCH_LLAMA, 2), &request);
 	ck_assert_msg(two - one == expected, "%s: %llu bytes, not %llu (%+lld)", old_layers[_i].name,
 		      (unsigned long long)(two - one), (unsigned long long)expected, (long long)(two - one - expected));
 }
@@ -264,8 +256,8 @@ static struct est_request compiled_request(enum est_checkpointing checkpointing)
 START_TEST(a_compiled_layer_keeps_what_the_partitioner_saves)
 {
 	struct est_request request = compiled_request(compiled_layers[_i].checkpointing);
-	uint64_t one = kept_by_forward(model_of(compiled_layers[_i].architecture, 1), &request);
-	uint64_t two = kept_by_forward(model_of(compiled_layers[_i].architecture, 2), &request);
+	uint64_t one = kept_by_forward(llama_like(compiled_layers[_i].architecture, 1), &request);
+	uint64_t two = kept_by_forward(llama_like(compiled_layers[_i].architecture, 2), &request);
 
 	ck_assert_uint_eq(two - one, compiled_layers[_i].saved());
 }
@@ -275,7 +267,7 @@ END_TEST
 START_TEST(a_compiled_step_leaves_gradients_only)
 {
 	struct est_request request = compiled_request(compiled_layers[_i].checkpointing);
-	struct est_model model = model_of(compiled_layers[_i].architecture, 2);
+	struct est_model model = llama_like(compiled_layers[_i].architecture, 2);
 
 	uint64_t gradients;
 
@@ -294,7 +286,7 @@ END_TEST
 START_TEST(a_compiled_loss_copies_no_logits)
 {
 	struct est_request request = compiled_request(EST_CHECKPOINT_FULL);
-	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 1);
 	const uint64_t logits = (uint64_t)N * V;
 	uint64_t before;
 	struct walk walk;
@@ -313,7 +305,7 @@ END_TEST
  * its own heads' dk and dv in the place of 16-bit ones of each query head. */
 START_TEST(flash_attention_3_accumulates_for_its_own_heads)
 {
-	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 1);
 	struct est_request request = request_of(EST_PURE_BF16, EST_ADAMW_TORCH_FUSED);
 	const uint64_t rows = (uint64_t)N * HEADS, own = 2 * 4 * (uint64_t)N * KV * DIM, expanded = 2 * 2 * rows * DIM;
 	uint64_t second;
@@ -332,7 +324,7 @@ END_TEST
 /* 16-bit logits, their fp32 copy, log_softmax's result: 10 bytes a logit at most, 4 kept; backward 4 + 4 + 4. */
 START_TEST(the_loss_takes_10_then_4_then_12_bytes_a_logit)
 {
-	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 1);
 	struct est_request request = request_of(EST_PURE_BF16, EST_ADAMW_TORCH_FUSED);
 	const uint64_t logits = (uint64_t)N * V, labels = 8 * (B * (S + 1) + N), scalars = 16 * 512;
 	uint64_t before, most;
@@ -373,7 +365,7 @@ static const struct {
 
 START_TEST(the_loss_of_each_generation_takes_its_bytes_a_logit)
 {
-	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 1);
 	struct est_request request = request_of(generations[_i].precision, EST_ADAMW_TORCH_FUSED);
 	const uint64_t batch = (uint64_t)generations[_i].batch, whole = batch * S * V;
 	const uint64_t shifted = generations[_i].shifts ? batch * (S - 1) * V : whole, small = 8 * 4 * N + 16 * 512;
@@ -401,7 +393,7 @@ END_TEST
 /* With 4 bytes a weight autocast casts the head too: 2 V h, kept to its backward. */
 START_TEST(the_cast_of_an_fp32_head_is_kept)
 {
-	struct est_model model = model_of(EST_ARCH_LLAMA, 1);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 1);
 	struct est_request request = request_of(EST_BF16_MIXED, EST_ADAMW_TORCH_FUSED);
 	uint64_t head = 2 * (uint64_t)V * H, logits = (uint64_t)N * V;
 	struct walk walk;
@@ -441,7 +433,7 @@ static const struct {
 
 START_TEST(weights_gradients_and_states_take_their_bytes_a_parameter)
 {
-	struct est_model model = model_of(EST_ARCH_LLAMA, 2);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 2);
 	struct est_request request = request_of(optimizers[_i].precision, optimizers[_i].optimizer);
 	const uint64_t count = parameters(&model), tensors = 2 * 9 + 3, small = 64 * 1024;
 	const char *name = optimizers[_i].name;
@@ -472,7 +464,7 @@ END_TEST
 
 START_TEST(a_later_micro_batch_adds_to_the_gradients_in_place)
 {
-	struct est_model model = model_of(EST_ARCH_LLAMA, 2);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 2);
 	struct est_request request = request_of(EST_PURE_BF16, EST_ADAMW_TORCH_FUSED);
 
 	trace(&model, &request);
@@ -521,7 +513,7 @@ static void check_events(const char *name)
 
 START_TEST(every_program_is_whole_and_balanced)
 {
-	struct est_model model = model_of(architectures[_i], 3);
+	struct est_model model = llama_like(architectures[_i], 3);
 	char name[128];
 
 	model.gated_mlp = architectures[_i] < EST_ARCH_GPT2;
@@ -551,7 +543,7 @@ END_TEST
 
 START_TEST(an_arena_that_is_too_small_makes_no_program)
 {
-	struct est_model model = model_of(EST_ARCH_LLAMA, 2);
+	struct est_model model = llama_like(EST_ARCH_LLAMA, 2);
 	struct est_request request = request_of(EST_PURE_BF16, EST_ADAMW_TORCH_FUSED);
 	static const uint64_t whole[EST_CATEGORIES] = { 1, 1, 1, 1, 1, 1 };
 	size_t needed;
