@@ -27,6 +27,9 @@ bool est_adapts_down(const struct est_model *model, const struct est_names *targ
 /* Whether targets name any of these, experts or router, whole or in part. */
 bool est_adapts_parameters(const struct est_model *model, const struct est_names *targets);
 
+/* accelerate's fsdp2_prepare_model(): under mixed precision adapters become fp32 whatever they were, but in a model with Params4bit. */
+bool est_upcasts_adapters(const struct est_request *request);
+
 /* Parameters with a gradient: all of them, the adapters, or (freeze) the last layers and the head, which is the
  * embedding where they are tied. */
 int64_t est_trainable_parameters(const struct est_request *request, const struct est_model *model);

@@ -183,20 +183,12 @@ static bool wrap_head(struct est_pass *pass)
 	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || wrap_linear(pass, &pass->head_dense);
 }
 
-/* accelerate's fsdp2_prepare_model(): under mixed precision what trains becomes fp32, but in a model with Params4bit */
-static bool is_upcast_for_fsdp2(const struct est_request *request)
-{
-	bool fsdp2 = request->parallelism.strategy == EST_FSDP || request->parallelism.strategy == EST_HSDP;
-
-	return fsdp2 && request->parallelism.wrap != EST_WRAP_LAYER_ROOT && est_is_mixed(request->precision) && request->method == EST_LORA;
-}
-
 /* DeepSpeed's engine casts the whole module to 16 bits, adapters too. */
 static bool adapters_are_fp32(const struct est_request *request)
 {
 	if (est_zero_wanted(request) || est_zero3_wanted(request))
 		return false;
-	return request->lora.adapter_dtype == EST_FP32 || is_upcast_for_fsdp2(request);
+	return request->lora.adapter_dtype == EST_FP32 || est_upcasts_adapters(request);
 }
 
 /* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there */

@@ -200,6 +200,16 @@ static void note_compiled_model(const struct est_request *request, const struct 
 		     "logits' or the embedding's gradient's");
 }
 
+static void note_adapters(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	bool flat = request->parallelism.strategy == EST_FSDP1 && est_has_adapters(request) && est_is_mixed(request->precision);
+
+	(void)model;
+	if ((flat || est_upcasts_adapters(request)) && request->lora.adapter_dtype != EST_FP32)
+		est_note_add(&report->assumptions, "/lora/adapter_dtype", "fp32",
+			     "under mixed precision accelerate casts what FSDP trains to fp32: so the adapters lie and are stepped");
+}
+
 static void note_framework(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *framework = est_word_name(est_framework_words, (int)request->framework);
@@ -245,7 +255,7 @@ typedef void note_function(const struct est_request *request, const struct est_m
 /* In the order in which they are told. */
 static note_function *const notes[] = {
 	note_limits, note_mixers, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan,
-	note_compiled_model, note_tensor, note_framework,
+	note_compiled_model, note_tensor, note_adapters, note_framework,
 };
 
 /* Megatron's run shares nothing with what the other notes tell of */

@@ -558,6 +558,25 @@ START_TEST(a_compiled_model_has_room_both_ways)
 }
 END_TEST
 
+/* accelerate casts what is asked for in 16 bits: an answer has to say so. */
+START_TEST(adapters_that_are_upcast_are_noted)
+{
+	struct est_model model = llama(4);
+	struct est_request request = plain();
+
+	request.method = EST_LORA;
+	request.precision = EST_BF16_MIXED;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 16, .target_modules = { .all = true }, .adapter_dtype = EST_BF16 };
+	request.parallelism.strategy = _i ? EST_FSDP : EST_DDP;
+	request.parallelism.gpus = 4;
+	request.parallelism.param_dtype = EST_BF16;
+	request.parallelism.reduce_dtype = EST_BF16;
+	run_on(&request, &model, 0, &report);
+	ck_assert(is_noted("/lora/adapter_dtype") == (_i == 1));
+}
+END_TEST
+
 /* LLM.int8 multiplies outliers in 16 bits, and adds them to what else it has: where there are none, products of an
  * fp32 stream stay in fp32. */
 START_TEST(inputs_without_outliers_have_room)
@@ -1079,6 +1098,7 @@ int main(void)
 	tcase_add_loop_test(test, the_same_inputs_give_the_same_report, 0, COUNT(families) * PRECISIONS);
 	tcase_add_test(test, a_kernel_that_keeps_weights_has_room);
 	tcase_add_test(test, a_compiled_model_has_room_both_ways);
+	tcase_add_loop_test(test, adapters_that_are_upcast_are_noted, 0, 2);
 	tcase_add_test(test, inputs_without_outliers_have_room);
 	tcase_add_test(test, experts_weighed_in_fp32_have_room);
 	tcase_add_test(test, expandable_segments_reserve_less);
