@@ -98,6 +98,7 @@ struct est_pass {
 	uint8_t parameter_element;                  /* bytes of a parameter that is not quantised: the dtype of the stream */
 	struct est_schedule *schedule;              /* of a sharded model, or NULL */
 	struct est_zero *zero;                      /* of ZeRO's gradients, or NULL */
+	struct est_ddp *ddp;                        /* of DDP's buckets, or NULL */
 	struct est_tensor_group tensor;             /* of tensor-parallel ranks; model is a rank's part */
 	bool trains, quantizes;                     /* while building: what is made is trained, is quantised */
 	bool idle;                                  /* while building: a part that the forward does not run */

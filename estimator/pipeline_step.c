@@ -254,7 +254,7 @@ static void backward(struct est_pipeline *pipeline, struct stage *stage, uint64_
 
 	bring_uses_back(pipeline, flight);
 	est_zero_micro_begin(pass->zero, number + 1 == pipeline->order.traced);
-	est_ddp_micro_begin(tape, pass->request, number + 1 == pipeline->order.traced);
+	est_ddp_micro_begin(pass->ddp, number + 1 == pipeline->order.traced);
 	est_mark(tape, stage->last ? EST_PHASE_LOSS_BACKWARD : EST_PHASE_BACKWARD);
 	est_tape_backward_of(tape, flight->first_node, flight->end_node, flight->root, gradient_of(stage, number));
 	est_schedule_backward_end(pass->schedule);

@@ -61,6 +61,8 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 	memcpy(ret_levels->component, level.current, sizeof(ret_levels->component)); /* not what loading took for a moment */
 	for (unsigned step = 0; step < 2; step++) {
 		level.steady = step > 0;
+		if (step == 1)
+			play_levels(program, EST_PART_SECOND_STEP, &level);
 		if (step == 0)
 			play_levels(program, EST_PART_REHEARSAL, &level);
 		play_levels(program, EST_PART_MICRO_FIRST, &level);
@@ -96,6 +98,8 @@ static uint64_t repeats(const struct play *play)
 
 	if (play->part == EST_PART_LOAD || play->part == EST_PART_STATES || play->part == EST_PART_REHEARSAL)
 		return play->step == 0;
+	if (play->part == EST_PART_SECOND_STEP)
+		return play->step == 1;
 	if (play->part == EST_PART_MICRO_FIRST && play->step == 0)
 		return !play->program->rehearses_first;
 	if (play->part == EST_PART_MICRO_NEXT && play->step == 0 && play->program->rehearses_all)

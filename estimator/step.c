@@ -42,7 +42,7 @@ size_t est_program_arena_size(int64_t layers)
 
 	return limits.events * sizeof(struct est_event) + limits.nodes * sizeof(struct est_node)
 	       + limits.storages * sizeof(struct est_storage)
-	       + limits.leaves * (sizeof(struct est_leaf) + 3 * sizeof(struct est_tensor))
+	       + limits.leaves * (sizeof(struct est_leaf) + 3 * sizeof(struct est_tensor) + sizeof(uint32_t) + sizeof(bool))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
 	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit) + est_compiled_layer_size() + est_compiled_model_layer_size()
 				   + ZERO3_BYTES_PER_LAYER) + 65536;
@@ -79,7 +79,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	if (pass->schedule)
 		pass->schedule->syncs = last || pass->request->parallelism.sync_each_microbatch;
 	est_zero_micro_begin(pass->zero, last);
-	est_ddp_micro_begin(tape, pass->request, last);
+	est_ddp_micro_begin(pass->ddp, last);
 	est_mark(tape, EST_PHASE_FORWARD);
 	est_schedule_micro_begin(pass->schedule);
 	loss = est_objective_loss(pass);
@@ -132,7 +132,7 @@ static uint64_t trace_first(struct est_pass *pass)
 {
 	uint64_t steps = (uint64_t)pass->request->gradient_accumulation_steps;
 	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch)
-		|| est_zero_last_differs(pass->zero) || est_ddp_last_differs(pass->request);
+		|| est_zero_last_differs(pass->zero) || est_ddp_last_differs(pass->ddp);
 
 	trace_micro(pass, steps == 1);
 	if (!last_differs || steps <= 2)
@@ -214,11 +214,14 @@ static int64_t table_layers(const struct est_model *model, const struct est_requ
 }
 
 /* A pipeline rank's stages are models of their own to DDP. */
-static void wrap_in_ddp(const struct est_pass *pass)
+static void wrap_in_ddp(struct est_pass *pass)
 {
-	for (; pass; pass = pass->next_stage)
-		est_ddp_wrap(pass->tape, pass->request, pass->first_leaf,
-			     pass->next_stage ? pass->next_stage->first_leaf : pass->tape->leaf_count);
+	struct est_ddp *ddp = est_ddp_new(pass->tape, pass->request);
+
+	for (; pass; pass = pass->next_stage) {
+		pass->ddp = ddp;
+		est_ddp_wrap(ddp, pass->first_leaf, pass->next_stage ? pass->next_stage->first_leaf : pass->tape->leaf_count);
+	}
 }
 
 static void zero_grad(const struct est_pass *pass)
@@ -293,6 +296,9 @@ static bool trace_by_tape(struct est_program *program, const struct est_model *m
 	else
 		trace_micros(program, &pass);
 	trace_optimizer(program, &pass);
+	est_program_begin(program, tape, EST_PART_SECOND_STEP);
+	est_ddp_rebuild(pass.ddp);
+	est_program_end(program, tape, EST_PART_SECOND_STEP);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
 	program->expandable = request->expandable_segments;

@@ -10,6 +10,7 @@
 
 enum est_part {
 	EST_PART_LOAD,        /* the model's constructor, and an optimizer's master weights */
+	EST_PART_SECOND_STEP, /* what comes once, before the second step: DDP's buckets are made anew; or empty */
 	EST_PART_REHEARSAL,   /* the first micro-batches of all, where they run otherwise than those of later steps;
 			       * or empty */
 	EST_PART_MICRO_FIRST, /* forward, loss, backward while no gradient exists */

@@ -103,6 +103,8 @@ static void play_step(struct drawing *drawing, unsigned step)
 	const struct est_program *program = drawing->program;
 
 	drawing->draws = step + 1 == STEPS;
+	if (step == 1)
+		play(drawing, EST_PART_SECOND_STEP);
 	if (step == 0)
 		play(drawing, EST_PART_REHEARSAL);
 	if (step > 0 || !program->rehearses_first)

@@ -60,6 +60,8 @@ static bool plain_runs(struct plain *plain, uint64_t limit)
 		uint64_t before = plain->allocator.peak_reserved;
 
 		memset(plain->phase_reserved, 0, sizeof(plain->phase_reserved));
+		if (step == 1)
+			plain_play(plain, EST_PART_SECOND_STEP);
 		plain_play_micros(plain, step == 0);
 		plain_play(plain, EST_PART_CLIP);
 		if (step == 0)

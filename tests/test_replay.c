@@ -87,6 +87,13 @@ static void make_part(struct maker *maker, enum est_part part, uint64_t accumula
 	case EST_PART_LOAD:
 		make_all(maker, FIRST_WEIGHT, WEIGHTS, true);
 		break;
+	case EST_PART_SECOND_STEP: /* some weights lie in other pieces from there on */
+		for (uint32_t id = FIRST_WEIGHT; id < FIRST_WEIGHT + draw(maker, WEIGHTS / 2); id++) {
+			make_alive(maker, id, false);
+			maker->bytes[id] = 0;
+			make_alive(maker, id, true);
+		}
+		break;
 	case EST_PART_REHEARSAL:
 		break;
 	case EST_PART_MICRO_FIRST:

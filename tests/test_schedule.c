@@ -464,6 +464,32 @@ START_TEST(buckets_are_as_large_as_the_gradients)
 }
 END_TEST
 
+/* One bucket of all gradients at first; the second step's forward replaces it by one of 1 MiB and others of 25, each as much larger as the
+ * parameter that filled it. */
+START_TEST(buckets_are_made_anew_before_the_second_step)
+{
+	struct est_request request = sharded(EST_DDP);
+	struct est_model model = llama(false);
+	uint64_t left = 4 * (uint64_t)est_model_count_parameters(&model), least = 1 << 20;
+	const struct est_event *event, *end;
+
+	trace(&model, &request);
+	event = program.events + program.begin[EST_PART_SECOND_STEP];
+	end = program.events + program.end[EST_PART_SECOND_STEP];
+	ck_assert_int_ge(end - event, 5);
+	ck_assert_int_eq(event->kind, EST_EVENT_PHASE);
+	ck_assert_int_eq((++event)->kind, EST_EVENT_FREE);
+	ck_assert_uint_eq(event->bytes, left);
+	while (++event < end) {
+		ck_assert_int_eq(event->kind, EST_EVENT_ALLOC);
+		ck_assert(event->bytes >= least || event + 1 == end);
+		left -= event->bytes;
+		least = 25 << 20;
+	}
+	ck_assert_uint_eq(left, 0);
+}
+END_TEST
+
 /* Under no_sync() a gradient is no view of its bucket yet: all lie beside the buckets until the last micro-batch. */
 START_TEST(views_of_buckets_begin_with_the_micro_batch_that_is_reduced)
 {
@@ -527,6 +553,7 @@ int main(void)
 	tcase_add_test(test, fsdp2_makes_no_unit_of_a_layer_by_pefts_policy);
 	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
+	tcase_add_test(test, buckets_are_made_anew_before_the_second_step);
 	tcase_add_loop_test(test, views_of_buckets_begin_with_the_micro_batch_that_is_reduced, 0, 2);
 	tcase_add_test(test, accelerate_upcasts_what_fsdp2_trains);
 	suite_add_tcase(suite, test);
