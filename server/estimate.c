@@ -128,6 +128,15 @@ json_t *srv_read_body(struct srv_call *call)
 	return NULL;
 }
 
+json_t *srv_read_long_body(struct srv_call *call, const char *for_people)
+{
+	if (call->format == SRV_FOR_PEOPLE) {
+		srv_reply_problem(call->reply, SRV_NOT_ACCEPTABLE, for_people);
+		return NULL;
+	}
+	return srv_leave_long(call, true) ? NULL : srv_read_body(call);
+}
+
 /* What an estimate depends on but for the request. */
 static uint64_t hash_of_setting(const struct srv_call *call)
 {

@@ -1,5 +1,4 @@
 /* GET /gpus and /gpus/{id}. */
-#include <ctype.h>
 #include <strings.h>
 #include "server/handlers.h"
 
@@ -89,14 +88,8 @@ void srv_get_gpus(struct srv_call *call)
 	struct srv_value values[PARAMETERS];
 	size_t count = 0;
 
-	if (!srv_query_read(call->request->query, parameters, PARAMETERS, values, &call->context->faults)) {
-		srv_reply_faults(call->reply, &call->context->faults);
+	if (!srv_list_begin(call, listing, parameters, PARAMETERS, values, &values[Q]))
 		return;
-	}
-	if (srv_list_unchanged(call, listing))
-		return;
-	for (char *at = values[Q].text; *at; at++)
-		*at = (char)tolower((unsigned char)*at);
 	for (size_t i = 0; i < listing->count; i++)
 		if (srv_listing_matches(listing, i, values[Q].text) && is_wanted(listing->rows[i], values))
 			call->context->rows[count++] = listing->rows[i];

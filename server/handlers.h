@@ -21,6 +21,8 @@ void srv_get_estimate(struct srv_call *call);
 json_t *srv_parse_body(struct srv_call *call);
 /* The same, after its query was found empty. */
 json_t *srv_read_body(struct srv_call *call);
+/* The same of a call that takes long and is answered in rows: for_people says which formats there are, to who asks for another one. */
+json_t *srv_read_long_body(struct srv_call *call, const char *for_people);
 /* Longer bodies are left to somebody else before they are read. */
 enum { SRV_BODY_AT_ONCE = 64 * 1024 };
 /* Whether a single replay of it takes long: MLX's, or that of a model beyond measure. */
@@ -68,8 +70,10 @@ void srv_get_metrics(struct srv_call *call);
 
 /* lists.c: what the two catalogues share. */
 
-/* Sets the ETag of listing for this query and format; true when the client has it already (304). */
-bool srv_list_unchanged(struct srv_call *call, const struct srv_listing *listing);
+/* Reads the query of a list into values, of which text is put into lower case, for srv_listing_matches(). False when the call is answered:
+ * the query is at fault, or the client has the list already. */
+bool srv_list_begin(struct srv_call *call, const struct srv_listing *listing, const struct srv_parameter *parameters, size_t count,
+		    struct srv_value *values, struct srv_value *text);
 /* Writes count of the rows of listing (context->rows), of total that match, in the format of the call. */
 void srv_list_write(struct srv_call *call, const struct srv_listing *listing, size_t count, size_t total);
 /* Writes row i of listing alone. */

@@ -1,9 +1,11 @@
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include "server/handlers.h"
 #include "server/write.h"
 
-bool srv_list_unchanged(struct srv_call *call, const struct srv_listing *listing)
+/* Sets the ETag of listing for this query and format; true when the client has it already (304). */
+static bool is_unchanged(struct srv_call *call, const struct srv_listing *listing)
 {
 	const char *query = call->request->query ? call->request->query : "";
 	uint64_t hash = est_hash(listing->hash, SRV_VERSION, sizeof SRV_VERSION);
@@ -13,6 +15,20 @@ bool srv_list_unchanged(struct srv_call *call, const struct srv_listing *listing
 	hash = est_hash(hash, call->request->path, strlen(call->request->path));
 	srv_reply_header(call->reply, "Cache-Control", "public, max-age=300");
 	return srv_reply_etag(call->reply, call->request, hash);
+}
+
+bool srv_list_begin(struct srv_call *call, const struct srv_listing *listing, const struct srv_parameter *parameters, size_t count,
+		    struct srv_value *values, struct srv_value *text)
+{
+	if (!srv_query_read(call->request->query, parameters, count, values, &call->context->faults)) {
+		srv_reply_faults(call->reply, &call->context->faults);
+		return false;
+	}
+	if (is_unchanged(call, listing))
+		return false;
+	for (char *at = text->text; *at; at++)
+		*at = (char)tolower((unsigned char)*at);
+	return true;
 }
 
 void srv_list_write(struct srv_call *call, const struct srv_listing *listing, size_t count, size_t total)
@@ -35,7 +51,7 @@ void srv_list_write(struct srv_call *call, const struct srv_listing *listing, si
 
 void srv_list_write_one(struct srv_call *call, const struct srv_listing *listing, size_t i)
 {
-	if (srv_list_unchanged(call, listing))
+	if (is_unchanged(call, listing))
 		return;
 	call->reply->content_type = srv_format_media_type(call->format);
 	if (call->format == SRV_JSON)

@@ -263,15 +263,8 @@ static void begin_stream(struct srv_call *call, const json_t *body)
 
 void srv_post_plan(struct srv_call *call)
 {
-	json_t *body;
+	json_t *body = srv_read_long_body(call, "plans come as json, csv, ndjson or records");
 
-	if (call->format == SRV_FOR_PEOPLE) {
-		srv_reply_problem(call->reply, SRV_NOT_ACCEPTABLE, "plans come as json, csv, ndjson or records");
-		return;
-	}
-	if (srv_leave_long(call, true))
-		return;
-	body = srv_read_body(call);
 	if (body)
 		begin_stream(call, body);
 	json_decref(body);
