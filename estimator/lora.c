@@ -123,9 +123,11 @@ static bool wrap_experts(struct est_pass *pass, struct est_experts *experts)
 /* Bare parameters after all modules. */
 static bool wrap_parameters(struct est_pass *pass)
 {
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
+		pass->tape->unit = est_unit_of_layer(i);
 		if (pass->layers[i].sparse && !wrap_experts(pass, &pass->layers[i].experts))
 			return false;
+	}
 	return wrap_layers(pass, EST_MODULE_ROUTER);
 }
 

@@ -267,6 +267,20 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 			      "must name modules: PEFT saves DistilBERT's pre_classifier whole and refuses to adapt it too");
 }
 
+/* PEFT's ParamWrapper, on the fused weights of experts and on routers, adds the factors to the weight itself in each forward. Traced: flat
+ * parameters fail there, by a view of them that is written to, or factors that nothing has gathered. */
+static void check_adapted_parameters(const struct est_request *request, struct est_faults *faults)
+{
+	if (request->parallelism.strategy == EST_FSDP1)
+		est_fault_add(faults, "/lora/target_modules", EST_CONTRADICTION,
+			      "must name no experts or routers under fsdp1: PEFT adapts them as parameters, which fails where these are flat; "
+			      "all-linear stands for them too");
+	else if (request->parallelism.strategy == EST_ZERO3)
+		refuse("lora.target_modules", request, faults);
+	else if (request->parallelism.wrap == EST_WRAP_PEFT)
+		refuse_for("parallelism.wrap", request, "adapters of experts or routers", faults);
+}
+
 /* What is modelled of attention and not of other mixers: selective checkpoints, and parameters that are gathered by module */
 static void check_mixers(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
@@ -396,7 +410,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 		   && request->parallelism.strategy != EST_ZERO3 && model->tie_word_embeddings) {
 		refuse_for("parallelism.wrap", request, "a tied head", faults);
 	} else if (request->method != EST_FULL && est_adapts_parameters(model, &request->lora.target_modules)) {
-		refuse("lora.target_modules", request, faults);
+		check_adapted_parameters(request, faults);
 	}
 	if (!est_schedule_wanted(request) || request->parallelism.strategy != EST_FSDP1)
 		check_named(fsdp1_schedules, sizeof(fsdp1_schedules) / sizeof(fsdp1_schedules[0]), true, request, faults);

@@ -89,7 +89,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              240, 0.01, 0.60, 0.60, 0.41 },
+	{ NULL,                              248, 0.01, 0.60, 0.60, 0.41 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },

@@ -40,6 +40,7 @@ static void set_fields(struct est_request *request, const char *assignments)
 /* torchtitan, fp32 shards and bf16 compute, whole checkpoints, under fsdp */
 #define TITAN "framework=6 precision=2 gradient_checkpointing=1 parallelism.strategy=5 "
 #define ULYSSES "parallelism.gpus=4 parallelism.context=4 parallelism.context_backend=1 "
+#define SHARED_EXPERTS "method=1 precision=2 base_dtype=0 parallelism.gpus=8 "
 #define ADAPTED "method=1 torch_compile=1 base_dtype=0 outputs_to_fp32=1 "
 #define UNSLOTH "framework=4 method=1 precision=2 loss=1 "
 
@@ -564,6 +565,12 @@ static const struct {
 	  "/parallelism/expert", EST_NOT_SUPPORTED_YET },
 	{ "dropout of adapted experts", become_mixtral, LORA "lora.dropout=0.1", "/lora/dropout", EST_CONTRADICTION },
 	{ "DoRA of adapted experts", become_mixtral, LORA "lora.dora=1", "/lora/dora", EST_CONTRADICTION },
+	{ "adapted experts in shards", become_mixtral, SHARED_EXPERTS "parallelism.strategy=5", NULL, 0 },
+	{ "adapted experts in shards of replicas", become_mixtral, SHARED_EXPERTS "parallelism.strategy=7 parallelism.shard_size=4", NULL, 0 },
+	{ "adapted experts in flat parameters", become_mixtral, SHARED_EXPERTS "parallelism.strategy=6 parallelism.use_orig_params=1",
+	  "/lora/target_modules", EST_CONTRADICTION },
+	{ "adapted experts in units of their own", become_mixtral, SHARED_EXPERTS "parallelism.strategy=5 parallelism.wrap=2",
+	  "/parallelism/wrap", EST_NOT_SUPPORTED_YET },
 	{ "selective checkpoints of a mixture", become_mixtral, "gradient_checkpointing=2", "/gradient_checkpointing",
 	  EST_NOT_SUPPORTED_YET },
 	{ "flash attention of latent heads", become_deepseek, "attention=1", "/attention", EST_NOT_SUPPORTED_YET },
