@@ -109,10 +109,13 @@ static void for_each(struct est_stepping *stepping, each_function *function)
 
 	for (unsigned last = 0; last < (stepping->row->is_last ? 2 : 1); last++)
 		for (uint32_t i = 0; i < tape->leaf_count; i++) {
-			const struct est_trained p = trained(&tape->leaves[i], stepping->request);
+			struct est_trained p;
 
+			if (!is_stepped(&tape->leaves[i]))
+				continue;
+			p = trained(&tape->leaves[i], stepping->request);
 			stepping->on_host = tape->leaves[i].on_host;
-			if (is_stepped(&tape->leaves[i]) && (!stepping->row->is_last || stepping->row->is_last(&p) == last))
+			if (!stepping->row->is_last || stepping->row->is_last(&p) == last)
 				function(stepping, &p);
 		}
 }

@@ -10,55 +10,74 @@ enum { BOOKS = 3 }; /* the run's, and those of the two marks that there always a
 
 /* ---- levels */
 
+/* Where a run stands, and the most so far. */
 struct level {
-	struct est_levels *levels;
+	struct est_levels most;
 	uint64_t current[EST_CATEGORIES], allocated;
 	enum est_phase phase;
 	bool steady; /* the states exist: a peak counts for its phase */
 };
 
-static void rise(struct level *level, uint8_t category, uint64_t bytes)
+static void raise(uint64_t *peak, uint64_t value)
 {
-	struct est_levels *levels = level->levels;
+	if (*peak < value)
+		*peak = value;
+}
 
-	level->current[category] += bytes;
-	level->allocated += bytes;
-	if (level->current[category] > levels->component[category])
-		levels->component[category] = level->current[category];
-	if (level->steady && level->allocated > levels->phase_peak[level->phase])
-		levels->phase_peak[level->phase] = level->allocated;
-	if (level->allocated > levels->allocated) {
-		levels->allocated = level->allocated;
-		levels->phase = level->phase;
-		memcpy(levels->at_peak, level->current, sizeof(levels->at_peak));
+/* Less is alive from here on, or it is another phase. */
+static void note_peaks(struct level *level)
+{
+	struct est_levels *most = &level->most;
+
+	for (unsigned i = 0; i < EST_CATEGORIES; i++)
+		raise(&most->component[i], level->current[i]);
+	if (level->steady)
+		raise(&most->phase_peak[level->phase], level->allocated);
+	if (level->allocated > most->allocated) {
+		most->allocated = level->allocated;
+		most->phase = level->phase;
+		memcpy(most->at_peak, level->current, sizeof(most->at_peak));
 	}
+}
+
+/* Peaks are looked for where what has risen falls. */
+static void play_level_events(const struct est_program *program, size_t begin, size_t end, struct level *level)
+{
+	const struct est_event *event = program->events + begin, *last = program->events + end;
+	bool rises = false;
+
+	for (; event < last; event++) {
+		if (event->kind == EST_EVENT_ALLOC) {
+			level->current[event->category] += event->bytes;
+			level->allocated += event->bytes;
+			rises = true;
+			continue;
+		}
+		if (rises)
+			note_peaks(level);
+		rises = event->kind == EST_EVENT_PHASE; /* which begins with what there is */
+		if (event->kind == EST_EVENT_PHASE) {
+			level->phase = (enum est_phase)event->id;
+		} else {
+			level->current[event->category] -= event->bytes;
+			level->allocated -= event->bytes;
+		}
+	}
+	if (rises)
+		note_peaks(level);
 }
 
 static void play_levels(const struct est_program *program, enum est_part part, struct level *level)
 {
-	const struct est_event *event = program->events + program->begin[part], *end = program->events + program->end[part];
-
-	for (; event < end; event++) {
-		if (event->kind == EST_EVENT_ALLOC) {
-			rise(level, event->category, event->bytes);
-		} else if (event->kind == EST_EVENT_FREE) {
-			level->current[event->category] -= event->bytes;
-			level->allocated -= event->bytes;
-		} else {
-			level->phase = (enum est_phase)event->id;
-			if (level->steady && level->allocated > level->levels->phase_peak[level->phase])
-				level->levels->phase_peak[level->phase] = level->allocated;
-		}
-	}
+	play_level_events(program, program->begin[part], program->end[part], level);
 }
 
 void est_replay_levels(const struct est_program *program, struct est_levels *ret_levels)
 {
-	struct level level = { .levels = ret_levels };
+	struct level level = { .steady = false };
 
-	memset(ret_levels, 0, sizeof(*ret_levels));
 	play_levels(program, EST_PART_LOAD, &level);
-	memcpy(ret_levels->component, level.current, sizeof(ret_levels->component)); /* not what loading took for a moment */
+	memcpy(level.most.component, level.current, sizeof(level.most.component)); /* not what loading took for a moment */
 	for (unsigned step = 0; step < 2; step++) {
 		level.steady = step > 0;
 		if (step == 1)
@@ -72,6 +91,7 @@ void est_replay_levels(const struct est_program *program, struct est_levels *ret
 			play_levels(program, EST_PART_STATES, &level);
 		play_levels(program, EST_PART_UPDATE, &level);
 	}
+	*ret_levels = level.most;
 }
 
 /* ---- reserved */
@@ -107,12 +127,6 @@ static uint64_t repeats(const struct play *play)
 	if (play->part == EST_PART_MICRO_NEXT)
 		return accumulated < ACCUMULATIONS ? accumulated : ACCUMULATIONS;
 	return 1;
-}
-
-static void raise(uint64_t *peak, uint64_t value)
-{
-	if (*peak < value)
-		*peak = value;
 }
 
 /* The allocs of a phase are over: without a limit, which phases are told of, what is reserved only grows. */
