@@ -248,9 +248,12 @@ bool est_litgpt_lora_build(struct est_pass *pass)
 	const char *unknown;
 	unsigned parts = est_litgpt_parts(&pass->request->lora.target_modules, &unknown);
 
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++)
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
+		pass->tape->unit = est_unit_of_layer(i);
 		if (!adapt_layer(pass, &pass->layers[i], parts))
 			return false;
+	}
+	pass->tape->unit = 0;
 	return !(parts & EST_LITGPT_HEAD) || adapt(pass, &pass->lm_head);
 }
 

@@ -141,6 +141,7 @@ static bool make_recorder(struct recorder *recorder, uint32_t buffers, struct es
 /* Loading, and one part that is the whole step: graph and optimizer are one. */
 static void lay_parts(struct est_program *program, const struct recorder *recorder)
 {
+	memset(program, 0, sizeof(*program));
 	for (unsigned part = 0; part < EST_PARTS; part++)
 		program->begin[part] = program->end[part] = recorder->count;
 	program->begin[EST_PART_LOAD] = 0;

@@ -6,6 +6,7 @@
 #include "estimator/unsloth.h"
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
+#include "estimator/repeat.h"
 
 static est_layer_function *layer_of(const struct est_pass *pass)
 {
@@ -81,7 +82,7 @@ static void keep_beside(struct est_pass *pass)
 struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
 	pass->runs_layers = true;
-	for (int64_t i = 0; i < pass->model->num_hidden_layers; i++) {
+	for (int64_t i = 0; i < pass->model->num_hidden_layers; i = est_repeat_next(pass->tape, i)) {
 		bool within = est_is_checkpointed(pass, i) && est_unit_is_checkpointed(pass->schedule);
 		struct est_schedule *schedule = within ? NULL : pass->schedule;
 		struct est_tensor weights = pass->attn_weights, y;

@@ -67,9 +67,32 @@ static void play_level_events(const struct est_program *program, size_t begin, s
 		note_peaks(level);
 }
 
+/* What is alive changes by the same in each copy, so that its first or its last has the most. Plays the first, and leaves out the
+ * others but the last. Returns where that begins. */
+static size_t play_first_copy(const struct est_program *program, const struct est_copies *copies, struct level *level)
+{
+	const struct level before = *level;
+
+	play_level_events(program, copies->begin, copies->begin + copies->length, level);
+	for (unsigned i = 0; i < EST_CATEGORIES; i++)
+		level->current[i] += (copies->count - 2) * (level->current[i] - before.current[i]);
+	level->allocated += (copies->count - 2) * (level->allocated - before.allocated);
+	return copies->begin + (copies->count - 1) * copies->length;
+}
+
 static void play_levels(const struct est_program *program, enum est_part part, struct level *level)
 {
-	play_level_events(program, program->begin[part], program->end[part], level);
+	size_t at = program->begin[part];
+
+	for (unsigned i = 0; i < program->copies_count; i++) {
+		const struct est_copies *copies = &program->copies[i];
+
+		if (copies->begin < at || copies->begin >= program->end[part])
+			continue;
+		play_level_events(program, at, copies->begin, level);
+		at = play_first_copy(program, copies, level);
+	}
+	play_level_events(program, at, program->end[part], level);
 }
 
 void est_replay_levels(const struct est_program *program, struct est_levels *ret_levels)

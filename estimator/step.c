@@ -11,6 +11,7 @@
 #include "estimator/objective.h"
 #include "estimator/optimizer.h"
 #include "estimator/pipeline.h"
+#include "estimator/repeat.h"
 #include "estimator/unsloth.h"
 #include "estimator/zero3.h"
 
@@ -45,7 +46,7 @@ size_t est_program_arena_size(int64_t layers)
 	       + limits.leaves * (sizeof(struct est_leaf) + 3 * sizeof(struct est_tensor) + sizeof(uint32_t) + sizeof(bool))
 	       + limits.frames * sizeof(struct est_frame) + (limits.frame_saves + limits.attributes) * sizeof(uint32_t)
 	       + (size_t)layers * (2 * (sizeof(struct est_layer) + 1024) + sizeof(struct est_unit) + est_compiled_layer_size() + est_compiled_model_layer_size()
-				   + ZERO3_BYTES_PER_LAYER) + 65536;
+				   + ZERO3_BYTES_PER_LAYER) + est_repeat_arena_size(&limits) + 65536;
 }
 
 uint32_t est_program_ids(int64_t layers)
@@ -73,6 +74,8 @@ static void trace_micro(struct est_pass *pass, bool last)
 	bool recomputes_reentrantly = pass->request->checkpointing != EST_CHECKPOINT_NONE && pass->request->use_reentrant;
 	struct est_tensor loss;
 
+	if (tape->repeat && tape->repeat->failed)
+		return; /* the trace is none */
 	tape->frame_count = 0;
 	tape->frame_save_count = 0;
 	tape->pinned = 0;
@@ -81,6 +84,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_zero_micro_begin(pass->zero, last);
 	est_ddp_micro_begin(pass->ddp, last);
 	est_mark(tape, EST_PHASE_FORWARD);
+	est_repeat_begin(tape);
 	est_schedule_micro_begin(pass->schedule);
 	loss = est_objective_loss(pass);
 	est_cache_drop(pass);
@@ -89,6 +93,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_schedule_forward_end(pass->schedule);
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
+	est_repeat_enter(tape, 0);
 	est_schedule_backward_end(pass->schedule);
 	est_zero_backward_end(pass->zero, tape);
 	est_drop(tape, loss);
@@ -96,6 +101,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_pass_end(pass);
 	if (recomputes_reentrantly)
 		est_pass_release(pass);
+	est_repeat_end(tape);
 }
 
 /* ZeRO-3 has to see one micro-batch before it knows how all others run, and what it never lets go is there from the
@@ -258,8 +264,16 @@ static void trace_optimizer(struct est_program *program, struct est_pass *pass)
 	est_program_end(program, tape, EST_PART_UPDATE);
 }
 
+static void copy_list(struct est_program *program, const struct est_repeat *repeat)
+{
+	memcpy(program->copies, repeat->list, sizeof(program->copies));
+	program->copies_count = repeat->list_count;
+}
+
+/* repeat: zeroed, or NULL to run all layers. */
 static bool trace_by_tape(struct est_program *program, const struct est_model *model, const struct est_request *request,
-			  enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
+			  enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena,
+			  struct est_repeat *repeat)
 {
 	const struct est_model whole = est_framework_model(request, model), own = est_tensor_part(request, &whole);
 	struct est_tape_limits limits = limits_for(table_layers(&own, request));
@@ -291,16 +305,22 @@ static bool trace_by_tape(struct est_program *program, const struct est_model *m
 	if (request->parallelism.pipeline > 1 && !(pipeline = est_pipeline_load(&pass)))
 		return false;
 	est_program_end(program, tape, EST_PART_LOAD);
+	if (repeat && !pipeline)
+		est_repeat_plan(repeat, &pass);
 	if (pipeline)
 		trace_stage(program, &pass, pipeline);
 	else
 		trace_micros(program, &pass);
+	if (repeat && repeat->failed)
+		return false;
 	trace_optimizer(program, &pass);
 	est_program_begin(program, tape, EST_PART_SECOND_STEP);
 	est_ddp_rebuild(pass.ddp);
 	est_program_end(program, tape, EST_PART_SECOND_STEP);
 	program->events = tape->events;
 	program->ids = tape->storage_count;
+	if (repeat)
+		copy_list(program, repeat);
 	program->expandable = request->expandable_segments;
 	program->pinned = tape->pinned + tape->host_shards;
 	program->host_states = tape->host_states;
@@ -314,12 +334,29 @@ static bool trace_by_tape(struct est_program *program, const struct est_model *m
 	return !tape->exhausted && !arena->exhausted;
 }
 
-bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
-		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
+bool est_program_trace_whole(struct est_program *program, const struct est_model *model, const struct est_request *request,
+			     enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
 {
 	if (est_megatron_wanted(request))
 		return est_megatron_trace(program, model, request, arena);
 	if (est_mlx_wanted(request))
 		return est_mlx_trace(program, model, request, arena);
-	return trace_by_tape(program, model, request, sdpa, shards, arena);
+	return trace_by_tape(program, model, request, sdpa, shards, arena, NULL);
+}
+
+bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
+		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena)
+{
+	struct est_repeat repeat = { .copies = 0 };
+	size_t mark = arena->used;
+	bool exhausted = arena->exhausted, complete;
+
+	if (est_megatron_wanted(request) || est_mlx_wanted(request))
+		return est_program_trace_whole(program, model, request, sdpa, shards, arena);
+	complete = trace_by_tape(program, model, request, sdpa, shards, arena, &repeat);
+	if (!repeat.failed)
+		return complete;
+	est_arena_rewind(arena, mark);
+	arena->exhausted = exhausted;
+	return trace_by_tape(program, model, request, sdpa, shards, arena, NULL);
 }

@@ -21,6 +21,13 @@ enum est_part {
 	EST_PARTS
 };
 
+/* A stretch of events that comes again and again, one after the other, with other storages: count (2 at least) times from begin on. */
+struct est_copies {
+	size_t begin, length, count;
+};
+
+enum { EST_COPIES_MAX = 32 };
+
 struct est_program {
 	const struct est_event *events;
 	size_t begin[EST_PARTS], end[EST_PARTS];
@@ -35,6 +42,8 @@ struct est_program {
 	uint64_t surplus;           /* bytes that another rank may hold beyond the one that is traced, at most */
 	uint64_t leftover;          /* bytes that are alive of the batch before, and would not be if that were short */
 	int64_t trainable_parameters;
+	struct est_copies copies[EST_COPIES_MAX]; /* known ones, in the order of events; there may be others */
+	unsigned copies_count;
 	uint64_t reserved;          /* what an allocator of its own takes at most (MLX's); 0: PyTorch's is asked */
 };
 
@@ -42,6 +51,10 @@ struct est_program {
  * (1: all of it). sdpa: what sdpa may choose on the card. False when the arena is too small. */
 bool est_program_trace(struct est_program *program, const struct est_model *model, const struct est_request *request,
 		       enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena);
+/* The same by running all layers, where the other copies the events of those that are alike (repeat.h): it comes to the same
+ * events, but for the storages' ids. */
+bool est_program_trace_whole(struct est_program *program, const struct est_model *model, const struct est_request *request,
+			     enum est_sdpa_choice sdpa, const uint64_t shards[EST_CATEGORIES], struct est_arena *arena);
 
 /* What is recorded on tape between begin and end is the part; empty: nothing is. */
 void est_program_begin(struct est_program *program, const struct est_tape *tape, enum est_part part);

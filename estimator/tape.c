@@ -1,6 +1,6 @@
 #include <assert.h>
 #include <string.h>
-#include "estimator/tape.h"
+#include "estimator/repeat.h"
 
 #define DISCARDED UINT32_MAX      /* a position of a frame that nobody will ask for, held until est_discard_nodes() */
 #define PASSED (UINT32_MAX - 1)   /* the same, not held */
@@ -399,6 +399,7 @@ void est_mark(struct est_tape *tape, enum est_phase phase)
 	record(tape, EST_EVENT_PHASE, (uint32_t)phase, 0, EST_ACTIVATIONS);
 	tape->phase = phase;
 	tape->layer = 0;
+	est_repeat_enter(tape, 0);
 }
 
 void est_mark_layer(struct est_tape *tape, unsigned layer)
@@ -406,6 +407,7 @@ void est_mark_layer(struct est_tape *tape, unsigned layer)
 	if (tape->layer == layer)
 		return;
 	tape->layer = (uint16_t)layer;
+	est_repeat_enter(tape, layer);
 	if (tape->marks_layers)
 		record(tape, EST_EVENT_PHASE, (uint32_t)tape->phase, layer, EST_ACTIVATIONS);
 }

@@ -48,6 +48,7 @@ struct est_tensor {
 
 struct est_tape;
 struct est_node;
+struct est_repeat;
 
 /* One kind of operator: backward turns the gradients of the outputs (node->grad[], owned by the engine) into those of the
  * inputs: ret[i] for every input i with node->edge[i], new references or moved ones (est_node_take_grad()). */
@@ -211,6 +212,7 @@ struct est_tape {
 	uint32_t unit;              /* of the leaves to come */
 	uint64_t shards[EST_CATEGORIES]; /* static sharding: a rank holds one part in so many of what is in a category */
 	uint64_t host_shards, host_states; /* bytes on the host: shards and their gradients (pinned), the states of their optimizer */
+	struct est_repeat *repeat;  /* which layers are not run; NULL: all are (repeat.h) */
 	uint64_t managed;           /* bytes of states in managed memory (paged optimizers), outside the allocator */
 	bool exhausted;             /* a limit was reached: the trace is not whole */
 };
