@@ -370,7 +370,7 @@ static const struct est_architecture_row architectures[] = {
 				   .mixer = nemotron_mamba, .feeds = nemotron_mlp, .experts_by_their_own_names = true,
 				   .peft_refuses_out_proj = true, .fp32_logits = true },
 	[EST_ARCH_BAMBA]       = { bamba, est_bamba_layer, est_llama_norm, .rotary = true, .cuts_whole_heads = true,
-				   .mixer = bamba_mamba },
+				   .mixer = bamba_mamba, .returns_weights = true },
 	[EST_ARCH_FALCON_H1]   = { falcon_h1, est_falcon_h1_layer, est_llama_norm, .rotary = true, .mixer = falcon_h1,
 				   .peft_refuses_out_proj = true },
 	[EST_ARCH_MAMBA2]      = { mamba2, est_mamba2_layer, est_llama_norm, .rotary = false, .mixer = mamba2,

@@ -13,6 +13,25 @@ static est_layer_function *layer_of(const struct est_pass *pass)
 	return est_unsloth_wanted(pass->request) ? est_unsloth_layer : est_architecture_row(pass->model->architecture)->layer;
 }
 
+/* What a layer returns beside its hidden states: attention's weights, or the tokens that it chose. A reentrant checkpoint
+ * makes zeros for the gradient of either, and passes on those of the weights. */
+static void return_beside(struct est_pass *pass)
+{
+	bool returns = est_architecture_row(pass->model->architecture)->returns_weights;
+	struct est_tensor weights = pass->attn_weights, chosen = pass->runs_layers ? pass->next_indices : est_none;
+	struct est_tensor beside = chosen.numel ? chosen : returns ? weights : est_none;
+
+	if (pass->runs_layers && beside.numel && pass->tape->no_grad)
+		pass->tape->beside = (struct est_tensor){ .numel = beside.numel, .element = beside.element };
+	if (returns && pass->runs_layers)
+		return;
+	pass->attn_weights = est_none;
+	if (returns)
+		pass->tape->beside = weights;
+	else
+		est_drop(pass->tape, weights);
+}
+
 static struct est_tensor layer_function(void *context, struct est_tensor x, const void *layer)
 {
 	struct est_pass *pass = context;
@@ -26,10 +45,7 @@ static struct est_tensor layer_function(void *context, struct est_tensor x, cons
 	pass->model = model;
 	est_drop(pass->tape, pass->frame);
 	pass->frame = est_none;
-	if (pass->runs_layers && est_architecture_row(pass->model->architecture)->returns_weights)
-		return y;
-	est_drop(pass->tape, pass->attn_weights);
-	pass->attn_weights = est_none;
+	return_beside(pass);
 	return y;
 }
 
@@ -72,7 +88,7 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 /* presents.append(...): the cache of keys and values, which is among the model's outputs */
 static void keep_beside(struct est_pass *pass)
 {
-	if (pass->tape->beside.numel)
+	if (pass->tape->beside.storage)
 		pass->cache[pass->cache_count++] = pass->tape->beside;
 	pass->tape->beside = est_none;
 }
