@@ -128,7 +128,7 @@ struct est_call {
  * may keep the result. */
 enum est_policy { EST_KEEP_NOTHING, EST_KEEP_OP, EST_KEEP_ATTENTION, EST_KEEP_ALL_MATMUL };
 enum est_result { EST_RESULT_OF_MATMUL, EST_RESULT_OF_ATTENTION };
-enum { EST_KEPT = 32 };
+enum { EST_KEPT = 64 }; /* DoRA on eight linear layers makes six products of each */
 
 /* One non-reentrant checkpoint: what its forward saved by position, recomputed on the first demand. */
 struct est_frame {
