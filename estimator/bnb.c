@@ -78,17 +78,23 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 
 /* ---- 4 bits: the weight is dequantised for each product, forward and backward */
 
-/* dequantize_4bit(...).to(grad_output.dtype): first in the dtype that was quantised. extra: 0 in, 1 out, 2 nested, 3
- * from fp32. matmul() folds a batch with _unsafe_view(): the product is no view. */
+/* dequantize_4bit(): in the dtype that was quantised */
+static struct est_tensor dequantize_4bit(struct est_tape *tape, uint64_t n, bool nested, bool from_fp32)
+{
+	struct est_tensor absmax = nested ? est_empty_as(tape, blocks(n, BLOCK), EST_32BIT, EST_BUFFERS) : est_none, weight;
+
+	weight = est_empty_as(tape, n, from_fp32 ? EST_32BIT : EST_16BIT, EST_BUFFERS);
+	est_drop(tape, absmax);
+	return weight;
+}
+
+/* dequantize_4bit(...).to(grad_output.dtype). extra: 0 in, 1 out, 2 nested, 3 from fp32. matmul() folds a batch with
+ * _unsafe_view(): the product is no view. */
 static void backward_4bit(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t n = node->extra[0] * node->extra[1];
-	struct est_tensor absmax = est_none, weight, cast;
+	struct est_tensor weight = dequantize_4bit(tape, n, node->extra[2] != 0, node->extra[3] != 0), cast;
 
-	if (node->extra[2])
-		absmax = est_empty_as(tape, blocks(n, BLOCK), EST_32BIT, EST_BUFFERS);
-	weight = est_empty_as(tape, n, node->extra[3] ? EST_32BIT : EST_16BIT, EST_BUFFERS);
-	est_drop(tape, absmax);
 	if (node->extra[3] && node->grad[0].element == EST_16BIT) {
 		cast = est_empty_as(tape, n, EST_16BIT, EST_BUFFERS);
 		est_drop(tape, weight);
@@ -271,6 +277,19 @@ static struct est_tensor linear_int8(struct est_tape *tape, const struct est_lin
 	}
 	est_finish(tape, x);
 	return est_output(tape, node, 0, out);
+}
+
+struct est_tensor est_dequantize(struct est_tape *tape, const struct est_linear *linear)
+{
+	uint64_t n = linear->in * linear->out;
+	struct est_tensor scaled, weight;
+
+	if (linear->base == EST_BASE_4BIT)
+		return dequantize_4bit(tape, n, linear->nested, linear->from_fp32);
+	scaled = est_empty_as(tape, n, EST_32BIT, EST_BUFFERS); /* weight * SCB * (1 / 127) */
+	weight = est_empty_as(tape, n, EST_32BIT, EST_BUFFERS);
+	est_drop(tape, scaled);
+	return weight;
 }
 
 struct est_tensor est_quantized_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)

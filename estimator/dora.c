@@ -34,6 +34,14 @@ static struct est_tensor base_result(struct est_tape *tape, const struct est_lin
 	return base->has_bias ? est_add(tape, result, est_leaf_tensor(tape, base->bias)) : est_alias(tape, result);
 }
 
+/* dequantize_module_weight(base_layer).to(x.dtype) */
+static struct est_tensor base_weight(struct est_tape *tape, const struct est_linear *base, uint8_t element)
+{
+	struct est_tensor weight = base->base == EST_BASE_DENSE ? est_leaf_tensor(tape, base->weight) : est_dequantize(tape, base);
+
+	return est_hold(est_to(tape, weight, element));
+}
+
 struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x,
 			   struct est_tensor result)
 {
@@ -45,7 +53,7 @@ struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base,
 	first = tape->node_count;
 	update = lora_weight(tape, adapter, x.element);
 	end = tape->node_count;
-	weight = est_hold(est_to(tape, est_leaf_tensor(tape, base->weight), x.element));
+	weight = base_weight(tape, base, x.element);
 	norm = weight_norm(tape, weight, update, base->out);
 	scale = est_hold(est_mul(tape, est_leaf_tensor(tape, adapter->magnitude), norm));
 	delta = est_hold(est_linear(tape, &adapter->b, est_linear(tape, &adapter->a, x)));

@@ -311,7 +311,7 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	sum = adapter->dora ? est_dora(tape, linear, cast, result)
 	      : add_update(tape, linear, cast, quantized && !tape->autocast ? result_element : 0, result);
 	est_drop(tape, result);
-	if (!quantized)
+	if (!quantized || (adapter->dora && !tape->autocast))
 		sum = est_to(tape, sum, result_element);
 	est_drop(tape, cast);
 	est_finish(tape, x);

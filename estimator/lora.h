@@ -42,6 +42,8 @@ struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *l
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);
 /* bnb.nn.Linear4bit.forward, bnb.nn.Linear8bitLt.forward */
 struct est_tensor est_quantized_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+/* The weight of such a layer, whole: dequantize_4bit(), int8_vectorwise_dequant(). A temporary tensor. */
+struct est_tensor est_dequantize(struct est_tape *tape, const struct est_linear *linear);
 
 /* The same of GPTQ (gptq.c): a checkpoint's packed values, zeros, scales and indices of groups. */
 uint32_t est_gptq_pack(struct est_pass *pass, struct est_linear *linear);
