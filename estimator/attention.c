@@ -294,7 +294,7 @@ static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weight
 static bool is_permuted(const struct est_pass *pass, struct est_tensor x, uint64_t n_rep, bool permuted)
 {
 	if (pass->model->num_key_value_heads == 1 && n_rep > 1)
-		return !pass->tape->autocast || x.element != EST_32BIT;
+		return !pass->tape->autocast || x.element == EST_16BIT;
 	return permuted && n_rep == 1;
 }
 

@@ -62,7 +62,7 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 	if (linear->base == EST_BASE_4BIT && pass->model->architecture == EST_ARCH_LITGPT)
 		linear->base = EST_BASE_4BIT_OLD;
 	linear->nested = pass->request->quantization.double_quant;
-	linear->from_fp32 = pass->parameter_element == EST_32BIT;
+	linear->quantized_from = pass->parameter_element;
 	if (linear->base != EST_BASE_INT8) {
 		packed = quantize_4bit(pass, n);
 	} else {
@@ -79,24 +79,24 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 /* ---- 4 bits: the weight is dequantised for each product, forward and backward */
 
 /* dequantize_4bit(): in the dtype that was quantised */
-static struct est_tensor dequantize_4bit(struct est_tape *tape, uint64_t n, bool nested, bool from_fp32)
+static struct est_tensor dequantize_4bit(struct est_tape *tape, uint64_t n, bool nested, uint8_t element)
 {
 	struct est_tensor absmax = nested ? est_empty_as(tape, blocks(n, BLOCK), EST_32BIT, EST_BUFFERS) : est_none, weight;
 
-	weight = est_empty_as(tape, n, from_fp32 ? EST_32BIT : EST_16BIT, EST_BUFFERS);
+	weight = est_empty_as(tape, n, element, EST_BUFFERS);
 	est_drop(tape, absmax);
 	return weight;
 }
 
-/* dequantize_4bit(...).to(grad_output.dtype). extra: 0 in, 1 out, 2 nested, 3 from fp32. matmul() folds a batch with
+/* dequantize_4bit(...).to(grad_output.dtype). extra: 0 in, 1 out, 2 nested, 3 the first. matmul() folds a batch with
  * _unsafe_view(): the product is no view. */
 static void backward_4bit(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
 {
 	uint64_t n = node->extra[0] * node->extra[1];
-	struct est_tensor weight = dequantize_4bit(tape, n, node->extra[2] != 0, node->extra[3] != 0), cast;
+	struct est_tensor weight = dequantize_4bit(tape, n, node->extra[2] != 0, (uint8_t)node->extra[3]), cast;
 
-	if (node->extra[3] && node->grad[0].element == EST_16BIT) {
-		cast = est_empty_as(tape, n, EST_16BIT, EST_BUFFERS);
+	if (weight.element != node->grad[0].element) {
+		cast = est_empty_as(tape, n, node->grad[0].element, EST_BUFFERS);
 		est_drop(tape, weight);
 		weight = cast;
 	}
@@ -139,7 +139,7 @@ static struct est_tensor linear_4bit(struct est_tape *tape, const struct est_lin
 		node->extra[0] = linear->in;
 		node->extra[1] = linear->out;
 		node->extra[2] = linear->nested;
-		node->extra[3] = linear->from_fp32;
+		node->extra[3] = linear->quantized_from;
 	}
 	attach_weight(tape, linear, node);
 	out = est_to(tape, est_output(tape, node, 0, gemm_4bit(tape, linear, input)), element);
@@ -245,7 +245,7 @@ static const struct est_op matmul_8bit_op = { "MatMul8bitLt", backward_int8 };
 /* output.addmm(outliers, their weights), which autocast runs in 16 bits */
 static struct est_tensor add_outliers(struct est_tape *tape, struct est_tensor scaled)
 {
-	bool casts = tape->autocast && scaled.element == EST_32BIT;
+	bool casts = tape->autocast && scaled.element != EST_16BIT;
 	struct est_tensor cast = casts ? est_empty(tape, scaled.numel, EST_16BIT) : est_none, out;
 
 	out = est_empty(tape, scaled.numel, casts ? EST_16BIT : scaled.element);
@@ -285,7 +285,7 @@ struct est_tensor est_dequantize(struct est_tape *tape, const struct est_linear 
 	struct est_tensor scaled, weight;
 
 	if (linear->base == EST_BASE_4BIT)
-		return dequantize_4bit(tape, n, linear->nested, linear->from_fp32);
+		return dequantize_4bit(tape, n, linear->nested, linear->quantized_from);
 	scaled = est_empty_as(tape, n, EST_32BIT, EST_BUFFERS); /* weight * SCB * (1 / 127) */
 	weight = est_empty_as(tape, n, EST_32BIT, EST_BUFFERS);
 	est_drop(tape, scaled);

@@ -80,7 +80,7 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 static uint8_t element_of(const struct est_request *request)
 {
 	if (est_has_adapters(request))
-		return request->base_dtype == EST_FP32 ? EST_32BIT : EST_16BIT;
+		return est_dtype_element(request, request->base_dtype);
 	return est_is_mixed(request->precision) || request->precision == EST_PURE_FP32 ? EST_32BIT : EST_16BIT;
 }
 
@@ -99,7 +99,7 @@ static void upcast(struct est_pass *pass)
 	if (pass->request->quantization.type == EST_GPTQ || pass->request->quantization.type == EST_HQQ)
 		return;
 	for (uint32_t i = pass->first_leaf; i < pass->tape->leaf_count; i++)
-		if (pass->tape->leaves[i].value.element == EST_16BIT)
+		if (est_is_16bit(pass->tape->leaves[i].value.element))
 			cast_leaf(pass, &pass->tape->leaves[i], EST_32BIT);
 	pass->parameter_element = EST_32BIT;
 }

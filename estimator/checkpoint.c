@@ -15,7 +15,7 @@ static struct est_tensor keep_input(struct est_tape *tape, struct est_tensor inp
 {
 	if (!tape->offloads)
 		return est_hold(est_alias(tape, input));
-	tape->pinned += input.numel * input.element;
+	tape->pinned += input.numel * est_element_bytes(input.element);
 	input.storage = 0;
 	return est_hold(input);
 }

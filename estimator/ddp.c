@@ -1,6 +1,6 @@
 #include "estimator/ddp.h"
 
-enum { FIRST_BUCKET = 1 << 20, BUCKET = 25 << 20, ELEMENTS = 4 /* of 1, 2, 4 and 8 bytes */ };
+enum { FIRST_BUCKET = 1 << 20, BUCKET = 25 << 20, ELEMENTS = 4 /* of 1, 2, 4 and 8 bytes; in the place of the first the other 16 bits */ };
 
 struct wrapped {
 	uint32_t first, end;              /* leaves */
@@ -29,7 +29,7 @@ static unsigned kind_of(const struct est_leaf *leaf)
 
 static uint64_t bytes_of(const struct est_leaf *leaf)
 {
-	return leaf->value.numel * leaf->value.element;
+	return leaf->value.numel * est_element_bytes(leaf->value.element);
 }
 
 struct est_ddp *est_ddp_new(struct est_tape *tape, const struct est_request *request)

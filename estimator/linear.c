@@ -5,10 +5,11 @@ struct est_tensor est_autocast(struct est_tape *tape, struct est_tensor x)
 {
 	struct est_leaf *leaf;
 
-	if (!tape->autocast || x.element != EST_32BIT)
+	if (!tape->autocast || (x.element != EST_32BIT && x.element != EST_OTHER_16BIT))
 		return x;
 	leaf = est_parameter_of(tape, x);
-	if (!leaf || !(x.requires_grad || leaf->reference))
+	/* kept are casts of fp32 alone */
+	if (x.element != EST_32BIT || !leaf || !(x.requires_grad || leaf->reference))
 		return est_to(tape, x, EST_16BIT);
 	if (!leaf->cast.numel)
 		est_keep_cast(tape, leaf, est_to(tape, x, EST_16BIT));

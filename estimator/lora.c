@@ -185,12 +185,24 @@ static bool wrap_head(struct est_pass *pass)
 	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || wrap_linear(pass, &pass->head_dense);
 }
 
+/* Sharded runs cast what they gather themselves */
+uint8_t est_dtype_element(const struct est_request *request, enum est_dtype dtype)
+{
+	enum est_dtype cast = request->precision == EST_FP16_MIXED ? EST_FP16 : EST_BF16;
+	bool casts = est_is_mixed(request->precision) || request->precision == EST_BF16_AUTOCAST;
+	bool whole = request->parallelism.strategy == EST_SINGLE || request->parallelism.strategy == EST_DDP;
+
+	if (dtype == EST_FP32)
+		return EST_32BIT;
+	return casts && whole && dtype != cast ? EST_OTHER_16BIT : EST_16BIT;
+}
+
 /* DeepSpeed's engine casts the whole module to 16 bits, adapters too. */
-static bool adapters_are_fp32(const struct est_request *request)
+static uint8_t adapter_element(const struct est_request *request)
 {
 	if (est_zero_wanted(request) || est_zero3_wanted(request))
-		return false;
-	return request->lora.adapter_dtype == EST_FP32 || est_upcasts_adapters(request);
+		return EST_16BIT;
+	return est_upcasts_adapters(request) ? EST_32BIT : est_dtype_element(request, request->lora.adapter_dtype);
 }
 
 /* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there */
@@ -248,7 +260,7 @@ bool est_lora_build(struct est_pass *pass)
 	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass)
 	    || !wrap_parameters(pass))
 		return false;
-	cast_adapters(pass, first, adapters_are_fp32(pass->request) ? EST_32BIT : EST_16BIT);
+	cast_adapters(pass, first, adapter_element(pass->request));
 	save_modules(pass);
 	save_classifier(pass);
 	return true;

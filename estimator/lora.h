@@ -37,6 +37,9 @@ void est_lora_close(struct est_tape *tape, const struct est_factors *factors);
 struct est_tensor est_lora_delta(struct est_tape *tape, const struct est_linear *linear);
 struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *linear, struct est_tensor delta);
 
+/* The element of a dtype that the request names, of the base or of adapters. */
+uint8_t est_dtype_element(const struct est_request *request, enum est_dtype dtype);
+
 /* A frozen weight as bitsandbytes keeps it: packed values, absmax, its own quantisation. Returns the leaf of the
  * packed values. */
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);

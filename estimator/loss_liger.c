@@ -41,13 +41,13 @@ static void run_in_place(struct est_tape *tape, const struct head *head)
 /* x.to(the product's dtype) */
 static struct est_tensor cast_chunk(struct est_tape *tape, const struct head *head, uint64_t rows)
 {
-	return head->x.element == EST_32BIT ? est_empty(tape, rows * head->hidden, EST_16BIT) : est_none;
+	return head->x.element != EST_16BIT ? est_empty(tape, rows * head->hidden, EST_16BIT) : est_none;
 }
 
 /* Under autocast: weight.t() is no leaf, so its cast is not kept; weight itself is cast once when it is trained */
 static void run_cast(struct est_tape *tape, const struct head *head, uint64_t rows)
 {
-	bool casts = head->weight.element == EST_32BIT;
+	bool casts = head->weight.element != EST_16BIT;
 	struct est_tensor transposed = casts ? est_empty(tape, head->weight.numel, EST_16BIT) : est_none;
 	struct est_tensor chunk = cast_chunk(tape, head, rows), logits, weight;
 

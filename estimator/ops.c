@@ -76,7 +76,9 @@ static const struct est_op add_op = { "Add", backward_add };
 
 static uint8_t promoted(struct est_tensor a, struct est_tensor b)
 {
-	return a.element > b.element ? a.element : b.element;
+	uint8_t larger = a.element > b.element ? a.element : b.element;
+
+	return a.element != b.element && larger == EST_OTHER_16BIT ? EST_32BIT : larger;
 }
 
 static struct est_tensor binary_output(struct est_tape *tape, struct est_node *node, struct est_tensor a,

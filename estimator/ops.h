@@ -8,7 +8,6 @@
 #include "estimator/tape.h"
 #include "estimator/tensor_parallel.h"
 
-enum { EST_16BIT = 2, EST_32BIT = 4, EST_INT64 = 8, EST_BYTE = 1 };
 
 /* How a linear layer's frozen weight lies: as it is, or as bitsandbytes, GPTQ or HQQ packs it. */
 enum est_base { EST_BASE_DENSE, EST_BASE_4BIT, EST_BASE_INT8, EST_BASE_GPTQ, EST_BASE_HQQ,
@@ -25,7 +24,7 @@ struct est_linear {
 	bool permuted;                     /* its result is transposed at once: the gradient comes back so, and is copied */
 	bool untransposed;                 /* GPT-2's Conv1D: the weight is [in, out] */
 	bool nested;                       /* double quantisation; HQQ: two values a byte */
-	bool from_fp32;                    /* what was quantised was fp32 */
+	uint8_t quantized_from;            /* bitsandbytes: the dtype of what was quantised */
 	bool mixed;                        /* LLM.int8: outlier columns of its input are multiplied apart */
 	bool keeps_weight;                 /* GPTQ: autograd keeps the dequantised weight */
 	bool adds_in_place;                /* GPTQ: result += adapter(x) */

@@ -39,7 +39,7 @@ static struct est_tensor approximate(struct est_stepping *stepping, const struct
 
 void est_update_adafactor(struct est_stepping *stepping, const struct est_trained *p)
 {
-	bool upcasts = p->element == EST_16BIT;
+	bool upcasts = p->element != EST_32BIT;
 	struct est_tensor squared, update;
 
 	est_bind(stepping, GRAD, est_none); /* grad = p.grad; grad = grad.float() */
@@ -81,7 +81,7 @@ static struct est_tensor orthogonalize(struct est_stepping *stepping, const stru
 {
 	uint64_t side = p->rows < p->columns ? p->rows : p->columns;
 	enum est_precision precision = stepping->request->precision;
-	bool is_bf16 = p->element == EST_16BIT && precision != EST_PURE_FP16;
+	bool is_bf16 = p->element != EST_32BIT && precision != EST_PURE_FP16;
 	struct est_tape *tape = stepping->tape;
 	struct est_tensor gram = est_none, update = est_none, next;
 	struct est_tensor ortho;

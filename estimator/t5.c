@@ -30,8 +30,8 @@ static struct est_tensor norm(struct est_pass *pass, const struct est_norm_weigh
 
 	variance = est_hold(est_mean(tape, est_pow(tape, est_to(tape, est_hold(x), EST_32BIT)), rows));
 	y = est_mul(tape, est_hold(x), est_rsqrt(tape, est_add_scalar(tape, variance)));
-	if (weight.element == EST_16BIT)
-		y = est_to(tape, y, EST_16BIT);
+	if (weight.element != EST_32BIT)
+		y = est_to(tape, y, weight.element);
 	y = est_mul(tape, weight, y);
 	est_drop(tape, variance);
 	est_finish(tape, x);

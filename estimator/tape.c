@@ -121,7 +121,7 @@ struct est_tensor est_empty_as(struct est_tape *tape, uint64_t numel, uint8_t el
 	struct est_tensor tensor = { .numel = numel, .element = element, .temporary = true };
 
 	if (!tape->stopped)
-		tensor.storage = storage_new(tape, numel * element, category, false);
+		tensor.storage = storage_new(tape, numel * est_element_bytes(element), category, false);
 	return tensor;
 }
 
@@ -140,7 +140,7 @@ struct est_tensor est_empty_on(struct est_tape *tape, unsigned stream, uint64_t 
 struct est_tensor est_persistent(struct est_tape *tape, uint64_t numel, uint8_t element, enum est_category category)
 {
 	return (struct est_tensor){ .numel = numel, .element = element,
-				    .storage = storage_new(tape, numel * element, category, true) };
+				    .storage = storage_new(tape, numel * est_element_bytes(element), category, true) };
 }
 
 struct est_tensor est_empty(struct est_tape *tape, uint64_t numel, uint8_t element)

@@ -35,11 +35,25 @@ struct est_event {
 	uint8_t stream;    /* whose pool it comes from */
 };
 
+/* Dtypes, named by the bytes of an element. EST_OTHER_16BIT is bf16 under fp16 autocast, or fp16 under bf16: it has two bytes too,
+ * autocast casts it, and with EST_16BIT it promotes to fp32. */
+enum est_element { EST_BYTE = 1, EST_16BIT = 2, EST_OTHER_16BIT = 3, EST_32BIT = 4, EST_INT64 = 8 };
+
+static inline uint64_t est_element_bytes(uint8_t element)
+{
+	return element == EST_OTHER_16BIT ? 2 : element;
+}
+
+static inline bool est_is_16bit(uint8_t element)
+{
+	return element == EST_16BIT || element == EST_OTHER_16BIT;
+}
+
 struct est_tensor {
 	uint64_t numel;
 	uint32_t storage;      /* 0: no memory (beyond an early stop) */
 	uint32_t source;       /* where its gradient goes: an edge, see est_node; 0: nowhere */
-	uint8_t element;       /* bytes of one element */
+	uint8_t element;       /* its dtype: enum est_element */
 	bool requires_grad;
 	bool view;             /* a gradient that is a view of a living base: cannot be added to in place */
 	bool distributed;      /* a gradient that is a DTensor: neither can the engine, of a subclass */

@@ -31,7 +31,7 @@ static void drop_outputs(struct est_pass *pass, struct est_tensor logits, bool c
 	struct est_tensor outputs[] = { logits, pass->encoder_last_hidden_state }, cast[2] = { est_none, est_none };
 
 	for (unsigned i = 0; i < 2; i++)
-		if (casts && outputs[i].element == EST_16BIT)
+		if (casts && est_is_16bit(outputs[i].element))
 			cast[i] = est_hold(est_to(tape, outputs[i], EST_32BIT));
 	for (unsigned i = 0; i < 2; i++)
 		est_drop(tape, outputs[i]);
