@@ -183,6 +183,8 @@ void cfg_settle_hybrid(const struct cfg_hf_reading *reading, uint64_t reads)
 	if (reads & CFG_READS_SSM)
 		settle_ssm(reading);
 	settle_others(reading, reads);
+	if (reads & CFG_READS_NEMOTRON) /* _tied_weights_keys is empty: whatever the file says */
+		reading->model->tie_word_embeddings = false;
 	if (reading->model->single_blocks)
 		settle_single_blocks(reading->model);
 	if (reads & CFG_READS_POSITION_TYPE)

@@ -29,7 +29,7 @@ static void make_rope(struct est_pass *pass, const struct est_model *model, stru
 	uint64_t pairs = positions_of(pass) * est_rotary_width(model);
 	bool twice = pass->model->architecture != EST_ARCH_GPT_OSS, last = est_scales_rope_last(&pass->request->versions);
 	struct est_tensor freqs = est_buffer(pass->tape, pairs / 2, EST_32BIT), emb, cos, sin, raw[2];
-	bool cast = element == EST_16BIT;
+	bool cast = element != EST_32BIT;
 
 	emb = twice ? est_buffer(pass->tape, pairs, EST_32BIT) : est_none;
 	pairs /= twice ? 1 : 2;
@@ -42,8 +42,8 @@ static void make_rope(struct est_pass *pass, const struct est_model *model, stru
 		raw[1] = est_buffer(pass->tape, pairs, EST_32BIT);
 	sin = est_buffer(pass->tape, pairs, EST_32BIT);
 	est_drop(pass->tape, raw[1]);
-	rope->cos = cast ? est_buffer(pass->tape, pairs, EST_16BIT) : cos;
-	rope->sin = cast ? est_buffer(pass->tape, pairs, EST_16BIT) : sin;
+	rope->cos = cast ? est_buffer(pass->tape, pairs, element) : cos;
+	rope->sin = cast ? est_buffer(pass->tape, pairs, element) : sin;
 	est_drop(pass->tape, freqs);
 	est_drop(pass->tape, emb);
 	if (cast) {

@@ -301,6 +301,9 @@ static const struct {
 	{ "no experts in the pattern, none in the model", CONFIG("nemotron_h",
 								 KV2 ",\"hybrid_override_pattern\":\"M-M*M-M-\""),
 	  "num_experts", 0 },
+	{ "Nemotron-H's head is not tied", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-M*M-M-\""
+								    ",\"tie_word_embeddings\":true"),
+	  "tie_word_embeddings", 0 },
 	{ "Bamba lists what attends", CONFIG("bamba", KV2 ",\"attn_layer_indices\":[5]"), "layer_kinds[5]",
 	  EST_LAYER_ATTENDS },
 	{ "Bamba mixes elsewhere", CONFIG("bamba", KV2 ",\"attn_layer_indices\":[5]"), "layer_kinds[4]", EST_LAYER_MIXES },
