@@ -55,8 +55,8 @@ bool est_is_checkpointed(const struct est_pass *pass, int64_t layer)
 
 	if (pass->tape->no_grad)
 		return false;
-	if (request->checkpointing == EST_CHECKPOINT_EVERY_N)
-		return layer % request->every_n_layers == 0;
+	if (request->checkpointing == EST_CHECKPOINT_EVERY_N) /* Transformers counts a vision tower's layers, which come first */
+		return (pass->model->vision.num_hidden_layers + layer) % request->every_n_layers == 0;
 	return request->checkpointing != EST_CHECKPOINT_NONE;
 }
 

@@ -297,7 +297,7 @@ static void check_mixers(const struct est_request *request, const struct est_mod
 }
 
 /* What is modelled of language models and not of those that see, whose tower no batch runs here */
-static void check_tower(const struct est_request *request, struct est_faults *faults)
+static void check_tower(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	bool units = est_schedule_wanted(request) && !est_zero3_wanted(request); /* in which modules do not gather by themselves */
 	bool sharded = units || est_zero_wanted(request) || request->parallelism.strategy == EST_DDP;
@@ -311,6 +311,9 @@ static void check_tower(const struct est_request *request, struct est_faults *fa
 			       || request->attention == EST_SDPA_CUDNN },
 		{ "quantization.type", packs_buffers(request) },
 		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
+		/* counted among the layers are those with cross attention, wherever they lie */
+		{ "gradient_checkpointing",
+		  request->checkpointing == EST_CHECKPOINT_EVERY_N && model->vision.tower == EST_TOWER_MLLAMA },
 	};
 
 	est_refuse_with("a vision tower", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
@@ -426,7 +429,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_loss(request, faults);
 	est_tensor_check(request, model, faults);
 	if (model->vision.tower != EST_TOWER_NONE)
-		check_tower(request, faults);
+		check_tower(request, model, faults);
 	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
 		refuse("liger_kernel", request, faults);
 	est_pipeline_check(request, model, faults);

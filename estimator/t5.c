@@ -295,7 +295,8 @@ static struct est_tensor run_block(struct block *block, int64_t index, struct es
 				 .kwargs = { stack->mask, block->bias, stack->encoder_hidden_states, stack->cross_mask,
 					     block->cross_bias } };
 
-	if (!est_is_checkpointed(&stack->pass, index))
+	/* the encoder's blocks are counted first */
+	if (!est_is_checkpointed(&stack->pass, stack->is_decoder ? stack->pass.model->num_hidden_layers + index : index))
 		return block_function(block, x, NULL);
 	return est_checkpoint(stack->pass.tape, &call, x, false);
 }
