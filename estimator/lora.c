@@ -221,22 +221,34 @@ static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t element
 	}
 }
 
+/* A trainable copy of a matrix, which the optimizer takes for what the original is. */
+static uint32_t saved_matrix(struct est_pass *pass, uint32_t original, uint64_t rows, uint64_t columns)
+{
+	uint32_t copy = adapter_parameter(pass, rows * columns);
+	struct est_leaf *leaves = pass->tape->leaves;
+
+	leaves[copy].rows = rows;
+	leaves[copy].inner = leaves[original].inner;
+	leaves[copy].linear = leaves[original].linear;
+	return copy;
+}
+
 /* modules_to_save: a trainable copy in the base's dtype; the original stays. Tied ones part. */
 static void save_modules(struct est_pass *pass)
 {
 	const struct est_names *saved = &pass->request->lora.modules_to_save;
-	uint64_t numel = (uint64_t)pass->model->vocab_size * pass->lm_head.in;
+	uint64_t rows = (uint64_t)pass->model->vocab_size, columns = pass->lm_head.in;
 
 	if (is_listed(saved, "embed_tokens") || is_listed(saved, "wte") || is_listed(saved, "embed_in"))
-		pass->embed_tokens = adapter_parameter(pass, numel);
+		pass->embed_tokens = saved_matrix(pass, pass->embed_tokens, rows, columns);
 	if (is_listed(saved, "lm_head") || is_listed(saved, "embed_out"))
-		pass->lm_head.weight = adapter_parameter(pass, numel);
+		pass->lm_head.weight = saved_matrix(pass, pass->lm_head.weight, rows, columns);
 }
 
 /* A trainable copy of a whole linear layer. */
 static void save_linear(struct est_pass *pass, struct est_linear *linear)
 {
-	linear->weight = adapter_parameter(pass, linear->in * linear->out);
+	linear->weight = saved_matrix(pass, linear->weight, linear->out, linear->in);
 	if (linear->has_bias)
 		linear->bias = adapter_parameter(pass, linear->out);
 }
