@@ -242,10 +242,16 @@ static void backward_int8(struct est_tape *tape, struct est_node *node, struct e
 }
 static const struct est_op matmul_8bit_op = { "MatMul8bitLt", backward_int8 };
 
+/* A selective checkpoint's dispatch mode runs an operator's own products below autocast. */
+static bool dispatches(const struct est_tape *tape)
+{
+	return tape->policy != EST_KEEP_NOTHING && (tape->packing || tape->recomputing);
+}
+
 /* output.addmm(outliers, their weights), which autocast runs in 16 bits */
 static struct est_tensor add_outliers(struct est_tape *tape, struct est_tensor scaled)
 {
-	bool casts = tape->autocast && scaled.element != EST_16BIT;
+	bool casts = tape->autocast && scaled.element != EST_16BIT && !dispatches(tape);
 	struct est_tensor cast = casts ? est_empty(tape, scaled.numel, EST_16BIT) : est_none, out;
 
 	out = est_empty(tape, scaled.numel, casts ? EST_16BIT : scaled.element);
