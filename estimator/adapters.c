@@ -16,16 +16,31 @@ bool est_is_target(const struct est_names *targets, const char *name)
 	return targets->all;
 }
 
+/* The embedding's name where it is not embed_tokens */
+static const char *const embeddings[EST_ARCH_T5_GATED + 1] = {
+	[EST_ARCH_GPT2] = "wte", [EST_ARCH_GPT_BIGCODE] = "wte", [EST_ARCH_GPTJ] = "wte", [EST_ARCH_GPT_NEO] = "wte",
+	[EST_ARCH_MPT] = "wte", [EST_ARCH_GPT_NEOX] = "embed_in", [EST_ARCH_FALCON] = "word_embeddings",
+	[EST_ARCH_BLOOM] = "word_embeddings", [EST_ARCH_MAMBA2] = "embeddings", [EST_ARCH_NEMOTRON_H] = "embeddings",
+};
+
+bool est_saves_embedding(const struct est_model *model, const struct est_names *saved)
+{
+	const char *name = embeddings[model->architecture];
+
+	return saved->count > 0 && est_is_target(saved, name ? name : "embed_tokens");
+}
+
+bool est_saves_head(const struct est_model *model, const struct est_names *saved)
+{
+	return saved->count > 0 && (est_is_target(saved, "lm_head")
+				    || (model->architecture == EST_ARCH_GPT_NEOX && est_is_target(saved, "embed_out")));
+}
+
 static int64_t saved_parameters(const struct est_model *model, const struct est_names *saved)
 {
-	static const char *const vocabulary[] = { "lm_head", "embed_out", "embed_tokens", "embed_in", "wte" };
 	int64_t width = model->embed_dim ? model->embed_dim : model->hidden_size;
-	int64_t count = 0;
 
-	for (size_t i = 0; i < sizeof(vocabulary) / sizeof(vocabulary[0]); i++)
-		if (est_is_target(saved, vocabulary[i]))
-			count += model->vocab_size * width;
-	return count;
+	return (est_saves_embedding(model, saved) + est_saves_head(model, saved)) * model->vocab_size * width;
 }
 
 /* LoRA on a linear layer in x out. */
@@ -152,7 +167,7 @@ static int64_t layer_parameters(const struct est_model *model, const struct est_
 
 int64_t est_lora_parameters(const struct est_model *model, const struct est_lora *lora)
 {
-	int64_t count = lora->modules_to_save.count ? saved_parameters(model, &lora->modules_to_save) : 0;
+	int64_t count = saved_parameters(model, &lora->modules_to_save);
 	struct est_model space;
 	bool known = model->architecture != EST_ARCH_UNSUPPORTED; /* else Llama's modules stand for it */
 	const struct est_module *counted = NULL;                  /* of a layer like the model, which came to one */

@@ -12,6 +12,11 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 /* The same for the model's vision tower. */
 int64_t est_lora_tower_parameters(const struct est_model *model, const struct est_lora *lora);
 
+/* Whether modules_to_save name the embedding, or the head, as the model's class calls it (GPT-NeoX's head was embed_out before
+ * Transformers 5). PEFT passes over a name that no module has. */
+bool est_saves_embedding(const struct est_model *model, const struct est_names *saved);
+bool est_saves_head(const struct est_model *model, const struct est_names *saved);
+
 /* Whether targets name a module (or are "all-linear"). */
 bool est_is_target(const struct est_names *targets, const char *name);
 

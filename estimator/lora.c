@@ -239,9 +239,9 @@ static void save_modules(struct est_pass *pass)
 	const struct est_names *saved = &pass->request->lora.modules_to_save;
 	uint64_t rows = (uint64_t)pass->model->vocab_size, columns = pass->lm_head.in;
 
-	if (is_listed(saved, "embed_tokens") || is_listed(saved, "wte") || is_listed(saved, "embed_in"))
+	if (est_saves_embedding(pass->model, saved))
 		pass->embed_tokens = saved_matrix(pass, pass->embed_tokens, rows, columns);
-	if (is_listed(saved, "lm_head") || is_listed(saved, "embed_out"))
+	if (est_saves_head(pass->model, saved))
 		pass->lm_head.weight = saved_matrix(pass, pass->lm_head.weight, rows, columns);
 }
 

@@ -173,7 +173,8 @@ static void check_kernel(const struct est_request *request, const struct est_mod
 /* modules_to_save: the embedding and the head so far */
 static bool saves_vocabulary_only(const struct est_names *names)
 {
-	static const char *const vocabulary[] = { "embed_tokens", "embed_in", "wte", "lm_head", "embed_out" };
+	static const char *const vocabulary[] = { "embed_tokens", "embed_in", "wte", "word_embeddings", "embeddings",
+						   "lm_head", "embed_out" };
 	int known = 0;
 
 	for (int i = 0; i < names->count; i++)
