@@ -217,9 +217,10 @@ static void build_sinks(struct est_pass *pass, const struct est_layer *layer, ui
 }
 
 /* _keep_in_fp32_modules: T5's wo, which Transformers does not quantise either */
-static bool stays_dense(const struct est_model *model, const struct est_module *module)
+static bool stays_dense(const struct est_pass *pass, const struct est_module *module)
 {
-	return model->num_decoder_layers > 0 && strcmp(module->name, "wo") == 0;
+	return est_is_left_dense(pass->request, pass->model)
+	       || (pass->model->num_decoder_layers > 0 && strcmp(module->name, "wo") == 0);
 }
 
 void est_build_cut(struct est_pass *pass, struct est_linear *linear, enum est_cut cut)
@@ -238,7 +239,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	bool quantizes = pass->quantizes, routes = module->out == EST_WIDTH_EXPERT_COUNT;
 	uint8_t element = pass->parameter_element;
 
-	pass->quantizes = quantizes && !stays_dense(pass->model, module);
+	pass->quantizes = quantizes && !stays_dense(pass, module);
 	if (routes && est_architecture_row(pass->model->architecture)->fp32_router)
 		pass->parameter_element = EST_32BIT;
 	est_build_linear(pass, linear, est_width(pass->model, module->in), est_width(pass->model, module->out),

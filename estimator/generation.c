@@ -28,6 +28,14 @@ bool est_is_old_transformers(const struct est_versions *versions)
 	return is_older(versions->transformers, NEXT);
 }
 
+bool est_is_left_dense(const struct est_request *request, const struct est_model *model)
+{
+	enum est_quantization_type type = request->quantization.type;
+	bool bitsandbytes = type == EST_NF4 || type == EST_FP4 || type == EST_INT8;
+
+	return model->architecture == EST_ARCH_FALCON && bitsandbytes && !est_is_old_transformers(&request->versions);
+}
+
 bool est_shifts_logits(const struct est_versions *versions)
 {
 	return is_older(versions->transformers, PADS_LABELS);

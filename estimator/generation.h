@@ -13,6 +13,9 @@ struct est_model est_qwen_model(const struct est_model *model);
 /* A release before 5 is named. */
 bool est_is_old_transformers(const struct est_versions *versions);
 
+/* Whether bitsandbytes is kept from a model's linear layers: Transformers 5 replaces what is a nn.Linear by its very type, and not
+ * Falcon's layers, which are of a class of their own. */
+bool est_is_left_dense(const struct est_request *request, const struct est_model *model);
 /* ForCausalLMLoss takes logits[..., :-1, :].contiguous() (to 4.48) rather than padding the labels (from 4.49). */
 bool est_shifts_logits(const struct est_versions *versions);
 

@@ -16,9 +16,11 @@ static void note_kernel(const struct est_request *request, const struct est_mode
 {
 	bool old = est_is_old_transformers(&request->versions);
 
-	(void)model;
 	if (request->method != EST_QLORA)
 		return;
+	if (est_is_left_dense(request, model))
+		est_note_add(&report->warnings, "/quantization/type", "",
+			     "Transformers 5 does not quantise Falcon's linear layers, which are of a class of their own: they stay in base_dtype");
 	if (request->quantization.type == EST_HQQ)
 		est_note_add(&report->assumptions, "/quantization/type", "hqq",
 			     "hqq's default backend, which dequantises by PyTorch's operators and keeps each layer's input; scales and zeros in 16 "

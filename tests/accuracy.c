@@ -43,7 +43,7 @@ struct gate {
 
 /* clang-format off */
 static const struct gate single[] = {
-	{ NULL,                              429, 0.01, 0.10, 0.08, 0.10 },
+	{ NULL,                              467, 0.01, 0.10, 0.08, 0.10 },
 	{ "full bf16 checkpointed",          106, 0.01, 0.10, 0.08, 0.02 },
 	{ "lora bf16_mixed checkpointed",     51, 0.01, 0.10, 0.01, 0.01 },
 	{ "full bf16 plain",                  35, 0.01, 0.10, 0.01, 0.01 },
@@ -86,6 +86,9 @@ static const struct gate single[] = {
 	{ "liger full",                        7, 0.01, 0.10, 0.01, 0.01 },
 	{ "liger lora",                        1, 0.01, 0.10, 0.01, 0.01 },
 	{ "liger qlora",                       1, 0.01, 0.10, 0.01, 0.01 },
+	{ "random full",                       1, 0.01, 0.10, 0.01, 0.01 },
+	{ "random lora",                       5, 0.01, 0.10, 0.10, 0.12 },
+	{ "random qlora",                      5, 0.02, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
