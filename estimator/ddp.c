@@ -1,6 +1,7 @@
 #include "estimator/ddp.h"
 
-enum { FIRST_BUCKET = 1 << 20, BUCKET = 25 << 20, ELEMENTS = 4 /* of 1, 2, 4 and 8 bytes; in the place of the first the other 16 bits */ };
+/* ELEMENTS: of 1, 2, 4 and 8 bytes, and EST_OTHER_16BIT with the first */
+enum { FIRST_BUCKET = 1 << 20, BUCKET = 25 << 20, ELEMENTS = 4 };
 
 struct wrapped {
 	uint32_t first, end;              /* leaves */
