@@ -76,7 +76,7 @@ static struct est_tensor bloom_attention(struct est_pass *pass, const struct est
 	}
 	scores = est_hold(biased_scores(pass, in[0], in[1]));
 	masked = est_hold(est_add(tape, scores, pass->mask));
-	weights = est_to(tape, est_softmax(tape, est_to(tape, masked, EST_32BIT)), in[0].element);
+	weights = est_to(tape, est_softmax_in_fp32(tape, masked), in[0].element);
 	weights = est_hold(est_dropout(tape, weights, pass->model->attention_dropout));
 	out = est_hold(est_bmm(tape, weights, in[2], in[0].numel));
 	x = est_hold(est_join_heads(pass, out));
@@ -169,7 +169,7 @@ static struct est_tensor mpt_attention(struct est_pass *pass, const struct est_l
 	in[2] = est_hold(est_view_as_heads(tape, in[2]));
 	masked = est_mul_scalar(tape, est_matmul_heads(pass, in[0], true, in[1], true, scores));
 	masked = est_hold(est_masked_fill(tape, est_add(tape, masked, pass->position_bias), pass->mask));
-	weights = est_to(tape, est_softmax(tape, est_to(tape, est_hold(masked), EST_32BIT)), in[2].element);
+	weights = est_to(tape, est_softmax_in_fp32(tape, est_hold(masked)), in[2].element);
 	weights = est_hold(est_dropout(tape, weights, pass->model->attention_dropout));
 	out = est_hold(est_join_heads(pass, est_matmul_heads(pass, weights, false, in[2], true, width)));
 	x = est_linear(tape, &layer->o_proj, out);

@@ -284,9 +284,8 @@ static struct est_tensor softmax(struct est_pass *pass, struct est_tensor weight
 	bool in_own = pass->model->architecture == EST_ARCH_GPT2 || pass->model->architecture == EST_ARCH_LLAMA4;
 	bool in_fp32 = !in_own || pass->tape->autocast;
 
-	if (in_fp32)
-		weights = est_to(pass->tape, weights, EST_32BIT);
-	return est_to(pass->tape, est_softmax(pass->tape, weights), element);
+	weights = in_fp32 ? est_softmax_in_fp32(pass->tape, weights) : est_softmax(pass->tape, weights);
+	return est_to(pass->tape, weights, element);
 }
 
 /* Whether matmul copies what repeat_kv gives: not what it has copied, nor, where it was called for nothing, what lies

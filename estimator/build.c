@@ -201,6 +201,8 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 	pass->tokens = pass->batch * pass->sequence;
 	pass->tensor = est_tensor_group_of(request);
 	pass->parameter_element = element_of(request);
+	tape->halves = request->precision == EST_PURE_FP16 || request->precision == EST_FP16_MIXED
+		       || request->precision == EST_FP16_MASTER;
 	pass->trains = !est_has_adapters(request);
 	est_modules_new(tape, est_unit_of_layer(est_model_stacked_layers(model))); /* the model and its layers */
 	if (est_schedule_wanted(request) && !(pass->schedule = est_arena_take(tape->arena, 1, sizeof(*pass->schedule))))

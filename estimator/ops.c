@@ -293,6 +293,22 @@ struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x)
 	return est_unary(tape, &softmax_op, x, false, true, x.numel);
 }
 
+static const struct est_op half_softmax_op = { "Softmax", est_backward_like_input };
+
+struct est_tensor est_softmax_in_fp32(struct est_tape *tape, struct est_tensor x)
+{
+	struct est_node *node;
+	struct est_tensor out;
+
+	if (!tape->halves || x.element != EST_16BIT)
+		return est_softmax(tape, est_to(tape, x, EST_32BIT));
+	node = est_node_new(tape, &half_softmax_op, 1, &x);
+	out = est_empty(tape, x.numel, EST_32BIT);
+	est_save(tape, node, out);
+	est_finish(tape, x);
+	return est_output(tape, node, 0, out);
+}
+
 struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows)
 {
 	struct est_node *node = est_node_new(tape, &softmax_op, 1, &x);

@@ -93,6 +93,9 @@ struct est_tensor est_tanh(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_dropout(struct est_tape *tape, struct est_tensor x, double p);
 /* Softmax in the operand's dtype. */
 struct est_tensor est_softmax(struct est_tape *tape, struct est_tensor x);
+/* softmax(x, dtype=torch.float32), which autocast makes of any: a copy in fp32 first, but of fp16, for which the kernel on CUDA reads
+ * what it is given (half_to_float). */
+struct est_tensor est_softmax_in_fp32(struct est_tape *tape, struct est_tensor x);
 /* _safe_softmax in the operand's own dtype, with its search for rows that are masked whole. */
 struct est_tensor est_safe_softmax(struct est_tape *tape, struct est_tensor x, uint64_t rows);
 /* F.layer_norm over rows; weight and bias are leaves, or EST_NO_LEAF. Autocast runs it in fp32. */

@@ -207,6 +207,7 @@ struct est_tape {
 	uint64_t pinned;            /* bytes of host memory that they take */
 	bool no_grad;               /* torch.no_grad() */
 	bool autocast;              /* inside an autocast region */
+	bool halves;                /* EST_16BIT is fp16 */
 	bool distributed;           /* operators run on DTensors */
 	bool adapters_off;          /* PEFT's disable_adapter(): linear layers run without theirs */
 	uint32_t packing;           /* frame + 1 whose forward runs; saved tensors are only counted */
