@@ -14,7 +14,6 @@ static const char irregular_rotation[] = "rotary embedding in an irregular patte
 static const char other_stablelm[] = "qk_layernorm or use_parallel_residual, not modelled yet";
 static const char irregular_mixture[] = "dense layers among those with experts, not modelled yet";
 static const char router_loss[] = "the load-balancing loss of the router (output_router_logits), not modelled yet";
-static const char jitter[] = "noise on the input of experts (input_jitter_noise), not modelled yet";
 static const char clipped_qkv[] = "clipped queries, keys and values (clip_qkv), not modelled yet";
 
 /* Transformers 5 writes the factor into rope_parameters. */
@@ -281,8 +280,6 @@ static void refuse_values(const struct cfg_hf_reading *reading, uint64_t reads)
 		cfg_hf_refuse(model, other_stablelm);
 	if (model->activation == EST_XIELU && model->architecture != EST_ARCH_APERTUS)
 		cfg_hf_refuse(model, unknown_activation);
-	if ((reads & CFG_READS_PHIMOE) && json_number_value(json_object_get(reading->object, "input_jitter_noise")) > 0)
-		cfg_hf_refuse(model, jitter);
 	if ((reads & CFG_READS_CLIP_QKV) && clip && !json_is_null(clip))
 		cfg_hf_refuse(model, clipped_qkv);
 }

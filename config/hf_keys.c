@@ -122,6 +122,7 @@ static const struct key keys[] = {
 	{ { "attention_bias", "qkv_bias" }, KEY_BOOL, CFG_READS_PHIMOE, MEMBER(qkv_bias), 0, 0 },
 	{ { "attention_bias", "o_bias" }, KEY_BOOL, CFG_READS_PHIMOE, MEMBER(o_bias), 0, 0 },
 	{ { "lm_head_bias" }, KEY_BOOL, CFG_READS_PHIMOE, MEMBER(lm_head_bias), 0, 0 },
+	{ { "input_jitter_noise" }, KEY_REAL, CFG_READS_PHIMOE, MEMBER(input_jitter_noise), 0, 1 },
 	{ { "index_topk" }, KEY_INT, CFG_READS_INDEXER, MEMBER(index_topk), 1, 1 << 20 },
 	{ { "index_n_heads" }, KEY_INT, CFG_READS_INDEXER, MEMBER(index_n_heads), 1, 4096 },
 	{ { "index_head_dim" }, KEY_INT, CFG_READS_INDEXER, MEMBER(index_head_dim), 1, 4096 },

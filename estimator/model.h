@@ -155,6 +155,7 @@ struct est_model {
 	bool norm_topk_prob;          /* the weights of the chosen experts are made to add up to 1 */
 	bool group_limited;           /* DeepSeek-V2's topk_method group_limited_greedy */
 	bool expert_bias;             /* of the experts and the router */
+	double input_jitter_noise;    /* Phi-3.5-MoE multiplies what experts and router get by noise around 1; 0: no such op */
 	bool router_correction_bias;  /* e_score_correction_bias: a buffer, counted as published totals do */
 
 	int64_t kv_lora_rank;         /* latent attention (MLA); 0: none. head_dim is then that of q and k */

@@ -164,9 +164,51 @@ static void route_sparsemixer(struct est_pass *pass, const struct est_layer *lay
 	est_drop(tape, mixer.one);
 }
 
+/* ---- jitter: hidden_states *= noise, by the block, and then by the router, on a matrix that is a view of it */
+
+static const struct est_op jitter_op = { "JitterInPlace", est_backward_one };
+
+/* What came for the view is put into zeros of its base (AsStrided); then CopySlices: the base's gradient, the view's cloned
+ * out of it and multiplied, and copied back */
+static void backward_jitter_view(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	uint8_t element = node->grad[0].element;
+	struct est_tensor strided = est_grad_for(tape, node, 0, element), cloned, product;
+
+	est_drop(tape, est_take_grad(node, 0));
+	ret[0] = est_grad_for(tape, node, 0, element);
+	cloned = est_grad_for(tape, node, 0, element);
+	product = est_grad_for(tape, node, 0, element);
+	est_drop(tape, cloned);
+	est_drop(tape, product);
+	est_drop(tape, strided);
+}
+static const struct est_op jitter_view_op = { "JitterView", backward_jitter_view };
+
+/* x *= torch.empty_like(x).uniform_(): the noise is kept. x is borrowed, the result held */
+static struct est_tensor jitter(struct est_tape *tape, const struct est_op *op, struct est_tensor x)
+{
+	struct est_node *node = est_node_new(tape, op, 1, &x);
+	struct est_tensor noise = est_empty(tape, x.numel, x.element);
+
+	est_save(tape, node, noise);
+	est_drop(tape, noise);
+	return est_hold(est_output(tape, node, 0, est_detach(tape, x)));
+}
+
 static struct est_tensor phimoe_mixture(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
-	return est_routed(pass, layer, x, route_sparsemixer);
+	struct est_tape *tape = pass->tape;
+	struct est_tensor once, twice;
+
+	if (pass->model->input_jitter_noise <= 0)
+		return est_routed(pass, layer, x, route_sparsemixer);
+	once = jitter(tape, &jitter_op, x);
+	twice = jitter(tape, &jitter_view_op, once);
+	x = est_routed(pass, layer, twice, route_sparsemixer);
+	est_drop(tape, twice);
+	est_drop(tape, once);
+	return x;
 }
 
 struct est_tensor est_phimoe_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)

@@ -297,6 +297,13 @@ static void check_mixers(const struct est_request *request, const struct est_mod
 		refuse_for("loss", request, "a stream in fp32", faults);
 }
 
+/* ZeRO-3's hooks hand modules views that they may not change in place, as the noise does. */
+static void check_jitter(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	if (model->input_jitter_noise > 0 && est_zero3_wanted(request))
+		refuse_for("parallelism.strategy", request, "noise on the input of experts", faults);
+}
+
 /* What is modelled of language models and not of those that see, whose tower no batch runs here */
 static void check_tower(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
@@ -427,6 +434,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_task(request, model, faults);
 	check_adapters(request, model, faults);
 	check_mixers(request, model, faults);
+	check_jitter(request, model, faults);
 	check_loss(request, faults);
 	est_tensor_check(request, model, faults);
 	if (model->vision.tower != EST_TOWER_NONE)

@@ -89,6 +89,7 @@ static const struct gate single[] = {
 	{ "random full",                       2, 0.01, 0.10, 0.60, 0.60 },
 	{ "random lora",                       5, 0.01, 0.10, 0.10, 0.12 },
 	{ "random qlora",                      5, 0.02, 0.10, 0.01, 0.01 },
+	{ "phimoe jitter",                    10, 0.01, 0.01, 0.01, 0.01 },
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {

@@ -26,6 +26,9 @@
 #define SMALL_LLAMA "{'model_type':'llama','vocab_size':1000,'hidden_size':512,'num_hidden_layers':1," \
 	"'num_attention_heads':8,'num_key_value_heads':8,'intermediate_size':1024,'max_position_embeddings':131072}"
 
+#define JITTER "{'model_type':'phimoe','vocab_size':1000,'hidden_size':512,'num_hidden_layers':2,'num_attention_heads':8," \
+	"'num_key_value_heads':2,'intermediate_size':512,'num_local_experts':4,'input_jitter_noise':0.01}"
+
 /* of three bytes each */
 #define LONG "\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac"
 
@@ -56,6 +59,9 @@ static const struct {
 	  "'gpus':'h100','sequence_length':64,'micro_batch_size':2}", NULL },
 	{ "the floor of Megatron's moments in 16 bits",
 	  "{'model':" SMALL_LLAMA ",'framework':'megatron','gpus':'h100','sequence_length':32,'optimizer_state_dtype':'fp16'}", NULL },
+	{ "noise on the input of experts", "{'model':" JITTER ",'gpus':'t4','sequence_length':64}", NULL },
+	{ "the same among ranks of ZeRO-3", "{'model':" JITTER ",'gpus':'t4','parallelism':{'gpus':2,'strategy':'zero3'}}",
+	  "/parallelism/strategy" },
 	{ "a control character in what is refused",
 	  "{'model':" SMALL_LLAMA ",'method':'lora','gpus':'h100','sequence_length':64,"
 	  "'lora':{'modules_to_save':['a\\rb\\u007f']}}", "/lora/modules_to_save" },

@@ -24,7 +24,6 @@ static const struct {
 	{ "/lora/target_modules",
 	  "must name modules other than router: PEFT adapts one result, and this model's router returns several; all-linear stands for it too" },
 	{ "/model", "embeddings of each layer, and layers that share keys and values, not modelled yet" },
-	{ "/model", "noise on the input of experts (input_jitter_noise), not modelled yet" },
 };
 
 static struct cfg_catalog *catalog;
