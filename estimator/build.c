@@ -77,7 +77,7 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 
 /* ---- dtypes */
 
-static uint8_t element_of(const struct est_request *request)
+uint8_t est_loaded_element(const struct est_request *request)
 {
 	if (est_has_adapters(request))
 		return est_dtype_element(request, request->base_dtype);
@@ -200,7 +200,7 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 				   .sequence = est_rank_length(request), .first_leaf = tape->leaf_count };
 	pass->tokens = pass->batch * pass->sequence;
 	pass->tensor = est_tensor_group_of(request);
-	pass->parameter_element = element_of(request);
+	pass->parameter_element = est_loaded_element(request);
 	tape->halves = request->precision == EST_PURE_FP16 || request->precision == EST_FP16_MIXED
 		       || request->precision == EST_FP16_MASTER;
 	pass->trains = !est_has_adapters(request);
@@ -232,7 +232,7 @@ bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass)
 
 	*reference = (struct est_pass){ .tape = pass->tape, .model = pass->model, .request = pass->request,
 					.batch = pass->batch, .sequence = pass->sequence, .tokens = pass->tokens,
-					.parameter_element = element_of(pass->request) };
+					.parameter_element = est_loaded_element(pass->request) };
 	pass->reference = reference;
 	if (!build_model(reference))
 		return false;

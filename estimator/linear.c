@@ -117,18 +117,23 @@ static struct est_tensor multiply(struct est_tape *tape, const struct est_linear
 	return out;
 }
 
+/* What is permuted at once has its gradient copied back. */
+static struct est_tensor copied_back(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	return linear->permuted ? est_view_as_heads(tape, x) : x;
+}
+
 static struct est_tensor dense(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
 	struct est_tensor bias = linear->has_bias ? est_leaf_tensor(tape, linear->bias) : est_none;
 
-	x = multiply(tape, linear, op_of(linear), x, est_leaf_tensor(tape, linear->weight), bias);
-	return linear->permuted ? est_view_as_heads(tape, x) : x;
+	return copied_back(tape, linear, multiply(tape, linear, op_of(linear), x, est_leaf_tensor(tape, linear->weight), bias));
 }
 
 struct est_tensor est_linear_by(struct est_tape *tape, const struct est_linear *linear, struct est_tensor weight,
 				struct est_tensor x)
 {
-	return multiply(tape, linear, &mm_op, x, weight, est_none);
+	return copied_back(tape, linear, multiply(tape, linear, &mm_op, x, weight, est_none));
 }
 
 /* The collectives are hooks of the module, whose call holds its argument until they have run. */

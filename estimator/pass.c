@@ -74,9 +74,10 @@ static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer
 				   struct est_tensor x)
 {
 	const struct est_rope *rope = est_layer_rope(pass, layer);
+	bool attends = layer->kind == EST_LAYER_ATTENDS || pass->model->attends_beside; /* others are told of padding alone */
 	struct est_call call = { .function = est_unit_is_checkpointed(pass->schedule) ? unit_function : layer_function,
 				 .context = pass, .argument = layer,
-				 .kwargs = { rope->cos, rope->sin, layer->sliding ? pass->sliding_mask : pass->mask,
+				 .kwargs = { rope->cos, rope->sin, attends ? (layer->sliding ? pass->sliding_mask : pass->mask) : est_none,
 					     pass->position_bias, pass->relative_positions, pass->topk_indices } };
 
 	if (est_compiles_layers(pass->request))

@@ -368,6 +368,8 @@ void est_make_position_bias(struct est_pass *pass);
 
 /* ---- build.c, pass.c */
 
+/* Bytes of an element of what the model is loaded in, before anything is cast: the dtype of its buffers. */
+uint8_t est_loaded_element(const struct est_request *request);
 /* A parameter's memory: none yet where a schedule cuts it into shards. */
 struct est_tensor est_parameter_empty(struct est_pass *pass, uint64_t numel, uint8_t element);
 /* Builds the parameters as the model's constructor does, in its order: weights in the events, leaves in the tape. */

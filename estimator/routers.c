@@ -277,24 +277,46 @@ void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer,
 	drop_all(tape, open, 2);
 }
 
+/* Scores that are corrected: autocast's 16 bits are those of the correction, unless that was kept in fp32
+ * (_keep_in_fp32_modules_strict). */
+static uint8_t corrected_element(const struct est_pass *pass)
+{
+	bool kept = pass->model->architecture != EST_ARCH_NEMOTRON_H;
+
+	return pass->tape->autocast && !kept ? est_loaded_element(pass->request) : EST_32BIT;
+}
+
+/* The best two of each group, which live on as *ret_saved, and their sum, in fp32 whatever they are */
+static struct est_tensor score_groups(struct est_pass *pass, struct est_tensor scores, uint8_t element, struct est_tensor *ret_saved)
+{
+	struct est_tape *tape = pass->tape;
+	uint64_t groups = choices(pass, pass->model->n_group);
+	struct est_tensor best = held(tape, 2 * groups, element), sum, cast;
+
+	*ret_saved = held(tape, 2 * groups, EST_INT64);
+	keep_in_graph(tape, scores, ret_saved);
+	cast = est_to(tape, est_detach(tape, best), EST_32BIT);
+	sum = held(tape, groups, EST_32BIT);
+	est_drop(tape, cast);
+	est_drop(tape, best);
+	return sum;
+}
+
 /* DeepSeek-V3 chooses by corrected scores: groups by the sum of their best two, then experts within them. Nothing of it
  * has a gradient that anyone asks for. Returns the indices; work lives as long as the router's frame. */
 static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tensor scores, struct est_tensor work[7])
 {
 	struct est_tape *tape = pass->tape;
-	uint64_t groups = choices(pass, pass->model->n_group), pairs = choices(pass, pass->model->num_experts_per_tok);
-	struct est_tensor corrected = held(tape, scores.numel, EST_32BIT), best, indices;
+	uint64_t pairs = choices(pass, pass->model->num_experts_per_tok);
+	uint8_t element = corrected_element(pass);
+	struct est_tensor corrected = held(tape, scores.numel, element), best, indices;
 
-	best = held(tape, 2 * groups, EST_32BIT);
-	work[0] = held(tape, 2 * groups, EST_INT64);
-	keep_in_graph(tape, scores, &work[0]);
-	work[1] = held(tape, groups, EST_32BIT);
-	est_drop(tape, best);
+	work[1] = score_groups(pass, scores, element, &work[0]);
 	work[5] = est_hold(mask_groups(pass, &work[2]));
-	work[6] = held(tape, scores.numel, EST_32BIT);
+	work[6] = held(tape, scores.numel, element);
 	keep_in_graph(tape, scores, &work[5]);
 	est_drop(tape, corrected);
-	best = held(tape, pairs, EST_32BIT);
+	best = held(tape, pairs, element);
 	indices = held(tape, pairs, EST_INT64);
 	est_drop(tape, best);
 	return indices;
