@@ -242,6 +242,14 @@ const struct cfg_family cfg_families[] = {
 		QWEN3_5, .num_key_value_heads = 2, .num_experts = 256, .num_experts_per_tok = 8,
 		.moe_intermediate_size = 512, .shared_expert_intermediate_size = 512, .shared_expert_gate = true,
 		.norm_topk_prob = true } },
+	{ "kimi_linear", DEEPSEEK | CFG_READS_LATENT | CFG_READS_ATTENTION_BIAS | CFG_READS_NORM_TOPK | CFG_READS_LAYER_KINDS
+		| CFG_READS_KIMI, .shape = {
+		.architecture = EST_ARCH_KIMI_LINEAR, .norm = EST_RMSNORM, .norms_per_layer = 2, .final_norm = true, .gated_mlp = true,
+		.position = EST_NO_POSITIONS, .partial_rotary_factor = 1, .do_layer_norm_before = true, .max_position_embeddings = 1048576,
+		.num_experts = 256, .num_experts_per_tok = 8, .n_shared_experts = 1, .moe_intermediate_size = 1024,
+		.first_k_dense_replace = 1, .n_group = 1, .topk_group = 1, .norm_topk_prob = true, .router_correction_bias = true,
+		.kv_lora_rank = 512, .qk_nope_head_dim = 128, .qk_rope_head_dim = 64, .v_head_dim = 128,
+		.conv_kernel = 4, .linear_num_value_heads = 32, .linear_value_head_dim = 128 } },
 	{ "lfm2", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV, .shape = {
 		LFM2, .num_key_value_heads = 8 } },
 	{ "lfm2_moe", CFG_READS_GQA | CFG_READS_LAYER_KINDS | CFG_READS_SHORT_CONV | CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH
@@ -449,7 +457,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "jamba", HYBRID },
 	{ "jetmoe", MIXTURE },
 	{ "kimi_k3", MIXTURE },
-	{ "kimi_linear", MIXTURE },
 	{ "longcat_flash", MIXTURE },
 	{ "longt5", ENCODER_DECODER },
 	{ "mamba", HYBRID },

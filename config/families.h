@@ -54,6 +54,8 @@ enum {
 #define CFG_READS_SHORT_CONV (UINT64_C(1) << 47) /* conv_L_cache, conv_bias: LFM-2 */
 #define CFG_READS_NEMOTRON (UINT64_C(1) << 48)  /* moe_shared_expert_intermediate_size, moe_latent_size, ... */
 #define CFG_READS_DELTA (UINT64_C(1) << 49)     /* linear_num_key_heads, ...: the gated delta rule */
+#define CFG_READS_KIMI (UINT64_C(1) << 50)      /* linear_attn_config, num_experts_per_token, ...: Kimi-Linear */
+#define CFG_READS_KIMI_RULE (UINT64_C(1) << 51) /* within linear_attn_config */
 #define CFG_READS_MODERNBERT (UINT64_C(1) << 52) /* local_attention, global_attn_every_n_layers, ... */
 #define CFG_READS_DEBERTA (UINT64_C(1) << 53)  /* relative_attention, position_buckets, ... */
 #define CFG_READS_BAMBA (UINT64_C(1) << 54)     /* attn_layer_indices, z_loss_coefficient */

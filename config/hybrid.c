@@ -1,9 +1,12 @@
 #include "config/hybrid.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const char z_loss[] = "a z-loss beside the loss (z_loss_coefficient), not modelled yet";
 static const char normed_falcon_h1[] = "a norm in Falcon-H1's mixers (mamba_rms_norm), not modelled yet";
+static const char other_activation[] = "an activation of the convolution that is not modelled yet";
+static const char too_deep[] = "more than 170 layers with Kimi's delta rule, not modelled";
 static const char no_kinds[] = "no list of the kinds of its layers";
 
 /* Names that layer_types and layers_block_type have for a kind, and the letters of hybrid_override_pattern. */
@@ -115,6 +118,68 @@ static void read_kinds(const struct cfg_hf_reading *reading, uint64_t reads)
 		cfg_hf_refuse(reading->model, no_kinds);
 }
 
+/* Kimi-Linear: numbers from 1 of layers of one kind, in linear_attn_config. */
+static void read_numbers(const struct cfg_hf_reading *rule, const char *key, enum est_block_kind kind)
+{
+	struct est_model *model = rule->model;
+	const json_t *number;
+	size_t i;
+
+	json_array_foreach(json_object_get(rule->object, key), i, number) {
+		json_int_t layer = json_integer_value(number);
+
+		if (!json_is_integer(number) || layer < 1 || layer > model->num_hidden_layers) {
+			cfg_hf_complain(rule, key, EST_OUT_OF_RANGE, "must list layers from 1 to num_hidden_layers");
+			continue;
+		}
+		model->layer_kinds[layer - 1] = (uint8_t)kind;
+	}
+}
+
+/* Kimi-Linear: layer_types go before linear_attn_config, its sizes before others; else each fourth layer after the first attends. */
+static void read_kimi_kinds(const struct cfg_hf_reading *rule, const struct cfg_hf_reading *reading)
+{
+	struct est_model *model = reading->model;
+	const json_t *types = json_object_get(reading->object, "layer_types");
+	const uint8_t unknown = UINT8_MAX;
+
+	for (int64_t layer = 0; layer < model->num_hidden_layers; layer++)
+		model->layer_kinds[layer] = layer > 0 && layer % 4 == 0 ? EST_LAYER_ATTENDS : EST_LAYER_MIXES;
+	if (json_is_array(types)) {
+		read_list(reading, "layer_types", types);
+		return;
+	}
+	if (!json_is_array(json_object_get(rule->object, "full_attn_layers"))
+	    || !json_is_array(json_object_get(rule->object, "kda_layers")))
+		return;
+	memset(model->layer_kinds, unknown, (size_t)model->num_hidden_layers);
+	read_numbers(rule, "full_attn_layers", EST_LAYER_ATTENDS);
+	read_numbers(rule, "kda_layers", EST_LAYER_MIXES);
+	if (!memchr(model->layer_kinds, unknown, (size_t)model->num_hidden_layers))
+		return;
+	cfg_hf_complain(rule, "kda_layers", EST_CONTRADICTION, "must list all of num_hidden_layers, together with full_attn_layers");
+	memset(model->layer_kinds, EST_LAYER_MIXES, (size_t)model->num_hidden_layers); /* what follows knows no other kinds */
+}
+
+static void settle_kimi(const struct cfg_hf_reading *reading)
+{
+	struct cfg_hf_reading rule = *reading;
+	struct est_model *model = reading->model;
+	char pointer[EST_POINTER_MAX];
+
+	snprintf(pointer, sizeof(pointer), "%s/linear_attn_config", reading->pointer);
+	rule.object = json_object_get(reading->object, "linear_attn_config");
+	rule.pointer = pointer;
+	cfg_hf_read_keys(&rule, CFG_READS_KIMI_RULE);
+	read_kimi_kinds(&rule, reading);
+	model->linear_num_key_heads = model->linear_num_value_heads;
+	model->linear_key_head_dim = model->linear_value_head_dim;
+	if (model->activation != EST_SILU && model->activation != EST_GELU)
+		cfg_hf_refuse(model, other_activation);
+	if (model->num_hidden_layers > EST_LAYERS_MAX / EST_TABLES_OF_KIMI)
+		cfg_hf_refuse(model, too_deep);
+}
+
 /* Mamba-2's heads: as wide as the file says, or as expand times the stream is divided among them. */
 static void settle_ssm(const struct cfg_hf_reading *reading)
 {
@@ -177,6 +242,10 @@ void cfg_settle_hybrid(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const json_t *positions = json_object_get(reading->object, "position_embedding_type");
 
+	if (reads & CFG_READS_KIMI) {
+		settle_kimi(reading);
+		return;
+	}
 	read_kinds(reading, reads);
 	if ((reads & CFG_READS_DELTA) && reading->model->linear_num_value_heads % reading->model->linear_num_key_heads)
 		cfg_hf_complain(reading, "linear_num_key_heads", EST_CONTRADICTION, "must divide linear_num_value_heads");

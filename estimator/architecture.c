@@ -185,6 +185,15 @@ static const struct est_module qwen3_5[] = { GATED_ATTENTION, DENSE_MLP, NORMS, 
 static const struct est_module qwen3_5_moe[] = { GATED_ATTENTION, GATED_MIXTURE, NORMS, END };
 static const struct est_module qwen3_5_delta[] = { DELTA_NET, DENSE_MLP, NORMS, END };
 static const struct est_module qwen3_5_delta_moe[] = { DELTA_NET, GATED_MIXTURE, NORMS, END };
+/* q_proj, k_proj, v_proj, conv1d, forget_gate (f_a_proj, f_b_proj, dt_bias, A_log), b_proj, g_a_proj, g_b_proj, o_norm, o_proj */
+#define KIMI_DELTA LINEAR(q_proj, HIDDEN, DELTA_MIXED, NONE), LINEAR(k_proj, HIDDEN, DELTA_MIXED, NONE), \
+	LINEAR(v_proj, HIDDEN, DELTA_MIXED, NONE), WIDE(mixer.conv_weight, CONV, SSM_CONV), \
+	NAMED(mixer.f_a_proj, "f_a_proj", HIDDEN, DELTA_HEAD, NONE), NAMED(mixer.f_b_proj, "f_b_proj", DELTA_HEAD, DELTA, NONE), \
+	WIDE(mixer.dt_bias, VECTOR, DELTA), WIDE(mixer.a_log, VECTOR, DELTA_HEADS), \
+	NAMED(mixer.b_proj, "b_proj", HIDDEN, DELTA_HEADS, NONE), NAMED(mixer.g_a_proj, "g_a_proj", HIDDEN, DELTA_HEAD, NONE), \
+	NAMED(mixer.g_b_proj, "g_b_proj", DELTA_HEAD, DELTA, NONE), NORM(mixer.norm, DELTA_HEAD), LINEAR(o_proj, DELTA, HIDDEN, NONE)
+static const struct est_module kimi_delta[] = { KIMI_DELTA, DENSE_MLP, NORMS, END };
+static const struct est_module kimi_delta_moe[] = { KIMI_DELTA, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module llama4_moe[] = { ATTENTION, EXPERTS, ROUTER, SHARED_EXPERTS, NORMS, END };
 static const struct est_module gpt_oss[] = { ATTENTION, BARE(sinks, SINKS), ROUTER, EXPERTS, NORMS, END };
 
@@ -382,6 +391,8 @@ static const struct est_architecture_row architectures[] = {
 	[EST_ARCH_QWEN3_NEXT]  = { qwen3_5, est_qwen3_5_layer, est_gemma_norm, .rotary = true, .cuts_whole_heads = true,
 				   .sparse = qwen3_5_moe,
 				   .mixer = qwen3_next_delta, .mixer_sparse = qwen3_next_delta_moe, .flat_shared_experts = true },
+	[EST_ARCH_KIMI_LINEAR] = { latent, est_kimi_linear_layer, est_llama_norm, .rotary = false, .sparse = latent_moe,
+				   .mixer = kimi_delta, .mixer_sparse = kimi_delta_moe, .experts_by_their_own_names = true },
 	[EST_ARCH_LFM2]        = { lfm2, est_lfm2_layer, est_llama_norm, .rotary = true, .sparse = lfm2_moe,
 				   .mixer = lfm2_conv,
 				   .mixer_sparse = lfm2_conv_moe, .experts_by_their_own_names = true },

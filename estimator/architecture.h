@@ -24,6 +24,7 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 EST_WIDTH_GATES, EST_WIDTH_SSM_PROJECTED, EST_WIDTH_SSM, EST_WIDTH_SSM_NORM, EST_WIDTH_SSM_CONV, EST_WIDTH_SSM_HEADS,
 		 /* the gated delta rule's values, their heads, one of them; q with a gate beside it */
 		 EST_WIDTH_DELTA, EST_WIDTH_DELTA_QKVZ, EST_WIDTH_DELTA_BA, EST_WIDTH_DELTA_HEADS, EST_WIDTH_DELTA_HEAD,
+		 EST_WIDTH_DELTA_MIXED, /* Kimi: q, k or v, which are convolved side by side */
 		 EST_WIDTH_GATED_QUERY,
 		 EST_WIDTH_VALUE,       /* of all heads, where v has a projection of its own */
 		 EST_WIDTH_EXPERT_COUNT };

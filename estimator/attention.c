@@ -308,10 +308,11 @@ static struct est_tensor eager(struct est_pass *pass, const struct est_layer *la
 	struct est_tensor key_states = est_hold(est_repeat_kv(tape, est_alias(tape, k), n_rep, one_head));
 	struct est_tensor value_states = est_hold(est_repeat_kv(tape, est_alias(tape, v), n_rep, one_head));
 	bool joined = joins_heads(pass) || pass->model->kv_lora_rank || pass->model->attention_sinks;
+	bool q_joined = joined && pass->model->architecture != EST_ARCH_KIMI_LINEAR; /* whose keys alone are put together */
 	struct est_tensor weights, probabilities, logits = est_none, out;
 
 	/* matmul copies operands that are permuted views: not those that a concatenation has made */
-	weights = est_matmul_heads(pass, q, !joined, key_states,
+	weights = est_matmul_heads(pass, q, !q_joined, key_states,
 				   is_permuted(pass, k, n_rep, !joined && !pass->fills_cache), scores);
 	weights = est_mul_scalar(tape, weights);
 	if (pass->model->attn_logit_softcapping != 0)

@@ -251,7 +251,8 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	pass->tape->leaves[linear->weight].linear = true;
 	linear->permuted = pass->batch > 1 /* else it is a matrix still, as it lies */
 			   && (module->out == EST_WIDTH_GATES || module->out == EST_WIDTH_DELTA_HEADS
-			       || module->out == EST_WIDTH_DELTA_BA || module->out == EST_WIDTH_SSM_CONV);
+			       || module->out == EST_WIDTH_DELTA_BA || module->out == EST_WIDTH_SSM_CONV
+			       || module->out == EST_WIDTH_DELTA_MIXED);
 	linear->flat = module->in == EST_WIDTH_EXPERT_LATENT || module->out == EST_WIDTH_EXPERT_LATENT;
 	linear->flat |= module->out == EST_WIDTH_EXPERT_COUNT;
 	if (est_architecture_row(pass->model->architecture)->flat_shared_experts || pass->request->parallelism.expert > 1)

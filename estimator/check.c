@@ -310,6 +310,8 @@ static void check_size(const struct est_request *request, const struct est_model
 	double width = (double)model->hidden_size + heads * (double)model->head_dim + (double)model->intermediate_size;
 	double weights = 64 * (double)model->parameters;
 	double tokens = sequences * length * (128 * layers * width + 32 * (double)model->vocab_size);
+	/* of two positions of a chunk, for each feature of a delta rule */
+	double pairs = 4096 * layers * sequences * (length + 64) * (double)model->linear_num_value_heads * (double)model->linear_value_head_dim;
 	double scores = 32 * layers * sequences * heads * length * length;
 	/* a pipeline's stage receives into a buffer for each micro-batch, twice, sends as much, and has the ids of all */
 	double received = request->parallelism.pipeline > 1
@@ -319,7 +321,7 @@ static void check_size(const struct est_request *request, const struct est_model
 	if (weights > limit)
 		est_fault_add(faults, "/model", EST_OUT_OF_RANGE,
 			      "must need less than 2^60 bytes for its weights and states");
-	else if (tokens + scores + received > limit)
+	else if (tokens + pairs + scores + received > limit)
 		est_fault_add(faults, "/sequence_length", EST_OUT_OF_RANGE,
 			      "must need less than 2^60 bytes of activations with this micro_batch_size and model");
 }

@@ -1,10 +1,10 @@
 /* The gated delta rule of Qwen3-Next and Qwen3.5 as Transformers' modelling code runs it where
  * flash-linear-attention is not installed: GatedDeltaNet.forward and torch_chunk_gated_delta_rule. */
-#include "estimator/recurrent.h"
+#include "estimator/chunks.h"
 
-/* CHUNK: positions of a chunk. The scan is run chunk by chunk up to SCANNED; beyond, some chunks are run as one that
- * keeps as much as all of them and holds as much for a moment as one. */
-enum { CHUNK = 64, SCANNED = 8 };
+/* The scan is run chunk by chunk up to SCANNED; beyond, some chunks are run as one that keeps as much as all of them
+ * and holds as much for a moment as one. */
+enum { SCANNED = 8 };
 
 struct delta {
 	struct est_variables frame; /* of torch_chunk_gated_delta_rule */
@@ -42,68 +42,6 @@ static struct est_tensor solve_triangular(struct est_tape *tape, struct est_tens
 	return est_output(tape, node, 0, out);
 }
 
-/* CopySlices: the base's gradient anew, the slice's cloned, and cast to its source's dtype; zeros for what was
- * overwritten */
-static void backward_copy_slices(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	uint8_t element = node->grad[0].element;
-	struct est_tensor base = est_empty(tape, node->grad[0].numel, element), slice = est_grad_for(tape, node, 1, element);
-	struct est_tensor zeros = est_needs(node, 0) ? est_grad_for(tape, node, 1, element) : est_none;
-
-	ret[1] = slice;
-	if (node->edge_element[1] != element) {
-		ret[1] = est_grad_for(tape, node, 1, node->edge_element[1]);
-		est_drop(tape, slice);
-	}
-	est_drop(tape, zeros);
-	if (est_needs(node, 0))
-		ret[0] = base;
-	else
-		est_drop(tape, base);
-}
-static const struct est_op copy_slices_op = { "CopySlices", backward_copy_slices };
-
-/* base[:, :, i] = x; base moves in, the result is held. others: elements that the chunks which are run as this one
- * keep beside it */
-static struct est_tensor copy_into_slice(struct est_tape *tape, struct est_tensor base, struct est_tensor x,
-					 uint64_t others)
-{
-	struct est_node *node = est_node_new(tape, &copy_slices_op, 2, (struct est_tensor[]){ base, x });
-	struct est_tensor out = est_hold(est_output(tape, node, 0, base)), kept;
-
-	if (node && others) {
-		kept = est_empty(tape, others, EST_32BIT);
-		est_save(tape, node, kept);
-		est_drop(tape, kept);
-	}
-	est_finish(tape, x);
-	return out;
-}
-
-/* a @ b of chunks, or of one: both are seen as stacks of matrices, so that gradients are views */
-static struct est_tensor product(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
-{
-	struct est_tensor in[2] = { est_hold(a), est_hold(b) };
-
-	for (unsigned i = 2; i-- > 0;)
-		in[i] = tape->autocast ? est_to(tape, in[i], EST_16BIT) : est_alias(tape, in[i]);
-	for (unsigned i = 0; i < 2; i++)
-		in[i] = est_reshape(tape, in[i]);
-	return est_bmm(tape, in[0], in[1], numel);
-}
-
-static struct est_tensor unsqueezed(struct est_tape *tape, struct est_tensor x)
-{
-	return est_reshape(tape, est_alias(tape, x));
-}
-
-/* A variable that is given up to the operator that takes it. */
-static struct est_tensor temporary(struct est_tensor x)
-{
-	x.temporary = true;
-	return x;
-}
-
 /* ---- before the scan */
 
 /* x * torch.rsqrt((x * x).sum(-1) + eps); x, held, moves in, the result is held */
@@ -124,7 +62,7 @@ static void prepare(struct est_pass *pass, const struct est_tensor qkv[3], struc
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t repeats = (uint64_t)(pass->model->linear_num_value_heads / pass->model->linear_num_key_heads);
-	uint64_t rows = pass->tokens * delta->heads, padded = delta->chunks * CHUNK * delta->heads;
+	uint64_t rows = pass->tokens * delta->heads, padded = delta->chunks * EST_CHUNK * delta->heads;
 	struct est_tensor heads[2], in[3], scaled;
 
 	for (unsigned i = 0; i < 2; i++)
@@ -154,18 +92,18 @@ static void prepare(struct est_pass *pass, const struct est_tensor qkv[3], struc
  * from */
 static void transform(struct est_tape *tape, struct delta *delta)
 {
-	uint64_t scores = delta->chunks * CHUNK * CHUNK * delta->heads;
+	uint64_t scores = delta->chunks * EST_CHUNK * EST_CHUNK * delta->heads;
 	struct est_tensor ones, mask, pairwise, masked, ut_system, decayed;
 
-	delta->v_beta = est_hold(est_mul(tape, delta->v, unsqueezed(tape, delta->beta)));
-	delta->k_beta = est_hold(est_mul(tape, delta->k, unsqueezed(tape, delta->beta)));
+	delta->v_beta = est_hold(est_mul(tape, delta->v, est_unsqueezed(tape, delta->beta)));
+	delta->k_beta = est_hold(est_mul(tape, delta->k, est_unsqueezed(tape, delta->beta)));
 	/* cut into chunks: gradients in columns are copied */
-	delta->q = est_hold(est_reshape(tape, temporary(delta->q)));
-	delta->k = est_hold(est_reshape(tape, temporary(delta->k)));
-	delta->k_beta = est_keep(&delta->frame, est_view_as_heads(tape, temporary(delta->k_beta)));
-	delta->v_beta = est_keep(&delta->frame, est_view_as_heads(tape, temporary(delta->v_beta)));
-	ones = est_empty(tape, CHUNK * CHUNK, EST_BYTE);
-	mask = est_keep(&delta->frame, est_empty(tape, CHUNK * CHUNK, EST_BYTE));
+	delta->q = est_hold(est_reshape(tape, est_give_up(delta->q)));
+	delta->k = est_hold(est_reshape(tape, est_give_up(delta->k)));
+	delta->k_beta = est_keep(&delta->frame, est_view_as_heads(tape, est_give_up(delta->k_beta)));
+	delta->v_beta = est_keep(&delta->frame, est_view_as_heads(tape, est_give_up(delta->v_beta)));
+	ones = est_empty(tape, EST_CHUNK * EST_CHUNK, EST_BYTE);
+	mask = est_keep(&delta->frame, est_empty(tape, EST_CHUNK * EST_CHUNK, EST_BYTE));
 	est_drop(tape, ones);
 	delta->cum_decay = est_keep(&delta->frame, est_cumsum(tape, delta->decay));
 	pairwise = est_hold(est_sub_outer(tape, delta->cum_decay, delta->cum_decay, scores));
@@ -173,8 +111,8 @@ static void transform(struct est_tape *tape, struct delta *delta)
 	est_drop(tape, pairwise);
 	pairwise = est_keep(&delta->frame, est_exp(tape, masked));
 	est_drop(tape, masked);
-	ut_system = est_keep(&delta->frame, est_mul(tape, product(tape, delta->k_beta, delta->k, scores), pairwise));
-	delta->intra_chunk_attn = est_keep(&delta->frame, est_mul(tape, product(tape, delta->q, delta->k, scores), pairwise));
+	ut_system = est_keep(&delta->frame, est_mul(tape, est_chunk_product(tape, delta->k_beta, delta->k, scores), pairwise));
+	delta->intra_chunk_attn = est_keep(&delta->frame, est_mul(tape, est_chunk_product(tape, delta->q, delta->k, scores), pairwise));
 	decayed = est_exp(tape, delta->cum_decay);
 	decayed = est_keep(&delta->frame, est_mul(tape, delta->k_beta, decayed));
 	delta->new_values = est_keep(&delta->frame, solve_triangular(tape, ut_system, delta->v_beta));
@@ -204,11 +142,6 @@ struct step {
 	uint64_t key, value, scores, state, ends;
 };
 
-static struct est_tensor part(struct est_tape *tape, struct est_tensor x, uint64_t numel)
-{
-	return est_slice(tape, est_alias(tape, x), numel);
-}
-
 /* Elements of fp32 that a chunk's products and its state keep: the state and v_new, or, under autocast, casts of all
  * operands */
 static uint64_t kept_by_chunk(const struct est_tape *tape, const struct step *step)
@@ -223,31 +156,31 @@ static uint64_t kept_by_chunk(const struct est_tape *tape, const struct step *st
 static void scan_chunk(struct est_tape *tape, const struct delta *delta, const struct step *step, uint64_t several,
 		       struct est_tensor frame[2], struct est_tensor state, struct est_tensor *ret_core)
 {
-	struct est_tensor new_values = part(tape, delta->new_values, step->value),
-		k = part(tape, delta->k_cumdecay, step->key);
-	struct est_tensor v_new = est_hold(est_sub(tape, new_values, product(tape, k, state, step->value))), inter, out;
+	struct est_tensor new_values = est_part(tape, delta->new_values, step->value),
+		k = est_part(tape, delta->k_cumdecay, step->key);
+	struct est_tensor v_new = est_hold(est_sub(tape, new_values, est_chunk_product(tape, k, state, step->value))), inter, out;
 
 	est_finish(tape, k);
 	est_drop(tape, frame[0]);
 	frame[0] = v_new;
-	k = part(tape, delta->q, step->key);
-	inter = est_hold(product(tape, k, state, step->value));
+	k = est_part(tape, delta->q, step->key);
+	inter = est_hold(est_chunk_product(tape, k, state, step->value));
 	est_finish(tape, k);
 	est_drop(tape, frame[1]);
 	frame[1] = inter;
-	k = part(tape, delta->intra_chunk_attn, step->scores);
-	out = product(tape, k, v_new, step->value);
+	k = est_part(tape, delta->intra_chunk_attn, step->scores);
+	out = est_chunk_product(tape, k, v_new, step->value);
 	est_finish(tape, k);
-	*ret_core = copy_into_slice(tape, *ret_core, est_add(tape, inter, out), (several - 1) * kept_by_chunk(tape, step));
+	*ret_core = est_copy_into_slice(tape, *ret_core, est_add(tape, inter, out), (several - 1) * kept_by_chunk(tape, step));
 }
 
 /* state * decay + key^T @ v_new; state, held, moves in, the result is held */
 static struct est_tensor update_state(struct est_tape *tape, const struct delta *delta, const struct step *step,
 				      struct est_tensor state, struct est_tensor v_new)
 {
-	struct est_tensor decayed = est_mul(tape, state, part(tape, delta->chunk_decay, step->ends)),
-		k = part(tape, delta->k, step->key);
-	struct est_tensor update = product(tape, k, v_new, step->state);
+	struct est_tensor decayed = est_mul(tape, state, est_part(tape, delta->chunk_decay, step->ends)),
+		k = est_part(tape, delta->k, step->key);
+	struct est_tensor update = est_chunk_product(tape, k, v_new, step->state);
 
 	est_finish(tape, k);
 	update = est_hold(est_add(tape, decayed, update));
@@ -259,9 +192,9 @@ static struct est_tensor scan(struct est_pass *pass, struct delta *delta)
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t chunks = delta->chunks / pass->batch, runs = chunks < SCANNED ? chunks : SCANNED,
-		rows = pass->batch * delta->heads * CHUNK;
+		rows = pass->batch * delta->heads * EST_CHUNK;
 	uint64_t width = (uint64_t)pass->model->linear_key_head_dim, value = (uint64_t)pass->model->linear_value_head_dim;
-	struct step step = { rows * width, rows * value, rows * CHUNK, pass->batch * delta->heads * width * value,
+	struct step step = { rows * width, rows * value, rows * EST_CHUNK, pass->batch * delta->heads * width * value,
 			     pass->batch * delta->heads };
 	struct est_tensor state = est_hold(est_empty(tape, step.state, EST_32BIT)), frame[2] = { { 0 } };
 	struct est_tensor core = est_hold(est_empty(tape, delta->value, EST_32BIT));
@@ -286,10 +219,10 @@ static struct est_tensor chunk_gated_delta_rule(struct est_pass *pass, const str
 	struct est_tape *tape = pass->tape;
 	const struct est_model *model = pass->model;
 	uint64_t heads = (uint64_t)model->linear_num_value_heads,
-		chunks = pass->batch * ((pass->sequence + CHUNK - 1) / CHUNK);
+		chunks = pass->batch * ((pass->sequence + EST_CHUNK - 1) / EST_CHUNK);
 	struct delta delta = { .heads = heads, .chunks = chunks,
-			       .key = chunks * CHUNK * heads * (uint64_t)model->linear_key_head_dim,
-			       .value = chunks * CHUNK * heads * (uint64_t)model->linear_value_head_dim };
+			       .key = chunks * EST_CHUNK * heads * (uint64_t)model->linear_key_head_dim,
+			       .value = chunks * EST_CHUNK * heads * (uint64_t)model->linear_value_head_dim };
 	uint8_t element = qkv[0].element;
 	struct est_tensor core;
 
@@ -297,7 +230,7 @@ static struct est_tensor chunk_gated_delta_rule(struct est_pass *pass, const str
 	transform(tape, &delta);
 	core = scan(pass, &delta);
 	/* in columns, as the solver's results are: reshape copies */
-	core = est_slice(tape, est_contiguous(tape, temporary(core)), qkv[2].numel);
+	core = est_slice(tape, est_contiguous(tape, est_give_up(core)), qkv[2].numel);
 	core = est_to(tape, core, element);
 	est_variables_drop(tape, &delta.frame);
 	return core;

@@ -275,6 +275,12 @@ static struct est_tensor granite_mixer(struct est_pass *pass, const struct est_l
 	return layer->kind == EST_LAYER_MIXES ? est_mamba2_mixer(pass, layer, x) : est_llama_attention(pass, layer, x);
 }
 
+/* Kimi-Linear: its delta rule in most layers, latent attention without positions in the others */
+static struct est_tensor kimi_mixer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return layer->kind == EST_LAYER_MIXES ? est_kimi_delta_attention(pass, layer, x) : est_unrotated_latent_attention(pass, layer, x);
+}
+
 /* ---- layers */
 
 #define LAYER_OF(name, frame, norm, attention, mlp)                                                                    \
@@ -294,6 +300,7 @@ LAYER(est_olmoe_layer, est_llama_norm, olmoe_attention, softmax_mixture)
 POST_NORM_LAYER(est_flex_olmo_layer, est_olmo2_norm, est_olmo2_attention, softmax_mixture)
 LAYER(est_deepseek_v2_layer, est_llama_norm, est_latent_attention, deepseek_v2_mixture)
 LAYER(est_deepseek_v3_layer, est_llama_norm, est_latent_attention, deepseek_v3_mixture)
+LAYER(est_kimi_linear_layer, est_llama_norm, kimi_mixer, deepseek_v3_mixture)
 LAYER(est_glm4_moe_layer, est_llama_norm, glm4_attention, deepseek_v3_mixture)
 LAYER(est_solar_open_layer, est_llama_norm, est_llama_attention, deepseek_v3_mixture)
 LAYER(est_dots1_layer, est_llama_norm, est_qwen3_attention, deepseek_v3_mixture)

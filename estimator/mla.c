@@ -181,11 +181,11 @@ static struct est_tensor project_q(struct est_pass *pass, const struct est_layer
 
 	*ret_resid = est_none;
 	if (!pass->model->q_lora_rank)
-		return est_view_as_heads(tape, est_linear(tape, &layer->q_proj, x));
+		return est_linear(tape, &layer->q_proj, x);
 	q = est_llama_norm(pass, &layer->q_a_layernorm, est_linear(tape, &layer->q_a_proj, x));
 	if (pass->model->index_topk)
 		*ret_resid = q = est_hold(q);
-	return est_view_as_heads(tape, est_linear(tape, &layer->q_b_proj, q));
+	return est_linear(tape, &layer->q_b_proj, q);
 }
 
 /* Two held views of x, which is borrowed: numel[0] and numel[1] elements. */
@@ -256,7 +256,7 @@ struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_l
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t heads = pass->tokens * (uint64_t)pass->model->num_attention_heads;
-	struct est_tensor q_resid, q = est_hold(project_q(pass, layer, x, &q_resid)), compressed, q_parts[2],
+	struct est_tensor q_resid, q = est_hold(est_view_as_heads(tape, project_q(pass, layer, x, &q_resid))), compressed, q_parts[2],
 		kv_parts[2], rotated[2],
 			  kv[2], query, out, latent, frame[3] = { { 0 } };
 
@@ -286,5 +286,28 @@ struct est_tensor est_latent_attention(struct est_pass *pass, const struct est_l
 	est_drop(tape, frame[1]);
 	est_drop(tape, frame[2]);
 	hand_on(pass, frame[0]);
+	return x;
+}
+
+struct est_tensor est_unrotated_latent_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_tensor q_resid, q = project_q(pass, layer, x, &q_resid), compressed, parts[2], latent, kv[2], out;
+
+	q = est_hold(est_unrotated_query(pass, layer, q));
+	compressed = est_hold(est_linear(tape, &layer->kv_a_proj_with_mqa, x));
+	split_held(tape, compressed, pass->tokens * (uint64_t)pass->model->kv_lora_rank, parts);
+	latent = est_hold(est_llama_norm(pass, &layer->kv_a_layernorm, parts[0]));
+	est_drop(tape, parts[0]);
+	expand_kv(pass, layer, latent, parts[1], kv);
+	out = est_hold(est_attention(pass, layer, q, kv[0], kv[1]));
+	x = est_linear(tape, &layer->o_proj, out);
+	est_drop(tape, out);
+	est_drop(tape, q);
+	est_drop(tape, compressed);
+	est_drop(tape, parts[1]);
+	est_drop(tape, latent);
+	est_drop(tape, kv[0]);
+	est_drop(tape, kv[1]);
 	return x;
 }

@@ -144,8 +144,19 @@ static int64_t delta_net_parameters(const struct est_model *model)
 	return h * (conv + value + 2 * heads) + conv * model->conv_kernel + 2 * heads + model->linear_value_head_dim + value * h;
 }
 
+/* Projections of q, k, v and of the output, one of the heads, two pairs through the width of a head; a convolution; a bias of what is
+ * forgotten, a vector of heads, a norm of a head */
+static int64_t kimi_delta_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, heads = model->linear_num_value_heads, head = model->linear_value_head_dim, inner = heads * head;
+
+	return h * (4 * inner + heads + 2 * head) + 2 * head * inner + 3 * inner * model->conv_kernel + inner + heads + head;
+}
+
 static int64_t mixer_parameters(const struct est_model *model)
 {
+	if (model->architecture == EST_ARCH_KIMI_LINEAR)
+		return kimi_delta_parameters(model);
 	if (model->linear_num_value_heads)
 		return delta_net_parameters(model);
 	return model->architecture == EST_ARCH_LFM2 ? short_conv_parameters(model) : mamba2_parameters(model);
@@ -284,6 +295,11 @@ int64_t est_model_all_layers(const struct est_model *model)
 {
 	return est_model_stacked_layers(model) + model->num_cross_attention_layers + model->vision.num_hidden_layers
 	       + model->vision.num_global_layers + model->vision.num_deepstack;
+}
+
+int64_t est_model_table_layers(const struct est_model *model)
+{
+	return est_model_all_layers(model) * (model->architecture == EST_ARCH_KIMI_LINEAR ? EST_TABLES_OF_KIMI : 1);
 }
 
 bool est_model_is_bidirectional(const struct est_model *model)

@@ -68,6 +68,7 @@ enum est_architecture {
 	EST_ARCH_MAMBA2,      /* Mamba-2 alone */
 	EST_ARCH_QWEN3_5,     /* the gated delta rule beside attention with an output gate */
 	EST_ARCH_QWEN3_NEXT,  /* the same, its projections interleaved by head */
+	EST_ARCH_KIMI_LINEAR, /* a delta rule that decays each feature beside latent attention without positions; DeepSeek-V3's mixture */
 	EST_ARCH_HUNYUAN_MOE, /* HunYuan's attention; a shared expert first, a router in fp32 that is a linear layer */
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
 	EST_ARCH_PHIMOE,      /* Mixtral with LayerNorm, a router that samples */
@@ -102,7 +103,8 @@ enum est_block_kind { EST_LAYER_ATTENDS, EST_LAYER_MIXES, EST_LAYER_FEEDS, EST_L
  * (Qwen2-VL) or by turns (Qwen3-VL). */
 enum est_mrope { EST_MROPE_NONE, EST_MROPE_SECTIONS, EST_MROPE_INTERLEAVED };
 
-enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024 };
+enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024,
+       EST_TABLES_OF_KIMI = 6 }; /* a layer of Kimi-Linear takes as much of a program's tables as so many others */
 
 struct est_model {
 	char id[EST_ID_MAX];         /* preset id, or "custom" */
@@ -209,6 +211,9 @@ struct est_model {
 
 /* True when layer (from 0) has experts for its MLP. */
 bool est_model_layer_is_sparse(const struct est_model *model, int64_t layer);
+
+/* Layers of all stacks and stages as a program's tables count them. */
+int64_t est_model_table_layers(const struct est_model *model);
 
 /* Parameters of the last decoder layer, and of everything, counted from the shape: attention, MLP, norms, biases,
  * embeddings (tied ones once). THEORY 2. Exact for the architectures that the replay knows. */

@@ -122,19 +122,28 @@ struct est_tensor est_add_in_place(struct est_tape *tape, struct est_tensor a, s
 	return out;
 }
 
-struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est_tensor b)
+struct est_tensor est_mul_outer(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel)
 {
 	struct est_node *node = est_node_new(tape, &mul_op, 2, (struct est_tensor[]){ a, b });
+	struct est_tensor out;
 
 	if (node && b.requires_grad)
 		est_save(tape, node, a);
 	if (node && a.requires_grad)
 		est_save(tape, node, b);
 	if (node) {
-		node->extra[0] = a.numel > b.numel ? a.numel : b.numel;
+		node->extra[0] = numel;
 		node->extra[1] = node->extra[2] = promoted(a, b);
 	}
-	return binary_output(tape, node, a, b);
+	out = est_output(tape, node, 0, est_empty(tape, numel, promoted(a, b)));
+	est_finish(tape, a);
+	est_finish(tape, b);
+	return out;
+}
+
+struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est_tensor b)
+{
+	return est_mul_outer(tape, a, b, a.numel > b.numel ? a.numel : b.numel);
 }
 
 /* extra[0]: elements of the output. The subtrahend's gradient is negated first */

@@ -69,6 +69,8 @@ struct est_tensor est_add(struct est_tape *tape, struct est_tensor a, struct est
 struct est_tensor est_add_in_place(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 struct est_tensor est_sub(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
 struct est_tensor est_mul(struct est_tape *tape, struct est_tensor a, struct est_tensor b);
+/* The same of numel elements, to which both may be broadcast. */
+struct est_tensor est_mul_outer(struct est_tape *tape, struct est_tensor a, struct est_tensor b, uint64_t numel);
 /* With a python number: nothing is kept. */
 struct est_tensor est_add_scalar(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_mul_scalar(struct est_tape *tape, struct est_tensor x);

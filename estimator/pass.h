@@ -34,6 +34,7 @@ struct est_experts {
  * what comes out. */
 struct est_mixer {
 	struct est_linear in_proj, out_proj, z_proj, b_proj, a_proj;
+	struct est_linear f_a_proj, f_b_proj, g_a_proj, g_b_proj; /* Kimi's: what is forgotten, and the output's gate */
 	uint32_t conv_weight, conv_bias;            /* conv_bias: EST_NO_LEAF where there is none */
 	uint32_t dt_bias, a_log, d;
 	struct est_tensor mup_vector;               /* Falcon-H1: multipliers of in_proj's features, a buffer; or none */
@@ -314,7 +315,7 @@ est_layer_function est_titan_mixture;
 /* Where rows that come from other ranks lie when they are sorted by expert: an attribute of a layer's plan, which stays. */
 struct est_tensor est_titan_permutation(const struct est_pass *pass);
 /* DeepSeek's self_attn; x is borrowed. */
-est_layer_function est_latent_attention;
+est_layer_function est_latent_attention, est_unrotated_latent_attention;
 /* gpt-oss: its self_attn, and its experts' gate, gate_up borrowed. */
 est_layer_function est_gpt_oss_attention;
 /* The probabilities of eager attention scores (borrowed) beside the sinks' column, in element; ret_logits: what the frame holds. */
@@ -333,7 +334,7 @@ void est_apply_complex_rope(struct est_pass *pass, struct est_permuted permuted,
 /* ---- mamba2.c, lfm2.c, delta_net.c */
 
 /* The mixers' forward without packages of kernels, as Transformers' modelling code has it; x is borrowed. */
-est_layer_function est_mamba2_mixer, est_short_conv, est_delta_net;
+est_layer_function est_mamba2_mixer, est_short_conv, est_delta_net, est_kimi_delta_attention;
 
 /* ---- rotary.c */
 
@@ -402,7 +403,8 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_vaultgemma_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer, est_hunyuan_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer;
+	est_granite_moe_layer, est_hunyuan_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer,
+	est_kimi_linear_layer;
 est_norm_function est_l2_norm, est_cohere_norm, est_nemotron_norm, est_qwen_norm, est_llama4_norm, est_gemma4_norm;
 /* The first Qwen's tables (qwen.c). */
 void est_qwen_build_tables(struct est_pass *pass);

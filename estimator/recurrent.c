@@ -18,6 +18,7 @@ void est_variables_drop(struct est_tape *tape, const struct est_variables *varia
 /* ---- functions of one operand */
 
 static const struct est_op exp_op = { "Exp", est_backward_one };
+static const struct est_op log_op = { "Log", est_backward_one };
 static const struct est_op softplus_op = { "Softplus", est_backward_one };
 static const struct est_op neg_op = { "Neg", est_backward_one };
 static const struct est_op masked_fill_op = { "MaskedFill", est_backward_one };
@@ -32,6 +33,52 @@ static struct est_tensor in_fp32(struct est_tape *tape, struct est_tensor x)
 struct est_tensor est_exp(struct est_tape *tape, struct est_tensor x)
 {
 	return est_unary(tape, &exp_op, in_fp32(tape, x), false, true, x.numel);
+}
+
+struct est_tensor est_log(struct est_tape *tape, struct est_tensor x)
+{
+	return est_unary(tape, &log_op, in_fp32(tape, x), true, false, x.numel);
+}
+
+/* grad / (2 * result) */
+static void backward_sqrt(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	struct est_tensor twice = est_grad_for(tape, node, 0, node->grad[0].element);
+
+	ret[0] = est_grad_for(tape, node, 0, node->grad[0].element);
+	est_drop(tape, twice);
+}
+static const struct est_op sqrt_op = { "Sqrt", backward_sqrt };
+
+struct est_tensor est_sqrt(struct est_tape *tape, struct est_tensor x)
+{
+	return est_unary(tape, &sqrt_op, x, false, true, x.numel);
+}
+
+/* where(condition, grad, 0) and its opposite, each with its 0 as a tensor */
+static void backward_where(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
+{
+	for (unsigned i = 2; i-- > 0;) {
+		struct est_tensor zero = est_empty(tape, 1, node->grad[0].element);
+
+		if (est_needs(node, i))
+			ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
+		est_drop(tape, zero);
+	}
+}
+static const struct est_op where_op = { "Where", backward_where };
+
+struct est_tensor est_where_both(struct est_tape *tape, struct est_tensor condition, struct est_tensor a, struct est_tensor b)
+{
+	struct est_node *node = est_node_new(tape, &where_op, 2, (struct est_tensor[]){ a, b });
+	struct est_tensor out;
+
+	est_save(tape, node, condition);
+	out = est_output(tape, node, 0, est_empty(tape, a.numel, a.element));
+	est_finish(tape, a);
+	est_finish(tape, b);
+	est_finish(tape, condition);
+	return out;
 }
 
 struct est_tensor est_softplus(struct est_tape *tape, struct est_tensor x)

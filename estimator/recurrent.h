@@ -16,9 +16,14 @@ struct est_variables {
 struct est_tensor est_keep(struct est_variables *variables, struct est_tensor x);
 void est_variables_drop(struct est_tape *tape, const struct est_variables *variables);
 
-/* torch.exp, which keeps its result; F.softplus, which keeps its input. Autocast runs both in fp32. */
+/* torch.exp, which keeps its result; torch.log and F.softplus, which keep their input. Autocast runs them in fp32. */
 struct est_tensor est_exp(struct est_tape *tape, struct est_tensor x);
+struct est_tensor est_log(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_softplus(struct est_tape *tape, struct est_tensor x);
+/* torch.sqrt, which keeps its result. */
+struct est_tensor est_sqrt(struct est_tape *tape, struct est_tensor x);
+/* torch.where(condition, a, b) of one size: keeps the condition. */
+struct est_tensor est_where_both(struct est_tape *tape, struct est_tensor condition, struct est_tensor a, struct est_tensor b);
 /* -x */
 struct est_tensor est_neg(struct est_tape *tape, struct est_tensor x);
 /* torch.clamp with one bound or two: its backward makes a mask for each. */

@@ -281,7 +281,8 @@ void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer,
  * (_keep_in_fp32_modules_strict). */
 static uint8_t corrected_element(const struct est_pass *pass)
 {
-	bool kept = pass->model->architecture != EST_ARCH_NEMOTRON_H;
+	enum est_architecture architecture = pass->model->architecture;
+	bool kept = architecture != EST_ARCH_KIMI_LINEAR && architecture != EST_ARCH_NEMOTRON_H;
 
 	return pass->tape->autocast && !kept ? est_loaded_element(pass->request) : EST_32BIT;
 }

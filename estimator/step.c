@@ -211,7 +211,7 @@ static int64_t table_layers(const struct est_model *model, const struct est_requ
 	int64_t layers = 0;
 
 	if (request->parallelism.pipeline <= 1)
-		return est_model_all_layers(model);
+		return est_model_table_layers(model);
 	order = est_order_of(model, request);
 	for (; model; model = model->next_stage)
 		layers += model->num_hidden_layers;

@@ -20,6 +20,7 @@ static uint64_t mixer_width(const struct est_model *model, enum est_width width)
 	case EST_WIDTH_SSM_CONV:
 		return (uint64_t)est_model_conv_width(model);
 	case EST_WIDTH_DELTA:
+	case EST_WIDTH_DELTA_MIXED:
 		return (uint64_t)(model->linear_num_value_heads * model->linear_value_head_dim);
 	case EST_WIDTH_DELTA_QKVZ:
 		return (uint64_t)(est_model_conv_width(model) + model->linear_num_value_heads * model->linear_value_head_dim);

@@ -1,27 +1,5 @@
 /* Apertus' MLP: XIELUActivation as python operators, with two parameters of its own. */
-#include "estimator/pass.h"
-
-/* torch.where(condition, a, b): the condition is kept. extra[0]: elements */
-static void backward_where(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
-{
-	for (unsigned i = 2; i-- > 0;)
-		ret[i] = est_grad_for(tape, node, i, node->grad[0].element);
-}
-static const struct est_op where_op = { "Where", backward_where };
-
-static struct est_tensor where(struct est_tape *tape, struct est_tensor condition, struct est_tensor a,
-			       struct est_tensor b)
-{
-	struct est_node *node = est_node_new(tape, &where_op, 2, (struct est_tensor[]){ a, b });
-	struct est_tensor out;
-
-	est_save(tape, node, condition);
-	out = est_output(tape, node, 0, est_empty(tape, a.numel, a.element));
-	est_finish(tape, a);
-	est_finish(tape, b);
-	est_finish(tape, condition);
-	return out;
-}
+#include "estimator/recurrent.h"
 
 /* torch.min(x, eps) keeps x: the gradient is halved where both are equal, and masked where x is greater */
 static void backward_min(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -85,7 +63,7 @@ static struct est_tensor xielu(struct est_pass *pass, const struct est_layer *la
 	above = est_add(tape, above, est_mul_scalar(tape, x));
 	below = est_mul(tape, est_sub(tape, expm1_of(tape, min(tape, x)), x), alpha_n);
 	below = est_add(tape, below, est_mul_scalar(tape, x));
-	below = where(tape, positive, above, below);
+	below = est_where_both(tape, positive, above, below);
 	est_drop(tape, alpha_p);
 	est_drop(tape, alpha_n);
 	return below;

@@ -90,6 +90,7 @@ static const struct gate single[] = {
 	{ "random lora",                       5, 0.01, 0.10, 0.10, 0.12 },
 	{ "random qlora",                      5, 0.02, 0.10, 0.01, 0.01 },
 	{ "phimoe jitter",                    10, 0.01, 0.01, 0.01, 0.01 },
+	{ "kimi linear",                      15, 0.01, 0.01, 0.10, 0.20 },
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {

@@ -261,7 +261,7 @@ static void prepare(struct subject *subject)
 	subject->json = json_loads(subject->body, 0, NULL);
 	if (!subject->json || !cfg_read_request(subject->json, "", catalog, &subject->request, &faults))
 		fail("a request was refused");
-	size = est_program_arena_size(est_model_all_layers(&subject->request.model));
+	size = est_program_arena_size(est_model_table_layers(&subject->request.model));
 	est_arena_init(&subject->program_arena, malloc(size), size);
 	if (!subject->program_arena.base)
 		fail("no memory");

@@ -32,7 +32,9 @@ static const struct {
 	INT(num_key_value_heads), INT(head_dim), INT(intermediate_size), INT(max_position_embeddings),
 	BOOL(tie_word_embeddings), BOOL(gated_mlp), BOOL(qkv_bias), BOOL(o_bias), BOOL(mlp_bias), BOOL(lm_head_bias),
 	ENUM(norm), INT(norms_per_layer), BOOL(final_norm), ENUM(qk_norm), ENUM(activation), ENUM(position),
-	BYTE(layer_kinds[1]), BYTE(layer_kinds[4]), BYTE(layer_kinds[5]), BYTE(layer_kinds[7]), INT(ssm_head_dim),
+	INT(linear_num_key_heads), INT(linear_key_head_dim), INT(conv_kernel), INT(n_group), INT(num_experts_per_tok),
+	BYTE(layer_kinds[0]), BYTE(layer_kinds[1]), BYTE(layer_kinds[3]), BYTE(layer_kinds[4]), BYTE(layer_kinds[5]), BYTE(layer_kinds[7]),
+	INT(ssm_head_dim),
 	INT(position_offset), INT(embed_dim), REAL(partial_rotary_factor), INT(sliding_window),
 	INT(full_attention_every), BOOL(full_attention_first),
 	BOOL(parallel_residual), BOOL(do_layer_norm_before), REAL(attention_dropout), REAL(residual_dropout),
@@ -112,6 +114,11 @@ END_TEST
 #define GRANITE_KINDS ",\"layer_types\":[\"mamba\",\"attention\",\"mamba\",\"mamba\",\"mamba\",\"full_attention\",\"mamba\"," \
 	"\"linear_attention\"]"
 
+#define KIMI_LISTS(full, kda) ",\"linear_attn_config\":{\"head_dim\":24,\"num_heads\":6,\"short_conv_kernel_size\":3," \
+	"\"full_attn_layers\":" full ",\"kda_layers\":" kda "}"
+#define KIMI_RULE KIMI_LISTS("[4,8]", "[1,2,3,5,6,7]")
+#define KIMI_TYPES ",\"layer_types\":[\"full_attention\",\"linear_attention\",\"linear_attention\",\"linear_attention\"," \
+	"\"linear_attention\",\"linear_attention\",\"linear_attention\",\"linear_attention\"]"
 #define SLIDING3 "\"sliding_attention\",\"sliding_attention\",\"sliding_attention\""
 
 /* One member of what is read, and what it must be. */
@@ -287,8 +294,8 @@ static const struct {
 	  "head_dim", 48 },
 	{ "dense layers come first", CONFIG("glm4_moe_lite", ",\"mlp_layer_types\":[\"dense\",\"dense\",\"sparse\"]"),
 	  "first_k_dense_replace", 2 },
-	{ "a refused model tells its sizes", CONFIG("kimi_linear", ""), "hidden_size", 64 },
-	{ "a refused model counts nothing", CONFIG("kimi_linear", ""), "parameters", 0 },
+	{ "a refused model tells its sizes", CONFIG("dbrx", ""), "hidden_size", 64 },
+	{ "a refused model counts nothing", CONFIG("dbrx", ""), "parameters", 0 },
 	{ "kinds of layers are read", CONFIG("granitemoehybrid", GRANITE_KINDS), "layer_kinds[1]", EST_LAYER_ATTENDS },
 	{ "mixers among them", CONFIG("granitemoehybrid", GRANITE_KINDS), "layer_kinds[7]", EST_LAYER_MIXES },
 	{ "a hybrid without kinds is not modelled", CONFIG("granitemoehybrid", ""), "architecture", EST_ARCH_UNSUPPORTED },
@@ -304,6 +311,18 @@ static const struct {
 	{ "Nemotron-H's head is not tied", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-M*M-M-\""
 								    ",\"tie_word_embeddings\":true"),
 	  "tie_word_embeddings", 0 },
+	{ "Kimi-Linear's fifth layer attends", CONFIG("kimi_linear", ""), "layer_kinds[4]", EST_LAYER_ATTENDS },
+	{ "its first does not", CONFIG("kimi_linear", ""), "layer_kinds[0]", EST_LAYER_MIXES },
+	{ "or its layers attend as linear_attn_config numbers them", CONFIG("kimi_linear", KIMI_RULE), "layer_kinds[3]", EST_LAYER_ATTENDS },
+	{ "which tells the heads of the rule", CONFIG("kimi_linear", KIMI_RULE), "linear_num_key_heads", 6 },
+	{ "and their width", CONFIG("kimi_linear", KIMI_RULE), "linear_key_head_dim", 24 },
+	{ "and that of the convolution", CONFIG("kimi_linear", KIMI_RULE), "conv_kernel", 3 },
+	{ "layer_types go before", CONFIG("kimi_linear", KIMI_RULE KIMI_TYPES), "layer_kinds[3]", EST_LAYER_MIXES },
+	{ "experts by the checkpoint's own names", CONFIG("kimi_linear", ",\"num_experts_per_token\":6,\"num_expert_group\":4"),
+	  "num_experts_per_tok", 6 },
+	{ "their groups", CONFIG("kimi_linear", ",\"num_experts_per_token\":6,\"num_expert_group\":4"), "n_group", 4 },
+	{ "a convolution that another function follows", CONFIG("kimi_linear", ",\"hidden_act\":\"relu2\""), "architecture",
+	  EST_ARCH_UNSUPPORTED },
 	{ "Bamba lists what attends", CONFIG("bamba", KV2 ",\"attn_layer_indices\":[5]"), "layer_kinds[5]",
 	  EST_LAYER_ATTENDS },
 	{ "Bamba mixes elsewhere", CONFIG("bamba", KV2 ",\"attn_layer_indices\":[5]"), "layer_kinds[4]", EST_LAYER_MIXES },
@@ -438,6 +457,14 @@ static const struct {
 	{ "a letter that is not known", CONFIG("nemotron_h", KV2 ",\"hybrid_override_pattern\":\"M-M*M-MX\""),
 	  "/model/hybrid_override_pattern", EST_UNKNOWN_VALUE },
 	{ "an index beyond the layers", CONFIG("lfm2", KV2 ",\"full_attn_idxs\":[8]"), "/model/full_attn_idxs",
+	  EST_OUT_OF_RANGE },
+	{ "a layer that linear_attn_config leaves out", CONFIG("kimi_linear", KIMI_LISTS("[4]", "[1,2,3,5,6,7]")),
+	  "/model/linear_attn_config/kda_layers", EST_CONTRADICTION },
+	{ "one that it numbers twice in the place of another", CONFIG("kimi_linear", KIMI_LISTS("[4,4]", "[1,2,3,5,6,7]")),
+	  "/model/linear_attn_config/kda_layers", EST_CONTRADICTION },
+	{ "one that is not there", CONFIG("kimi_linear", KIMI_LISTS("[4,9]", "[1,2,3,5,6,7,8]")),
+	  "/model/linear_attn_config/full_attn_layers", EST_OUT_OF_RANGE },
+	{ "a head of no width", CONFIG("kimi_linear", ",\"linear_attn_config\":{\"head_dim\":0}"), "/model/linear_attn_config/head_dim",
 	  EST_OUT_OF_RANGE },
 	{ "groups that do not divide the heads", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_n_groups\":3"),
 	  "/model/mamba_n_groups", EST_CONTRADICTION },

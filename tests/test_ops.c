@@ -1,7 +1,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "estimator/pass.h"
+#include "estimator/recurrent.h"
 #include "tests/suite.h"
 
 /* Operands are 32 x 32: 4 units of 512 bytes in 16 bits, 8 in 32 bits, 2 in bytes; a vector of 32 is one unit. */
@@ -131,10 +131,14 @@ OP(mul, est_mul(&tape, a, b))
 OP(mul_broadcast, est_mul(&tape, leaf(w), a))
 OP(mul_constant, est_mul(&tape, a, c))
 OP(mul_itself, est_mul(&tape, a, a))
+OP(mul_outer, est_mul_outer(&tape, leaf(w), leaf(v), NUMEL))
 OP(add_scalar, est_add_scalar(&tape, a))
 OP(mul_scalar, est_mul_scalar(&tape, a))
 OP(power, est_pow(&tape, a))
 OP(mean, est_mean(&tape, a, ROWS))
+OP(logarithm, est_log(&tape, a))
+OP(square_root, est_sqrt(&tape, a))
+OP(where, est_where_both(&tape, c, a, b))
 OP(reciprocal_root, est_rsqrt(&tape, a))
 OP(silu, est_silu(&tape, a))
 OP(gelu, est_gelu(&tape, a))
@@ -183,12 +187,17 @@ static const struct {
 	{ "broadcast product: a whole gradient, then its sum", mul_broadcast, false, "+4 -4", "w a", "+4 +4 +1 -4 -4" },
 	{ "product with a constant keeps that only", mul_constant, false, "+4 -4", "c", "+4 -4" },
 	{ "square as a product: two gradients, added in place", mul_itself, false, "+4 -4", "a a", "+4 +4 -4 -4" },
+	{ "outer product: two whole gradients, then their sums", mul_outer, false, "+4 -4", "w v", "+4 +4 +1 -4 +1 -4 -4" },
 	{ "plus a number: the same gradient", add_scalar, false, "+4 -4", "", "" },
 	{ "times a number", mul_scalar, false, "+4 -4", "", "+4 -4" },
 	{ "pow: self ** (n - 1), times n, times grad", power, false, "+4 -4", "a", "+4 +4 +4 -4 -4 -4" },
 	{ "mean over rows keeps nothing", mean, false, "+1 -1", "", "+4 -1" },
 	{ "rsqrt keeps its result: result ** 3, scaled, times grad", reciprocal_root, false, "+4", "o",
 	  "+4 +4 +4 -4 -4 -4 -4" },
+	{ "log keeps its input", logarithm, false, "+4 -4", "a", "+4 -4" },
+	{ "sqrt keeps its result: twice that, under grad", square_root, false, "+4", "o", "+4 +4 -4 -4 -4" },
+	{ "where keeps its condition: the other's gradient first, each with a zero", where, false, "+4 -4", "c",
+	  "+1 +4 -1 +1 +4 -1 -4" },
 	{ "silu keeps its input", silu, false, "+4 -4", "a", "+4 -4" },
 	{ "gelu keeps its input", gelu, false, "+4 -4", "a", "+4 -4" },
 	{ "relu keeps its result", relu, false, "+4", "o", "+4 -4 -4" },

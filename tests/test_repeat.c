@@ -128,7 +128,7 @@ static struct est_arena arena_of(size_t size)
 /* Whether layers were copied. */
 static bool compare(const struct cfg_request *request, const char *name)
 {
-	int64_t layers = (request->request.parallelism.pipeline > 1 ? 4 : 1) * est_model_all_layers(&request->model);
+	int64_t layers = (request->request.parallelism.pipeline > 1 ? 4 : 1) * est_model_table_layers(&request->model);
 	struct est_arena arena = arena_of(2 * est_program_arena_size(layers) + (1 << 20));
 	struct est_program program, whole;
 	uint64_t shards[EST_CATEGORIES];

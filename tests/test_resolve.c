@@ -75,7 +75,7 @@ static const struct {
 	{ "[]", "/model", EST_WRONG_TYPE, "must be a preset id" },
 	{ "{}", "/model", EST_MISSING, "must be a preset id" },
 	{ "{\"model_type\":null,\"parameters\":8e9}", "/model/model_type", EST_MISSING, "is required" },
-	{ "{\"model_type\":\"kimi_linear\"," SIZES "}", "/model", EST_NOT_SUPPORTED_YET, "mixture of experts" },
+	{ "{\"model_type\":\"dbrx\"," SIZES "}", "/model", EST_NOT_SUPPORTED_YET, "mixture of experts" },
 	{ "{\"model_type\":\"llama\"}", "/model/vocab_size", EST_MISSING, "is required" },
 	{ "{\"parameters\":\"many\"}", "/model/parameters", EST_WRONG_TYPE, "must be a number" },
 };

@@ -79,7 +79,7 @@ static bool compare_row(json_t *row, bool judged, const char *name)
 	if (!cfg_read_request(json_object_get(row, "request"), "", catalog, &request, &faults)
 	    || request.request.accounting == EST_RULE_OF_THUMB)
 		return false;
-	layers = (request.request.parallelism.pipeline > 1 ? 4 : 1) * est_model_all_layers(&request.model); /* passes in flight */
+	layers = (request.request.parallelism.pipeline > 1 ? 4 : 1) * est_model_table_layers(&request.model); /* passes in flight */
 	size = est_program_arena_size(layers) + est_replay_arena_size(est_program_ids(layers)) + (1 << 20);
 	est_arena_init(&arena, malloc(size), size);
 	est_sharding_shares(&request.request, shards);
