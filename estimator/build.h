@@ -12,6 +12,7 @@ void est_build_linear(struct est_pass *pass, struct est_linear *linear, uint64_t
 void est_build_norm(struct est_pass *pass, struct est_norm_weights *norm, uint64_t width);
 
 /* The vision tower and its projector, or nothing (tower.c). */
+unsigned est_tower_unit(const struct est_model *model, const struct est_vision_part *part); /* of its leaves, as they are built */
 void est_tower_build(struct est_pass *pass);
 
 /* A buffer of all positions: EST_MODULE_SINUSOIDS, GPT-J's sines and cosines, or EST_MODULE_TRIANGLE, a boolean

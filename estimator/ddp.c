@@ -151,6 +151,14 @@ void est_ddp_micro_begin(const struct est_ddp *ddp, bool last)
 	ddp->tape->accumulated_context = ddp;
 }
 
+/* What the forward does not run, a vision tower, would come last of all, from its last layer on. */
+static void fill_idle(const struct est_ddp *ddp, const struct wrapped *model, struct filling *filling)
+{
+	for (uint32_t i = model->end; i-- > model->first;)
+		if (ddp->tape->leaves[i].idle && est_is_trained(&ddp->tape->leaves[i]))
+			fill(ddp->tape, filling, &ddp->tape->leaves[i]);
+}
+
 static void rebuild(const struct est_ddp *ddp, const struct wrapped *model)
 {
 	struct filling filling = { 0 };
@@ -162,6 +170,7 @@ static void rebuild(const struct est_ddp *ddp, const struct wrapped *model)
 		if (number >= model->first && number < model->end)
 			fill(ddp->tape, &filling, &ddp->tape->leaves[number]);
 	}
+	fill_idle(ddp, model, &filling);
 	make_rest(ddp->tape, &filling);
 }
 

@@ -135,6 +135,7 @@ static bool wrap_part(void *context, const struct est_vision_part *part)
 {
 	struct est_pass *pass = context;
 
+	pass->tape->unit = est_tower_unit(pass->model, part);
 	return !est_is_part_adapted(&pass->request->lora.target_modules, part)
 	       || make_adapter(pass, part->in, part->out, (uint64_t)pass->request->lora.rank);
 }

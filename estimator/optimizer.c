@@ -212,9 +212,12 @@ uint64_t est_optimizer_idle(const struct est_tape *tape, const struct est_reques
 {
 	uint64_t bytes = 0;
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		if (tape->leaves[i].idle)
-			bytes += (1 + rows[request->optimizer].moments) * tape->leaves[i].value.numel * tape->leaves[i].value.element;
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		const struct est_leaf *leaf = &tape->leaves[i];
+		uint64_t rest = leaf->shard_element ? leaf->shard * leaf->shard_element : leaf->value.numel * leaf->value.element;
+
+		bytes += leaf->idle && !leaf->on_host ? (1 + rows[request->optimizer].moments) * rest : 0;
+	}
 	return bytes;
 }
 

@@ -177,8 +177,8 @@ static struct est_tensor embed(struct est_pass *pass)
 	uint32_t module = pass->tape->leaves[pass->embed_tokens].module;
 	struct est_tensor x;
 
-	if (pass->schedule && pass->schedule->norm_is_roots)
-		est_schedule_begin(pass->schedule, est_unit_of_tail(pass->schedule) + 1);
+	if (est_unit_of_root(pass->schedule))
+		est_schedule_begin(pass->schedule, est_unit_of_root(pass->schedule));
 	est_schedule_begin(pass->schedule, 0);
 	for (uint32_t i = 0; i < pass->inner_count; i++)
 		est_module_begin(pass->tape, pass->inner + i);

@@ -85,9 +85,14 @@ void est_schedule_micro_begin(struct est_schedule *schedule)
 		schedule->row->begin(schedule);
 }
 
-/* Units whose input has no gradient are reduced in the engine's final callback, which goes over the units in order. */
+/* Units whose input has no gradient are reduced in the engine's final callback, which goes over the units in order, the
+ * model itself first. */
 static void finish_units(struct est_schedule *schedule)
 {
+	unsigned root = est_unit_of_root(schedule);
+
+	if (root && !schedule->units[root].reduced)
+		schedule->row->after_backward(schedule, root);
 	for (unsigned i = 0; i < schedule->unit_count; i++) {
 		struct est_unit *unit = &schedule->units[i];
 
@@ -189,17 +194,31 @@ bool est_tail_has_norm(const struct est_schedule *schedule)
 	return est_unit_of_tail(schedule) && !schedule->norm_is_roots;
 }
 
-/* Leaves beyond the layers are built as the final norm's (L + 1) and the head's (L + 2). */
+unsigned est_unit_of_root(const struct est_schedule *schedule)
+{
+	return schedule && schedule->norm_is_roots ? schedule->layers + schedule->has_tail + 1 : 0;
+}
+
+/* The tower's blocks and the layers that look at images wait for images, as units. */
+static unsigned unit_of_tower(const struct est_schedule *schedule, unsigned built)
+{
+	bool waits = built == EST_BUILT_CROSS_LAYER ? !schedule->layers_are_roots : built == EST_BUILT_BLOCK && schedule->wraps_blocks;
+
+	return waits ? schedule->asleep : est_unit_of_root(schedule);
+}
+
 static unsigned unit_of(const struct est_schedule *schedule, const struct est_leaf *leaf)
 {
 	if (schedule->unit_of_module && schedule->unit_of_module[leaf->module])
 		return schedule->unit_of_module[leaf->module];
 	if (leaf->unit > 0 && leaf->unit <= schedule->layers && schedule->layers_are_roots)
-		return schedule->layers + 2;
+		return est_unit_of_root(schedule);
 	if (leaf->unit <= schedule->layers)
 		return leaf->unit;
-	if (leaf->unit == schedule->layers + 1 && schedule->norm_is_roots)
-		return schedule->layers + 2;
+	if (leaf->unit >= schedule->layers + EST_BUILT_TOWER)
+		return unit_of_tower(schedule, leaf->unit - schedule->layers);
+	if (leaf->unit == schedule->layers + EST_BUILT_NORM && schedule->norm_is_roots)
+		return est_unit_of_root(schedule);
 	return est_unit_of_tail(schedule);
 }
 
@@ -294,7 +313,7 @@ static uint64_t shard_of(const struct est_leaf *leaf, uint64_t ranks, bool cuts_
 static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 {
 	struct est_unit *unit = &schedule->units[leaf->unit];
-	bool trained = leaf->value.requires_grad;
+	bool trained = leaf->value.requires_grad && !leaf->idle;
 
 	leaf->shard = shard_of(leaf, unit->ranks, unit->cuts_rows);
 	leaf->shard_element = leaf->value.element;
@@ -397,6 +416,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 			  const struct est_model *model, const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
+	bool sees = model->vision.tower != EST_TOWER_NONE;
 
 	memset(schedule, 0, sizeof(*schedule));
 	schedule->row = p->strategy == EST_FSDP1 ? &est_fsdp1 : &est_fsdp2;
@@ -417,13 +437,15 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
 	if (request->loss == EST_LOSS_VOCAB_PARALLEL) /* which is computed outside of the model */
 		schedule->root_leaves_at_loss = false;
-	schedule->norm_is_roots = schedule->has_tail && request->method != EST_FULL;
+	schedule->norm_is_roots = sees ? p->wrap != EST_WRAP_LAYER_ROOT : schedule->has_tail && request->method != EST_FULL;
+	schedule->wraps_blocks = p->wrap == EST_WRAP_ACCELERATE && est_vision_wraps_blocks(model);
 	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
 	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;
 	schedule->last_run = EST_NO_UNIT;
 	if (schedule->row == &est_fsdp1)
 		schedule->unit_count += est_fsdp1_name_adapters(schedule);
 	schedule->unit_count += est_schedule_name_experts(schedule);
+	schedule->asleep = sees ? schedule->unit_count++ : 0;
 	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
 	if (!schedule->units) {
 		tape->exhausted = true;
@@ -433,6 +455,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 		schedule->units[i].ranks = schedule->ranks;
 	est_schedule_nest_experts(schedule, model);
 	shard_all(schedule, first_leaf);
+	while (first_leaf + 1 < tape->leaf_count && !tape->leaves[first_leaf].shard_element) /* packed, and whole on every rank */
+		first_leaf++;
 	schedule->gathered_element = tape->leaves[first_leaf].value.element;
 	if (!schedule->reduced_element)
 		schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);

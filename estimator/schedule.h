@@ -9,8 +9,8 @@
 #include "estimator/tape.h"
 
 /* What is gathered and reduced together. Unit 0 has the embedding (and everything else outside the layers, where that is one
- * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head, unit L + 2, if any, what only the model itself has:
- * the final norm that accelerate does not find within an adapted model. Units of adapters (FSDP1) and of experts come behind them. */
+ * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head, one more, if any, what only the model itself has:
+ * the final norm that accelerate does not find within an adapted model or one that sees, with what is beside the blocks of its tower. Units of adapters (FSDP1) and of experts come behind them. */
 struct est_unit {
 	struct est_leaf *first;        /* its sharded parameters, in the order of the modules: a list by est_leaf.next */
 	uint64_t numel;                /* gathered elements, with the padding of shards */
@@ -70,6 +70,8 @@ struct est_schedule {
 	unsigned unit_count, layers;
 	bool has_tail;                 /* final norm and head are a unit of their own */
 	bool norm_is_roots;            /* but for the norm, which is the root's */
+	unsigned asleep;               /* the unit of what no batch gathers here, the blocks of a vision tower; or 0 */
+	bool wraps_blocks;             /* they are units, not the root's */
 	bool layers_are_roots;         /* and so are the layers': PEFT's policy, which FSDP2 does not know */
 	bool root_leaves_at_loss;      /* unit 0 is the model itself: its backward begins at the loss, not at the logits */
 	uint32_t *unit_of_module;      /* modules within a layer that are units of their own: FSDP1's adapters, experts; 0: none */
@@ -116,6 +118,9 @@ bool est_schedule_casts_outputs(const struct est_schedule *schedule);
 /* Whether reentrant checkpoints lie around the layers' units, not inside of them. (Others do the same in both places.) */
 bool est_unit_is_checkpointed(const struct est_schedule *schedule);
 
+/* What is built beside the layers is so many units beyond the last of them, until the schedule tells its unit. */
+enum { EST_BUILT_NORM = 1, EST_BUILT_HEAD, EST_BUILT_TOWER, EST_BUILT_BLOCK, EST_BUILT_CROSS_LAYER };
+
 /* Units by what they hold; those of the final norm and of the head are 0 where they are no units of their own. */
 static inline unsigned est_unit_of_layer(int64_t layer)
 {
@@ -123,6 +128,7 @@ static inline unsigned est_unit_of_layer(int64_t layer)
 }
 unsigned est_unit_of_tail(const struct est_schedule *schedule);
 bool est_tail_has_norm(const struct est_schedule *schedule);
+unsigned est_unit_of_root(const struct est_schedule *schedule); /* what only the model itself has; 0 where that is the embedding's too */
 
 /* fsdp1.c: makes units of adapters, where PEFT's policy does; how many. Cuts all units, whose leaves are joined, as flat parameters. */
 unsigned est_fsdp1_name_adapters(struct est_schedule *schedule);

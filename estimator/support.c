@@ -307,10 +307,9 @@ static void check_jitter(const struct est_request *request, const struct est_mod
 /* What is modelled of language models and not of those that see, whose tower no batch runs here */
 static void check_tower(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	bool units = est_schedule_wanted(request) && !est_zero3_wanted(request); /* in which modules do not gather by themselves */
-	bool sharded = units || est_zero_wanted(request) || request->parallelism.strategy == EST_DDP;
+	bool flat = est_schedule_wanted(request) && request->parallelism.strategy == EST_FSDP1;
 	const struct est_refusal rows[] = {
-		{ "parallelism.strategy", sharded },
+		{ "parallelism.strategy", flat || est_zero_wanted(request) },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
 		{ "task", request->task != EST_CAUSAL_LM },
 		{ "loss", request->loss != EST_LOSS_STANDARD && request->loss != EST_LOSS_CHUNKED },

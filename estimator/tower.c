@@ -2,11 +2,20 @@
  * not use. */
 #include "estimator/build.h"
 
+unsigned est_tower_unit(const struct est_model *model, const struct est_vision_part *part)
+{
+	static const unsigned built[] = { [EST_PLACE_BESIDE] = EST_BUILT_TOWER, [EST_PLACE_BLOCK] = EST_BUILT_BLOCK,
+					  [EST_PLACE_CROSS_LAYER] = EST_BUILT_CROSS_LAYER };
+
+	return (unsigned)model->num_hidden_layers + built[part->place];
+}
+
 static bool build_part(void *context, const struct est_vision_part *part)
 {
 	struct est_pass *pass = context;
 	struct est_linear linear = { 0 };
 
+	pass->tape->unit = est_tower_unit(pass->model, part);
 	switch (part->kind) {
 	case EST_PART_LINEAR:
 		est_build_linear(pass, &linear, part->in, part->out, part->bias);
@@ -17,7 +26,10 @@ static bool build_part(void *context, const struct est_vision_part *part)
 			est_build_vector(pass, part->out);
 		break;
 	case EST_PART_PARAMETER:
-		est_build_vector(pass, part->in * part->out);
+		if (part->in > 1)
+			est_build_matrix(pass, part->in, part->out);
+		else
+			est_build_vector(pass, part->out);
 		break;
 	case EST_PART_BUFFER:
 	case EST_PART_KINDS:
@@ -33,4 +45,5 @@ void est_tower_build(struct est_pass *pass)
 	pass->quantizes = pass->request->method == EST_QLORA;
 	est_vision_each(pass->model, build_part, pass);
 	pass->quantizes = pass->frozen = pass->idle = false;
+	pass->tape->unit = 0;
 }

@@ -5,7 +5,7 @@
 /* A width in terms of the tower's shape; the last ones are the language model's. */
 enum width {
 	ONE, HIDDEN, QKV, MLP, PATCH, MERGED, POSITIONS, POSITIONS_AND_CLASS, OUT, TILES, RATIOS, TILE_PATCHES, LAYERS_OUT,
-	ADAPTER, HEAD, BOTH_POSITIONS,
+	ADAPTER, HEAD, TWO, POSITION_TABLE,
 	TEXT, TEXT_QUERY, TEXT_KEY, TEXT_HEAD, TEXT_MLP
 };
 
@@ -92,7 +92,7 @@ static const struct module mistral3_projector[] = {
 	PROJECTOR("linear_2", OUT, OUT), LAST
 };
 
-static const struct module gemma4_patches[] = { BARE("input_proj", PATCH, HIDDEN), PARAMETER(BOTH_POSITIONS, HIDDEN),
+static const struct module gemma4_patches[] = { BARE("input_proj", PATCH, HIDDEN), PARAMETER(TWO, POSITION_TABLE),
 						LAST };
 static const struct module gemma4_layer[] = {
 	BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN), BARE("linear", HIDDEN, HIDDEN),
@@ -224,8 +224,10 @@ static int64_t width_of(const struct est_model *model, enum width width)
 		return vision->max_num_tiles * (patches_of(vision) + 1) * hidden;
 	case HEAD:
 		return hidden / vision->num_attention_heads;
-	case BOTH_POSITIONS:
-		return 2 * patches_of(vision);
+	case TWO:
+		return 2;
+	case POSITION_TABLE:
+		return patches_of(vision) * hidden;
 	case ADAPTER:
 		return vision->projector_dim;
 	case LAYERS_OUT:
@@ -235,12 +237,18 @@ static int64_t width_of(const struct est_model *model, enum width width)
 	}
 }
 
-static bool visit_modules(const struct est_model *model, const struct module *module, est_vision_visit *visit,
-			  void *context)
+static enum est_part_place place_of(enum repeat repeat)
 {
-	for (; module->kind != EST_PART_KINDS; module++) {
+	if (repeat == PER_CROSS_LAYER)
+		return EST_PLACE_CROSS_LAYER;
+	return repeat == PER_LAYER || repeat == PER_GLOBAL_LAYER ? EST_PLACE_BLOCK : EST_PLACE_BESIDE;
+}
+
+static bool visit_modules(const struct est_model *model, const struct stack *stack, est_vision_visit *visit, void *context)
+{
+	for (const struct module *module = stack->modules; module->kind != EST_PART_KINDS; module++) {
 		struct est_vision_part part = {
-			.kind = module->kind, .name = module->name, .in = (uint64_t)width_of(model, module->in),
+			.kind = module->kind, .place = place_of(stack->repeat), .name = module->name, .in = (uint64_t)width_of(model, module->in),
 			.out = (uint64_t)width_of(model, module->out),
 			.bias = module->bias == WITH || (module->bias == AS_PROJECTOR && model->vision.projector_bias),
 		};
@@ -257,9 +265,24 @@ bool est_vision_each(const struct est_model *model, est_vision_visit *visit, voi
 
 	for (unsigned i = 0; i < STACKS && stack[i].modules; i++)
 		for (int64_t layer = 0; layer < count_of(model, stack[i].repeat); layer++)
-			if (!visit_modules(model, stack[i].modules, visit, context))
+			if (!visit_modules(model, &stack[i], visit, context))
 				return false;
 	return true;
+}
+
+bool est_vision_wraps_blocks(const struct est_model *model)
+{
+	switch (model->vision.tower) {
+	case EST_TOWER_QWEN2_VL:
+	case EST_TOWER_QWEN2_5_VL:
+	case EST_TOWER_QWEN3_VL:
+	case EST_TOWER_PIXTRAL:
+	case EST_TOWER_LLAMA4:
+	case EST_TOWER_MLLAMA:
+		return true;
+	default:
+		return false;
+	}
 }
 
 uint64_t est_vision_part_parameters(const struct est_vision_part *part)
