@@ -137,10 +137,11 @@ static void rehearse(struct est_program *program, struct est_pass *pass)
 static uint64_t trace_first(struct est_pass *pass)
 {
 	uint64_t steps = (uint64_t)pass->request->gradient_accumulation_steps;
-	bool last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch)
-		|| est_zero_last_differs(pass->zero) || est_ddp_last_differs(pass->ddp);
+	bool last_differs;
 
 	trace_micro(pass, steps == 1);
+	last_differs = (pass->schedule && !pass->request->parallelism.sync_each_microbatch)
+		|| est_zero_last_differs(pass->zero) || est_ddp_last_differs(pass->ddp);
 	if (!last_differs || steps <= 2)
 		return steps;
 	trace_micro(pass, false);

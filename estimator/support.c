@@ -309,7 +309,7 @@ static void check_tower(const struct est_request *request, const struct est_mode
 {
 	bool flat = est_schedule_wanted(request) && request->parallelism.strategy == EST_FSDP1;
 	const struct est_refusal rows[] = {
-		{ "parallelism.strategy", flat || est_zero_wanted(request) },
+		{ "parallelism.strategy", flat },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
 		{ "task", request->task != EST_CAUSAL_LM },
 		{ "loss", request->loss != EST_LOSS_STANDARD && request->loss != EST_LOSS_CHUNKED },

@@ -53,6 +53,7 @@ static void divide(struct est_zero *zero, struct est_tape *tape, uint64_t ranks)
 		if (!est_is_trained(leaf))
 			continue;
 		leaf->folded = offset > 0;
+		leaf->idle = false; /* the rank's part is stepped as a whole */
 		leaf->offset = offset;
 		leaf->ours = within(offset, leaf->value.numel, zero->share);
 		zero->touched += leaf->ours ? leaf->value.numel : 0;
@@ -125,22 +126,53 @@ struct est_zero *est_zero_wrap(struct est_tape *tape, const struct est_model *mo
 	return zero;
 }
 
+/* Elements of gradients that a rank holds at the end of a backward: the partition, where a gradient reaches into it, and
+ * zeros for what has none. */
+struct touched {
+	uint64_t all, unreached;
+};
+
+static void touch(struct touched *touched, const struct est_leaf *leaf)
+{
+	touched->all += leaf->value.numel;
+	touched->unreached += leaf->reached ? 0 : leaf->value.numel;
+}
+
+static uint64_t held(struct touched touched)
+{
+	return (touched.all > touched.unreached ? touched.all : 0) + touched.unreached;
+}
+
+/* What rank 0 holds so. */
+static uint64_t own_touched(const struct est_tape *tape)
+{
+	struct touched touched = { 0 };
+
+	for (uint32_t i = 0; i < tape->leaf_count; i++)
+		if (tape->leaves[i].ours)
+			touch(&touched, &tape->leaves[i]);
+	return held(touched);
+}
+
 /* The most that a part touches: what cuts through its beginning and its end counts whole. */
 static uint64_t most_touched(const struct est_zero *zero, const struct est_tape *tape)
 {
-	uint64_t most = 0, touched = 0, offset = 0, end = zero->share;
+	uint64_t most = 0, offset = 0, end = zero->share;
+	struct touched touched = { 0 };
 
 	for (uint32_t i = 0; i < tape->leaf_count; i++) {
 		uint64_t numel = tape->leaves[i].value.numel;
 
 		if (!est_is_trained(&tape->leaves[i]))
 			continue;
-		touched += numel;
+		touch(&touched, &tape->leaves[i]);
 		offset += numel;
-		most = touched > most ? touched : most;
+		most = held(touched) > most ? held(touched) : most;
 		if (offset < end)
 			continue;
-		touched = offset % zero->share ? numel : 0;
+		touched = (struct touched){ 0 };
+		if (offset % zero->share)
+			touch(&touched, &tape->leaves[i]);
 		end = (offset / zero->share + 1) * zero->share;
 	}
 	return most;
@@ -161,16 +193,22 @@ static uint64_t norm_surplus(const struct est_zero *zero, const struct est_tape 
 	return (within(0, largest, zero->share) - own) * sizeof(double);
 }
 
+/* Another rank's partition in fp32, which is there as soon as gradients come, where none reaches rank 0's. */
+static uint64_t late_partition(const struct est_zero *zero)
+{
+	return zero->reached || zero->offloads ? 0 : zero->share * EST_32BIT;
+}
+
 uint64_t est_zero_surplus(const struct est_zero *zero, const struct est_tape *tape, const struct est_request *request)
 {
 	uint64_t partitions = request->gradient_accumulation_steps > 1 ? 2 : 1;
 
 	/* gradients larger than the bucket, which wait for the end of a micro-batch that is not the last */
 	if (zero && zero->accumulates32)
-		return norm_surplus(zero, tape);
+		return norm_surplus(zero, tape) + late_partition(zero);
 	if (zero && zero->offloads)
 		return norm_surplus(zero, tape) + (partitions > 1 ? most_touched(zero, tape) * EST_16BIT : 0);
-	return zero ? (most_touched(zero, tape) - zero->touched) * EST_16BIT * partitions : 0;
+	return zero ? (most_touched(zero, tape) - own_touched(tape)) * EST_16BIT * partitions : 0;
 }
 
 /* ---- the step */
@@ -204,6 +242,10 @@ void est_zero_flattened(struct est_zero *zero, struct est_tape *tape)
 		return;
 	est_drop(tape, zero->flat);
 	est_drop(tape, zero->averaged);
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		est_drop(tape, tape->leaves[i].accumulated);
+		tape->leaves[i].accumulated = est_none;
+	}
 	zero->flat = zero->averaged = est_none;
 }
 

@@ -15,6 +15,7 @@ struct est_zero {
 	uint64_t share;                /* elements of a rank's part of the flat parameter, padding included */
 	uint64_t touched;              /* elements of all parameters that reach into it, each counted whole */
 	uint64_t reaching;             /* how many these are */
+	bool reached;                  /* gradients of some have come: not of a vision tower's */
 	uint64_t filled;               /* elements that wait in the bucket */
 	bool reaches;                  /* some of them are of this rank's part */
 	bool accumulates32;            /* the partition is the rank's part in fp32, from the first micro-batch to the step */
@@ -37,7 +38,7 @@ bool est_zero_wanted(const struct est_request *request);
 struct est_zero *est_zero_wrap(struct est_tape *tape, const struct est_model *model, const struct est_request *request);
 
 /* zero may be NULL in all of these. A micro-batch begins; last: of the step. Whether that one differs from the
- * others. */
+ * others, once one has been traced. */
 void est_zero_micro_begin(struct est_zero *zero, bool last);
 bool est_zero_last_differs(const struct est_zero *zero);
 /* The backward of the micro-batch is over. */

@@ -168,6 +168,8 @@ void est_zero_arrived(struct est_tape *tape, struct est_leaf *leaf, const void *
 {
 	struct est_zero *zero = (struct est_zero *)(uintptr_t)context;
 
+	leaf->reached = true;
+	zero->reached = zero->reached || leaf->ours > 0;
 	make_buffers(zero, tape);
 	if (!zero->keeps)
 		reduce(zero, tape, leaf);
@@ -182,11 +184,31 @@ static void reduce_kept(struct est_zero *zero, struct est_tape *tape)
 			reduce(zero, tape, &tape->leaves[i]);
 }
 
-/* A later micro-batch's partition is added to the first's. One in fp32 is the same for all. */
+/* get_all_grad_tensors(): zeros for parameters of the rank's part that have no gradient. Those of a later micro-batch are
+ * added to the first's. */
+static void make_zeros(struct est_tape *tape)
+{
+	for (uint32_t i = 0; i < tape->leaf_count; i++) {
+		struct est_leaf *leaf = &tape->leaves[i];
+		struct est_tensor *zeros = leaf->accumulated.storage ? &leaf->grad : &leaf->accumulated;
+
+		if (leaf->ours && !leaf->reached)
+			*zeros = est_hold(est_empty_as(tape, leaf->value.numel, EST_16BIT, EST_GRADIENTS));
+	}
+}
+
+/* A later micro-batch's partition is added to the first's. One in fp32 is the same for all, and made by the last where no
+ * gradient has reached it. */
 static void average(struct est_zero *zero, struct est_tape *tape)
 {
-	if (zero->accumulates32)
+	if (zero->offloads)
 		return;
+	if (zero->accumulates32) {
+		if (zero->last && !zero->partition.storage)
+			zero->partition = est_hold(est_empty_as(tape, zero->share, EST_32BIT, EST_GRADIENTS));
+		return;
+	}
+	make_zeros(tape);
 	if (zero->averaged.storage)
 		est_drop(tape, zero->partition);
 	else
@@ -202,7 +224,7 @@ void est_zero_micro_begin(struct est_zero *zero, bool last)
 
 bool est_zero_last_differs(const struct est_zero *zero)
 {
-	return zero && (zero->keeps || zero->offloads);
+	return zero && (zero->keeps || zero->offloads || (zero->accumulates32 && !zero->reached));
 }
 
 void est_zero_backward_end(struct est_zero *zero, struct est_tape *tape)

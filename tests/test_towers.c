@@ -79,7 +79,7 @@ static const struct {
 	{ "ranks", QWEN("") ",'parallelism':{'gpus':2,'strategy':'ddp'}}", NULL },
 	{ "units", QWEN("") ",'precision':'bf16_mixed','parallelism':{'gpus':2,'strategy':'fsdp2'}}", NULL },
 	{ "flat units", QWEN("") ",'precision':'bf16_mixed','parallelism':{'gpus':2,'strategy':'fsdp1'}}", "/parallelism/strategy" },
-	{ "flat partitions", QWEN("") ",'parallelism':{'gpus':2,'strategy':'zero2'}}", "/parallelism/strategy" },
+	{ "flat partitions", QWEN("") ",'parallelism':{'gpus':2,'strategy':'zero2'}}", NULL },
 	{ "static shares", QWEN("") ",'parallelism':{'gpus':2,'strategy':'fsdp'}}", NULL },
 	{ "kernels", QWEN("") ",'liger_kernel':true,'loss':'standard'}", "/liger_kernel" },
 	{ "a head of labels", QWEN("") ",'task':'sequence_classification'}", "/task" },
