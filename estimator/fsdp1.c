@@ -69,14 +69,18 @@ static void before_backward(struct est_schedule *schedule, unsigned number)
 	unshard(schedule, unit->previous);
 }
 
-/* The gradients of the views, concatenated (the backward of split), and accumulated into what micro-batches before
- * have left. */
+/* The gradients of the views, zeros for what the forward did not run, concatenated (the backward of split), and
+ * accumulated into what micro-batches before have left. */
 static void gather_gradients(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 	struct est_unit *unit = &schedule->units[number];
-	struct est_tensor flat = est_empty_on(schedule->tape, COMPUTE, unit->trained, unit->gathered_element, EST_GRADIENTS);
+	struct est_tensor flat;
 
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next)
+		if (!leaf->grad.storage)
+			leaf->grad = est_hold(est_empty_as(tape, leaf->value.numel, unit->gathered_element, EST_GRADIENTS));
+	flat = est_empty_on(schedule->tape, COMPUTE, unit->trained, unit->gathered_element, EST_GRADIENTS);
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
 		est_drop(tape, leaf->grad);
 		leaf->grad = est_none;
@@ -125,6 +129,8 @@ static void after_backward(struct est_schedule *schedule, unsigned number)
 {
 	bool trained = schedule->units[number].trained > 0;
 
+	if (!schedule->units[number].has_run) /* a vision tower's */
+		return;
 	if (trained)
 		gather_gradients(schedule, number);
 	schedule->units[number].reduced = true;
@@ -172,13 +178,23 @@ static bool drag(struct est_unit *unit)
 	return trained;
 }
 
-/* What is trained lies in fp32, as accelerate casts it in mixed precision; the rest as it is. */
+/* A flat parameter that the forward runs a part of has a gradient as a whole, zeros for the rest, and is stepped so. */
+static void wake(struct est_unit *root)
+{
+	for (struct est_leaf *leaf = root->first; leaf; leaf = leaf->next)
+		leaf->idle = false;
+}
+
+/* What is trained lies in fp32, as accelerate casts it in mixed precision; the rest as it is, of a full model in 16 bits. */
 static void choose_elements(struct est_schedule *schedule, const struct est_unit *unit, bool trained)
 {
-	enum est_dtype gathered = schedule->request->parallelism.param_dtype;
+	const struct est_request *request = schedule->request;
+	enum est_dtype gathered = request->parallelism.param_dtype;
 
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
-		leaf->shard_element = trained && est_is_mixed(schedule->request->precision) ? EST_32BIT : leaf->value.element;
+		leaf->shard_element = leaf->value.element;
+		if (est_is_mixed(request->precision) && (trained || request->method == EST_FULL))
+			leaf->shard_element = trained ? EST_32BIT : EST_16BIT;
 		leaf->ungathered_element = leaf->shard_element;
 		if (gathered != EST_DTYPE_NONE)
 			leaf->value.element = gathered == EST_FP32 ? EST_32BIT : EST_16BIT;
@@ -216,16 +232,20 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 	unit->cast = unit->first->shard_element != unit->first->value.element ? share : 0;
 }
 
-/* What the first forward of a full model does once, while nothing else is there yet. */
+/* What the first forward of a full model does once, while nothing else is there yet. What it does not run shows its
+ * shard as it was loaded. */
 static void begin_whole(struct est_schedule *schedule)
 {
+	unsigned end = schedule->asleep ? schedule->asleep : schedule->unit_count;
+
 	make_buffers(schedule);
-	for (unsigned number = 0; number < schedule->unit_count; number++)
+	for (unsigned number = 0; number < end; number++)
 		reshard(schedule, number);
 }
 
 void est_fsdp1_shard(struct est_schedule *schedule)
 {
+	wake(&schedule->units[0]);
 	for (unsigned number = 0; number < schedule->unit_count; number++)
 		shard(schedule, &schedule->units[number]);
 	schedule->rehearses = schedule->request->method != EST_FULL;

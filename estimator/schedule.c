@@ -200,11 +200,24 @@ unsigned est_unit_of_root(const struct est_schedule *schedule)
 }
 
 /* The tower's blocks and the layers that look at images wait for images, as units. */
-static unsigned unit_of_tower(const struct est_schedule *schedule, unsigned built)
+static unsigned unit_of_tower(const struct est_schedule *schedule, unsigned block)
 {
-	bool waits = built == EST_BUILT_CROSS_LAYER ? !schedule->layers_are_roots : built == EST_BUILT_BLOCK && schedule->wraps_blocks;
+	bool is_unit = block > schedule->blocks ? !schedule->layers_are_roots : block > 0 && schedule->wraps_blocks;
 
-	return waits ? schedule->asleep : est_unit_of_root(schedule);
+	return is_unit ? schedule->asleep + block - 1 : est_unit_of_root(schedule);
+}
+
+static void name_blocks(struct est_schedule *schedule, const struct est_model *model)
+{
+	const struct est_parallelism *p = &schedule->request->parallelism;
+	bool by_class = p->wrap == EST_WRAP_ACCELERATE || (p->wrap == EST_WRAP_PEFT && p->strategy == EST_FSDP1);
+
+	if (model->vision.tower == EST_TOWER_NONE)
+		return;
+	schedule->wraps_blocks = by_class && est_vision_wraps_blocks(model);
+	schedule->blocks = est_vision_blocks(model);
+	schedule->asleep = schedule->unit_count;
+	schedule->unit_count += schedule->blocks + est_vision_cross_layers(model);
 }
 
 static unsigned unit_of(const struct est_schedule *schedule, const struct est_leaf *leaf)
@@ -216,7 +229,7 @@ static unsigned unit_of(const struct est_schedule *schedule, const struct est_le
 	if (leaf->unit <= schedule->layers)
 		return leaf->unit;
 	if (leaf->unit >= schedule->layers + EST_BUILT_TOWER)
-		return unit_of_tower(schedule, leaf->unit - schedule->layers);
+		return unit_of_tower(schedule, leaf->unit - schedule->layers - EST_BUILT_TOWER);
 	if (leaf->unit == schedule->layers + EST_BUILT_NORM && schedule->norm_is_roots)
 		return est_unit_of_root(schedule);
 	return est_unit_of_tail(schedule);
@@ -435,17 +448,16 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	}
 	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
+	schedule->norm_is_roots = sees ? !schedule->root_leaves_at_loss : schedule->has_tail && request->method != EST_FULL;
 	if (request->loss == EST_LOSS_VOCAB_PARALLEL) /* which is computed outside of the model */
 		schedule->root_leaves_at_loss = false;
-	schedule->norm_is_roots = sees ? p->wrap != EST_WRAP_LAYER_ROOT : schedule->has_tail && request->method != EST_FULL;
-	schedule->wraps_blocks = p->wrap == EST_WRAP_ACCELERATE && est_vision_wraps_blocks(model);
 	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
 	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;
 	schedule->last_run = EST_NO_UNIT;
 	if (schedule->row == &est_fsdp1)
 		schedule->unit_count += est_fsdp1_name_adapters(schedule);
 	schedule->unit_count += est_schedule_name_experts(schedule);
-	schedule->asleep = sees ? schedule->unit_count++ : 0;
+	name_blocks(schedule, model);
 	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
 	if (!schedule->units) {
 		tape->exhausted = true;

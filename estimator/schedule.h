@@ -70,7 +70,8 @@ struct est_schedule {
 	unsigned unit_count, layers;
 	bool has_tail;                 /* final norm and head are a unit of their own */
 	bool norm_is_roots;            /* but for the norm, which is the root's */
-	unsigned asleep;               /* the unit of what no batch gathers here, the blocks of a vision tower; or 0 */
+	unsigned asleep;               /* the first of the units that no batch gathers here: a vision tower's blocks, or 0 */
+	unsigned blocks;               /* how many are the tower's; behind them come layers that look at images */
 	bool wraps_blocks;             /* they are units, not the root's */
 	bool layers_are_roots;         /* and so are the layers': PEFT's policy, which FSDP2 does not know */
 	bool root_leaves_at_loss;      /* unit 0 is the model itself: its backward begins at the loss, not at the logits */
@@ -118,8 +119,9 @@ bool est_schedule_casts_outputs(const struct est_schedule *schedule);
 /* Whether reentrant checkpoints lie around the layers' units, not inside of them. (Others do the same in both places.) */
 bool est_unit_is_checkpointed(const struct est_schedule *schedule);
 
-/* What is built beside the layers is so many units beyond the last of them, until the schedule tells its unit. */
-enum { EST_BUILT_NORM = 1, EST_BUILT_HEAD, EST_BUILT_TOWER, EST_BUILT_BLOCK, EST_BUILT_CROSS_LAYER };
+/* What is built beside the layers is so many units beyond the last of them, until the schedule tells its unit: a tower's blocks
+ * behind what it has beside them. */
+enum { EST_BUILT_NORM = 1, EST_BUILT_HEAD, EST_BUILT_TOWER };
 
 /* Units by what they hold; those of the final norm and of the head are 0 where they are no units of their own. */
 static inline unsigned est_unit_of_layer(int64_t layer)

@@ -307,9 +307,7 @@ static void check_jitter(const struct est_request *request, const struct est_mod
 /* What is modelled of language models and not of those that see, whose tower no batch runs here */
 static void check_tower(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	bool flat = est_schedule_wanted(request) && request->parallelism.strategy == EST_FSDP1;
 	const struct est_refusal rows[] = {
-		{ "parallelism.strategy", flat },
 		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
 		{ "task", request->task != EST_CAUSAL_LM },
 		{ "loss", request->loss != EST_LOSS_STANDARD && request->loss != EST_LOSS_CHUNKED },

@@ -4,10 +4,7 @@
 
 unsigned est_tower_unit(const struct est_model *model, const struct est_vision_part *part)
 {
-	static const unsigned built[] = { [EST_PLACE_BESIDE] = EST_BUILT_TOWER, [EST_PLACE_BLOCK] = EST_BUILT_BLOCK,
-					  [EST_PLACE_CROSS_LAYER] = EST_BUILT_CROSS_LAYER };
-
-	return (unsigned)model->num_hidden_layers + built[part->place];
+	return (unsigned)model->num_hidden_layers + EST_BUILT_TOWER + part->block;
 }
 
 static bool build_part(void *context, const struct est_vision_part *part)

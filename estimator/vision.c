@@ -237,18 +237,12 @@ static int64_t width_of(const struct est_model *model, enum width width)
 	}
 }
 
-static enum est_part_place place_of(enum repeat repeat)
+static bool visit_modules(const struct est_model *model, const struct module *module, unsigned block, est_vision_visit *visit,
+			  void *context)
 {
-	if (repeat == PER_CROSS_LAYER)
-		return EST_PLACE_CROSS_LAYER;
-	return repeat == PER_LAYER || repeat == PER_GLOBAL_LAYER ? EST_PLACE_BLOCK : EST_PLACE_BESIDE;
-}
-
-static bool visit_modules(const struct est_model *model, const struct stack *stack, est_vision_visit *visit, void *context)
-{
-	for (const struct module *module = stack->modules; module->kind != EST_PART_KINDS; module++) {
+	for (; module->kind != EST_PART_KINDS; module++) {
 		struct est_vision_part part = {
-			.kind = module->kind, .place = place_of(stack->repeat), .name = module->name, .in = (uint64_t)width_of(model, module->in),
+			.kind = module->kind, .block = block, .name = module->name, .in = (uint64_t)width_of(model, module->in),
 			.out = (uint64_t)width_of(model, module->out),
 			.bias = module->bias == WITH || (module->bias == AS_PROJECTOR && model->vision.projector_bias),
 		};
@@ -259,15 +253,31 @@ static bool visit_modules(const struct est_model *model, const struct stack *sta
 	return true;
 }
 
+static bool is_block(enum repeat repeat)
+{
+	return repeat == PER_LAYER || repeat == PER_GLOBAL_LAYER || repeat == PER_CROSS_LAYER;
+}
+
 bool est_vision_each(const struct est_model *model, est_vision_visit *visit, void *context)
 {
 	const struct stack *stack = towers[model->vision.tower];
+	unsigned blocks = 0;
 
 	for (unsigned i = 0; i < STACKS && stack[i].modules; i++)
 		for (int64_t layer = 0; layer < count_of(model, stack[i].repeat); layer++)
-			if (!visit_modules(model, &stack[i], visit, context))
+			if (!visit_modules(model, stack[i].modules, is_block(stack[i].repeat) ? ++blocks : 0, visit, context))
 				return false;
 	return true;
+}
+
+unsigned est_vision_blocks(const struct est_model *model)
+{
+	return (unsigned)(model->vision.num_hidden_layers + model->vision.num_global_layers);
+}
+
+unsigned est_vision_cross_layers(const struct est_model *model)
+{
+	return (unsigned)model->num_cross_attention_layers;
 }
 
 bool est_vision_wraps_blocks(const struct est_model *model)

@@ -34,15 +34,11 @@ struct est_vision {
 	int64_t num_global_layers, max_num_tiles, max_aspect_ratio_id, vision_output_dim; /* Mllama */
 };
 
-/* Where a part lies: FSDP makes units of the tower's blocks where their class is among those that are wrapped, and of the
- * layers of the language model that look at images. */
-enum est_part_place { EST_PLACE_BESIDE, EST_PLACE_BLOCK, EST_PLACE_CROSS_LAYER };
-
 /* An encoder layer's or projector's parameter, or linear layer of two. */
 enum est_part_kind { EST_PART_LINEAR, EST_PART_CONVOLUTION, EST_PART_PARAMETER, EST_PART_BUFFER, EST_PART_KINDS };
 struct est_vision_part {
 	enum est_part_kind kind;
-	enum est_part_place place;
+	unsigned block;           /* which block of the tower it is of, or, behind these, which layer that looks at images; 0: none */
 	const char *name;         /* of a linear layer or convolution, as PEFT's target_modules name it */
 	uint64_t in, out;         /* of a convolution: what it takes in for one output; else rows of out elements */
 	bool bias;
@@ -58,6 +54,10 @@ bool est_vision_each(const struct est_model *model, est_vision_visit *visit, voi
 /* Whether the model's _no_split_modules, which accelerate wraps where no classes are named, name the tower's blocks and
  * nothing that the model has not: then accelerate ends, and people name the decoder layers. */
 bool est_vision_wraps_blocks(const struct est_model *model);
+
+/* Blocks of the tower, and layers of the language model that look at images and nothing else: FSDP makes units of them. */
+unsigned est_vision_blocks(const struct est_model *model);
+unsigned est_vision_cross_layers(const struct est_model *model);
 
 /* Elements of a part's parameters. */
 uint64_t est_vision_part_parameters(const struct est_vision_part *part);

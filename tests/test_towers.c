@@ -78,7 +78,7 @@ static const struct {
 	{ "preferences", QWEN("") ",'framework':'trl','objective':'dpo'}", "/objective" },
 	{ "ranks", QWEN("") ",'parallelism':{'gpus':2,'strategy':'ddp'}}", NULL },
 	{ "units", QWEN("") ",'precision':'bf16_mixed','parallelism':{'gpus':2,'strategy':'fsdp2'}}", NULL },
-	{ "flat units", QWEN("") ",'precision':'bf16_mixed','parallelism':{'gpus':2,'strategy':'fsdp1'}}", "/parallelism/strategy" },
+	{ "flat units", QWEN("") ",'precision':'bf16_mixed','parallelism':{'gpus':2,'strategy':'fsdp1'}}", NULL },
 	{ "flat partitions", QWEN("") ",'parallelism':{'gpus':2,'strategy':'zero2'}}", NULL },
 	{ "static shares", QWEN("") ",'parallelism':{'gpus':2,'strategy':'fsdp'}}", NULL },
 	{ "kernels", QWEN("") ",'liger_kernel':true,'loss':'standard'}", "/liger_kernel" },
