@@ -5,7 +5,7 @@
 #include "estimator/litgpt.h"
 #include "estimator/zero3.h"
 
-enum { LAYER = 1, DROPOUT = 2 }; /* PEFT's modules, counted from the one that is adapted */
+enum { LAYER = 1, DROPOUT = 2, MODULES }; /* PEFT's modules, counted from the one that is adapted */
 
 /* ---- building */
 
@@ -134,10 +134,18 @@ static bool wrap_parameters(struct est_pass *pass)
 static bool wrap_part(void *context, const struct est_vision_part *part)
 {
 	struct est_pass *pass = context;
+	struct est_adapter *adapter;
+	uint32_t module = pass->tower;
 
+	if (part->kind == EST_PART_LINEAR)
+		pass->tower += MODULES;
+	if (!est_is_part_adapted(&pass->request->lora.target_modules, part))
+		return true;
 	pass->tape->unit = est_tower_unit(pass->model, part);
-	return !est_is_part_adapted(&pass->request->lora.target_modules, part)
-	       || make_adapter(pass, part->in, part->out, (uint64_t)pass->request->lora.rank);
+	adapter = make_adapter(pass, part->in, part->out, (uint64_t)pass->request->lora.rank);
+	if (adapter && part->kind == EST_PART_LINEAR)
+		pass->tape->leaves[adapter->a.weight].adapts = pass->tape->leaves[adapter->b.weight].adapts = module;
+	return adapter;
 }
 
 /* The vision tower's, without a gradient as long as there are no images. */

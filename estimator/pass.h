@@ -108,6 +108,7 @@ struct est_pass {
 	enum est_sdpa_choice fused;                 /* what sdpa may choose on the card */
 
 	uint32_t embed_tokens, embed_positions, lm_head_bias;
+	uint32_t tower;                             /* the module of its first linear layer, then while adapters are made of the next */
 	uint32_t inner, inner_count, rotary_emb;    /* modules: the decoder and PEFT's two around the whole; the rotary embedding */
 	struct est_linear lm_head, project_in, project_out;
 	struct est_norm_weights norm;

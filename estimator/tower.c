@@ -40,6 +40,7 @@ void est_tower_build(struct est_pass *pass)
 	pass->idle = !est_has_master(pass->request);
 	pass->frozen = pass->request->method == EST_FREEZE || pass->request->freeze_vision_tower;
 	pass->quantizes = pass->request->method == EST_QLORA;
+	pass->tower = pass->tape->modules + 1;
 	est_vision_each(pass->model, build_part, pass);
 	pass->quantizes = pass->frozen = pass->idle = false;
 	pass->tape->unit = 0;
