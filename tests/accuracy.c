@@ -94,7 +94,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              248, 0.01, 0.60, 0.60, 0.41 },
+	{ NULL,                              274, 0.01, 0.60, 0.60, 0.41 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -132,6 +132,16 @@ static const struct gate distributed[] = {
 	{ "pipeline interleaved none full",    1, 0.01, 0.01, 0.10, 0.10 },
 	{ "pipeline interleaved fsdp full",    2, 0.01, 0.01, 0.10, 0.10 },
 	{ "context fsdp full",                 4, 0.01, 0.01, 0.50, 0.50 },
+	{ "tower ddp full",                      1, 0.01, 0.01, 0.01, 0.01 },
+	{ "tower ddp adapters",                  2, 0.01, 0.01, 0.50, 0.50 },
+	{ "tower fsdp full",                     7, 0.01, 0.01, 0.01, 0.01 },
+	{ "tower fsdp adapters",                 3, 0.01, 0.01, 0.01, 0.01 },
+	{ "tower hsdp full",                     1, 0.01, 0.01, 0.01, 0.01 },
+	{ "tower fsdp1 full",                    2, 0.01, 0.01, 0.01, 0.01 },
+	{ "tower fsdp1 adapters",                3, 0.01, 0.01, 0.10, 0.10 },
+	{ "tower zero1 full",                    1, 0.01, 0.01, 0.01, 0.01 },
+	{ "tower zero2 full",                    5, 0.01, 0.01, 0.01, 0.01 },
+	{ "tower zero2 adapters",                1, 0.01, 0.01, 0.01, 0.01 },
 	{ .rows = 0 },
 };
 /* torch.compile */
