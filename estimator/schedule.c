@@ -199,27 +199,6 @@ unsigned est_unit_of_root(const struct est_schedule *schedule)
 	return schedule && schedule->norm_is_roots ? schedule->layers + schedule->has_tail + 1 : 0;
 }
 
-/* The tower's blocks and the layers that look at images wait for images, as units. */
-static unsigned unit_of_tower(const struct est_schedule *schedule, unsigned block)
-{
-	bool is_unit = block > schedule->blocks ? !schedule->layers_are_roots : block > 0 && schedule->wraps_blocks;
-
-	return is_unit ? schedule->asleep + block - 1 : est_unit_of_root(schedule);
-}
-
-static void name_blocks(struct est_schedule *schedule, const struct est_model *model)
-{
-	const struct est_parallelism *p = &schedule->request->parallelism;
-	bool by_class = p->wrap == EST_WRAP_ACCELERATE || (p->wrap == EST_WRAP_PEFT && p->strategy == EST_FSDP1);
-
-	if (model->vision.tower == EST_TOWER_NONE)
-		return;
-	schedule->wraps_blocks = by_class && est_vision_wraps_blocks(model);
-	schedule->blocks = est_vision_blocks(model);
-	schedule->asleep = schedule->unit_count;
-	schedule->unit_count += schedule->blocks + est_vision_cross_layers(model);
-}
-
 static unsigned unit_of(const struct est_schedule *schedule, const struct est_leaf *leaf)
 {
 	if (schedule->unit_of_module && schedule->unit_of_module[leaf->module])
@@ -229,7 +208,7 @@ static unsigned unit_of(const struct est_schedule *schedule, const struct est_le
 	if (leaf->unit <= schedule->layers)
 		return leaf->unit;
 	if (leaf->unit >= schedule->layers + EST_BUILT_TOWER)
-		return unit_of_tower(schedule, leaf->unit - schedule->layers - EST_BUILT_TOWER);
+		return est_schedule_unit_of_tower(schedule, leaf->unit - schedule->layers - EST_BUILT_TOWER);
 	if (leaf->unit == schedule->layers + EST_BUILT_NORM && schedule->norm_is_roots)
 		return est_unit_of_root(schedule);
 	return est_unit_of_tail(schedule);
@@ -457,7 +436,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	if (schedule->row == &est_fsdp1)
 		schedule->unit_count += est_fsdp1_name_adapters(schedule);
 	schedule->unit_count += est_schedule_name_experts(schedule);
-	name_blocks(schedule, model);
+	est_schedule_name_blocks(schedule, model);
 	schedule->units = est_arena_take(tape->arena, schedule->unit_count, sizeof(*schedule->units));
 	if (!schedule->units) {
 		tape->exhausted = true;

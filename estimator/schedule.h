@@ -10,7 +10,8 @@
 
 /* What is gathered and reduced together. Unit 0 has the embedding (and everything else outside the layers, where that is one
  * group), units 1 to L the layers, unit L + 1, if any, the final norm and the head, one more, if any, what only the model itself has:
- * the final norm that accelerate does not find within an adapted model or one that sees, with what is beside the blocks of its tower. Units of adapters (FSDP1) and of experts come behind them. */
+ * the final norm that accelerate does not find within an adapted model or one that sees, with what is beside the blocks of its
+ * tower. Units of adapters (FSDP1), of experts and of those blocks come behind them. */
 struct est_unit {
 	struct est_leaf *first;        /* its sharded parameters, in the order of the modules: a list by est_leaf.next */
 	uint64_t numel;                /* gathered elements, with the padding of shards */
@@ -139,6 +140,10 @@ void est_fsdp1_shard(struct est_schedule *schedule);
 /* schedule_experts.c: makes units of experts over expert-parallel ranks; how many. Says, before leaves join their units, what they are within. */
 unsigned est_schedule_name_experts(struct est_schedule *schedule);
 void est_schedule_nest_experts(struct est_schedule *schedule, const struct est_model *model);
+
+/* schedule_tower.c: makes units of a tower's blocks, behind all others. The unit of what was built as the so manieth block; 0: as none. */
+void est_schedule_name_blocks(struct est_schedule *schedule, const struct est_model *model);
+unsigned est_schedule_unit_of_tower(const struct est_schedule *schedule, unsigned block);
 
 /* fsdp2.c, fsdp1.c, zero3.c */
 extern const struct est_strategy_row est_fsdp2, est_fsdp1, est_zero3_row;
