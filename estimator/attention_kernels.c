@@ -25,10 +25,8 @@ uint64_t est_attention_output(const struct est_pass *pass, struct est_tensor q)
 /* dq, dk and dv, needed or not */
 static void make_input_grads(struct est_tape *tape, const struct est_node *node, struct est_tensor ret[])
 {
-	for (unsigned i = 0; i < 3; i++) {
+	for (unsigned i = 0; i < 3; i++)
 		ret[i] = est_empty(tape, node->extra[QUERY + i], (uint8_t)node->extra[ELEMENT]);
-		ret[i].view = true;
-	}
 }
 
 static struct est_tensor scratch(struct est_tape *tape, uint64_t numel, uint8_t element)

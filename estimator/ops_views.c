@@ -121,8 +121,8 @@ struct est_tensor est_merge_heads(struct est_tape *tape, struct est_tensor x)
 	return est_unary(tape, &merge_op, x, false, false, x.numel);
 }
 
-/* the sum over the copies of each head */
-static const struct est_op repeat_op = { "RepeatKv", est_backward_one };
+/* the sum over the copies of each head, as a view of other sizes */
+static const struct est_op repeat_op = { "RepeatKv", est_backward_view };
 
 struct est_tensor est_repeat_kv(struct est_tape *tape, struct est_tensor x, uint64_t n_rep, bool one_head)
 {

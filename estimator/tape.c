@@ -209,6 +209,8 @@ static void save_for_recomputation(struct est_tape *tape, struct est_tensor tens
 
 	if (tape->stopped)
 		return;
+	if (tape->states && tape->states->makes && frame->saved[tape->recomputed_saves] != DISCARDED)
+		est_share_graph(tape, &tape->states->next, storage);
 	if (frame->saved[tape->recomputed_saves] == PASSED)
 		storage = 0;
 	else if (frame->saved[tape->recomputed_saves] != DISCARDED)
@@ -262,6 +264,8 @@ void est_attach(struct est_tape *tape, const struct est_node *node, struct est_t
 		tape->exhausted = true;
 		return;
 	}
+	if (tape->states && tape->states->makes)
+		est_share_graph(tape, &tape->states->next, tensor.storage);
 	est_storage_retain(tape, tensor.storage);
 	tape->attributes[tape->attribute_count++] = tensor.storage;
 }

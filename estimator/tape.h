@@ -129,14 +129,35 @@ static inline bool est_is_trained(const struct est_leaf *leaf)
 	return leaf->parameter && leaf->value.requires_grad;
 }
 
-/* What torch.utils.checkpoint is called with: function(context, input, argument); kwargs are the tensors that the call keeps
- * alive beside its input (cos, sin, masks). */
+/* Keys and values that a layer leaves for those behind it, and the storages that the graph behind them holds when a checkpoint has
+ * recomputed them: in its forward it holds none. */
+enum { EST_STATES_HOLD = 128 };
+struct est_shared_entry {
+	struct est_tensor key, value;
+	uint32_t graph[EST_STATES_HOLD];
+	uint32_t graph_count;
+};
+
+/* A dictionary of them, by the kind of layer. Whoever was given it keeps it alive, and with it what lies in it last. */
+struct est_shared_states {
+	struct est_shared_entry entries[2];
+	struct est_shared_entry next; /* that is being made */
+	bool makes;                   /* what nodes hold is of its graph */
+	struct est_shared_entry *stored; /* by the call that runs; or NULL */
+	uint32_t holders;
+};
+
+/* What torch.utils.checkpoint is called with: function(context, input, argument); second is another positional argument, to which a
+ * gradient may go too (est_tape.second while the function runs), or none; kwargs are the tensors that the call keeps alive beside
+ * them (cos, sin, masks), states a dictionary (est_tape.states), or NULL. */
 enum { EST_CALL_KWARGS = 6 };
 struct est_call {
 	struct est_tensor (*function)(void *context, struct est_tensor input, const void *argument);
 	void *context;
 	const void *argument;
+	struct est_tensor second;
 	struct est_tensor kwargs[EST_CALL_KWARGS];
+	struct est_shared_states *states;
 };
 
 /* What selective checkpointing keeps (torch.utils.checkpoint.create_selective_checkpoint_contexts), and of what operators it
@@ -218,6 +239,8 @@ struct est_tape {
 	uint32_t attribute_count, attribute_limit;
 	uint32_t doomed[EST_DOOMED]; /* saved by nodes of the recomputation that lead nowhere; held until they are discarded */
 	uint32_t doomed_count;
+	struct est_tensor second;   /* of the call that runs (est_call.second) */
+	struct est_shared_states *states; /* the same */
 	struct est_tensor beside;   /* what a checkpointed call returns beside its result, for its caller to take; or none */
 	bool stopped;               /* the recomputation has all it needs: nothing is allocated any more */
 	enum est_category category; /* of what operators allocate */
@@ -408,7 +431,20 @@ void est_deliver(struct est_tape *tape, uint32_t edge, struct est_tensor grad);
 /* Leaves an autocast region: the cached casts go. */
 void est_autocast_exit(struct est_tape *tape);
 
-/* torch.utils.checkpoint: runs the call and keeps only input (borrowed) and the kwargs. */
+/* A dictionary without entries, held once; NULL when the arena is too small. */
+struct est_shared_states *est_shared_states_new(struct est_tape *tape);
+/* What nodes hold that are made from here on is (makes) or is not of the graph behind the next entry. */
+void est_share_begin(struct est_tape *tape, bool makes);
+/* Puts key and value (borrowed) in the place of what is there. */
+void est_share(struct est_tape *tape, struct est_shared_entry *entry, struct est_tensor key, struct est_tensor value);
+/* The graph behind an entry holds storage too. */
+void est_share_graph(struct est_tape *tape, struct est_shared_entry *entry, uint32_t storage);
+/* One holder less (states may be NULL): with the last one the entries go. */
+void est_shared_states_drop(struct est_tape *tape, struct est_shared_states *states);
+
+/* Runs the call with input (borrowed), unchecked. */
+struct est_tensor est_call_run(struct est_tape *tape, const struct est_call *call, struct est_tensor input);
+/* torch.utils.checkpoint: runs the call and keeps only its inputs (borrowed), the kwargs and the states. */
 struct est_tensor est_checkpoint(struct est_tape *tape, const struct est_call *call, struct est_tensor input, bool reentrant);
 /* The result of an operator, as est_empty() makes it, or, in a recomputation, as the forward kept it by tape->policy. */
 struct est_tensor est_result(struct est_tape *tape, enum est_result of, uint64_t numel, uint8_t element);

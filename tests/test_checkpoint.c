@@ -125,6 +125,68 @@ START_TEST(without_a_checkpoint_nothing_is_kept)
 }
 END_TEST
 
+/* ---- what calls share */
+
+static struct est_tensor add_second(void *context, struct est_tensor x, const void *argument)
+{
+	(void)context;
+	(void)argument;
+	return est_mul(&tape, silu_of(x), tape.second);
+}
+
+START_TEST(a_second_input_gets_its_gradient)
+{
+	uint32_t leaf = est_leaf_new(&tape, est_empty(&tape, NUMEL, EST_16BIT), true, true);
+	uint32_t other = est_leaf_new(&tape, est_empty(&tape, NUMEL, EST_16BIT), true, true);
+	struct est_call call = { .function = add_second, .second = est_leaf_tensor(&tape, other) };
+	struct est_tensor out;
+
+	tape.offloads = _i & 1;
+	out = est_hold(est_checkpoint(&tape, &call, est_leaf_tensor(&tape, leaf), _i & 2));
+	ck_assert_uint_eq(tape.pinned, tape.offloads ? 2 * NUMEL * EST_16BIT : 0);
+	est_tape_backward(&tape, 0, out, est_empty(&tape, NUMEL, EST_16BIT));
+	ck_assert(tape.leaves[leaf].grad.storage && tape.leaves[other].grad.storage);
+	/* two leaves, their gradients, and out */
+	ck_assert_int_eq(count_since(0, EST_EVENT_ALLOC) - count_since(0, EST_EVENT_FREE), 5);
+}
+END_TEST
+
+/* Leaves its result to others, and gives a function of it. */
+static struct est_tensor share(void *context, struct est_tensor x, const void *argument)
+{
+	struct est_tensor key, out;
+
+	(void)context;
+	(void)argument;
+	est_share_begin(&tape, true);
+	key = est_hold(silu_of(x));
+	est_share(&tape, &tape.states->entries[0], key, est_none);
+	out = silu_of(key);
+	est_drop(&tape, key);
+	return out;
+}
+
+START_TEST(shared_states_live_as_long_as_a_call_holds_them)
+{
+	uint32_t leaf = est_leaf_new(&tape, est_empty(&tape, NUMEL, EST_16BIT), true, true);
+	struct est_call plain = { .function = layer }, call = { .function = share, .states = est_shared_states_new(&tape) };
+	struct est_tensor x, y, out;
+
+	plain.states = call.states;
+	x = est_hold(est_checkpoint(&tape, &plain, est_leaf_tensor(&tape, leaf), false)); /* given them, too */
+	y = est_hold(est_checkpoint(&tape, &call, x, false));
+	est_shared_states_drop(&tape, call.states); /* the model's frame ends */
+	out = est_hold(silu_of(y));
+	/* the leaf, x, what was shared, y and out */
+	ck_assert_int_eq(count_since(0, EST_EVENT_ALLOC) - count_since(0, EST_EVENT_FREE), 5);
+	est_tape_backward(&tape, 0, out, est_empty(&tape, NUMEL, EST_16BIT));
+	ck_assert_uint_eq(call.states->holders, 0);
+	/* the leaf, its gradient, x, y and out: neither what was shared nor what its graph held */
+	ck_assert_int_eq(count_since(0, EST_EVENT_ALLOC) - count_since(0, EST_EVENT_FREE), 5);
+	ck_assert(!tape.exhausted);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("checkpoint");
@@ -134,6 +196,8 @@ int main(void)
 	tcase_add_loop_test(tcase, what_is_kept_is_not_made_again, 0, COUNT(policies));
 	tcase_add_loop_test(tcase, an_input_on_the_host_comes_back_for_the_recomputation, 0, 4);
 	tcase_add_test(tcase, without_a_checkpoint_nothing_is_kept);
+	tcase_add_loop_test(tcase, a_second_input_gets_its_gradient, 0, 4);
+	tcase_add_test(tcase, shared_states_live_as_long_as_a_call_holds_them);
 	suite_add_tcase(suite, tcase);
 	return run_suite(suite);
 }
