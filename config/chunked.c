@@ -4,7 +4,8 @@
 
 static const char irregular_chunks[] = "chunked attention in an irregular pattern of layers, not modelled yet";
 static const char irregular_experts[] = "experts in an irregular pattern of layers (moe_layers), not modelled yet";
-static const char per_layer_embeddings[] = "embeddings of each layer, and layers that share keys and values, not modelled yet";
+static const char last_slides[] = "a sliding window in the last layer, which the class makes attend in full, not modelled yet";
+static const char both_directions[] = "attention in both directions (use_bidirectional_attention), not modelled yet";
 static const char irregular_indexers[] = "indexers in an irregular pattern of layers (indexer_types), not modelled yet";
 
 /* Whether moe_layers lists the layers that the interval gives. */
@@ -38,22 +39,40 @@ void cfg_settle_llama4(const struct cfg_hf_reading *reading, uint64_t reads)
 		cfg_hf_refuse(model, irregular_experts);
 }
 
-/* Whether key has a number other than 0. */
-static bool has(const struct cfg_hf_reading *reading, const char *key)
+/* Whether each kind of layer, sliding or not, that there is has one that stores keys and values for those behind it. */
+static bool stores_all_kinds(const struct est_model *model)
 {
-	return json_integer_value(json_object_get(reading->object, key)) != 0;
+	bool stores[2] = { false, false }, reuses[2] = { false, false };
+
+	for (int64_t i = 0; i < model->num_hidden_layers; i++) {
+		enum est_sharing sharing = est_model_layer_shares(model, i);
+		bool sliding = est_model_layer_is_sliding(model, i);
+
+		stores[sliding] = stores[sliding] || sharing == EST_STORES_STATES;
+		reuses[sliding] = reuses[sliding] || sharing == EST_REUSES_STATES;
+	}
+	return (stores[0] || !reuses[0]) && (stores[1] || !reuses[1]);
 }
 
 void cfg_settle_gemma4(const struct cfg_hf_reading *reading, uint64_t reads)
 {
+	const char *attention = json_string_value(json_object_get(reading->object, "use_bidirectional_attention"));
 	struct est_model *model = reading->model;
 
 	(void)reads;
 	model->dense_mlp_beside_experts = model->num_experts > 0;
 	if (model->num_experts)
 		model->norms_per_layer += 3;
-	if (has(reading, "hidden_size_per_layer_input") || has(reading, "num_kv_shared_layers"))
-		cfg_hf_refuse(model, per_layer_embeddings);
+	if (model->num_kv_shared_layers && !stores_all_kinds(model))
+		cfg_hf_complain(reading, "num_kv_shared_layers", EST_CONTRADICTION,
+				"must leave a layer of each of layer_types that has keys and values of its own");
+	if (model->num_kv_shared_layers && !model->hidden_size_per_layer_input)
+		cfg_hf_complain(reading, "num_kv_shared_layers", EST_CONTRADICTION,
+				"must be 0 without hidden_size_per_layer_input: the class fails where it cuts the inputs of such layers");
+	if (est_model_layer_is_sliding(model, model->num_hidden_layers - 1))
+		cfg_hf_refuse(model, last_slides);
+	if (attention && !strcmp(attention, "all"))
+		cfg_hf_refuse(model, both_directions);
 }
 
 static bool is_full(const json_t *types, size_t layer)

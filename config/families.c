@@ -104,7 +104,8 @@ const struct cfg_family cfg_families[] = {
 		| CFG_READS_EXPERTS | CFG_READS_EXPERT_WIDTH | CFG_READS_GEMMA4, .shape = {
 		.architecture = EST_ARCH_GEMMA4, GATED(EST_RMSNORM, 4, EST_GELU), .max_position_embeddings = 131072, .head_dim = 256,
 		.num_key_value_heads = 4, .tie_word_embeddings = true, .qk_norm = EST_QK_NORM_HEAD, .sliding_window = 512,
-		.full_attention_every = 6, .global_head_dim = 512 } },
+		.full_attention_every = 6, .global_head_dim = 512, .hidden_size_per_layer_input = 256,
+		.vocab_size_per_layer_input = 262144 } },
 	{ "phi3", CFG_READS_GQA | CFG_READS_DROPOUT | CFG_READS_WINDOW | CFG_READS_PARTIAL_ROTARY, .shape = {
 		.architecture = EST_ARCH_PHI3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096 } },
 	{ "olmo", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_CLIP_QKV, .shape = {

@@ -13,9 +13,10 @@ const struct cfg_composite cfg_composites[] = {
 	{ "gemma3", "gemma3_text", .caches_in_training = true, .ties_by_default = true, .shape = {
 		EST_TOWER_SIGLIP, .hidden_size = 768, .intermediate_size = 3072, .num_hidden_layers = 12, .num_attention_heads = 12,
 		.patch_size = 16, .temporal_patch_size = 1, .image_size = 224 } },
-	{ "gemma4", "gemma4_text", .caches_in_training = true, .ties_by_default = true, .shape = {
+	{ "gemma4", "gemma4_text", .ties_by_default = true, .shape = {
 		EST_TOWER_GEMMA4, .hidden_size = 768, .intermediate_size = 3072, .num_hidden_layers = 16, .num_attention_heads = 12,
-		.patch_size = 16, .temporal_patch_size = 1, .num_position_embeddings = 10240 } },
+		.patch_size = 16, .temporal_patch_size = 1, .num_position_embeddings = 10240 },
+	  .audio = { 1024, 12, 8, 5, { 128, 32 }, 1536, true } },
 	{ "llama4", "llama4_text", .caches_in_training = true, .shape = {
 		EST_TOWER_LLAMA4, .hidden_size = 768, .intermediate_size = 5632, .num_hidden_layers = 34, .num_attention_heads = 16,
 		.patch_size = 14, .temporal_patch_size = 1, .image_size = 448, .vision_output_dim = 7680, .projector_dim = 4096 } },
@@ -79,6 +80,12 @@ static const struct key {
 	KEY(max_aspect_ratio_id, 1024, "max_aspect_ratio_id"),
 	KEY(vision_output_dim, 1 << 16, "vision_output_dim", "adapter_out"),
 	KEY(projector_dim, 1 << 16, "projector_input_dim", "adapter_out"),
+}, audio_keys[] = {
+	KEY(audio.hidden_size, 1 << 14, "hidden_size"),
+	KEY(audio.num_hidden_layers, 128, "num_hidden_layers"),
+	KEY(audio.num_attention_heads, 256, "num_attention_heads"),
+	KEY(audio.conv_kernel_size, 256, "conv_kernel_size"),
+	KEY(audio.output_proj_dims, 1 << 16, "output_proj_dims"),
 #undef KEY
 };
 /* clang-format on */
@@ -89,6 +96,7 @@ static const char with_head[] = "a pooling head of the vision tower (vision_use_
 static const char many_features[] = "several layers of the vision tower as features (vision_feature_layer), not modelled yet";
 static const char other_tower[] = "a vision tower that is not modelled yet";
 static const char hears[] = "an audio tower, not modelled yet";
+static const char other_audio[] = "an audio tower that is not modelled yet";
 static const char irregular_heads[] = "heads that do not divide the width of the vision tower, not modelled yet";
 
 const struct cfg_composite *cfg_composite_find(const char *model_type)
@@ -158,9 +166,48 @@ static void read_embed_dim(const json_t *object, struct est_vision *vision)
 	vision->intermediate_size = vision->hidden_size * (ratio > 0 && ratio <= 16 ? ratio : 4);
 }
 
+/* The file's, or the catalogue's; NULL: there is none. */
+static const json_t *audio_of(const json_t *object, const char **ret_where)
+{
+	const json_t *audio = json_object_get(object, "audio_config");
+
+	*ret_where = audio ? "audio_config" : "audio";
+	if (!audio)
+		audio = json_object_get(object, "audio");
+	return json_is_object(audio) ? audio : NULL;
+}
+
+static void read_audio(const struct cfg_hf_reading *reading, const struct cfg_composite *composite)
+{
+	struct est_audio *audio = &reading->model->vision.audio;
+	const char *where;
+	const json_t *object = audio_of(reading->object, &where), *channels, *clipped;
+
+	if (!object || !composite->audio.num_hidden_layers)
+		return;
+	*audio = composite->audio;
+	for (size_t i = 0; i < sizeof(audio_keys) / sizeof(audio_keys[0]); i++)
+		read_key(reading, object, where, &audio_keys[i]);
+	channels = json_object_get(object, "subsampling_conv_channels");
+	for (size_t i = 0; i < 2 && json_array_size(channels) == 2; i++) {
+		int64_t count = (int64_t)json_integer_value(json_array_get(channels, i));
+
+		if (count > 0 && count <= 1 << 14)
+			audio->subsampling_conv_channels[i] = count;
+		else
+			complain(reading, where, "subsampling_conv_channels", "must list two whole numbers from 1 to 16384");
+	}
+	clipped = json_object_get(object, "use_clipped_linears");
+	if (json_is_boolean(clipped))
+		audio->use_clipped_linears = json_is_true(clipped);
+	if (audio->hidden_size % audio->num_attention_heads)
+		cfg_hf_refuse(reading->model, other_audio);
+}
+
 /* What the file has and the tables of the towers have not. */
 static const char *variant(const json_t *object, const json_t *tower, const struct est_vision *vision)
 {
+	const char *where;
 	const char *type = json_string_value(json_object_get(tower, "model_type"));
 	const char *kind = json_string_value(json_object_get(tower, "type")); /* the catalogue's */
 
@@ -168,7 +215,7 @@ static const char *variant(const json_t *object, const json_t *tower, const stru
 		return with_head;
 	if (vision->tower == EST_TOWER_GEMMA4 && !strcmp(kind ? kind : "gemma4_vision", "gemma4_unified"))
 		return other_tower;
-	if (json_is_object(json_object_get(object, "audio_config")) || json_is_object(json_object_get(object, "audio")))
+	if (audio_of(object, &where) && !vision->audio.num_hidden_layers)
 		return hears;
 	if (json_is_array(json_object_get(object, "vision_feature_layer")))
 		return many_features;
@@ -250,6 +297,7 @@ void cfg_read_tower(const struct cfg_hf_reading *reading, const struct cfg_compo
 	    && !json_object_get(reading->object, "sliding_window"))
 		model->sliding_window = 0;
 	settle_tying(reading, composite);
+	read_audio(reading, composite);
 	reason = variant(reading->object, tower, vision);
 	if (reason)
 		cfg_hf_refuse(model, reason);

@@ -11,6 +11,7 @@ struct cfg_composite {
 	const char *text;            /* model_type of the language model where text_config does not say */
 	bool ties_by_default, caches_in_training;
 	struct est_vision shape;     /* defaults of the tower's class; out_hidden_size 0: the language model's hidden_size */
+	struct est_audio audio;      /* of the class that hears, where the file has one; num_hidden_layers 0: not modelled */
 };
 
 extern const struct cfg_composite cfg_composites[];

@@ -185,6 +185,8 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 		counted = shape == model ? modules : NULL;
 		count += one;
 	}
+	if (model->hidden_size_per_layer_input && est_is_target(&lora->target_modules, "per_layer_model_projection"))
+		count += adapter_parameters(lora, model->hidden_size, model->hidden_size_per_layer_input * model->num_hidden_layers);
 	return count + projection_parameters(model, lora);
 }
 

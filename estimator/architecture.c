@@ -45,10 +45,12 @@ static const struct est_module gemma3[] = {
 	NORM(pre_feedforward_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN), END
 };
 #define GEMMA4_DENSE \
-	LINEAR(q_proj, HIDDEN, QUERY, QKV), NORM(q_norm, HEAD), NORM(k_norm, HEAD), LINEAR(k_proj, HIDDEN, KEY, QKV), \
+	LINEAR(q_proj, HIDDEN, QUERY, QKV), NORM(q_norm, HEAD), NORM(k_norm, OWN_KEY_HEAD), LINEAR(k_proj, HIDDEN, OWN_KEY, QKV), \
 	LINEAR(v_proj, HIDDEN, VALUE, QKV), LINEAR(o_proj, QUERY, HIDDEN, O), LINEAR(gate_proj, HIDDEN, MLP, MLP), \
 	LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP), NORM(input_layernorm, HIDDEN), \
-	NORM(post_attention_layernorm, HIDDEN), NORM(pre_feedforward_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN)
+	NORM(post_attention_layernorm, HIDDEN), NORM(pre_feedforward_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN), \
+	LINEAR(per_layer_input_gate, HIDDEN, PER_LAYER_INPUT, NONE), LINEAR(per_layer_projection, PER_LAYER_INPUT, HIDDEN, NONE), \
+	NORM(post_per_layer_input_norm, PER_LAYER_NORM)
 static const struct est_module gemma4[] = { GEMMA4_DENSE, END };
 static const struct est_module gemma4_moe[] = {
 	GEMMA4_DENSE, WIDE(router_scale, VECTOR, HIDDEN), WIDE(per_expert_scale, VECTOR, EXPERT_COUNT),

@@ -27,6 +27,8 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 EST_WIDTH_DELTA_MIXED, /* Kimi: q, k or v, which are convolved side by side */
 		 EST_WIDTH_GATED_QUERY,
 		 EST_WIDTH_VALUE,       /* of all heads, where v has a projection of its own */
+		 EST_WIDTH_OWN_KEY, EST_WIDTH_OWN_KEY_HEAD, /* of a layer's own keys: of all heads, of one */
+		 EST_WIDTH_PER_LAYER_INPUT, EST_WIDTH_PER_LAYER_NORM, /* of a layer's second input; hidden, where there is one */
 		 EST_WIDTH_EXPERT_COUNT };
 
 /* Linear layers are adapted and quantised; a router is a bare weight, experts are bare 3-D weights. */

@@ -8,6 +8,7 @@
 #include "estimator/torchtune.h"
 #include "estimator/lora.h"
 #include "estimator/objective.h"
+#include "estimator/per_layer_inputs.h"
 #include "estimator/generation.h"
 #include "estimator/unsloth.h"
 
@@ -174,6 +175,7 @@ static bool build_model(struct est_pass *pass)
 	/* rotary_emb.inv_freq and its original */
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
 		est_empty_as(pass->tape, est_rotary_width(i < 2 && pass->full ? pass->full : model) / 2, EST_32BIT, EST_BUFFERS);
+	est_per_layer_inputs_build(pass);
 	if (head_first)
 		est_litgpt_build_rope(pass);
 	else

@@ -1,6 +1,7 @@
 /* Gemma4TextDecoderLayer: layers that attend in full have heads of their own width; a mixture of experts may stand
  * beside the MLP. modeling_gemma4.py. */
 #include "estimator/architecture.h"
+#include "estimator/per_layer_inputs.h"
 #include "estimator/routers.h"
 
 /* ---- norms */
@@ -60,23 +61,42 @@ static struct est_tensor rotate(struct est_pass *pass, const struct est_layer *l
 	return y;
 }
 
-static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+/* key_states and value_states, held, of the layer itself */
+static void make_states(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor ret[2])
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor q = est_hold(est_linear(tape, &layer->q_proj, x)), k, v;
+	struct est_tensor k = est_linear(tape, &layer->k_proj, x), v;
 
-	q = rotate(pass, layer, norm_heads(pass, &layer->q_norm, q));
-	k = est_linear(tape, &layer->k_proj, x);
 	/* the rotation's gradient lies as its input did; that of what is only normed as attention leaves it */
 	k = est_hold(layer->v_proj.out ? k : est_heads(pass, layer, k));
 	if (layer->v_proj.out)
 		v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
 	else
 		v = est_hold(est_alias(tape, k)); /* attention_k_eq_v */
-	k = rotate(pass, layer, norm_heads(pass, &layer->k_norm, k));
-	v = norm_heads(pass, NULL, v);
-	est_cache_update(pass, &k, &v);
-	return est_attend_as_is(pass, layer, q, k, v);
+	ret[0] = rotate(pass, layer, norm_heads(pass, &layer->k_norm, k));
+	ret[1] = norm_heads(pass, NULL, v);
+	est_cache_update(pass, &ret[0], &ret[1]);
+}
+
+static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	struct est_tape *tape = pass->tape;
+	struct est_shared_entry *shared = layer->shares == EST_SHARES_NOTHING ? NULL : &tape->states->entries[layer->sliding];
+	struct est_tensor q, states[2];
+
+	est_share_begin(tape, false);
+	q = est_hold(est_linear(tape, &layer->q_proj, x));
+	q = rotate(pass, layer, norm_heads(pass, &layer->q_norm, q));
+	if (layer->shares == EST_REUSES_STATES) {
+		states[0] = est_hold(est_alias(tape, shared->key));
+		states[1] = est_hold(est_alias(tape, shared->value));
+		return est_attend_as_is(pass, layer, q, states[0], states[1]);
+	}
+	est_share_begin(tape, layer->shares == EST_STORES_STATES);
+	make_states(pass, layer, x, states);
+	if (shared)
+		est_share(tape, shared, states[0], states[1]);
+	return est_attend_as_is(pass, layer, q, states[0], states[1]);
 }
 
 /* ---- experts */
@@ -145,9 +165,12 @@ static struct est_tensor scale_in_place(struct est_tape *tape, const struct est_
 struct est_tensor est_gemma4_layer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor y = est_hold(est_gemma4_norm(pass, &layer->input_layernorm, x)), z, residual, frame[3] = { { 0 } };
+	struct est_tensor per_layer_input = tape->second, frame[3] = { { 0 } };
+	struct est_tensor y, z, residual;
 	struct est_routing routing = { { 0 }, { 0 }, { 0 } };
 
+	est_share_begin(tape, layer->shares == EST_STORES_STATES);
+	y = est_hold(est_gemma4_norm(pass, &layer->input_layernorm, x));
 	z = est_hold(est_call_attention(pass, layer, attention, y));
 	est_drop(tape, y);
 	y = est_gemma4_norm(pass, &layer->post_attention_layernorm, z);
@@ -160,8 +183,9 @@ struct est_tensor est_gemma4_layer(struct est_pass *pass, const struct est_layer
 		z = add_experts(pass, layer, residual, z, frame, &routing);
 	y = est_gemma4_norm(pass, &layer->post_feedforward_layernorm, z);
 	est_drop(tape, z);
-	y = scale_in_place(tape, layer, est_add(tape, residual, y));
+	y = est_add(tape, residual, y);
 	est_drop(tape, residual);
+	y = scale_in_place(tape, layer, est_add_per_layer_input(pass, layer, per_layer_input, y));
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, frame[i]);
 	est_routing_drop(tape, &routing);

@@ -142,5 +142,5 @@ bool est_liger_knows(const struct est_model *model)
 		if (!strcmp(model->model_type, without[i]))
 			return false;
 	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_OLMO2
-	       && model->architecture != EST_ARCH_OLMO && model->logits_scaling == 0;
+	       && model->architecture != EST_ARCH_OLMO && model->architecture != EST_ARCH_GEMMA4 && model->logits_scaling == 0;
 }

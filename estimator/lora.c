@@ -184,6 +184,14 @@ static bool wrap_projections(struct est_pass *pass)
 	return (!targets->all && !is_listed(targets, "project_in")) || wrap_linear(pass, &pass->project_in);
 }
 
+/* Beside the embedding of each layer */
+static bool wrap_per_layer_projection(struct est_pass *pass)
+{
+	return !pass->per_layer_model_projection.out
+	       || !est_is_target(&pass->request->lora.target_modules, "per_layer_model_projection")
+	       || wrap_linear(pass, &pass->per_layer_model_projection);
+}
+
 /* The dense layer of an encoder's head, unless it is one of the classifier's modules and trained as a whole. */
 static bool wrap_head(struct est_pass *pass)
 {
@@ -279,7 +287,7 @@ bool est_lora_build(struct est_pass *pass)
 		return est_litgpt_lora_build(pass);
 	pass->tape->unit = 0;
 	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass)
-	    || !wrap_parameters(pass))
+	    || !wrap_per_layer_projection(pass) || !wrap_parameters(pass))
 		return false;
 	cast_adapters(pass, first, adapter_element(pass->request));
 	save_modules(pass);

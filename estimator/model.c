@@ -21,7 +21,7 @@ static int64_t qk_norm_parameters(const struct est_model *model)
 
 	switch (model->qk_norm) {
 	case EST_QK_NORM_HEAD:
-		return 2 * d;
+		return (model->lacks_kv ? 1 : 2) * d;
 	case EST_QK_NORM_HEAD_LAYERNORM:
 		return 4 * d;
 	case EST_QK_NORM_FULL:
@@ -54,7 +54,7 @@ static int64_t attention_parameters(const struct est_model *model)
 	if (model->kv_lora_rank)
 		return latent_attention_parameters(model);
 	return (model->attention_sinks ? model->num_attention_heads : 0) + linear_parameters(h, model->gated_attention ? 2 * q : q, model->qkv_bias)
-		+ (model->lacks_v_proj ? 1 : 2) * linear_parameters(h, kv, model->qkv_bias)
+		+ (model->lacks_kv ? 0 : model->lacks_v_proj ? 1 : 2) * linear_parameters(h, kv, model->qkv_bias)
 		+ linear_parameters(q, h, model->o_bias) + qk_norm_parameters(model);
 }
 
@@ -201,25 +201,69 @@ static int64_t block_parameters(const struct est_model *model, int64_t layer)
 	return mixes + feed_forward_parameters(model, layer);
 }
 
+/* per_layer_input_gate, per_layer_projection and the norm behind them */
+static int64_t per_layer_gate_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, width = model->hidden_size_per_layer_input;
+
+	return width ? 2 * h * width + norm_parameters(model->norm, h) : 0;
+}
+
+int64_t est_model_per_layer_input_parameters(const struct est_model *model)
+{
+	int64_t width = model->hidden_size_per_layer_input, all = width * model->num_hidden_layers;
+
+	return model->vocab_size_per_layer_input * all + linear_parameters(model->hidden_size, all, false)
+	       + (width ? norm_parameters(model->norm, width) : 0);
+}
+
 static int64_t layer_parameters(const struct est_model *whole, int64_t layer)
 {
 	struct est_model space;
 	const struct est_model *model = est_model_of_layer(whole, layer, &space);
 	int64_t xielu = model->activation == EST_XIELU ? 2 : 0;
 
-	return block_parameters(model, layer) + indexer_parameters(model, layer) + xielu + model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+	return block_parameters(model, layer) + indexer_parameters(model, layer) + xielu + per_layer_gate_parameters(model)
+	       + model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
+}
+
+/* The last one of its kind before those that share. */
+static bool is_last_of_its_kind(const struct est_model *model, int64_t layer)
+{
+	for (int64_t i = layer + 1; i < model->num_hidden_layers - model->num_kv_shared_layers; i++)
+		if (est_model_layer_is_sliding(model, i) == est_model_layer_is_sliding(model, layer))
+			return false;
+	return true;
+}
+
+enum est_sharing est_model_layer_shares(const struct est_model *model, int64_t layer)
+{
+	if (!model->num_kv_shared_layers)
+		return EST_SHARES_NOTHING;
+	if (layer >= model->num_hidden_layers - model->num_kv_shared_layers)
+		return EST_REUSES_STATES;
+	return is_last_of_its_kind(model, layer) ? EST_STORES_STATES : EST_SHARES_NOTHING;
 }
 
 const struct est_model *est_model_of_layer(const struct est_model *model, int64_t layer, struct est_model *space)
 {
-	if (model->architecture != EST_ARCH_GEMMA4 || est_model_layer_is_sliding(model, layer))
+	bool full, reuses;
+
+	if (model->architecture != EST_ARCH_GEMMA4)
+		return model;
+	full = !est_model_layer_is_sliding(model, layer);
+	reuses = est_model_layer_shares(model, layer) == EST_REUSES_STATES;
+	if (!full && !reuses)
 		return model;
 	*space = *model;
-	if (model->global_head_dim)
+	if (full && model->global_head_dim)
 		space->head_dim = model->global_head_dim;
-	if (model->attention_k_eq_v && model->num_global_key_value_heads)
+	if (full && model->attention_k_eq_v && model->num_global_key_value_heads)
 		space->num_key_value_heads = model->num_global_key_value_heads;
-	space->lacks_v_proj = model->attention_k_eq_v;
+	space->lacks_v_proj = full && model->attention_k_eq_v;
+	space->lacks_kv = reuses;
+	if (reuses && model->use_double_wide_mlp)
+		space->intermediate_size *= 2;
 	return space;
 }
 
@@ -282,7 +326,7 @@ int64_t est_model_count_parameters(const struct est_model *model)
 
 	for (int64_t i = 0; i < model->num_hidden_layers; i++)
 		layers += layer_parameters(model, i);
-	return embedding_parameters(model) + layers + final_norm + head_parameters(model)
+	return embedding_parameters(model) + est_model_per_layer_input_parameters(model) + layers + final_norm + head_parameters(model)
 		+ encoder_parameters(model) + est_vision_parameters(model);
 }
 
@@ -294,7 +338,7 @@ int64_t est_model_stacked_layers(const struct est_model *model)
 int64_t est_model_all_layers(const struct est_model *model)
 {
 	return est_model_stacked_layers(model) + model->num_cross_attention_layers + model->vision.num_hidden_layers
-	       + model->vision.num_global_layers + model->vision.num_deepstack;
+	       + model->vision.num_global_layers + model->vision.num_deepstack + model->vision.audio.num_hidden_layers;
 }
 
 int64_t est_model_table_layers(const struct est_model *model)

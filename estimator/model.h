@@ -132,6 +132,10 @@ struct est_model {
 	int64_t global_head_dim, num_global_key_value_heads; /* Gemma-4: of layers that attend in full; 0: as in others */
 	bool attention_k_eq_v;        /* Gemma-4: layers that attend in full take their keys for values */
 	bool lacks_v_proj;            /* of the shape of such a layer */
+	int64_t num_kv_shared_layers; /* Gemma-4: the last layers, which attend to keys and values of layers before them */
+	bool lacks_kv;                /* of the shape of such a layer */
+	bool use_double_wide_mlp;     /* their MLP is twice as wide */
+	int64_t hidden_size_per_layer_input, vocab_size_per_layer_input; /* a second embedding, of so many features for each layer; 0: none */
 	bool dense_mlp_beside_experts;
 	bool l2_qk_norm, tunes_temperature; /* Llama-4: heads that are rotated are normed, others are scaled by their position */
 	bool rotates_windows_only;    /* Cohere-2, EXAONE-4: with a window, the layers that attend in full have none */
@@ -247,6 +251,13 @@ int64_t est_model_all_layers(const struct est_model *model);
 
 /* The shape of a layer (from 0): model itself, or space, filled, where the layer attends with heads of its own width. */
 const struct est_model *est_model_of_layer(const struct est_model *model, int64_t layer, struct est_model *space);
+
+/* What a layer (from 0) does with its keys and values: leaves them to those behind it of its kind, sliding or not, or takes theirs. */
+enum est_sharing { EST_SHARES_NOTHING, EST_STORES_STATES, EST_REUSES_STATES };
+enum est_sharing est_model_layer_shares(const struct est_model *model, int64_t layer);
+
+/* Parameters beside the layers that make their second input of the tokens (hidden_size_per_layer_input). */
+int64_t est_model_per_layer_input_parameters(const struct est_model *model);
 
 /* True when layer (from 0) chooses tokens itself, where the model does: others take the choice of the layer before. */
 bool est_model_layer_is_indexed(const struct est_model *model, int64_t layer);

@@ -6,6 +6,7 @@
 #include "estimator/unsloth.h"
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
+#include "estimator/per_layer_inputs.h"
 #include "estimator/repeat.h"
 
 static est_layer_function *layer_of(const struct est_pass *pass)
@@ -71,19 +72,22 @@ static struct est_tensor unit_function(void *context, struct est_tensor x, const
 }
 
 static struct est_tensor run_layer(struct est_pass *pass, const struct est_layer *layer, bool checkpointed,
-				   struct est_tensor x)
+				   struct est_tensor per_layer_input, struct est_tensor x)
 {
 	const struct est_rope *rope = est_layer_rope(pass, layer);
 	bool attends = layer->kind == EST_LAYER_ATTENDS || pass->model->attends_beside; /* others are told of padding alone */
 	struct est_call call = { .function = est_unit_is_checkpointed(pass->schedule) ? unit_function : layer_function,
 				 .context = pass, .argument = layer,
 				 .kwargs = { rope->cos, rope->sin, attends ? (layer->sliding ? pass->sliding_mask : pass->mask) : est_none,
-					     pass->position_bias, pass->relative_positions, pass->topk_indices } };
+					     pass->position_bias, pass->relative_positions, pass->topk_indices },
+				 .second = per_layer_input, .states = pass->states };
 
 	if (est_compiles_layers(pass->request))
 		return est_compiled_layer(pass, layer, x);
-	return checkpointed ? est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant) : layer_function(pass,
-														  x, layer);
+	if (checkpointed)
+		return est_checkpoint(pass->tape, &call, x, pass->request->use_reentrant);
+	call.function = layer_function; /* whose unit is entered and left around it */
+	return est_call_run(pass->tape, &call, x);
 }
 
 /* presents.append(...): the cache of keys and values, which is among the model's outputs */
@@ -98,6 +102,8 @@ static void keep_beside(struct est_pass *pass)
  * returns. */
 struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 {
+	struct est_tensor per_layer_input = est_none;
+
 	pass->runs_layers = true;
 	for (int64_t i = 0; i < pass->model->num_hidden_layers; i = est_repeat_next(pass->tape, i)) {
 		bool within = est_is_checkpointed(pass, i) && est_unit_is_checkpointed(pass->schedule);
@@ -109,7 +115,10 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 		x = est_hold(est_schedule_enter(schedule, est_unit_of_layer(i), x));
 		if (est_unsloth_wanted(pass->request))
 			pass->tape->offloads = est_unsloth_offloads(pass, i);
-		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), x);
+		est_enter_shared_layers(pass, i, &x);
+		est_drop(pass->tape, per_layer_input);
+		per_layer_input = est_per_layer_input(pass);
+		y = run_layer(pass, &pass->layers[i], est_is_checkpointed(pass, i), per_layer_input, x);
 		est_drop(pass->tape, weights);
 		est_drop(pass->tape, x);
 		est_drop(pass->tape, pass->topk_indices);
@@ -118,6 +127,7 @@ struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x)
 		keep_beside(pass);
 		x = est_hold(est_schedule_leave(schedule, est_unit_of_layer(i), y));
 	}
+	est_drop(pass->tape, per_layer_input);
 	est_mark_layer(pass->tape, 0);
 	pass->runs_layers = false;
 	return x;
@@ -281,17 +291,20 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 {
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
 	struct est_tape *tape = pass->tape;
-	struct est_tensor inputs_embeds, positions, x;
+	struct est_tensor inputs_embeds, per_layer[2], positions, x;
 
 	memset(pass->ropes, 0, sizeof(pass->ropes));
 	pass->mask = pass->sliding_mask = pass->position_bias = est_none;
 	pass->forward_leaves = tape->leaf_count;
+	pass->states = pass->model->num_kv_shared_layers ? est_shared_states_new(tape) : NULL;
 	if (est_model_is_encoder(pass->model))
 		return est_encoder_forward(pass);
 	if (pass->model->architecture == EST_ARCH_LITGPT)
 		est_litgpt_hold_previous(pass);
 	inputs_embeds = pass->model->lacks_embedding ? receive(pass) : embed(pass);
+	est_per_layer_embed(pass, inputs_embeds, per_layer);
 	x = embed_with_positions(pass, inputs_embeds, &positions);
+	est_per_layer_project(pass, inputs_embeds, per_layer);
 	if (row->rebinds_embedding) {
 		est_drop(tape, inputs_embeds);
 		inputs_embeds = est_none;
@@ -309,6 +322,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	x = finish_hidden_states(pass, x);
 	est_drop(tape, inputs_embeds);
 	est_drop(tape, positions);
+	est_per_layer_drop(pass, per_layer);
 	est_drop(tape, pass->attn_weights);
 	est_drop(tape, pass->topk_indices);
 	pass->attn_weights = pass->topk_indices = est_none;
@@ -326,6 +340,8 @@ void est_pass_release(struct est_pass *pass)
 	est_drop(pass->tape, pass->sliding_mask);
 	est_drop(pass->tape, pass->position_bias);
 	est_drop(pass->tape, pass->relative_positions);
+	est_shared_states_drop(pass->tape, pass->states);
+	pass->states = NULL;
 }
 
 void est_pass_end(struct est_pass *pass)

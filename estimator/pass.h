@@ -60,6 +60,9 @@ struct est_layer {
 	struct est_linear router;
 	uint32_t router_scale, per_expert_scale;    /* Gemma-4 */
 	struct est_tensor layer_scalar;
+	struct est_linear per_layer_input_gate, per_layer_projection;
+	struct est_norm_weights post_per_layer_input_norm;
+	enum est_sharing shares;                    /* its keys and values */
 	struct est_experts experts;
 	struct est_linear shared_expert_gate;
 	/* latent attention */
@@ -113,6 +116,9 @@ struct est_pass {
 	struct est_linear lm_head, project_in, project_out;
 	struct est_norm_weights norm;
 	struct est_layer *layers;
+	uint32_t embed_tokens_per_layer;            /* Gemma-4: what layers are given beside the stream */
+	struct est_linear per_layer_model_projection;
+	struct est_norm_weights per_layer_projection_norm;
 
 	/* encoders */
 	uint32_t token_type_embeddings, task_type_embeddings;
@@ -149,6 +155,8 @@ struct est_pass {
 	struct est_compiled_layer *compiled;        /* one a layer, or NULL: nothing is compiled */
 	struct est_compiled_model *compiled_model;  /* or NULL: not as a whole */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
+	struct est_tensor per_layer_inputs;         /* of all layers; numel 0: there are none */
+	struct est_shared_states *states;           /* keys and values that layers share, or NULL */
 };
 
 typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);

@@ -10,14 +10,15 @@ enum { UNITS_RUN = 4, PERIOD_MAX = 8 };
 /* ---- which layers are alike */
 
 /* Sharded layers gather and reduce ahead of their turn, DDP looks when each gradient arrives, as steps do that are fused into the
- * backward, and compiled layers are planned as a whole. */
+ * backward, compiled layers are planned as a whole, and a table of embeddings for each layer is one for all. */
 static bool may_leave_out(const struct est_pass *pass)
 {
 	const struct est_request *request = pass->request;
 	const struct est_tape *tape = pass->tape;
 
 	return request->parallelism.gpus <= 1 && !pass->schedule && !pass->zero && !pass->ddp && !tape->accumulated && !tape->hooks.begin
-	       && !tape->marks_layers && !est_compiles_layers(request) && !est_compiles_model(request);
+	       && !tape->marks_layers && !est_compiles_layers(request) && !est_compiles_model(request)
+	       && !pass->model->hidden_size_per_layer_input;
 }
 
 static uint64_t mix(uint64_t hash, uint64_t value)

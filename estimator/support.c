@@ -15,6 +15,7 @@
 #include "estimator/lora.h"
 #include "estimator/megatron.h"
 #include "estimator/mlx.h"
+#include "estimator/per_layer_inputs.h"
 #include "estimator/pipeline.h"
 #include "estimator/schedule.h"
 #include "estimator/zero3.h"
@@ -438,6 +439,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 		check_tower(request, model, faults);
 	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
 		refuse("liger_kernel", request, faults);
+	est_per_layer_check(request, model, faults);
 	est_pipeline_check(request, model, faults);
 	est_context_check(request, model, faults);
 	est_expert_check(request, model, faults);

@@ -1,4 +1,4 @@
-/* Constructors of Transformers' vision models. Tables of their modules in the order in which they are made. */
+/* Constructors of Transformers' vision models, and of what hears beside one. Tables of their modules in the order in which they are made. */
 #include <stddef.h>
 #include "estimator/model.h"
 
@@ -6,11 +6,13 @@
 enum width {
 	ONE, HIDDEN, QKV, MLP, PATCH, MERGED, POSITIONS, POSITIONS_AND_CLASS, OUT, TILES, RATIOS, TILE_PATCHES, LAYERS_OUT,
 	ADAPTER, HEAD, TWO, POSITION_TABLE,
+	AUDIO, AUDIO_TWICE, AUDIO_MLP, AUDIO_HEAD, AUDIO_KERNEL, AUDIO_CLIPS, AUDIO_OUT, AUDIO_TIMES, KERNEL, CHANNELS_OF_ONE,
+	CHANNELS_OF_BOTH, KERNELS, SUBSAMPLED,
 	TEXT, TEXT_QUERY, TEXT_KEY, TEXT_HEAD, TEXT_MLP
 };
 
 /* Which layers a table is for, and how often it stands there. */
-enum repeat { ONCE, PER_LAYER, PER_DEEPSTACK, PER_GLOBAL_LAYER, PER_CROSS_LAYER };
+enum repeat { ONCE, PER_LAYER, PER_DEEPSTACK, PER_GLOBAL_LAYER, PER_CROSS_LAYER, PER_AUDIO, PER_AUDIO_LAYER };
 
 struct module {
 	enum est_part_kind kind;
@@ -101,6 +103,23 @@ static const struct module gemma4_layer[] = {
 	RMS(HIDDEN), RMS(HIDDEN), RMS(HIDDEN), RMS(HIDDEN), LAST
 };
 static const struct module gemma4_projector[] = { BARE("embedding_projection", HIDDEN, TEXT), LAST };
+#define SCALARS(width) { EST_PART_BUFFER, NULL, ONE, width, WITHOUT }
+#define CLIPPED(in, out) BARE("linear", in, out), SCALARS(AUDIO_CLIPS), SCALARS(AUDIO_CLIPS), SCALARS(AUDIO_CLIPS), \
+	SCALARS(AUDIO_CLIPS)
+#define FEED_FORWARD CLIPPED(AUDIO, AUDIO_MLP), CLIPPED(AUDIO_MLP, AUDIO), RMS(AUDIO), RMS(AUDIO)
+#define CONVOLUTION(name, in, out) { EST_PART_CONVOLUTION, name, in, out, WITHOUT }
+static const struct module gemma4_subsampling[] = {
+	CONVOLUTION("conv", KERNEL, CHANNELS_OF_ONE), RMS(CHANNELS_OF_ONE), CONVOLUTION("conv", KERNELS, CHANNELS_OF_BOTH),
+	RMS(CHANNELS_OF_BOTH), BARE("input_proj_linear", SUBSAMPLED, AUDIO), SCALARS(AUDIO_TIMES), LAST
+};
+static const struct module gemma4_audio_layer[] = {
+	FEED_FORWARD, FEED_FORWARD, CLIPPED(AUDIO, AUDIO), CLIPPED(AUDIO, AUDIO), CLIPPED(AUDIO, AUDIO), CLIPPED(AUDIO, AUDIO),
+	BARE("relative_k_proj", AUDIO, AUDIO), RMS(AUDIO_HEAD), SCALARS(ONE), CLIPPED(AUDIO, AUDIO_TWICE), CLIPPED(AUDIO, AUDIO),
+	CONVOLUTION("depthwise_conv1d", AUDIO_KERNEL, AUDIO), RMS(AUDIO), RMS(AUDIO), RMS(AUDIO), RMS(AUDIO), RMS(AUDIO), LAST
+};
+static const struct module gemma4_audio_projector[] = {
+	LINEAR("output_proj", AUDIO, AUDIO_OUT), BARE("embedding_projection", AUDIO_OUT, TEXT), LAST
+};
 static const struct module llama4_embeddings[] = {
 	BARE("linear", PATCH, HIDDEN), PARAMETER(ONE, HIDDEN), PARAMETER(POSITIONS_AND_CLASS, HIDDEN), FREQUENCIES,
 	LAYER_NORM(HIDDEN), LAYER_NORM(HIDDEN), LAST
@@ -131,7 +150,7 @@ static const struct module mllama_cross_layer[] = {
 };
 static const struct module mllama_projector[] = { LINEAR("multi_modal_projector", LAYERS_OUT, TEXT), LAST };
 
-enum { STACKS = 5 };
+enum { STACKS = 6 };
 static const struct stack towers[][STACKS] = {
 	[EST_TOWER_NONE]       = { { ONCE, NULL } },
 	[EST_TOWER_QWEN2_VL]   = { { ONCE, patches }, { PER_LAYER, qwen2_vl_block }, { ONCE, qwen2_vl_merger } },
@@ -142,7 +161,9 @@ static const struct stack towers[][STACKS] = {
 	[EST_TOWER_SIGLIP]     = { { ONCE, siglip_embeddings }, { PER_LAYER, siglip_layer }, { ONCE, gemma3_projector } },
 	[EST_TOWER_PIXTRAL]    = { { ONCE, pixtral_patches }, { PER_LAYER, pixtral_layer }, { ONCE, mistral3_projector } },
 	[EST_TOWER_CLIP]       = { { ONCE, clip_embeddings }, { PER_LAYER, clip_layer }, { ONCE, llava_projector } },
-	[EST_TOWER_GEMMA4]     = { { ONCE, gemma4_patches }, { PER_LAYER, gemma4_layer }, { ONCE, gemma4_projector } },
+	[EST_TOWER_GEMMA4]     = { { ONCE, gemma4_patches }, { PER_LAYER, gemma4_layer }, { PER_AUDIO, gemma4_subsampling },
+				   { PER_AUDIO_LAYER, gemma4_audio_layer }, { ONCE, gemma4_projector },
+				   { PER_AUDIO, gemma4_audio_projector } },
 	[EST_TOWER_LLAMA4]     = { { ONCE, llama4_embeddings }, { PER_LAYER, llama4_layer }, { ONCE, llama4_projector } },
 	[EST_TOWER_MLLAMA]     = { { ONCE, mllama_embeddings }, { PER_LAYER, mllama_layer },
 				   { PER_GLOBAL_LAYER, mllama_global_layer }, { PER_CROSS_LAYER, mllama_cross_layer },
@@ -150,7 +171,8 @@ static const struct stack towers[][STACKS] = {
 };
 /* clang-format on */
 
-enum { CHANNELS = 3 };
+/* of images; a kernel of 3 x 3, twice by strides of two */
+enum { CHANNELS = 3, KERNEL_SIZE = 9, STRIDES = 4 };
 
 static int64_t count_of(const struct est_model *model, enum repeat repeat)
 {
@@ -163,6 +185,10 @@ static int64_t count_of(const struct est_model *model, enum repeat repeat)
 		return model->vision.num_global_layers;
 	case PER_CROSS_LAYER:
 		return model->num_cross_attention_layers;
+	case PER_AUDIO_LAYER:
+		return model->vision.audio.num_hidden_layers;
+	case PER_AUDIO:
+		return model->vision.audio.num_hidden_layers > 0;
 	case ONCE:
 		break;
 	}
@@ -189,6 +215,43 @@ static int64_t text_width(const struct est_model *model, enum width width)
 		return model->intermediate_size;
 	default:
 		return model->hidden_size;
+	}
+}
+
+static int64_t audio_width(const struct est_model *model, enum width width)
+{
+	const struct est_audio *audio = &model->vision.audio;
+	const int64_t *channels = audio->subsampling_conv_channels;
+
+	switch (width) {
+	case AUDIO:
+		return audio->hidden_size;
+	case AUDIO_TWICE:
+		return 2 * audio->hidden_size;
+	case AUDIO_MLP:
+		return 4 * audio->hidden_size;
+	case AUDIO_HEAD:
+		return audio->hidden_size / audio->num_attention_heads;
+	case AUDIO_KERNEL:
+		return audio->conv_kernel_size;
+	case AUDIO_CLIPS:
+		return audio->use_clipped_linears;
+	case AUDIO_OUT:
+		return audio->output_proj_dims;
+	case AUDIO_TIMES:
+		return audio->hidden_size / 2;
+	case KERNEL:
+		return KERNEL_SIZE;
+	case KERNELS:
+		return KERNEL_SIZE * channels[0];
+	case CHANNELS_OF_ONE:
+		return channels[0];
+	case CHANNELS_OF_BOTH:
+		return channels[1];
+	case SUBSAMPLED:
+		return channels[0] / STRIDES * channels[1];
+	default:
+		return text_width(model, width);
 	}
 }
 
@@ -233,7 +296,7 @@ static int64_t width_of(const struct est_model *model, enum width width)
 	case LAYERS_OUT:
 		return vision->vision_output_dim;
 	default:
-		return text_width(model, width);
+		return audio_width(model, width);
 	}
 }
 

@@ -1,5 +1,5 @@
-/* The tower of a model that sees: what its constructor makes, and with it the projector into the language model. A
- * batch without images does not run it, so it is weights here, with what trains them. */
+/* The towers of a model that sees, and perhaps hears: what its constructor makes, and with it the projector into the language model. A
+ * batch without images and sound does not run them, so they are weights here, with what trains them. */
 #ifndef EST_VISION_H
 #define EST_VISION_H
 
@@ -21,6 +21,13 @@ enum est_tower {
 	EST_TOWER_MLLAMA   /* with the language model's cross-attention layers */
 };
 
+/* Gemma-4's encoder of sound; num_hidden_layers 0: there is none. */
+struct est_audio {
+	int64_t hidden_size, num_hidden_layers, num_attention_heads, conv_kernel_size;
+	int64_t subsampling_conv_channels[2], output_proj_dims;
+	bool use_clipped_linears;         /* four scalars beside most linear layers */
+};
+
 struct est_vision {
 	enum est_tower tower;
 	int64_t hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads;
@@ -32,6 +39,7 @@ struct est_vision {
 	bool projector_bias;
 	int64_t projector_dim;            /* Llama-4: of its adapter */
 	int64_t num_global_layers, max_num_tiles, max_aspect_ratio_id, vision_output_dim; /* Mllama */
+	struct est_audio audio;
 };
 
 /* An encoder layer's or projector's parameter, or linear layer of two. */

@@ -79,7 +79,15 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 	case EST_WIDTH_GATED_QUERY:
 		return 2 * query;
 	case EST_WIDTH_VALUE:
-		return model->lacks_v_proj ? 0 : key;
+		return model->lacks_v_proj || model->lacks_kv ? 0 : key;
+	case EST_WIDTH_OWN_KEY:
+		return model->lacks_kv ? 0 : key;
+	case EST_WIDTH_OWN_KEY_HEAD:
+		return model->lacks_kv ? 0 : head;
+	case EST_WIDTH_PER_LAYER_INPUT:
+		return (uint64_t)model->hidden_size_per_layer_input;
+	case EST_WIDTH_PER_LAYER_NORM:
+		return model->hidden_size_per_layer_input ? (uint64_t)model->hidden_size : 0;
 	case EST_WIDTH_EXPERT_COUNT:
 		return (uint64_t)model->num_experts;
 	case EST_WIDTH_KEY:

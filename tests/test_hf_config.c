@@ -107,6 +107,9 @@ END_TEST
 	"\"intermediate_size\":160"
 #define CONFIG(type, more) "{\"model_type\":\"" type "\"," SIZES more "}"
 
+#define GEMMA4 ",\"num_key_value_heads\":2,\"head_dim\":16,\"global_head_dim\":32,\"sliding_window_pattern\":2,\"vocab_size_per_layer_input\":500," \
+	"\"hidden_size_per_layer_input\":16"
+
 #define DEBERTA ",\"relative_attention\":true,\"share_att_key\":true,\"position_buckets\":16,\"norm_rel_ebd\":\"layer_norm\"," \
 	"\"position_biased_input\":false"
 #define DEBERTA3 DEBERTA ",\"pos_att_type\":\"p2c|c2p\""
@@ -395,6 +398,19 @@ static const struct {
 	  "\"moe_topk\":[2,2,2,2,2,2,2,2]"), "parameters", 1458496 },
 	{ "HunYuan's moe_topk by layer is not modelled", CONFIG("hunyuan_v1_moe", KV2 ",\"num_experts\":4,\"moe_topk\":[2,1]"),
 	  "architecture", EST_ARCH_UNSUPPORTED },
+	/* as Transformers counts them */
+	{ "Gemma-4's embeddings of each layer", CONFIG("gemma4_text", GEMMA4), "parameters", 548816 },
+	{ "layers that share have no keys and values", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":4"), "parameters", 524144 },
+	{ "and perhaps a wider MLP", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":4,\"use_double_wide_mlp\":true"), "parameters",
+	  647024 },
+	{ "keys for values, where there are any", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":4,\"attention_k_eq_v\":true,"
+	  "\"num_global_key_value_heads\":1"), "parameters", 511856 },
+	{ "Gemma-4 by the class's defaults", CONFIG("gemma4_text", ",\"sliding_window_pattern\":2"), "parameters", 540728640 },
+	{ "a last layer that slides is made to attend in full", CONFIG("gemma4_text", GEMMA4 ",\"sliding_window_pattern\":3"), "architecture",
+	  EST_ARCH_UNSUPPORTED },
+	{ "attention in both directions", CONFIG("gemma4_text", GEMMA4 ",\"use_bidirectional_attention\":\"all\""), "architecture",
+	  EST_ARCH_UNSUPPORTED },
+	{ "or of images alone", CONFIG("gemma4_text", GEMMA4 ",\"use_bidirectional_attention\":\"vision\""), "architecture", EST_ARCH_GEMMA4 },
 	{ "a refused model's text is nested", "{\"model_type\":\"gemma3n\",\"text_config\":{\"hidden_size\":2560}}",
 	  "hidden_size", 2560 },
 	{ "a refused model may say what it likes", "{\"model_type\":\"gemma3n\",\"intermediate_size\":[1,2]}",
@@ -446,6 +462,13 @@ static const struct {
 	  EST_OUT_OF_RANGE },
 	{ "layer_types of another length", CONFIG("gemma2", ",\"layer_types\":[\"full_attention\"]"),
 	  "/model/layer_types",
+	  EST_CONTRADICTION },
+	{ "no keys of one's own to share", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":7"), "/model/num_kv_shared_layers",
+	  EST_CONTRADICTION },
+	{ "more layers that share than there are", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":9"), "/model/num_kv_shared_layers",
+	  EST_CONTRADICTION },
+	{ "shared keys without embeddings of each layer",
+	  CONFIG("gemma4_text", GEMMA4 ",\"hidden_size_per_layer_input\":0,\"num_kv_shared_layers\":4"), "/model/num_kv_shared_layers",
 	  EST_CONTRADICTION },
 	{ "kinds of layers of another number", CONFIG("lfm2", KV2 ",\"layer_types\":[\"conv\"]"), "/model/layer_types",
 	  EST_CONTRADICTION },

@@ -32,6 +32,7 @@ static const struct {
 	{ "qwen2_5_vl_lora", 1134592 }, { "qwen3_vl_mask", 45650176 },         { "qwen3_vl_qlora", 1171456 },
 	{ "qwen3_vl_moe", 55111936 },   { "qwen3_vl_moe_lora", 581632 },       { "gemma3_vl_mixed", 90800640 },
 	{ "gemma3_vl_qv", 434176 },     { "ministral3_vl", 43036160 },         { "mistral3_lora_ckpt", 1159168 },
+	{ "gemma4_e_vl", 49143496 },     { "gemma4_e_vl_lora_ckpt", 1532416 },  { "gemma4_e_vl_qlora", 1532416 },
 	{ "llava", 42519808 },          { "exaone4_5_mixed_ckpt", 56172288 },  { "mllama_lora", 1454080 },
 };
 
@@ -55,6 +56,8 @@ END_TEST
 
 #define TEXT "'hidden_size':1024,'num_hidden_layers':2,'num_attention_heads':8,'num_key_value_heads':4,'intermediate_size':3072,'vocab_size':1000"
 #define QWEN(more) "{'model':{'model_type':'qwen3_vl','text_config':{" TEXT "},'vision_config':{'depth':2,'hidden_size':256,'num_heads':4" more "}}"
+#define GEMMA4(audio) "{'model':{'model_type':'gemma4','text_config':{" TEXT ",'sliding_window_pattern':1,'num_kv_shared_layers':1}," \
+	"'vision_config':{'hidden_size':256,'num_attention_heads':4},'audio_config':{" audio "}}"
 
 static const struct {
 	const char *name, *body, *pointer; /* NULL: estimated */
@@ -75,6 +78,14 @@ static const struct {
 	  "{'model':{'model_type':'gemma3','text_config':{" TEXT "},'vision_config':{'vision_use_head':true}}}", "/model" },
 	{ "an unknown language model",
 	  "{'model':{'model_type':'llava','text_config':{'model_type':'palm'," TEXT "}}}", "/model/text_config/model_type" },
+	{ "a tower that hears", GEMMA4("'hidden_size':256,'num_attention_heads':4") "}", NULL },
+	{ "a tower that hears, of no heads", GEMMA4("'num_attention_heads':0") "}", "/model/audio_config/num_attention_heads" },
+	{ "channels of nothing", GEMMA4("'subsampling_conv_channels':[0,32]") "}", "/model/audio_config/subsampling_conv_channels" },
+	{ "heads that do not divide what is heard", GEMMA4("'hidden_size':100") "}", "/model" },
+	{ "embeddings of each layer, over ranks", GEMMA4("") ",'parallelism':{'gpus':2,'strategy':'zero3'}}", "/parallelism/strategy" },
+	{ "embeddings of each layer, in packages of attention", GEMMA4("") ",'attention':'flash_attention_2'}", "/attention" },
+	{ "shared keys between layers with checkpoints and without",
+	  GEMMA4("") ",'gradient_checkpointing':{'every_n_layers':2},'use_reentrant':true}", "/use_reentrant" },
 	{ "preferences", QWEN("") ",'framework':'trl','objective':'dpo'}", "/objective" },
 	{ "ranks", QWEN("") ",'parallelism':{'gpus':2,'strategy':'ddp'}}", NULL },
 	{ "units", QWEN("") ",'precision':'bf16_mixed','parallelism':{'gpus':2,'strategy':'fsdp2'}}", NULL },
