@@ -4,6 +4,7 @@
 
 static const char irregular_chunks[] = "chunked attention in an irregular pattern of layers, not modelled yet";
 static const char irregular_experts[] = "experts in an irregular pattern of layers (moe_layers), not modelled yet";
+static const char irregular_sparsity[] = "sparse activations in other layers than the first, not modelled yet";
 static const char last_slides[] = "a sliding window in the last layer, which the class makes attend in full, not modelled yet";
 static const char both_directions[] = "attention in both directions (use_bidirectional_attention), not modelled yet";
 static const char irregular_indexers[] = "indexers in an irregular pattern of layers (indexer_types), not modelled yet";
@@ -54,6 +55,39 @@ static bool stores_all_kinds(const struct est_model *model)
 	return (stores[0] || !reuses[0]) && (stores[1] || !reuses[1]);
 }
 
+static void settle_sharing(const struct cfg_hf_reading *reading)
+{
+	if (reading->model->num_kv_shared_layers && !stores_all_kinds(reading->model))
+		cfg_hf_complain(reading, "num_kv_shared_layers", EST_CONTRADICTION,
+				"must leave a layer of each of layer_types that has keys and values of its own");
+}
+
+void cfg_settle_gemma3n(const struct cfg_hf_reading *reading, uint64_t reads)
+{
+	enum { SPARSE_BY_DEFAULT = 10 };
+	const json_t *pattern = json_object_get(reading->object, "activation_sparsity_pattern"), *each;
+	struct est_model *model = reading->model;
+	size_t layer;
+
+	(void)reads;
+	settle_sharing(reading);
+	model->num_sparse_mlp_layers = model->num_hidden_layers > SPARSE_BY_DEFAULT ? SPARSE_BY_DEFAULT : 0;
+	if (!pattern || json_is_null(pattern))
+		return;
+	if (json_array_size(pattern) != (size_t)model->num_hidden_layers) {
+		cfg_hf_complain(reading, "activation_sparsity_pattern", EST_CONTRADICTION, "must list a number for each of num_hidden_layers");
+		return;
+	}
+	model->num_sparse_mlp_layers = 0;
+	json_array_foreach(pattern, layer, each) {
+		bool sparse = json_number_value(each) > 0;
+
+		if (sparse && (int64_t)layer != model->num_sparse_mlp_layers)
+			cfg_hf_refuse(model, irregular_sparsity);
+		model->num_sparse_mlp_layers += sparse;
+	}
+}
+
 void cfg_settle_gemma4(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	const char *attention = json_string_value(json_object_get(reading->object, "use_bidirectional_attention"));
@@ -63,9 +97,7 @@ void cfg_settle_gemma4(const struct cfg_hf_reading *reading, uint64_t reads)
 	model->dense_mlp_beside_experts = model->num_experts > 0;
 	if (model->num_experts)
 		model->norms_per_layer += 3;
-	if (model->num_kv_shared_layers && !stores_all_kinds(model))
-		cfg_hf_complain(reading, "num_kv_shared_layers", EST_CONTRADICTION,
-				"must leave a layer of each of layer_types that has keys and values of its own");
+	settle_sharing(reading);
 	if (model->num_kv_shared_layers && !model->hidden_size_per_layer_input)
 		cfg_hf_complain(reading, "num_kv_shared_layers", EST_CONTRADICTION,
 				"must be 0 without hidden_size_per_layer_input: the class fails where it cuts the inputs of such layers");

@@ -9,6 +9,8 @@
 void cfg_settle_llama4(const struct cfg_hf_reading *reading, uint64_t reads);
 /* Gemma-4: experts beside the MLP. Refuses a last layer that slides, and attention in both directions. */
 void cfg_settle_gemma4(const struct cfg_hf_reading *reading, uint64_t reads);
+/* Gemma-3n: how many of the first layers have a sparse MLP. Refuses other patterns of them. */
+void cfg_settle_gemma3n(const struct cfg_hf_reading *reading, uint64_t reads);
 /* GLM-5: indexer_types as how often a layer has an indexer of its own. Refuses patterns that are none. */
 void cfg_settle_indexer(const struct cfg_hf_reading *reading, uint64_t reads);
 

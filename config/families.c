@@ -106,6 +106,12 @@ const struct cfg_family cfg_families[] = {
 		.num_key_value_heads = 4, .tie_word_embeddings = true, .qk_norm = EST_QK_NORM_HEAD, .sliding_window = 512,
 		.full_attention_every = 6, .global_head_dim = 512, .hidden_size_per_layer_input = 256,
 		.vocab_size_per_layer_input = 262144 } },
+	{ "gemma3n_text", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_SOFTCAP | CFG_READS_WINDOW | CFG_READS_LAYER_TYPES
+		| CFG_READS_GEMMA3N, .shape = {
+		.architecture = EST_ARCH_GEMMA3N, GATED(EST_RMSNORM, 4, EST_GELU), .max_position_embeddings = 32768, .head_dim = 256,
+		.num_key_value_heads = 2, .tie_word_embeddings = true, .qk_norm = EST_QK_NORM_HEAD, .sliding_window = 512,
+		.full_attention_every = 5, .final_logit_softcapping = 30, .hidden_size_per_layer_input = 256,
+		.vocab_size_per_layer_input = 262144, .num_kv_shared_layers = 15, .altup_num_inputs = 4, .laurel_rank = 64 } },
 	{ "phi3", CFG_READS_GQA | CFG_READS_DROPOUT | CFG_READS_WINDOW | CFG_READS_PARTIAL_ROTARY, .shape = {
 		.architecture = EST_ARCH_PHI3, GATED(EST_RMSNORM, 2, EST_SILU), .max_position_embeddings = 4096 } },
 	{ "olmo", CFG_READS_GQA | CFG_READS_ATTENTION_BIAS | CFG_READS_CLIP_QKV, .shape = {
@@ -447,7 +453,6 @@ const struct cfg_refusal cfg_refusals[] = {
 	{ "exaone", REMOTE },
 	{ "falcon_mamba", HYBRID },
 	{ "gemma3n", VISION },
-	{ "gemma3n_text", OTHER },
 	{ "gemma4_unified", VISION },
 	{ "gpt_neox_japanese", OTHER },
 	{ "granite_swa", OTHER },

@@ -65,6 +65,7 @@ enum {
 #define CFG_READS_INDEXER (UINT64_C(1) << 58)   /* index_topk, index_n_heads, ...: DeepSeek's sparse attention */
 #define CFG_READS_LLAMA4 (UINT64_C(1) << 59)    /* intermediate_size_mlp, attention_chunk_size, moe_layers, ... */
 #define CFG_READS_GEMMA4 (UINT64_C(1) << 60)    /* global_head_dim, attention_k_eq_v, enable_moe_block, ... */
+#define CFG_READS_GEMMA3N (UINT64_C(1) << 61)   /* altup_num_inputs, laurel_rank, activation_sparsity_pattern, ... */
 #define CFG_READS_HUNYUAN (UINT64_C(1) << 31)   /* moe_topk; a shared MLP as wide as the experts */
 #define CFG_READS_ERNIE (UINT64_C(1) << 29)     /* use_task_id */
 #define CFG_READS_ELECTRA (UINT64_C(1) << 30)   /* embedding_size */

@@ -300,6 +300,7 @@ static const struct {
 	{ CFG_READS_WINDOW, read_window },
 	{ CFG_READS_UNROTATED, read_unrotated },
 	{ CFG_READS_GEMMA4, cfg_settle_gemma4 },
+	{ CFG_READS_GEMMA3N, cfg_settle_gemma3n },
 	{ CFG_READS_LLAMA4, cfg_settle_llama4 },
 	{ CFG_READS_INDEXER, cfg_settle_indexer },
 	{ CFG_READS_PARTIAL_ROTARY, read_rope_parameters },

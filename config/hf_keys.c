@@ -148,10 +148,13 @@ static const struct key keys[] = {
 	{ { "global_head_dim" }, KEY_INT, CFG_READS_GEMMA4, MEMBER(global_head_dim), 1, 4096 },
 	{ { "num_global_key_value_heads" }, KEY_INT, CFG_READS_GEMMA4, MEMBER(num_global_key_value_heads), 1, 4096 },
 	{ { "attention_k_eq_v" }, KEY_BOOL, CFG_READS_GEMMA4, MEMBER(attention_k_eq_v), 0, 0 },
-	{ { "num_kv_shared_layers" }, KEY_INT, CFG_READS_GEMMA4, MEMBER(num_kv_shared_layers), 0, EST_LAYERS_MAX },
+	{ { "num_kv_shared_layers" }, KEY_INT, CFG_READS_GEMMA4 | CFG_READS_GEMMA3N, MEMBER(num_kv_shared_layers), 0, EST_LAYERS_MAX },
 	{ { "use_double_wide_mlp" }, KEY_BOOL, CFG_READS_GEMMA4, MEMBER(use_double_wide_mlp), 0, 0 },
 	{ { "hidden_size_per_layer_input" }, KEY_INT, CFG_READS_GEMMA4, MEMBER(hidden_size_per_layer_input), 0, 1 << 14 },
-	{ { "vocab_size_per_layer_input" }, KEY_INT, CFG_READS_GEMMA4, MEMBER(vocab_size_per_layer_input), 1, 1 << 24 },
+	{ { "hidden_size_per_layer_input" }, KEY_INT, CFG_READS_GEMMA3N, MEMBER(hidden_size_per_layer_input), 1, 1 << 14 },
+	{ { "vocab_size_per_layer_input" }, KEY_INT, CFG_READS_GEMMA4 | CFG_READS_GEMMA3N, MEMBER(vocab_size_per_layer_input), 1, 1 << 24 },
+	{ { "altup_num_inputs" }, KEY_INT, CFG_READS_GEMMA3N, MEMBER(altup_num_inputs), 2, EST_STREAMS_MAX },
+	{ { "laurel_rank" }, KEY_INT, CFG_READS_GEMMA3N, MEMBER(laurel_rank), 1, 1 << 14 },
 	{ { "top_k_experts", "num_experts_per_tok" }, KEY_INT, CFG_READS_GEMMA4, MEMBER(num_experts_per_tok), 1, 4096 },
 	{ { "local_attention" }, KEY_INT, CFG_READS_MODERNBERT, MEMBER(sliding_window), 2, 1 << 30 },
 	{ { "global_attn_every_n_layers" }, KEY_INT, CFG_READS_MODERNBERT, MEMBER(full_attention_every), 1, 4096 },
@@ -195,6 +198,7 @@ static const struct { const char *name; enum est_activation value; } activations
 /* clang-format on */
 
 static const char unknown_activation[] = "an activation function that is not modelled yet";
+static const char different_widths[] = "layers of different widths (intermediate_size), not modelled yet";
 
 void cfg_hf_complain(const struct cfg_hf_reading *reading, const char *key, enum est_fault_code code,
 		     const char *detail)
@@ -275,13 +279,27 @@ static void read_activation(const struct cfg_hf_reading *reading, const char *na
 	cfg_hf_set_activation(reading->model, word);
 }
 
-static void read_key(const struct cfg_hf_reading *reading, const struct key *key)
+/* A list of one number for each layer, where all are the same, is that number. */
+static const json_t *same_of_all(const struct cfg_hf_reading *reading, const json_t *list)
+{
+	const json_t *first = json_array_get(list, 0), *each;
+	size_t layer;
+
+	json_array_foreach(list, layer, each)
+		if (!json_equal(each, first))
+			cfg_hf_refuse(reading->model, different_widths);
+	return first ? first : list;
+}
+
+static void read_key(const struct cfg_hf_reading *reading, const struct key *key, uint64_t reads)
 {
 	for (size_t i = 0; key->names[i]; i++) {
 		const json_t *value = json_object_get(reading->object, key->names[i]);
 
 		if (!value)
 			continue;
+		if (json_is_array(value) && (reads & CFG_READS_GEMMA3N))
+			value = same_of_all(reading, value);
 		if (key->kind == KEY_BOOL)
 			read_bool(reading, key, key->names[i], value);
 		else if (key->kind == KEY_ACTIVATION)
@@ -296,7 +314,7 @@ void cfg_hf_read_keys(const struct cfg_hf_reading *reading, uint64_t reads)
 {
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
 		if (!keys[i].reads || (keys[i].reads & reads))
-			read_key(reading, &keys[i]);
+			read_key(reading, &keys[i], reads);
 }
 
 bool cfg_hf_is_true(const struct cfg_hf_reading *reading, const char *key)

@@ -63,6 +63,18 @@ static int64_t projection_parameters(const struct est_model *model, const struct
 	return count;
 }
 
+/* Gemma-4's projection to the inputs of all layers; Gemma-3n's into its other streams and back, which have numbers for names. */
+static int64_t per_layer_input_parameters(const struct est_model *model, const struct est_lora *lora)
+{
+	int64_t h = model->hidden_size, count = 0;
+
+	if (model->hidden_size_per_layer_input && est_is_target(&lora->target_modules, "per_layer_model_projection"))
+		count = adapter_parameters(lora, h, model->hidden_size_per_layer_input * model->num_hidden_layers);
+	if (model->altup_num_inputs && lora->target_modules.all)
+		count += 2 * (model->altup_num_inputs - 1) * adapter_parameters(lora, h, h);
+	return count;
+}
+
 /* Families of which PEFT knows that Transformers 5 has fused their experts: it translates names of the old layers.
  * None of those that see. */
 static bool translates_names(const struct est_model *model)
@@ -185,9 +197,7 @@ int64_t est_lora_parameters(const struct est_model *model, const struct est_lora
 		counted = shape == model ? modules : NULL;
 		count += one;
 	}
-	if (model->hidden_size_per_layer_input && est_is_target(&lora->target_modules, "per_layer_model_projection"))
-		count += adapter_parameters(lora, model->hidden_size, model->hidden_size_per_layer_input * model->num_hidden_layers);
-	return count + projection_parameters(model, lora);
+	return count + projection_parameters(model, lora) + per_layer_input_parameters(model, lora);
 }
 
 static int64_t final_norm_parameters(const struct est_model *model)
@@ -204,7 +214,7 @@ static int64_t unfrozen_parameters(const struct est_model *model, int64_t layers
 
 	if (layers > model->num_hidden_layers)
 		layers = model->num_hidden_layers;
-	return layers * est_model_layer_parameters(model) + final_norm_parameters(model) + head;
+	return est_model_last_layers_parameters(model, layers) + final_norm_parameters(model) + head;
 }
 
 int64_t est_trainable_parameters(const struct est_request *request, const struct est_model *model)

@@ -57,6 +57,18 @@ static const struct est_module gemma4_moe[] = {
 	NAMED(router, "proj", HIDDEN, EXPERT_COUNT, NONE), EXPERTS, NORM(post_feedforward_layernorm_1, HIDDEN),
 	NORM(post_feedforward_layernorm_2, HIDDEN), NORM(pre_feedforward_layernorm_2, HIDDEN), END
 };
+static const struct est_module gemma3n[] = {
+	LINEAR(q_proj, HIDDEN, QUERY, QKV), NORM(q_norm, HEAD), LINEAR(k_proj, HIDDEN, OWN_KEY, QKV), LINEAR(v_proj, HIDDEN, VALUE, QKV),
+	NORM(k_norm, OWN_KEY_HEAD), LINEAR(o_proj, QUERY, HIDDEN, O), LINEAR(gate_proj, HIDDEN, MLP, MLP),
+	LINEAR(up_proj, HIDDEN, MLP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP), NORM(input_layernorm, HIDDEN),
+	NORM(post_attention_layernorm, HIDDEN), NORM(pre_feedforward_layernorm, HIDDEN), NORM(post_feedforward_layernorm, HIDDEN),
+	WIDE(altup.correct_output_scale, VECTOR, HIDDEN), NAMED(altup.correction_coefs, "correction_coefs", STREAMS, STREAMS, NONE),
+	NAMED(altup.prediction_coefs, "prediction_coefs", STREAMS, STREAM_PAIRS, NONE),
+	NAMED(altup.modality_router, "modality_router", HIDDEN, STREAMS, NONE), NORM(altup.router_norm, HIDDEN),
+	NAMED(laurel.linear_left, "linear_left", HIDDEN, LAUREL, NONE), NAMED(laurel.linear_right, "linear_right", LAUREL, HIDDEN, NONE),
+	NORM(laurel.post_laurel_norm, HIDDEN), LINEAR(per_layer_input_gate, HIDDEN, PER_LAYER_INPUT, NONE),
+	LINEAR(per_layer_projection, PER_LAYER_INPUT, HIDDEN, NONE), NORM(post_per_layer_input_norm, PER_LAYER_NORM), END
+};
 static const struct est_module phi3[] = {
 	LINEAR(o_proj, QUERY, HIDDEN, O), LINEAR(qkv_proj, HIDDEN, QKV, QKV),
 	LINEAR(gate_up_proj, HIDDEN, GATE_UP, MLP), LINEAR(down_proj, MLP, HIDDEN, MLP),
@@ -312,6 +324,8 @@ static const struct est_architecture_row architectures[] = {
 				.rope_per_layer_type = true },
 	[EST_ARCH_GEMMA4]   = { gemma4, est_gemma4_layer, est_gemma4_norm, .scaled_embedding = true, .rotary = true,
 				.rope_per_layer_type = true, .sparse = gemma4_moe, .experts_by_their_own_names = true },
+	[EST_ARCH_GEMMA3N]  = { gemma3n, est_gemma3n_layer, est_gemma4_norm, .scaled_embedding = true, .rotary = true,
+				.rope_per_layer_type = true },
 	[EST_ARCH_PHI3]     = { phi3, est_phi3_layer, est_llama_norm, .rotary = true, .cuts_whole_heads = true },
 	[EST_ARCH_OLMO]     = { llama, est_olmo_layer, est_olmo_norm, .rotary = true, .fp32_rope = true },
 	[EST_ARCH_OLMO2]    = { olmo2, est_olmo2_layer, est_olmo2_norm, .rotary = true, .fp32_rope = true,

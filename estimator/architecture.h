@@ -28,6 +28,7 @@ enum est_width { EST_WIDTH_HIDDEN, EST_WIDTH_QUERY, EST_WIDTH_KEY, EST_WIDTH_QKV
 		 EST_WIDTH_GATED_QUERY,
 		 EST_WIDTH_VALUE,       /* of all heads, where v has a projection of its own */
 		 EST_WIDTH_OWN_KEY, EST_WIDTH_OWN_KEY_HEAD, /* of a layer's own keys: of all heads, of one */
+		 EST_WIDTH_STREAMS, EST_WIDTH_STREAM_PAIRS, EST_WIDTH_LAUREL,
 		 EST_WIDTH_PER_LAYER_INPUT, EST_WIDTH_PER_LAYER_NORM, /* of a layer's second input; hidden, where there is one */
 		 EST_WIDTH_EXPERT_COUNT };
 

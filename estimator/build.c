@@ -2,6 +2,7 @@
 #include "estimator/build.h"
 
 #include <string.h>
+#include "estimator/altup.h"
 #include "estimator/architecture.h"
 #include "estimator/encoder.h"
 #include "estimator/litgpt.h"
@@ -176,6 +177,7 @@ static bool build_model(struct est_pass *pass)
 	for (unsigned i = 0; i < 2 * est_rope_count(pass); i++)
 		est_empty_as(pass->tape, est_rotary_width(i < 2 && pass->full ? pass->full : model) / 2, EST_32BIT, EST_BUFFERS);
 	est_per_layer_inputs_build(pass);
+	est_altup_build(pass);
 	if (head_first)
 		est_litgpt_build_rope(pass);
 	else

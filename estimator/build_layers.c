@@ -328,6 +328,7 @@ void est_build_layers(struct est_pass *pass)
 		pass->model = model;
 		if (model->architecture == EST_ARCH_GEMMA4)
 			pass->layers[i].layer_scalar = est_buffer(pass->tape, 1, pass->parameter_element);
+		pass->layers[i].sparse_mlp = i < model->num_sparse_mlp_layers;
 		pass->layers[i].shares = est_model_layer_shares(model, i);
 		pass->layers[i].kind = (enum est_block_kind)pass->model->layer_kinds[i];
 		pass->layers[i].indexed = est_model_layer_is_indexed(pass->model, i);

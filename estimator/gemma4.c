@@ -1,5 +1,7 @@
 /* Gemma4TextDecoderLayer: layers that attend in full have heads of their own width; a mixture of experts may stand
  * beside the MLP. modeling_gemma4.py. */
+#include "estimator/gemma4.h"
+
 #include "estimator/architecture.h"
 #include "estimator/per_layer_inputs.h"
 #include "estimator/routers.h"
@@ -61,7 +63,17 @@ static struct est_tensor rotate(struct est_pass *pass, const struct est_layer *l
 	return y;
 }
 
-/* key_states and value_states, held, of the layer itself */
+struct est_tensor est_gemma4_heads(struct est_pass *pass, const struct est_layer *layer, const struct est_norm_weights *norm,
+				   struct est_tensor x)
+{
+	return rotate(pass, layer, norm_heads(pass, norm, x));
+}
+
+struct est_tensor est_gemma4_values(struct est_pass *pass, const struct est_layer *layer, struct est_tensor v)
+{
+	return norm_heads(pass, NULL, est_hold(est_heads(pass, layer, v)));
+}
+
 static void make_states(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_tensor ret[2])
 {
 	struct est_tape *tape = pass->tape;
@@ -73,30 +85,35 @@ static void make_states(struct est_pass *pass, const struct est_layer *layer, st
 		v = est_hold(est_heads(pass, layer, est_linear(tape, &layer->v_proj, x)));
 	else
 		v = est_hold(est_alias(tape, k)); /* attention_k_eq_v */
-	ret[0] = rotate(pass, layer, norm_heads(pass, &layer->k_norm, k));
+	ret[0] = est_gemma4_heads(pass, layer, &layer->k_norm, k);
 	ret[1] = norm_heads(pass, NULL, v);
 	est_cache_update(pass, &ret[0], &ret[1]);
 }
 
-static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+struct est_tensor est_share_attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,
+				      est_states_function *make_own)
 {
 	struct est_tape *tape = pass->tape;
 	struct est_shared_entry *shared = layer->shares == EST_SHARES_NOTHING ? NULL : &tape->states->entries[layer->sliding];
 	struct est_tensor q, states[2];
 
 	est_share_begin(tape, false);
-	q = est_hold(est_linear(tape, &layer->q_proj, x));
-	q = rotate(pass, layer, norm_heads(pass, &layer->q_norm, q));
+	q = est_gemma4_heads(pass, layer, &layer->q_norm, est_hold(est_linear(tape, &layer->q_proj, x)));
 	if (layer->shares == EST_REUSES_STATES) {
 		states[0] = est_hold(est_alias(tape, shared->key));
 		states[1] = est_hold(est_alias(tape, shared->value));
 		return est_attend_as_is(pass, layer, q, states[0], states[1]);
 	}
 	est_share_begin(tape, layer->shares == EST_STORES_STATES);
-	make_states(pass, layer, x, states);
+	make_own(pass, layer, x, states);
 	if (shared)
 		est_share(tape, shared, states[0], states[1]);
 	return est_attend_as_is(pass, layer, q, states[0], states[1]);
+}
+
+static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	return est_share_attention(pass, layer, x, make_states);
 }
 
 /* ---- experts */
@@ -185,7 +202,12 @@ struct est_tensor est_gemma4_layer(struct est_pass *pass, const struct est_layer
 	est_drop(tape, z);
 	y = est_add(tape, residual, y);
 	est_drop(tape, residual);
-	y = scale_in_place(tape, layer, est_add_per_layer_input(pass, layer, per_layer_input, y));
+	if (per_layer_input.numel) {
+		residual = est_hold(y);
+		y = est_add(tape, residual, est_gate_per_layer_input(pass, layer, per_layer_input, residual));
+		est_drop(tape, residual);
+	}
+	y = scale_in_place(tape, layer, y);
 	for (unsigned i = 0; i < 3; i++)
 		est_drop(tape, frame[i]);
 	est_routing_drop(tape, &routing);

@@ -1,6 +1,8 @@
 #include "estimator/lora.h"
 
+#include <stddef.h>
 #include "estimator/adapters.h"
+#include "estimator/altup.h"
 #include "estimator/build.h"
 #include "estimator/litgpt.h"
 #include "estimator/zero3.h"
@@ -63,7 +65,7 @@ static void cut_adapter(struct est_pass *pass, const struct est_linear *linear, 
 		est_build_cut(pass, &adapter->a, EST_CUT_INPUTS);
 }
 
-static bool wrap_linear(struct est_pass *pass, struct est_linear *linear)
+bool est_lora_wrap(struct est_pass *pass, struct est_linear *linear)
 {
 	struct est_adapter *adapter = make_adapter(pass, linear->in, linear->out, (uint64_t)pass->request->lora.rank);
 
@@ -82,8 +84,9 @@ static bool wrap(struct est_pass *pass, struct est_layer *layer, const struct es
 {
 	bool wrapped;
 
-	pass->idle = est_is_indexer(module);
-	wrapped = wrap_linear(pass, (struct est_linear *)((char *)layer + module->offset));
+	/* the clamped weight of correction_coefs is multiplied by itself */
+	pass->idle = est_is_indexer(module) || module->offset == offsetof(struct est_layer, altup.correction_coefs);
+	wrapped = est_lora_wrap(pass, (struct est_linear *)((char *)layer + module->offset));
 	pass->idle = false;
 	return wrapped;
 }
@@ -179,9 +182,9 @@ static bool wrap_projections(struct est_pass *pass)
 
 	if (!pass->project_in.out)
 		return true;
-	if ((targets->all || is_listed(targets, "project_out")) && !wrap_linear(pass, &pass->project_out))
+	if ((targets->all || is_listed(targets, "project_out")) && !est_lora_wrap(pass, &pass->project_out))
 		return false;
-	return (!targets->all && !is_listed(targets, "project_in")) || wrap_linear(pass, &pass->project_in);
+	return (!targets->all && !is_listed(targets, "project_in")) || est_lora_wrap(pass, &pass->project_in);
 }
 
 /* Beside the embedding of each layer */
@@ -189,7 +192,7 @@ static bool wrap_per_layer_projection(struct est_pass *pass)
 {
 	return !pass->per_layer_model_projection.out
 	       || !est_is_target(&pass->request->lora.target_modules, "per_layer_model_projection")
-	       || wrap_linear(pass, &pass->per_layer_model_projection);
+	       || est_lora_wrap(pass, &pass->per_layer_model_projection);
 }
 
 /* The dense layer of an encoder's head, unless it is one of the classifier's modules and trained as a whole. */
@@ -199,7 +202,7 @@ static bool wrap_head(struct est_pass *pass)
 
 	if (!pass->head_dense.out || saves_head_dense(pass))
 		return true;
-	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || wrap_linear(pass, &pass->head_dense);
+	return (!targets->all && !is_listed(targets, head_dense_name(pass))) || est_lora_wrap(pass, &pass->head_dense);
 }
 
 /* Sharded runs cast what they gather themselves */
@@ -287,7 +290,7 @@ bool est_lora_build(struct est_pass *pass)
 		return est_litgpt_lora_build(pass);
 	pass->tape->unit = 0;
 	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass)
-	    || !wrap_per_layer_projection(pass) || !wrap_parameters(pass))
+	    || !wrap_per_layer_projection(pass) || !est_altup_adapt(pass) || !wrap_parameters(pass))
 		return false;
 	cast_adapters(pass, first, adapter_element(pass->request));
 	save_modules(pass);

@@ -40,6 +40,9 @@ struct est_tensor est_lora_sum(struct est_tape *tape, const struct est_linear *l
 /* The element of a dtype that the request names, of the base or of adapters. */
 uint8_t est_dtype_element(const struct est_request *request, enum est_dtype dtype);
 
+/* PEFT's layer around a linear one: false when the arena is too small. */
+bool est_lora_wrap(struct est_pass *pass, struct est_linear *linear);
+
 /* A frozen weight as bitsandbytes keeps it: packed values, absmax, its own quantisation. Returns the leaf of the
  * packed values. */
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);

@@ -209,6 +209,22 @@ static int64_t per_layer_gate_parameters(const struct est_model *model)
 	return width ? 2 * h * width + norm_parameters(model->norm, h) : 0;
 }
 
+/* Gemma-3n: of a layer; beside the layers, projections into the other streams and out of them */
+static int64_t stream_parameters(const struct est_model *model)
+{
+	int64_t h = model->hidden_size, n = model->altup_num_inputs;
+
+	return n ? h + n * n + n * n * n + h * n + norm_parameters(model->norm, h) + 2 * h * model->laurel_rank
+		+ norm_parameters(model->norm, h) : 0;
+}
+
+static int64_t stream_projection_parameters(const struct est_model *model)
+{
+	int64_t n = model->altup_num_inputs;
+
+	return n ? 2 * (n - 1) * linear_parameters(model->hidden_size, model->hidden_size, false) : 0;
+}
+
 int64_t est_model_per_layer_input_parameters(const struct est_model *model)
 {
 	int64_t width = model->hidden_size_per_layer_input, all = width * model->num_hidden_layers;
@@ -223,7 +239,7 @@ static int64_t layer_parameters(const struct est_model *whole, int64_t layer)
 	const struct est_model *model = est_model_of_layer(whole, layer, &space);
 	int64_t xielu = model->activation == EST_XIELU ? 2 : 0;
 
-	return block_parameters(model, layer) + indexer_parameters(model, layer) + xielu + per_layer_gate_parameters(model)
+	return block_parameters(model, layer) + indexer_parameters(model, layer) + xielu + per_layer_gate_parameters(model) + stream_parameters(model)
 	       + model->norms_per_layer * norm_parameters(model->norm, model->hidden_size);
 }
 
@@ -249,7 +265,7 @@ const struct est_model *est_model_of_layer(const struct est_model *model, int64_
 {
 	bool full, reuses;
 
-	if (model->architecture != EST_ARCH_GEMMA4)
+	if (model->architecture != EST_ARCH_GEMMA4 && model->architecture != EST_ARCH_GEMMA3N)
 		return model;
 	full = !est_model_layer_is_sliding(model, layer);
 	reuses = est_model_layer_shares(model, layer) == EST_REUSES_STATES;
@@ -302,6 +318,15 @@ int64_t est_model_layer_parameters(const struct est_model *model)
 	return layer_parameters(model, model->num_hidden_layers - 1);
 }
 
+int64_t est_model_last_layers_parameters(const struct est_model *model, int64_t layers)
+{
+	int64_t sum = 0;
+
+	for (int64_t i = 1; i <= layers; i++)
+		sum += layer_parameters(model, model->num_hidden_layers - i);
+	return sum;
+}
+
 /* What encoders have beside their layers, and a decoder with its layers: another attention and norm in each. */
 static int64_t encoder_parameters(const struct est_model *model)
 {
@@ -326,7 +351,7 @@ int64_t est_model_count_parameters(const struct est_model *model)
 
 	for (int64_t i = 0; i < model->num_hidden_layers; i++)
 		layers += layer_parameters(model, i);
-	return embedding_parameters(model) + est_model_per_layer_input_parameters(model) + layers + final_norm + head_parameters(model)
+	return embedding_parameters(model) + est_model_per_layer_input_parameters(model) + stream_projection_parameters(model) + layers + final_norm + head_parameters(model)
 		+ encoder_parameters(model) + est_vision_parameters(model);
 }
 

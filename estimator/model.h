@@ -73,6 +73,7 @@ enum est_architecture {
 	EST_ARCH_GRANITE_MOE, /* a dense MLP of fused projections, experts, or both */
 	EST_ARCH_PHIMOE,      /* Mixtral with LayerNorm, a router that samples */
 	EST_ARCH_LLAMA4,      /* every expert gets every token, scaled by its score */
+	EST_ARCH_GEMMA3N,     /* several streams, of which one is run through a layer and the others are predicted */
 	EST_ARCH_GPT_OSS,     /* attention sinks, experts with biases and clamped activations */
 	EST_ARCH_BERT,        /* encoders: post-norm, no causal mask */
 	EST_ARCH_ELECTRA,     /* BERT's with a classifier of two layers and no pooler */
@@ -103,7 +104,7 @@ enum est_block_kind { EST_LAYER_ATTENDS, EST_LAYER_MIXES, EST_LAYER_FEEDS, EST_L
  * (Qwen2-VL) or by turns (Qwen3-VL). */
 enum est_mrope { EST_MROPE_NONE, EST_MROPE_SECTIONS, EST_MROPE_INTERLEAVED };
 
-enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024,
+enum { EST_ID_MAX = 96, EST_LAYERS_MAX = 1024, EST_STREAMS_MAX = 4,
        EST_TABLES_OF_KIMI = 6 }; /* a layer of Kimi-Linear takes as much of a program's tables as so many others */
 
 struct est_model {
@@ -137,6 +138,8 @@ struct est_model {
 	bool use_double_wide_mlp;     /* their MLP is twice as wide */
 	int64_t hidden_size_per_layer_input, vocab_size_per_layer_input; /* a second embedding, of so many features for each layer; 0: none */
 	bool dense_mlp_beside_experts;
+	int64_t altup_num_inputs, laurel_rank; /* Gemma-3n: its streams, a projection of low rank beside attention */
+	int64_t num_sparse_mlp_layers; /* the first layers, whose MLP keeps but the largest activations */
 	bool l2_qk_norm, tunes_temperature; /* Llama-4: heads that are rotated are normed, others are scaled by their position */
 	bool rotates_windows_only;    /* Cohere-2, EXAONE-4: with a window, the layers that attend in full have none */
 	bool parallel_residual;       /* GPT-NeoX: attention and MLP read the same input */
@@ -223,6 +226,8 @@ int64_t est_model_table_layers(const struct est_model *model);
  * embeddings (tied ones once). THEORY 2. Exact for the architectures that the replay knows. */
 int64_t est_model_layer_parameters(const struct est_model *model);
 int64_t est_model_count_parameters(const struct est_model *model);
+/* Parameters of the last layers, so many of them. */
+int64_t est_model_last_layers_parameters(const struct est_model *model, int64_t layers);
 
 /* Of these the ones of indexers, which choose tokens without a gradient: they are trained by name, and no step changes them. */
 int64_t est_model_indexer_parameters(const struct est_model *model);

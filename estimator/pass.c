@@ -1,4 +1,5 @@
 #include <string.h>
+#include "estimator/altup.h"
 #include "estimator/architecture.h"
 #include "estimator/compile.h"
 #include "estimator/attention.h"
@@ -309,17 +310,19 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 		est_drop(tape, inputs_embeds);
 		inputs_embeds = est_none;
 	}
+	x = est_altup_expand(pass, x);
 	if (row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
 	if (row->rotary)
 		est_module_begin(tape, pass->rotary_emb);
-	est_make_ropes(pass, pass->parameter_element);
+	est_make_ropes(pass, pass->streams ? x.element : pass->parameter_element); /* of the streams, which autocast may have made fp32 */
 	if (!row->drops_embedding_first)
 		x = est_dropout(tape, x, pass->model->embedding_dropout);
 	if (row->norms_embedding && !pass->model->lacks_embedding)
 		x = est_l2_norm(pass, &pass->norm, x);
 	x = est_run_layers(pass, est_hold(x));
-	x = finish_hidden_states(pass, x);
+	x = finish_hidden_states(pass, est_altup_join(pass, x));
+	est_altup_drop(pass);
 	est_drop(tape, inputs_embeds);
 	est_drop(tape, positions);
 	est_per_layer_drop(pass, per_layer);

@@ -41,6 +41,19 @@ struct est_mixer {
 	struct est_norm_weights norm;
 };
 
+/* Gemma-3n's alternating updates: what predicts all streams of one, and corrects them by what a layer made of that one. */
+struct est_altup {
+	uint32_t correct_output_scale;
+	struct est_linear correction_coefs, prediction_coefs, modality_router;
+	struct est_norm_weights router_norm;
+};
+
+/* Its augmented residual: a projection of low rank. */
+struct est_laurel {
+	struct est_linear linear_left, linear_right;
+	struct est_norm_weights post_laurel_norm;
+};
+
 /* DeepSeek-V3.2's choice of tokens; no gradient reaches it. */
 struct est_indexer {
 	struct est_linear wq_b, wk, weights_proj;
@@ -63,6 +76,9 @@ struct est_layer {
 	struct est_linear per_layer_input_gate, per_layer_projection;
 	struct est_norm_weights post_per_layer_input_norm;
 	enum est_sharing shares;                    /* its keys and values */
+	struct est_altup altup;
+	struct est_laurel laurel;
+	bool sparse_mlp;
 	struct est_experts experts;
 	struct est_linear shared_expert_gate;
 	/* latent attention */
@@ -90,6 +106,7 @@ struct est_rope {
 	struct est_tensor cos, sin;
 };
 
+struct est_stream_frame;
 struct est_compiled_layer;
 struct est_compiled_model;
 
@@ -119,6 +136,7 @@ struct est_pass {
 	uint32_t embed_tokens_per_layer;            /* Gemma-4: what layers are given beside the stream */
 	struct est_linear per_layer_model_projection;
 	struct est_norm_weights per_layer_projection_norm;
+	struct est_linear altup_projections[EST_STREAMS_MAX - 1], altup_unembed_projections[EST_STREAMS_MAX - 1];
 
 	/* encoders */
 	uint32_t token_type_embeddings, task_type_embeddings;
@@ -157,6 +175,7 @@ struct est_pass {
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 	struct est_tensor per_layer_inputs;         /* of all layers; numel 0: there are none */
 	struct est_shared_states *states;           /* keys and values that layers share, or NULL */
+	struct est_stream_frame *streams;           /* what the model's frame holds of its streams, or NULL */
 };
 
 typedef struct est_tensor est_layer_function(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x);
@@ -412,7 +431,7 @@ est_layer_function est_llama_layer, est_qwen2_vl_layer, est_qwen3_layer, est_gem
 	est_vaultgemma_layer, est_glm_layer, est_glm4_layer, est_exaone4_layer, est_apertus_layer, est_phi_layer,
 	est_stablelm_layer, est_cohere_layer, est_falcon_layer, est_bloom_layer, est_mpt_layer, est_gptj_layer,
 	est_qwen_layer, est_gpt_neo_layer, est_gpt_bigcode_layer, est_exaone_moe_layer, est_minimax_m2_layer, est_ernie4_5_moe_layer,
-	est_granite_moe_layer, est_hunyuan_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer,
+	est_granite_moe_layer, est_hunyuan_moe_layer, est_phimoe_layer, est_llama4_layer, est_gemma4_layer, est_gemma3n_layer, est_lfm2_layer, est_bamba_layer, est_falcon_h1_layer, est_mamba2_layer, est_nemotron_h_layer, est_qwen3_5_layer,
 	est_kimi_linear_layer;
 est_norm_function est_l2_norm, est_cohere_norm, est_nemotron_norm, est_qwen_norm, est_llama4_norm, est_gemma4_norm;
 /* The first Qwen's tables (qwen.c). */

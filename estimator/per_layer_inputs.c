@@ -28,21 +28,30 @@ void est_per_layer_inputs_build(struct est_pass *pass)
 	pass->frozen = false;
 }
 
-/* The rows of input_ids, scaled; held. */
+/* The rows of input_ids, scaled; held. Gemma-3n's table has fewer than its vocabulary: ids beyond are replaced first. */
 static struct est_tensor embed(struct est_pass *pass)
 {
 	uint64_t rows = (uint64_t)pass->model->vocab_size_per_layer_input;
+	bool replaces = pass->model->architecture == EST_ARCH_GEMMA3N;
+	struct est_tensor ids = replaces ? est_buffer(pass->tape, pass->tokens, EST_INT64) : est_hold(est_alias(pass->tape, pass->input_ids));
+	struct est_tensor x;
 
-	return est_hold(est_mul_scalar(pass->tape, est_embedding(pass->tape, pass->input_ids, pass->embed_tokens_per_layer, rows,
-								 width_of_all(pass->model))));
+	x = est_hold(est_mul_scalar(pass->tape, est_embedding(pass->tape, ids, pass->embed_tokens_per_layer, rows,
+							      width_of_all(pass->model))));
+	est_drop(pass->tape, ids);
+	return x;
 }
 
 /* (norm(projection(inputs_embeds) * scale) + embedded) * scale */
 static void project(struct est_pass *pass, struct est_tensor inputs_embeds, struct est_tensor embedded)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor projected = est_mul_scalar(tape, est_linear(tape, &pass->per_layer_model_projection, inputs_embeds)), normed;
+	struct est_tensor projected = est_linear(tape, &pass->per_layer_model_projection, inputs_embeds), normed;
 
+	if (pass->model->architecture == EST_ARCH_GEMMA3N)
+		projected = est_div_in_place(tape, projected);
+	else
+		projected = est_mul_scalar(tape, projected);
 	projected = est_hold(est_reshape(tape, projected));
 	normed = est_hold(est_gemma4_norm(pass, &pass->per_layer_projection_norm, projected));
 	est_drop(tape, projected);
@@ -122,16 +131,12 @@ struct est_tensor est_per_layer_input(struct est_pass *pass)
 				  pass->tokens * (uint64_t)pass->model->hidden_size_per_layer_input));
 }
 
-struct est_tensor est_add_per_layer_input(struct est_pass *pass, const struct est_layer *layer, struct est_tensor per_layer_input,
-					  struct est_tensor x)
+struct est_tensor est_gate_per_layer_input(struct est_pass *pass, const struct est_layer *layer, struct est_tensor per_layer_input,
+					   struct est_tensor x)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor residual = est_hold(x), y, z;
+	struct est_tensor y = est_hold(est_linear(tape, &layer->per_layer_input_gate, x)), z = est_hold(est_activate(pass, y));
 
-	if (!per_layer_input.numel)
-		return x;
-	y = est_hold(est_linear(tape, &layer->per_layer_input_gate, residual));
-	z = est_hold(est_activate(pass, y));
 	est_drop(tape, y);
 	y = est_hold(est_mul(tape, z, per_layer_input));
 	est_drop(tape, z);
@@ -139,9 +144,7 @@ struct est_tensor est_add_per_layer_input(struct est_pass *pass, const struct es
 	est_drop(tape, y);
 	y = est_gemma4_norm(pass, &layer->post_per_layer_input_norm, z);
 	est_drop(tape, z);
-	x = est_add(tape, residual, y);
-	est_drop(tape, residual);
-	return x;
+	return y;
 }
 
 /* ---- what is not modelled */
@@ -153,19 +156,40 @@ static bool mixes_graphs(const struct est_request *request)
 	return request->checkpointing == EST_CHECKPOINT_EVERY_N && request->every_n_layers > 1 && request->use_reentrant;
 }
 
+/* bf16 and fp16 make fp32 of each other. */
+static bool mixes_16_bits(const struct est_request *request)
+{
+	bool other = request->precision == EST_BF16_MIXED ? request->base_dtype == EST_FP16 : request->base_dtype == EST_BF16;
+
+	return est_has_adapters(request) && est_is_mixed(request->precision) && other && request->base_dtype != EST_FP32;
+}
+
 void est_per_layer_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
+	enum { FLASH_HEAD_MAX = 256 };
 	const struct est_parallelism *parallelism = &request->parallelism;
+	enum est_quantization_type type = request->quantization.type;
 	const struct est_refusal rows[] = {
 		{ "parallelism.strategy", parallelism->strategy != EST_SINGLE },
 		{ "parallelism.tensor", parallelism->tensor > 1 },
 		{ "parallelism.pipeline", parallelism->pipeline > 1 },
 		{ "parallelism.context", parallelism->context > 1 },
-		{ "attention", !slices(request) },
+		{ "attention", !slices(request) || request->attention == EST_SDPA_MATH
+			       || (request->attention == EST_SDPA_FLASH && model->global_head_dim > FLASH_HEAD_MAX) },
+		{ "quantization.type", request->method == EST_QLORA && (type == EST_GPTQ || type == EST_HQQ) },
+		{ "objective", request->objective == EST_REWARD }, /* their classes have none for scores */
+		{ "task", request->task != EST_CAUSAL_LM && request->objective != EST_REWARD },
 	};
 
 	if (!model->hidden_size_per_layer_input)
 		return;
+	if (mixes_16_bits(request))
+		est_field_refuse("base_dtype", request, faults,
+				 "must be the 16-bit type of the precision with embeddings of each layer: bf16 and fp16 make fp32 of each "
+				 "other, which is not modelled yet");
+	if (model->altup_num_inputs && request->method == EST_QLORA)
+		est_fault_add(faults, "/method", EST_CONTRADICTION,
+			      "must not be qlora: Gemma-3n's code multiplies the weight of correction_coefs itself, which is packed then");
 	est_refuse_with("embeddings of each layer", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
 	if (model->num_kv_shared_layers && mixes_graphs(request))
 		est_fault_add(faults, "/use_reentrant", EST_CONTRADICTION,

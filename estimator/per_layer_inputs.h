@@ -20,9 +20,9 @@ void est_per_layer_drop(struct est_pass *pass, const struct est_tensor embedded[
 void est_enter_shared_layers(struct est_pass *pass, int64_t layer, struct est_tensor *x);
 /* What one layer is given: a view, held, whose gradient is zeros of all layers with this one's filled in. */
 struct est_tensor est_per_layer_input(struct est_pass *pass);
-/* x + norm(projection(act(gate(x)) * per_layer_input)); x moves in. */
-struct est_tensor est_add_per_layer_input(struct est_pass *pass, const struct est_layer *layer, struct est_tensor per_layer_input,
-					  struct est_tensor x);
+/* norm(projection(act(gate(x)) * per_layer_input)) */
+struct est_tensor est_gate_per_layer_input(struct est_pass *pass, const struct est_layer *layer, struct est_tensor per_layer_input,
+					   struct est_tensor x);
 
 /* Refuses what is not modelled of such models, and a step that PyTorch would refuse. */
 void est_per_layer_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults);

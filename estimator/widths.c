@@ -84,6 +84,12 @@ uint64_t est_width(const struct est_model *model, enum est_width width)
 		return model->lacks_kv ? 0 : key;
 	case EST_WIDTH_OWN_KEY_HEAD:
 		return model->lacks_kv ? 0 : head;
+	case EST_WIDTH_STREAMS:
+		return (uint64_t)model->altup_num_inputs;
+	case EST_WIDTH_STREAM_PAIRS:
+		return (uint64_t)(model->altup_num_inputs * model->altup_num_inputs);
+	case EST_WIDTH_LAUREL:
+		return (uint64_t)model->laurel_rank;
 	case EST_WIDTH_PER_LAYER_INPUT:
 		return (uint64_t)model->hidden_size_per_layer_input;
 	case EST_WIDTH_PER_LAYER_NORM:

@@ -110,6 +110,10 @@ END_TEST
 #define GEMMA4 ",\"num_key_value_heads\":2,\"head_dim\":16,\"global_head_dim\":32,\"sliding_window_pattern\":2,\"vocab_size_per_layer_input\":500," \
 	"\"hidden_size_per_layer_input\":16"
 
+#define GEMMA3N KV2 ",\"head_dim\":16,\"sliding_window_pattern\":2,\"vocab_size_per_layer_input\":500,\"hidden_size_per_layer_input\":16," \
+	"\"laurel_rank\":8"
+#define ZEROS "0,0,0,0,0,0"
+
 #define DEBERTA ",\"relative_attention\":true,\"share_att_key\":true,\"position_buckets\":16,\"norm_rel_ebd\":\"layer_norm\"," \
 	"\"position_biased_input\":false"
 #define DEBERTA3 DEBERTA ",\"pos_att_type\":\"p2c|c2p\""
@@ -406,6 +410,19 @@ static const struct {
 	{ "keys for values, where there are any", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":4,\"attention_k_eq_v\":true,"
 	  "\"num_global_key_value_heads\":1"), "parameters", 511856 },
 	{ "Gemma-4 by the class's defaults", CONFIG("gemma4_text", ",\"sliding_window_pattern\":2"), "parameters", 540728640 },
+	{ "Gemma-3n's streams", CONFIG("gemma3n_text", GEMMA3N ",\"num_kv_shared_layers\":4"), "parameters", 520080 },
+	{ "two of them", CONFIG("gemma3n_text", GEMMA3N ",\"num_kv_shared_layers\":4,\"altup_num_inputs\":2"), "parameters", 502128 },
+	{ "Gemma-3n whose layers share nothing", CONFIG("gemma3n_text", GEMMA3N ",\"num_kv_shared_layers\":0"), "parameters", 536528 },
+	{ "a width of the MLP for each layer", "{\"model_type\":\"gemma3n_text\",\"vocab_size\":1000,\"hidden_size\":64,\"num_hidden_layers\":8,"
+	  "\"num_attention_heads\":4,\"intermediate_size\":[160,160,160,160,160,160,160,160]" GEMMA3N ",\"num_kv_shared_layers\":4}",
+	  "parameters", 520080 },
+	{ "different widths are not modelled", "{\"model_type\":\"gemma3n_text\",\"vocab_size\":1000,\"hidden_size\":64,\"num_hidden_layers\":8,"
+	  "\"num_attention_heads\":4,\"intermediate_size\":[160,160,160,160,160,160,160,320]" GEMMA3N ",\"num_kv_shared_layers\":4}",
+	  "architecture", EST_ARCH_UNSUPPORTED },
+	{ "sparse activations first", CONFIG("gemma3n_text", GEMMA3N ",\"num_kv_shared_layers\":4,"
+	  "\"activation_sparsity_pattern\":[0.95,0.9," ZEROS "]"), "architecture", EST_ARCH_GEMMA3N },
+	{ "sparse activations last", CONFIG("gemma3n_text", GEMMA3N ",\"num_kv_shared_layers\":4,\"activation_sparsity_pattern\":[" ZEROS ",0.95,0.9]"),
+	  "architecture", EST_ARCH_UNSUPPORTED },
 	{ "a last layer that slides is made to attend in full", CONFIG("gemma4_text", GEMMA4 ",\"sliding_window_pattern\":3"), "architecture",
 	  EST_ARCH_UNSUPPORTED },
 	{ "attention in both directions", CONFIG("gemma4_text", GEMMA4 ",\"use_bidirectional_attention\":\"all\""), "architecture",
@@ -463,6 +480,11 @@ static const struct {
 	{ "layer_types of another length", CONFIG("gemma2", ",\"layer_types\":[\"full_attention\"]"),
 	  "/model/layer_types",
 	  EST_CONTRADICTION },
+	{ "a pattern of another length than the layers", CONFIG("gemma3n_text", GEMMA3N ",\"num_kv_shared_layers\":4,"
+	  "\"activation_sparsity_pattern\":[0.95]"), "/model/activation_sparsity_pattern", EST_CONTRADICTION },
+	{ "more streams than are modelled", CONFIG("gemma3n_text", GEMMA3N ",\"num_kv_shared_layers\":4,\"altup_num_inputs\":5"),
+	  "/model/altup_num_inputs", EST_OUT_OF_RANGE },
+	{ "fewer layers than Gemma-3n shares by default", CONFIG("gemma3n_text", GEMMA3N), "/model/num_kv_shared_layers", EST_CONTRADICTION },
 	{ "no keys of one's own to share", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":7"), "/model/num_kv_shared_layers",
 	  EST_CONTRADICTION },
 	{ "more layers that share than there are", CONFIG("gemma4_text", GEMMA4 ",\"num_kv_shared_layers\":9"), "/model/num_kv_shared_layers",
