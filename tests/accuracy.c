@@ -43,7 +43,7 @@ struct gate {
 
 /* clang-format off */
 static const struct gate single[] = {
-	{ NULL,                              468, 0.01, 0.10, 0.08, 0.10 },
+	{ NULL,                              518, 0.01, 0.10, 0.08, 0.10 },
 	{ "full bf16 checkpointed",          106, 0.01, 0.10, 0.08, 0.02 },
 	{ "lora bf16_mixed checkpointed",     51, 0.01, 0.10, 0.01, 0.01 },
 	{ "full bf16 plain",                  35, 0.01, 0.10, 0.01, 0.01 },
@@ -91,6 +91,11 @@ static const struct gate single[] = {
 	{ "random qlora",                      5, 0.02, 0.10, 0.01, 0.01 },
 	{ "phimoe jitter",                    10, 0.01, 0.01, 0.01, 0.01 },
 	{ "kimi linear",                      15, 0.01, 0.01, 0.10, 0.20 },
+	{ "gemma-4 full",                     18, 0.01, 0.10, 0.12, 0.10 },
+	{ "gemma-4 lora",                     12, 0.01, 0.10, 0.10, 0.01 },
+	{ "gemma-4 qlora",                     8, 0.01, 0.10, 0.25, 0.10 },
+	{ "gemma-3n full",                     8, 0.01, 0.10, 0.05, 0.05 },
+	{ "gemma-3n lora",                     4, 0.01, 0.10, 0.01, 0.01 },
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
