@@ -97,6 +97,20 @@ static uint64_t run_levels(struct subject *subject)
 	return 1;
 }
 
+/* The replay of a run, without the search for the least limit: what is allocated and what is reserved. */
+static uint64_t run_replay(struct subject *subject)
+{
+	struct est_program program;
+	struct est_levels levels;
+	struct est_reserved reserved;
+
+	trace(subject, &arena, &program);
+	est_replay_levels(&program, &levels);
+	if (!est_replay_peak(&program, &arena, &reserved))
+		fail("the arena is too small");
+	return 1;
+}
+
 static uint64_t run_reserved(struct subject *subject)
 {
 	struct est_reserved reserved;
@@ -189,6 +203,7 @@ static const struct part {
 	{ "verdict, one card", run_verdict },
 	{ "verdicts, all cards", run_all_verdicts },
 	{ "allocator, an event", run_events },
+	{ "replay: trace, levels, reserved", run_replay },
 };
 enum { PARTS = sizeof(parts) / sizeof(parts[0]) };
 
@@ -230,7 +245,7 @@ static double median(double *times, size_t count)
 
 static void print_line(const char *subject, const char *part, double ns, double loop_ns)
 {
-	printf("%-16s %-26s %12.0f a second %12.3f us %14.1f loop iterations\n", subject, part, 1e9 / ns, ns / 1e3,
+	printf("%-16s %-31s %12.0f a second %12.3f us %14.1f loop iterations\n", subject, part, 1e9 / ns, ns / 1e3,
 	       ns / loop_ns);
 }
 
@@ -246,8 +261,8 @@ static void print_ratios(const struct subject *subject, const double ns[PARTS])
 	const double whole = ns[4];
 
 	printf("ratio %s: of an estimate for one card: reading %.4f, trace %.3f, levels %.3f, reserved and least limit %.3f; "
-	       "all %zu cards %.2f; verdict of one card %.2f, of all %.2f\n",
-	       subject->name, ns[0] / whole, ns[1] / whole, ns[2] / whole, ns[3] / whole, subject->request.card_count,
+	       "the replay without the least limit %.3f; all %zu cards %.2f; verdict of one card %.2f, of all %.2f\n",
+	       subject->name, ns[0] / whole, ns[1] / whole, ns[2] / whole, ns[3] / whole, ns[9] / whole, subject->request.card_count,
 	       ns[5] / whole, ns[6] / whole, ns[7] / whole);
 }
 
@@ -296,7 +311,7 @@ int main(int argc, char **argv)
 				times[s][i][round] = time_once(parts[i].run, &subjects[s]);
 	}
 	loop_ns = median(loop_times, rounds);
-	printf("%-16s %-26s %12.0f a second %12.5f us   medians of %zu rounds\n", "integer loop", "an iteration",
+	printf("%-16s %-31s %12.0f a second %12.5f us   medians of %zu rounds\n", "integer loop", "an iteration",
 	       1e9 / loop_ns, loop_ns / 1e3, rounds);
 	for (unsigned s = 0; s < SUBJECTS; s++) {
 		for (unsigned i = 0; i < PARTS; i++)
