@@ -9,7 +9,7 @@
  * for finds that segment. If no request is in the way, nothing is reserved again.
  *
  * What served the requests is kept by classes of s, so that a step may be played again in vain but is never left out
- * wrongly. Holds for segments of fixed size while nothing is given back. Internal to replay.c. */
+ * wrongly. Holds for segments of fixed size while nothing is given back. Internal to play.c. */
 #ifndef EST_RECURRENCE_H
 #define EST_RECURRENCE_H
 
