@@ -27,6 +27,33 @@ static const char *precision_of_adapters(const struct rule_input *input, double 
 	return est_has_adapters(input->request) ? "adapters in fp32 under bf16 autocast: PEFT's default" : NULL;
 }
 
+static bool runs_deepspeed(const struct est_request *request)
+{
+	enum est_strategy strategy = request->parallelism.strategy;
+	bool zero = strategy == EST_ZERO1 || strategy == EST_ZERO2 || strategy == EST_ZERO3;
+
+	return zero && (runs_accelerate(request) || request->framework == EST_DEEPSPEED);
+}
+
+static const char *precision_of_deepspeed(const struct rule_input *input, double *ret)
+{
+	*ret = EST_BF16_MASTER;
+	return runs_deepspeed(input->request)
+		? "DeepSpeed's engine casts all of the model to bf16, and holds fp32 masters of what is trained" : NULL;
+}
+
+/* The contract's default stays where no trainer is named. */
+static const char *precision_of_fsdp(const struct rule_input *input, double *ret)
+{
+	const struct est_request *request = input->request;
+	enum est_strategy strategy = request->parallelism.strategy;
+	bool shards = strategy == EST_FSDP || strategy == EST_HSDP || strategy == EST_FSDP1;
+
+	*ret = EST_BF16_MIXED;
+	return shards && runs_accelerate(request) && request->framework != EST_TRANSFORMERS && !est_has_adapters(request)
+		? "under mixed precision accelerate casts what FSDP trains to fp32" : NULL;
+}
+
 static const char *optimizer_of_old_torch(const struct rule_input *input, double *ret)
 {
 	*ret = EST_ADAMW_TORCH;
@@ -327,6 +354,9 @@ static const struct {
 	bool over;
 } rules[] = {
 	{ "parallelism.context_backend", backend_of_strategy, false },
+	{ "parallelism.strategy", strategy_of_gpus, false },
+	{ "precision", precision_of_deepspeed, true },
+	{ "precision", precision_of_fsdp, true },
 	{ "precision", precision_of_adapters, false },
 	{ "precision", precision_of_pipeline, false },
 	{ "optimizer", optimizer_of_old_torch, false },
@@ -349,7 +379,6 @@ static const struct {
 	{ "task", task_of_model, false },
 	{ "sequence_length", sequence_of_model, false },
 	{ "target_length", target_of_sequence, false },
-	{ "parallelism.strategy", strategy_of_gpus, false },
 	{ "parallelism.wrap", wrap_of_adapters, false },
 	{ "parallelism.wrap", wrap_of_experts, true },
 	{ "quantization.quant_storage", storage_of_shards, false },

@@ -287,7 +287,7 @@ START_TEST(takes_values_as_written)
 	ck_assert(est_request_names(got, "parallelism.buckets.prefetch_bucket_size"));
 	ck_assert(!est_request_names(got, "parallelism.strategy"));
 	ck_assert_uint_eq(got->parallelism.strategy, EST_ZERO3);
-	ck_assert_uint_eq(got->precision, EST_BF16_MIXED);
+	ck_assert_uint_eq(got->precision, EST_BF16_MASTER); /* as DeepSpeed's engine casts it */
 	ck_assert_double_eq(got->lora.alpha, 128);
 	ck_assert_int_eq(got->target_length, 2048);
 	ck_assert_str_eq(request.model.id, "llama-3.1-8b");
@@ -328,6 +328,12 @@ static const struct {
 	{ "{" LLAMA ",'precision':'fp32'}", "parallelism.communication_data_type", "fp32" },
 	{ "{'model':'gemma-2-2b'}", "attention", "eager" },
 	{ "{" THUMB ",'method':'lora'}", "precision", "bf16_mixed" },
+	{ "{" LLAMA ",'method':'lora','parallelism':{'gpus':8}}", "precision", "bf16_master" },
+	{ "{" LLAMA ",'method':'lora','parallelism':{'gpus':8,'strategy':'ddp'}}", "precision", "bf16_mixed" },
+	{ "{" LLAMA ",'framework':'axolotl','parallelism':{'gpus':8,'strategy':'zero2'}}", "precision", "bf16_master" },
+	{ "{" LLAMA ",'framework':'axolotl','parallelism':{'gpus':8,'strategy':'fsdp'}}", "precision", "bf16_mixed" },
+	{ "{" LLAMA ",'framework':'axolotl','parallelism':{'gpus':8,'strategy':'ddp'}}", "precision", "bf16_autocast" },
+	{ "{" LLAMA ",'parallelism':{'gpus':8,'strategy':'fsdp'}}", "precision", "bf16_master" },
 	{ "{" THUMB ",'method':'lora'}", "lora.adapter_dtype", "fp32" },
 	{ "{" THUMB ",'method':'lora'}", "lora.target_modules", "all-linear" },
 	{ "{" THUMB ",'method':'lora','lora':{'rank':8}}", "lora.alpha", "16" },
