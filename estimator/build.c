@@ -86,10 +86,15 @@ uint8_t est_loaded_element(const struct est_request *request)
 	return est_is_mixed(request->precision) || request->precision == EST_PURE_FP32 ? EST_32BIT : EST_16BIT;
 }
 
+/* A parameter that will be sharded has no memory yet. */
 static void cast_leaf(struct est_pass *pass, struct est_leaf *leaf, uint8_t element)
 {
 	struct est_tensor old = leaf->value;
 
+	if (!old.storage) {
+		leaf->value.element = element;
+		return;
+	}
 	leaf->value = est_hold(est_empty_as(pass->tape, old.numel, element, EST_WEIGHTS));
 	leaf->value.source = old.source;
 	est_drop(pass->tape, old);
@@ -101,7 +106,7 @@ static void upcast(struct est_pass *pass)
 	if (pass->request->quantization.type == EST_GPTQ || pass->request->quantization.type == EST_HQQ)
 		return;
 	for (uint32_t i = pass->first_leaf; i < pass->tape->leaf_count; i++)
-		if (est_is_16bit(pass->tape->leaves[i].value.element))
+		if (est_is_16bit(pass->tape->leaves[i].value.element) && !pass->tape->leaves[i].packed)
 			cast_leaf(pass, &pass->tape->leaves[i], EST_32BIT);
 	pass->parameter_element = EST_32BIT;
 }

@@ -214,16 +214,42 @@ static unsigned unit_of(const struct est_schedule *schedule, const struct est_le
 	return est_unit_of_tail(schedule);
 }
 
+/* Optimizers of PyTorch that step a part of a parameter as they would the whole */
+static bool steps_parts(const struct est_request *request)
+{
+	bool steps = request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
+		     || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
+
+	return steps && !request->fuse_optimizer_in_backward;
+}
+
+/* torchao's quantise the states of a DTensor's own shard. (bitsandbytes' kernels and Adafactor's mixed operands refuse DTensors.) */
+static bool steps_dtensors(const struct est_request *request)
+{
+	bool quantises = request->optimizer == EST_ADAMW_8BIT_TORCHAO || request->optimizer == EST_ADAMW_4BIT
+			 || request->optimizer == EST_ADAMW_FP8;
+
+	return steps_parts(request) || (quantises && !request->fuse_optimizer_in_backward);
+}
+
+static bool models_words(const struct est_request *request)
+{
+	return (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM;
+}
+
+/* The model's own loss, over logits */
+static bool has_plain_loss(const struct est_request *request)
+{
+	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
+
+	return models_words(request)
+	       && (request->loss == EST_LOSS_STANDARD || request->loss == EST_LOSS_VOCAB_PARALLEL || chunks_words);
+}
+
 /* What is held against traces; anything else is a static share (sharding.h). */
 bool est_schedule_is_plain(const struct est_request *request)
 {
-	bool plain_step = request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
-			  || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
-	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
-	bool plain_loss = (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM
-			  && !request->liger_kernel && (request->loss == EST_LOSS_STANDARD || request->loss == EST_LOSS_VOCAB_PARALLEL || chunks_words);
-
-	return plain_step && plain_loss && !request->fuse_optimizer_in_backward;
+	return steps_parts(request) && has_plain_loss(request) && !request->liger_kernel;
 }
 
 /* LoRA, and 4-bit QLoRA as it is quantised. */
@@ -262,14 +288,17 @@ static bool is_replayed_fsdp1(const struct est_request *request)
 	       && request->offload.parameters == EST_ON_GPU;
 }
 
-/* Full models and adapters; gathered in 16 bits or in fp32, without masters. */
+/* Full models, the last layers of them, and adapters; with fused losses too, which read the head's weight where its unit has gathered
+ * it. PEFT's policy is for adapters. */
 static bool is_replayed_fsdp2(const struct est_request *request)
 {
-	bool master = est_has_master(request);
-	bool policy = request->parallelism.wrap == EST_WRAP_PEFT;
+	const struct est_quantization *q = &request->quantization;
+	bool fused = models_words(request) && (request->loss == EST_LOSS_LIGER || request->loss == EST_LOSS_CUT_CROSS_ENTROPY);
+	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
-	return est_schedule_is_plain(request) && (request->method == EST_FULL ? !policy : adapts_plainly(request)) && !master
-	       && request->precision != EST_BF16_AUTOCAST;
+	return steps_dtensors(request) && (has_plain_loss(request) || fused) && (request->method != EST_QLORA || packs)
+	       && request->lora.modules_to_save.count == 0
+	       && (est_has_adapters(request) || request->parallelism.wrap != EST_WRAP_PEFT);
 }
 
 bool est_schedule_wanted(const struct est_request *request)
@@ -427,7 +456,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	}
 	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
 	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
-	schedule->norm_is_roots = sees ? !schedule->root_leaves_at_loss : schedule->has_tail && request->method != EST_FULL;
+	schedule->norm_is_roots = sees ? !schedule->root_leaves_at_loss : schedule->has_tail && est_has_adapters(request);
 	if (request->loss == EST_LOSS_VOCAB_PARALLEL) /* which is computed outside of the model */
 		schedule->root_leaves_at_loss = false;
 	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;

@@ -96,6 +96,7 @@ struct est_leaf {
 	uint32_t uses;              /* edges of the running graph that still have to arrive */
 	bool parameter;             /* its gradient counts as one; a checkpoint's input is none */
 	bool of_4bit;               /* a bias beside a weight of 4 bits */
+	bool packed;                /* such a weight, in whatever type it is stored */
 	bool idle;                  /* a parameter that the forward does not run: it requires a gradient, and none comes */
 	bool reference;             /* of a reference model: it would require a gradient, but is only used without */
 	uint64_t rows;              /* of a matrix, as its module shapes it; of all matrices of a stack; 0: a vector */

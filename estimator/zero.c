@@ -11,14 +11,13 @@ static bool steps_elements(enum est_optimizer optimizer)
 	       || optimizer == EST_SGD_MOMENTUM;
 }
 
-/* Full models and adapters, also over weights in 4 bits, which the engine's cast to the 16 bits of the rest passes
- * by. */
+/* Also over weights in 4 bits, which the engine's cast to the 16 bits of the rest passes by. */
 static bool trains_halves(const struct est_request *request)
 {
 	bool quantised = request->method == EST_QLORA && request->quantization.bits == 4
 			 && request->quantization.type != EST_HQQ && request->quantization.type != EST_MXFP4;
 
-	return est_has_master(request) && (request->method == EST_FULL || request->method == EST_LORA || quantised);
+	return est_has_master(request) && (request->method != EST_QLORA || quantised);
 }
 
 /* ZeRO-1 with fp32 gradients is another optimizer of DeepSpeed's, bf16_optimizer.py: not modelled. */

@@ -350,12 +350,10 @@ static bool quantises(const struct est_request *request)
 
 bool est_zero3_wanted(const struct est_request *request)
 {
-	bool whole = !request->lora.dora && request->lora.modules_to_save.count == 0;
-	bool adapts = (request->method == EST_LORA || quantises(request)) && whole;
+	bool adapts = (request->method == EST_LORA || quantises(request)) && request->lora.modules_to_save.count == 0;
 
 	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && est_has_master(request)
-	       && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD
-	       && (request->method == EST_FULL || adapts);
+	       && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD && (adapts || !est_has_adapters(request));
 }
 
 /* "auto": as Transformers fills it in */

@@ -99,7 +99,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              274, 0.01, 0.60, 0.60, 0.41 },
+	{ NULL,                              306, 0.01, 0.60, 0.50, 0.38 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -124,7 +124,7 @@ static const struct gate distributed[] = {
 	{ "expert fsdp full",                  7, 0.01, 0.10, 0.01, 0.01 },
 	{ "expert hsdp full",                  1, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero1 full ",                       6, 0.01, 0.10, 0.01, 0.01 },
-	{ "zero2 full ",                       9, 0.01, 0.10, 0.01, 0.01 },
+	{ "zero2 full ",                      10, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero2 qlora ",                      1, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero2 lora ",                       2, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero3 full ",                      30, 0.02, 0.60, 0.30, 0.30 },
@@ -147,6 +147,15 @@ static const struct gate distributed[] = {
 	{ "tower zero1 full",                    1, 0.01, 0.01, 0.01, 0.01 },
 	{ "tower zero2 full",                    5, 0.01, 0.01, 0.01, 0.01 },
 	{ "tower zero2 adapters",                1, 0.01, 0.01, 0.01, 0.01 },
+	{ "shards masters",                      6, 0.01, 0.01, 0.02, 0.01 },
+	{ "shards autocast",                     3, 0.01, 0.01, 0.01, 0.01 },
+	{ "shards liger",                        7, 0.01, 0.01, 0.15, 0.02 },
+	{ "shards freeze",                       4, 0.01, 0.01, 0.02, 0.05 },
+	{ "shards adapters",                     5, 0.01, 0.01, 0.10, 0.01 },
+	{ "shards torchao",                      3, 0.01, 0.01, 0.01, 0.01 },
+	{ "zero2 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
+	{ "zero3 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
+	{ "zero3 dora",                          1, 0.01, 0.01, 0.90, 0.90 },
 	{ .rows = 0 },
 };
 /* torch.compile */

@@ -446,6 +446,46 @@ START_TEST(fsdp1_is_replayed_or_static)
 }
 END_TEST
 
+START_TEST(fsdp2_is_replayed_or_static)
+{
+	struct est_request requests[10];
+	bool wanted = _i < 6;
+
+	for (int i = 0; i < COUNT(requests); i++)
+		requests[i] = sharded(i % 2 ? EST_FSDP : EST_HSDP);
+	requests[1].precision = EST_BF16_MASTER;
+	requests[2].precision = EST_BF16_AUTOCAST;
+	requests[3].method = EST_FREEZE;
+	requests[4].liger_kernel = true;
+	requests[4].loss = EST_LOSS_LIGER;
+	requests[5].optimizer = EST_ADAMW_8BIT_TORCHAO;
+	requests[6].optimizer = EST_ADAMW_8BIT; /* its kernels refuse DTensors */
+	requests[7].objective = EST_DPO;
+	requests[8].loss = EST_LOSS_CHUNKED;
+	requests[9].fuse_optimizer_in_backward = true;
+	ck_assert(est_schedule_wanted(&requests[_i]) == wanted);
+	ck_assert(est_sharding_is_static(&requests[_i]) != wanted);
+}
+END_TEST
+
+/* The fp32 masters are of a rank's shards: with AdamW 12 bytes for each of its elements, beside 2 of the weight. */
+START_TEST(masters_are_of_shards)
+{
+	struct est_request request = sharded(EST_FSDP);
+	struct est_model model = llama(false);
+	uint64_t mixed, masters;
+
+	request.precision = EST_BF16_MIXED;
+	trace(&model, &request);
+	mixed = walk_through(EST_PART_LOAD, EST_WEIGHTS).end;
+	request.precision = EST_BF16_MASTER;
+	trace(&model, &request);
+	masters = walk_through(EST_PART_LOAD, EST_OPTIMIZER).end;
+	ck_assert_uint_eq(masters, mixed);
+	ck_assert_uint_lt(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, mixed);
+}
+END_TEST
+
 /* ---- DDP */
 
 /* The reducer's buckets hold as many bytes as the gradients, which lie beside them or are views of them. */
@@ -552,6 +592,8 @@ int main(void)
 	tcase_add_test(test, boundaries_outside_of_units_stay);
 	tcase_add_test(test, fsdp2_makes_no_unit_of_a_layer_by_pefts_policy);
 	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
+	tcase_add_loop_test(test, fsdp2_is_replayed_or_static, 0, 10);
+	tcase_add_test(test, masters_are_of_shards);
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
 	tcase_add_test(test, buckets_are_made_anew_before_the_second_step);
 	tcase_add_loop_test(test, views_of_buckets_begin_with_the_micro_batch_that_is_reduced, 0, 2);
