@@ -79,6 +79,42 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 	return weight;
 }
 
+/* ---- copy.deepcopy() of a Linear4bit: Params4bit copies its quantisation, and the module's dictionary once more */
+
+static void copy_part(struct est_tape *tape, uint64_t numel, uint8_t element, struct est_copied_4bit *copied)
+{
+	copied->part[copied->count++] = est_hold(est_empty_as(tape, numel, element, EST_BUFFERS));
+}
+
+static void copy_quant_state(struct est_tape *tape, const struct est_linear *linear, struct est_copied_4bit *copied)
+{
+	uint64_t count = blocks(linear->in * linear->out, BLOCK);
+
+	copy_part(tape, count, linear->nested ? EST_BYTE : EST_32BIT, copied);
+	copy_part(tape, QUANT_MAP_BYTES, EST_BYTE, copied);
+	if (!linear->nested)
+		return;
+	copy_part(tape, 1, EST_32BIT, copied); /* offset */
+	copy_part(tape, blocks(count, NESTED_BLOCK), EST_32BIT, copied);
+	copy_part(tape, CODE_BYTES, EST_BYTE, copied);
+}
+
+void est_copy_4bit(struct est_tape *tape, const struct est_linear *linear, struct est_copied_4bit *ret)
+{
+	ret->count = 0;
+	copy_quant_state(tape, linear, ret);
+	copy_part(tape, (linear->in * linear->out + 1) / 2, EST_BYTE, ret);
+	if (linear->has_bias)
+		copy_part(tape, linear->out, tape->leaves[linear->bias].value.element, ret);
+	copy_quant_state(tape, linear, ret);
+}
+
+void est_drop_copied(struct est_tape *tape, const struct est_copied_4bit *copied)
+{
+	for (unsigned i = 0; i < copied->count; i++)
+		est_drop(tape, copied->part[i]);
+}
+
 /* ---- 4 bits: the weight is dequantised for each product, forward and backward */
 
 /* dequantize_4bit(): in the dtype that was quantised */

@@ -42,6 +42,60 @@ static struct est_tensor base_weight(struct est_tape *tape, const struct est_lin
 	return est_hold(est_to(tape, weight, element));
 }
 
+/* ---- loading */
+
+/* The type of the base's weight with its update */
+static uint8_t summed_element(const struct est_linear *base, uint8_t element)
+{
+	return base->base == EST_BASE_INT8 ? EST_32BIT : element;
+}
+
+/* lora_B @ lora_A, of fp16 multiplied in fp32: lora_A.float(), lora_B.float(), and back */
+static struct est_tensor first_update(struct est_pass *pass, const struct est_linear *base, uint8_t element,
+				      struct est_tensor in_fp32[2])
+{
+	uint64_t rank = (uint64_t)pass->request->lora.rank, n = base->in * base->out;
+	bool halves = element != EST_32BIT && pass->request->base_dtype == EST_FP16;
+	struct est_tensor update, half;
+
+	in_fp32[0] = in_fp32[1] = est_none;
+	if (!halves)
+		return est_hold(est_empty_as(pass->tape, n, element, EST_BUFFERS));
+	in_fp32[0] = est_empty_as(pass->tape, base->in * rank, EST_32BIT, EST_BUFFERS);
+	in_fp32[1] = est_empty_as(pass->tape, base->out * rank, EST_32BIT, EST_BUFFERS);
+	update = est_empty_as(pass->tape, n, EST_32BIT, EST_BUFFERS);
+	half = est_empty_as(pass->tape, n, element, EST_BUFFERS);
+	est_drop(pass->tape, update);
+	return half;
+}
+
+/* linalg.norm(weight + scaling * lora_weight, dim=1), whose graph lives as long as the call */
+struct est_tensor est_dora_magnitude(struct est_pass *pass, const struct est_linear *base, uint8_t element)
+{
+	uint8_t summed = summed_element(base, element);
+	uint64_t n = base->in * base->out;
+	struct est_tensor weight = est_none, update, scaled, sum, norm, in_fp32[2];
+	struct est_copied_4bit copied = { .count = 0 };
+	struct est_tape *tape = pass->tape;
+
+	if (base->base == EST_BASE_4BIT)
+		est_copy_4bit(tape, base, &copied);
+	if (base->base != EST_BASE_DENSE)
+		weight = est_dequantize(tape, base);
+	update = first_update(pass, base, element, in_fp32);
+	scaled = est_empty_as(tape, n, element, EST_BUFFERS);
+	sum = est_empty_as(tape, n, summed, EST_BUFFERS);
+	est_drop(tape, scaled);
+	norm = est_parameter_empty(pass, base->out, summed);
+	est_drop(tape, sum);
+	est_drop(tape, update);
+	est_drop(tape, in_fp32[1]);
+	est_drop(tape, in_fp32[0]);
+	est_drop(tape, weight);
+	est_drop_copied(tape, &copied);
+	return norm;
+}
+
 struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x,
 			   struct est_tensor result)
 {

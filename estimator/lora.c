@@ -16,35 +16,51 @@ static bool is_listed(const struct est_names *names, const char *name)
 	return !names->all && est_is_target(names, name);
 }
 
-static uint32_t adapter_parameter(struct est_pass *pass, uint64_t numel)
+/* A trainable leaf of what was made as value. */
+static uint32_t adapter_leaf(struct est_pass *pass, struct est_tensor value)
 {
 	uint32_t leaf;
 
 	est_modules_new(pass->tape, 1);
-	leaf = est_leaf_new(pass->tape, est_parameter_empty(pass, numel, pass->parameter_element), true, true);
+	leaf = est_leaf_new(pass->tape, value, true, true);
 	pass->tape->leaves[leaf].idle = pass->idle;
 	return leaf;
 }
 
-/* lora_A and lora_B; NULL when the arena is too small */
-static struct est_adapter *make_adapter(struct est_pass *pass, uint64_t in, uint64_t out, uint64_t rank)
+static uint32_t adapter_parameter(struct est_pass *pass, uint64_t numel, uint8_t element)
+{
+	return adapter_leaf(pass, est_parameter_empty(pass, numel, element));
+}
+
+/* _move_adapter_to_device_of_base_layer: in the dtype of the base's weight, or in what bitsandbytes and HQQ compute;
+ * packed integers leave them in fp32 */
+static uint8_t moved_element(const struct est_pass *pass, const struct est_linear *base)
+{
+	if (base->base == EST_BASE_DENSE)
+		return pass->parameter_element;
+	return base->base == EST_BASE_INT8 || base->base == EST_BASE_GPTQ ? EST_32BIT : EST_16BIT;
+}
+
+/* lora_A and lora_B beside base; NULL when the arena is too small */
+static struct est_adapter *make_adapter(struct est_pass *pass, const struct est_linear *base, uint64_t rank)
 {
 	const struct est_lora *lora = &pass->request->lora;
+	uint8_t element = moved_element(pass, base);
 	struct est_adapter *adapter = est_arena_take(pass->tape->arena, 1, sizeof(*adapter));
 
 	if (!adapter)
 		return NULL;
 	if (pass->model->architecture == EST_ARCH_TORCHTUNE)
 		adapter->forward = est_plain_lora_linear;
-	adapter->a = (struct est_linear){ .in = in, .out = rank };
-	adapter->b = (struct est_linear){ .in = rank, .out = out };
-	adapter->a.weight = adapter_parameter(pass, in * rank);
-	adapter->b.weight = adapter_parameter(pass, rank * out);
+	adapter->a = (struct est_linear){ .in = base->in, .out = rank };
+	adapter->b = (struct est_linear){ .in = rank, .out = base->out };
+	adapter->a.weight = adapter_parameter(pass, base->in * rank, element);
+	adapter->b.weight = adapter_parameter(pass, rank * base->out, element);
 	adapter->dropout = lora->dropout;
 	adapter->scales = lora->rslora || (int64_t)lora->alpha != lora->rank;
 	adapter->dora = lora->dora;
 	if (lora->dora)
-		adapter->magnitude = adapter_parameter(pass, out);
+		adapter->magnitude = adapter_leaf(pass, est_dora_magnitude(pass, base, element));
 	for (unsigned i = 0; i < 2; i++) {
 		struct est_linear *part = i == 0 ? &adapter->a : &adapter->b;
 
@@ -67,7 +83,7 @@ static void cut_adapter(struct est_pass *pass, const struct est_linear *linear, 
 
 bool est_lora_wrap(struct est_pass *pass, struct est_linear *linear)
 {
-	struct est_adapter *adapter = make_adapter(pass, linear->in, linear->out, (uint64_t)pass->request->lora.rank);
+	struct est_adapter *adapter = make_adapter(pass, linear, (uint64_t)pass->request->lora.rank);
 
 	if (!adapter)
 		return false;
@@ -116,11 +132,11 @@ static bool wrap_experts(struct est_pass *pass, struct est_experts *experts)
 	const struct est_names *targets = &pass->request->lora.target_modules;
 	uint64_t rank = (uint64_t)(pass->request->lora.rank * model->num_experts);
 	uint64_t hidden = (uint64_t)model->hidden_size, width = (uint64_t)model->moe_intermediate_size;
+	const struct est_linear gate_up = { .in = hidden, .out = 2 * width }, down = { .in = width, .out = hidden };
 
-	if (est_adapts_gate_up(model, targets)
-	    && !(experts->gate_up_adapter = make_adapter(pass, hidden, 2 * width, 2 * rank)))
+	if (est_adapts_gate_up(model, targets) && !(experts->gate_up_adapter = make_adapter(pass, &gate_up, 2 * rank)))
 		return false;
-	return !est_adapts_down(model, targets) || (experts->down_adapter = make_adapter(pass, width, hidden, rank));
+	return !est_adapts_down(model, targets) || (experts->down_adapter = make_adapter(pass, &down, rank));
 }
 
 /* Bare parameters after all modules. */
@@ -145,7 +161,7 @@ static bool wrap_part(void *context, const struct est_vision_part *part)
 	if (!est_is_part_adapted(&pass->request->lora.target_modules, part))
 		return true;
 	pass->tape->unit = est_tower_unit(pass->model, part);
-	adapter = make_adapter(pass, part->in, part->out, (uint64_t)pass->request->lora.rank);
+	adapter = make_adapter(pass, &(struct est_linear){ .in = part->in, .out = part->out }, (uint64_t)pass->request->lora.rank);
 	if (adapter && part->kind == EST_PART_LINEAR)
 		pass->tape->leaves[adapter->a.weight].adapts = pass->tape->leaves[adapter->b.weight].adapts = module;
 	return adapter;
@@ -244,7 +260,7 @@ static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t element
 /* A trainable copy of a matrix, which the optimizer takes for what the original is. */
 static uint32_t saved_matrix(struct est_pass *pass, uint32_t original, uint64_t rows, uint64_t columns)
 {
-	uint32_t copy = adapter_parameter(pass, rows * columns);
+	uint32_t copy = adapter_parameter(pass, rows * columns, pass->parameter_element);
 	struct est_leaf *leaves = pass->tape->leaves;
 
 	leaves[copy].rows = rows;
@@ -270,7 +286,7 @@ static void save_linear(struct est_pass *pass, struct est_linear *linear)
 {
 	linear->weight = saved_matrix(pass, linear->weight, linear->out, linear->in);
 	if (linear->has_bias)
-		linear->bias = adapter_parameter(pass, linear->out);
+		linear->bias = adapter_parameter(pass, linear->out, pass->parameter_element);
 }
 
 static void save_classifier(struct est_pass *pass)

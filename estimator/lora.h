@@ -21,6 +21,10 @@ struct est_tensor est_plain_lora_linear(struct est_tape *tape, const struct est_
 struct est_tensor est_dora(struct est_tape *tape, const struct est_linear *base, struct est_tensor x,
 			   struct est_tensor result);
 
+/* DoraLinearLayer.update_layer while the adapters are loaded, in element: the norm of the weight and its update, which
+ * the magnitude begins as. */
+struct est_tensor est_dora_magnitude(struct est_pass *pass, const struct est_linear *base, uint8_t element);
+
 /* ---- lora_experts.c: bare parameters (PEFT's ParamWrapper). adapter NULL: the weight itself, without more ado */
 
 /* B and A in the dtype of the weight, variables of the wrapper's frame. */
@@ -48,6 +52,13 @@ bool est_lora_wrap(struct est_pass *pass, struct est_linear *linear);
 uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear);
 /* bnb.nn.Linear4bit.forward, bnb.nn.Linear8bitLt.forward */
 struct est_tensor est_quantized_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
+/* copy.deepcopy() of such a layer of 4 bits: tensors of its own, until est_drop_copied(). */
+struct est_copied_4bit {
+	struct est_tensor part[12]; /* two quantisations of five tensors, packed values, a bias */
+	unsigned count;
+};
+void est_copy_4bit(struct est_tape *tape, const struct est_linear *linear, struct est_copied_4bit *ret);
+void est_drop_copied(struct est_tape *tape, const struct est_copied_4bit *copied);
 /* The weight of such a layer, whole: dequantize_4bit(), int8_vectorwise_dequant(). A temporary tensor. */
 struct est_tensor est_dequantize(struct est_tape *tape, const struct est_linear *linear);
 
