@@ -269,6 +269,11 @@ static void check_quantization(const struct est_request *request, const struct e
 			      "must not be mxfp4: gpt-oss alone has checkpoints in it");
 	if (quantization->type == EST_AFFINE && request->framework != EST_MLX)
 		est_fault_add(faults, "/quantization/type", EST_CONTRADICTION, "must not be affine: it is MLX's own quantisation");
+	/* int8_linear_matmul: "Only two or three dimensional matrices are supported for argument A" */
+	if (quantization->type == EST_INT8 && request->accounting == EST_REPLAY && model->kv_lora_rank > 0)
+		est_fault_add(faults, "/quantization/type", EST_CONTRADICTION,
+			      "must not be int8: bitsandbytes multiplies two or three dimensions, and Transformers gives latent "
+			      "attention's kv_b_proj four");
 	if (quantization->group_size == 0)
 		est_fault_add(faults, "/quantization/group_size", EST_OUT_OF_RANGE, "must be -1 or at least 1");
 }
