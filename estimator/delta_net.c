@@ -10,6 +10,8 @@ struct delta {
 	struct est_variables frame; /* of torch_chunk_gated_delta_rule */
 	uint64_t heads, chunks;     /* chunks of all sequences */
 	uint64_t key, value;        /* of all value heads, padded to whole chunks */
+	bool permuted;              /* q and k stay in the order of the projections: no cast, no padding has copied them; */
+	bool scattered;             /* their heads lie within a position, so that a chunk of several sequences is no stack either */
 	struct est_tensor q, k, v, beta, decay, k_beta, v_beta, cum_decay, intra_chunk_attn, new_values, k_cumdecay,
 		chunk_decay;
 };
@@ -88,6 +90,20 @@ static void prepare(struct est_pass *pass, const struct est_tensor qkv[3], struc
 	est_drop(tape, beta);
 }
 
+/* a @ b^T of all chunks: of what is permuted matmul() cannot see a stack of matrices, and copies it. Both are borrowed. */
+static struct est_tensor scores_of(struct est_tape *tape, const struct delta *delta, struct est_tensor a, struct est_tensor b,
+				   uint64_t numel)
+{
+	struct est_tensor in[2] = { a, b }, out;
+
+	for (unsigned i = 0; i < 2; i++)
+		in[i] = est_hold(delta->permuted ? est_contiguous(tape, est_alias(tape, in[i])) : est_alias(tape, in[i]));
+	out = est_chunk_product(tape, in[0], in[1], numel);
+	for (unsigned i = 0; i < 2; i++)
+		est_drop(tape, in[i]);
+	return out;
+}
+
 /* What each chunk is to itself: the decays between its positions, its attention, and the deltas that the scan starts
  * from */
 static void transform(struct est_tape *tape, struct delta *delta)
@@ -111,8 +127,8 @@ static void transform(struct est_tape *tape, struct delta *delta)
 	est_drop(tape, pairwise);
 	pairwise = est_keep(&delta->frame, est_exp(tape, masked));
 	est_drop(tape, masked);
-	ut_system = est_keep(&delta->frame, est_mul(tape, est_chunk_product(tape, delta->k_beta, delta->k, scores), pairwise));
-	delta->intra_chunk_attn = est_keep(&delta->frame, est_mul(tape, est_chunk_product(tape, delta->q, delta->k, scores), pairwise));
+	ut_system = est_keep(&delta->frame, est_mul(tape, scores_of(tape, delta, delta->k_beta, delta->k, scores), pairwise));
+	delta->intra_chunk_attn = est_keep(&delta->frame, est_mul(tape, scores_of(tape, delta, delta->q, delta->k, scores), pairwise));
 	decayed = est_exp(tape, delta->cum_decay);
 	decayed = est_keep(&delta->frame, est_mul(tape, delta->k_beta, decayed));
 	delta->new_values = est_keep(&delta->frame, solve_triangular(tape, ut_system, delta->v_beta));
@@ -143,12 +159,20 @@ struct step {
 };
 
 /* Elements of fp32 that a chunk's products and its state keep: the state and v_new, or, under autocast, casts of all
- * operands */
-static uint64_t kept_by_chunk(const struct est_tape *tape, const struct step *step)
+ * operands; copies of q and k */
+static uint64_t kept_by_chunk(const struct est_tape *tape, const struct delta *delta, const struct step *step)
 {
 	if (!tape->autocast)
-		return step->state + step->value;
+		return step->state + step->value + (delta->scattered ? 2 * step->key : 0);
 	return step->state + (3 * step->key + 2 * step->state + step->scores + 2 * step->value) / 2;
+}
+
+/* A chunk of q or k, for a product */
+static struct est_tensor chunk_of(struct est_tape *tape, const struct delta *delta, struct est_tensor x, uint64_t numel)
+{
+	struct est_tensor part = est_part(tape, x, numel);
+
+	return delta->scattered ? est_contiguous(tape, part) : part;
 }
 
 /* One chunk, or several that are run as one: ret_core, held, moves in and out; frame[0..1]: v_new and
@@ -163,7 +187,7 @@ static void scan_chunk(struct est_tape *tape, const struct delta *delta, const s
 	est_finish(tape, k);
 	est_drop(tape, frame[0]);
 	frame[0] = v_new;
-	k = est_part(tape, delta->q, step->key);
+	k = chunk_of(tape, delta, delta->q, step->key);
 	inter = est_hold(est_chunk_product(tape, k, state, step->value));
 	est_finish(tape, k);
 	est_drop(tape, frame[1]);
@@ -171,7 +195,7 @@ static void scan_chunk(struct est_tape *tape, const struct delta *delta, const s
 	k = est_part(tape, delta->intra_chunk_attn, step->scores);
 	out = est_chunk_product(tape, k, v_new, step->value);
 	est_finish(tape, k);
-	*ret_core = est_copy_into_slice(tape, *ret_core, est_add(tape, inter, out), (several - 1) * kept_by_chunk(tape, step));
+	*ret_core = est_copy_into_slice(tape, *ret_core, est_add(tape, inter, out), (several - 1) * kept_by_chunk(tape, delta, step));
 }
 
 /* state * decay + key^T @ v_new; state, held, moves in, the result is held */
@@ -179,7 +203,7 @@ static struct est_tensor update_state(struct est_tape *tape, const struct delta 
 				      struct est_tensor state, struct est_tensor v_new)
 {
 	struct est_tensor decayed = est_mul(tape, state, est_part(tape, delta->chunk_decay, step->ends)),
-		k = est_part(tape, delta->k, step->key);
+		k = chunk_of(tape, delta, delta->k, step->key);
 	struct est_tensor update = est_chunk_product(tape, k, v_new, step->state);
 
 	est_finish(tape, k);
@@ -226,11 +250,16 @@ static struct est_tensor chunk_gated_delta_rule(struct est_pass *pass, const str
 	uint8_t element = qkv[0].element;
 	struct est_tensor core;
 
+	delta.scattered = element == EST_32BIT && pass->batch > 1 && pass->sequence % EST_CHUNK == 0
+			  && model->linear_num_value_heads > model->linear_num_key_heads;
+	delta.permuted = element == EST_32BIT && chunks > pass->batch && pass->sequence % EST_CHUNK == 0;
 	prepare(pass, qkv, beta, g, &delta);
 	transform(tape, &delta);
 	core = scan(pass, &delta);
 	/* in columns, as the solver's results are: reshape copies */
-	core = est_slice(tape, est_contiguous(tape, est_give_up(core)), qkv[2].numel);
+	core = est_contiguous(tape, est_give_up(core));
+	if (core.numel != qkv[2].numel) /* a slice of everything is no slice */
+		core = est_slice(tape, core, qkv[2].numel);
 	core = est_to(tape, core, element);
 	est_variables_drop(tape, &delta.frame);
 	return core;
