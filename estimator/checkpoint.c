@@ -286,7 +286,7 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 		est_autocast_exit(tape);
 	tape->autocast = autocast;
 	beside = take_beside(tape);
-	if (beside.numel)
+	if (beside.requires_grad)
 		est_tape_seed(tape, beside, est_alias(tape, zeros));
 	/* the caller keeps its gradients and the outputs until it returns */
 	est_tape_backward(tape, first, out, est_alias(tape, node->grad[0]));
@@ -337,6 +337,8 @@ static struct est_tensor checkpoint_reentrant(struct est_tape *tape, const struc
 	node->context = context;
 	save_kept(tape, node, context->input);
 	save_kept(tape, node, context->call.second);
+	for (unsigned i = 0; i < EST_CALL_KWARGS; i++) /* in the function that the node keeps */
+		est_attach(tape, node, call->kwargs[i]);
 	tape->no_grad = true;
 	out = est_call_run(tape, call, input);
 	tape->no_grad = no_grad;

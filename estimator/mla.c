@@ -227,8 +227,8 @@ static void expand_kv(struct est_pass *pass, const struct est_layer *layer, stru
 	est_drop(tape, kv);
 }
 
-/* GLM-5's layers return their choice, for the next ones to take, but for a recomputation's, which ends with the
- * layer; choice moves in */
+/* GLM-5's layers return their choice, for the next ones to take; a reentrant checkpoint holds what its recomputation
+ * returns until the layer's backward is over. choice moves in */
 static void hand_on(struct est_pass *pass, struct est_tensor choice)
 {
 	if (pass->model->architecture != EST_ARCH_GLM_MOE_DSA)
@@ -236,7 +236,7 @@ static void hand_on(struct est_pass *pass, struct est_tensor choice)
 	else if (pass->runs_layers)
 		pass->next_indices = choice;
 	else
-		pass->frame = choice;
+		pass->tape->beside = choice;
 }
 
 /* Attention under the mask of the tokens that were chosen, where the model chooses. frame: what is held to the end */
