@@ -149,6 +149,16 @@ static struct est_tensor last_sums(const struct est_pass *pass, const struct sca
 			 scan->a_cumsum.numel / (uint64_t)pass->model->ssm_chunk_size);
 }
 
+/* einsum("bzch,bzhpn->bchpn"): of one sequence heads are the first dimension of a stack already, and nothing is copied */
+static struct est_tensor sum_states(const struct est_pass *pass, struct est_tensor decay_chunk, struct est_tensor states,
+				    uint64_t numel)
+{
+	bool several = pass->batch > 1;
+	struct operand decays = { decay_chunk, false, false }, summed = { states, several, false };
+
+	return several ? einsum_permuted(pass->tape, decays, summed, numel) : einsum(pass->tape, decays, summed, numel);
+}
+
 /* 2. and 3.: the states of each chunk, and where each chunk begins: new_states[:, :-1] */
 static struct est_tensor scan_between_chunks(struct est_pass *pass, struct scan *scan)
 {
@@ -165,9 +175,7 @@ static struct est_tensor scan_between_chunks(struct est_pass *pass, struct scan 
 	last = last_sums(pass, scan);
 	last = est_pad(tape, last, last.numel / chunks * (chunks + 1));
 	decay_chunk = est_keep(&scan->frame, est_exp(tape, segment_sum(tape, last, chunks + 1)));
-	new_states = est_keep(&scan->frame, einsum_permuted(tape, (struct operand){ decay_chunk, false, false },
-							    (struct operand){ states, true, false },
-						scan->size.chunk_states + one_state));
+	new_states = est_keep(&scan->frame, sum_states(pass, decay_chunk, states, scan->size.chunk_states + one_state));
 	est_drop(tape, states);
 	return est_keep(&scan->frame, est_slice(tape, est_alias(tape, new_states), scan->size.chunk_states));
 }
