@@ -38,7 +38,6 @@ static void build_projection(struct est_pass *pass, struct est_linear *linear, b
 
 	est_build_linear(pass, linear, hidden, hidden, false);
 	pass->tape->leaves[linear->weight].inner = !named_embed;
-	pass->tape->leaves[linear->weight].linear = true;
 }
 
 void est_altup_build(struct est_pass *pass)

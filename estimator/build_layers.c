@@ -234,6 +234,13 @@ void est_build_cut(struct est_pass *pass, struct est_linear *linear, enum est_cu
 		pass->tape->leaves[linear->bias].parts = pass->tensor.ranks;
 }
 
+/* Of what lies beside attention and MLP, optim_target_modules finds nothing by their names. */
+static bool is_beside_blocks(const struct est_module *module)
+{
+	return module->offset == offsetof(struct est_layer, per_layer_input_gate)
+	       || module->offset == offsetof(struct est_layer, per_layer_projection);
+}
+
 static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
 {
 	bool quantizes = pass->quantizes, routes = module->out == EST_WIDTH_EXPERT_COUNT;
@@ -248,7 +255,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	pass->parameter_element = element;
 	est_build_cut(pass, linear, est_cut_of(module));
 	pass->tape->leaves[linear->weight].inner = true;
-	pass->tape->leaves[linear->weight].linear = true;
+	pass->tape->leaves[linear->weight].linear = !is_beside_blocks(module);
 	linear->permuted = pass->batch > 1 /* else it is a matrix still, as it lies */
 			   && (module->out == EST_WIDTH_GATES || module->out == EST_WIDTH_DELTA_HEADS
 			       || module->out == EST_WIDTH_DELTA_BA || module->out == EST_WIDTH_SSM_CONV

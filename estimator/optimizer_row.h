@@ -12,7 +12,7 @@ struct est_trained {
 	uint64_t rows, columns;  /* 0 for a vector; of a stack of matrices the rows of all, the columns of each side by side */
 	uint8_t element;         /* bytes of what is stepped, and of its gradient */
 	bool inner;              /* a matrix within a decoder layer: no embedding, no head */
-	bool linear;             /* and of an nn.Linear: no router */
+	bool linear;             /* and of an nn.Linear of attention or an MLP: no router */
 };
 
 struct est_stepping;

@@ -22,7 +22,7 @@ void est_per_layer_inputs_build(struct est_pass *pass)
 	pass->embed_tokens_per_layer = est_build_matrix(pass, (uint64_t)model->vocab_size_per_layer_input, width_of_all(model));
 	pass->quantizes = pass->request->method == EST_QLORA;
 	est_build_linear(pass, projection, (uint64_t)model->hidden_size, width_of_all(model), false);
-	pass->tape->leaves[projection->weight].inner = pass->tape->leaves[projection->weight].linear = true;
+	pass->tape->leaves[projection->weight].inner = true;
 	pass->quantizes = false;
 	est_build_norm(pass, &pass->per_layer_projection_norm, (uint64_t)model->hidden_size_per_layer_input);
 	pass->frozen = false;

@@ -102,7 +102,7 @@ struct est_leaf {
 	uint64_t rows;              /* of a matrix, as its module shapes it; of all matrices of a stack; 0: a vector */
 	uint64_t stack;             /* how many matrices lie in a 3-D parameter of experts; 0: it is none */
 	bool inner;                 /* a matrix within a decoder layer: no embedding, no head */
-	bool linear;                /* and of an nn.Linear: no router */
+	bool linear;                /* and of an nn.Linear of attention or an MLP: no router */
 	uint32_t module;            /* whose parameter it is: numbers are given in the order of construction, see est_module_hooks */
 	uint32_t adapts;            /* of an adapter: the module that it adapts; else 0 */
 	uint32_t shared_with;       /* another module that reads it: the head where it is tied; 0: none */
