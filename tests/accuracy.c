@@ -43,7 +43,7 @@ struct gate {
 
 /* clang-format off */
 static const struct gate single[] = {
-	{ NULL,                              543, 0.01, 0.10, 0.08, 0.10 },
+	{ NULL,                              567, 0.01, 0.10, 0.08, 0.10 },
 	{ "full bf16 checkpointed",          106, 0.01, 0.10, 0.08, 0.02 },
 	{ "lora bf16_mixed checkpointed",     51, 0.01, 0.10, 0.01, 0.01 },
 	{ "full bf16 plain",                  35, 0.01, 0.10, 0.01, 0.01 },
@@ -79,16 +79,16 @@ static const struct gate single[] = {
 	{ "kto lora",                          1, 0.01, 0.10, 0.01, 0.01 },
 	{ "orpo full",                         1, 0.01, 0.10, 0.01, 0.01 },
 	{ "orpo lora",                         1, 0.01, 0.10, 3.50, 3.40 },
-	{ "optim full",                       27, 0.01, 0.10, 0.20, 0.50 },
+	{ "optim full",                       28, 0.01, 0.10, 0.20, 0.50 },
 	{ "encoder full",                     18, 0.01, 0.10, 0.09, 0.01 },
 	{ "partial qlora",                     1, 0.01, 0.10, 0.01, 0.01 },
 	{ "kto full",                          1, 0.01, 0.10, 0.01, 0.01 },
 	{ "liger full",                        7, 0.01, 0.10, 0.01, 0.01 },
 	{ "liger lora",                        1, 0.01, 0.10, 0.01, 0.01 },
 	{ "liger qlora",                       1, 0.01, 0.10, 0.01, 0.01 },
-	{ "random full",                       2, 0.01, 0.10, 0.60, 0.60 },
-	{ "random lora",                       5, 0.01, 0.10, 0.10, 0.12 },
-	{ "random qlora",                      5, 0.02, 0.10, 0.01, 0.01 },
+	{ "random full",                       4, 0.01, 0.10, 0.60, 0.60 },
+	{ "random lora",                       7, 0.01, 0.10, 0.01, 0.01 },
+	{ "random qlora",                      7, 0.02, 0.10, 0.01, 0.01 },
 	{ "phimoe jitter",                    10, 0.01, 0.01, 0.01, 0.01 },
 	{ "kimi linear",                      15, 0.01, 0.01, 0.10, 0.20 },
 	{ "gemma-4 full",                     18, 0.01, 0.10, 0.12, 0.10 },
@@ -96,6 +96,13 @@ static const struct gate single[] = {
 	{ "gemma-4 qlora",                     8, 0.01, 0.10, 0.25, 0.10 },
 	{ "gemma-3n full",                     8, 0.01, 0.10, 0.05, 0.05 },
 	{ "gemma-3n lora",                     4, 0.01, 0.10, 0.01, 0.01 },
+	{ "dora lora",                         3, 0.01, 0.01, 0.03, 0.05 },
+	{ "dora qlora",                        3, 0.01, 0.01, 0.01, 0.01 },
+	{ "hybrid full",                       5, 0.01, 0.01, 0.01, 0.01 },
+	{ "hybrid lora",                       1, 0.01, 0.01, 0.10, 0.10 },
+	{ "glm-5 full",                        2, 0.01, 0.01, 0.01, 0.01 },
+	{ "selective lora",                    1, 0.01, 0.01, 0.04, 0.04 },
+	{ "selective qlora",                   2, 0.01, 0.01, 0.05, 0.05 },
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
