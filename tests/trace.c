@@ -10,8 +10,8 @@
 #include "estimator/replay.h"
 #include "tests/source.h"
 
-static const char *const part_names[EST_PARTS] = { "load", "rehearsal", "micro_first", "micro_next", "clip", "states",
-						   "update" };
+static const char *const part_names[EST_PARTS] = { "load", "second_step", "rehearsal", "micro_first", "micro_next", "clip",
+						   "states", "update" };
 
 static void print_part(const struct est_program *program, enum est_part part, uint64_t *allocated)
 {
