@@ -11,17 +11,30 @@ static const struct {
 	{ "versions.torch", 2013, "2.13" },        { "versions.transformers", 5023, "5.23" },
 	{ "versions.peft", 21, "0.21" },           { "versions.trl", 1016, "1.16" },
 	{ "versions.accelerate", 1015, "1.15" },   { "versions.bitsandbytes", 50, "0.50" },
-	{ "versions.deepspeed", 19, "0.19" },
+	{ "versions.deepspeed", 19, "0.19" },      { "versions.flash_linear_attention", 6, "0.6" },
+	{ "versions.causal_conv1d", 1007, "1.7" }, { "versions.mamba_ssm", 2003, "2.3" },
 };
 static const char newest[] = "torch 2.13, transformers 5.23, peft 0.21";
 
-static bool names_versions(const struct est_request *request)
+/* Packages of kernels that are not named are not there, whatever else is. */
+static bool is_kernels(const struct est_field *field)
+{
+	static const char *const kernels[] = { "versions.flash_linear_attention", "versions.causal_conv1d", "versions.mamba_ssm" };
+
+	for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++)
+		if (!strcmp(field->name, kernels[i]))
+			return true;
+	return false;
+}
+
+/* kernels: those of packages of kernels too */
+static bool names_versions(const struct est_request *request, bool kernels)
 {
 	const struct est_field *field;
 	size_t at = 0;
 
 	while ((field = est_next_named(request, &at)))
-		if (field->kind == EST_FIELD_VERSION)
+		if (field->kind == EST_FIELD_VERSION && (kernels || !is_kernels(field)))
 			return true;
 	return false;
 }
@@ -36,7 +49,7 @@ void cfg_warn_of_versions(const struct est_request *request, struct est_notes *w
 {
 	size_t i;
 
-	if (!names_versions(request))
+	if (!names_versions(request, true))
 		return;
 	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++) {
 		const struct est_field *field = est_field_find(modelled[i].field);
@@ -95,6 +108,6 @@ void cfg_note_assumptions(const struct est_request *request, const struct cfg_re
 			note_default(request, &est_request_fields[i], reasons->text[i], notes);
 	if (is_old_generation(request))
 		note_generation(request, notes);
-	if (!names_versions(request) && request->framework != EST_MLX) /* of which a note says the release */
+	if (!names_versions(request, false) && request->framework != EST_MLX) /* of which a note says the release */
 		est_note_add(notes, "/versions", newest, "not named: the newest that is modelled");
 }

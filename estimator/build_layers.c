@@ -241,6 +241,24 @@ static bool is_beside_blocks(const struct est_module *module)
 	       || module->offset == offsetof(struct est_layer, per_layer_projection);
 }
 
+/* Transformers' own convolution and delta rule work on permuted views of these projections, and so do their gradients; the
+ * kernels' gradients lie as the projections do. */
+static bool comes_back_permuted(const struct est_versions *versions, enum est_width out)
+{
+	switch (out) {
+	case EST_WIDTH_GATES:
+		return true;
+	case EST_WIDTH_SSM_CONV:
+	case EST_WIDTH_DELTA_MIXED:
+		return !versions->causal_conv1d;
+	case EST_WIDTH_DELTA_HEADS:
+	case EST_WIDTH_DELTA_BA:
+		return !versions->flash_linear_attention;
+	default:
+		return false;
+	}
+}
+
 static void build_projection(struct est_pass *pass, const struct est_module *module, struct est_linear *linear)
 {
 	bool quantizes = pass->quantizes, routes = module->out == EST_WIDTH_EXPERT_COUNT;
@@ -257,9 +275,7 @@ static void build_projection(struct est_pass *pass, const struct est_module *mod
 	pass->tape->leaves[linear->weight].inner = true;
 	pass->tape->leaves[linear->weight].linear = !is_beside_blocks(module);
 	linear->permuted = pass->batch > 1 /* else it is a matrix still, as it lies */
-			   && (module->out == EST_WIDTH_GATES || module->out == EST_WIDTH_DELTA_HEADS
-			       || module->out == EST_WIDTH_DELTA_BA || module->out == EST_WIDTH_SSM_CONV
-			       || module->out == EST_WIDTH_DELTA_MIXED);
+			   && comes_back_permuted(&pass->request->versions, module->out);
 	linear->flat = module->in == EST_WIDTH_EXPERT_LATENT || module->out == EST_WIDTH_EXPERT_LATENT;
 	linear->flat |= module->out == EST_WIDTH_EXPERT_COUNT;
 	if (est_architecture_row(pass->model->architecture)->flat_shared_experts || pass->request->parallelism.expert > 1)

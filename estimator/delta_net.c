@@ -1,6 +1,7 @@
-/* The gated delta rule of Qwen3-Next and Qwen3.5 as Transformers' modelling code runs it where
- * flash-linear-attention is not installed: GatedDeltaNet.forward and torch_chunk_gated_delta_rule. */
+/* The gated delta rule of Qwen3-Next and Qwen3.5 as Transformers' modelling code runs it: GatedDeltaNet.forward and,
+ * where flash-linear-attention is not installed (delta_kernel.c), torch_chunk_gated_delta_rule. */
 #include "estimator/chunks.h"
+#include "estimator/kernels.h"
 
 /* The scan is run chunk by chunk up to SCANNED; beyond, some chunks are run as one that keeps as much as all of them
  * and holds as much for a moment as one. */
@@ -299,16 +300,17 @@ static struct est_tensor decays(struct est_tape *tape, const struct est_mixer *m
 }
 
 /* query, key, value of what the convolution gives: heads of their own, whose gradients come back permuted, but for
- * those that are repeated */
+ * those that are repeated, and those of the kernel */
 static void split_heads(struct est_pass *pass, struct est_tensor mixed, struct est_tensor ret[3])
 {
 	const struct est_model *model = pass->model;
 	uint64_t key = pass->tokens * (uint64_t)(model->linear_num_key_heads * model->linear_key_head_dim);
-	bool repeated = model->linear_num_key_heads != model->linear_num_value_heads;
+	bool repeated = model->linear_num_key_heads != model->linear_num_value_heads,
+	     kernel = pass->request->versions.flash_linear_attention != 0;
 
 	est_split(pass->tape, mixed, 3, (const uint64_t[]){ key, key, mixed.numel - 2 * key }, ret);
 	for (unsigned i = 0; i < 3; i++)
-		ret[i] = est_hold(i < 2 && repeated ? ret[i] : est_view_as_heads(pass->tape, ret[i]));
+		ret[i] = est_hold(kernel || (i < 2 && repeated) ? ret[i] : est_view_as_heads(pass->tape, ret[i]));
 }
 
 /* What the layer's input becomes, and what else of the projections lives to the layer's end; all held. */
@@ -348,6 +350,20 @@ static void project_by_head(struct est_pass *pass, const struct est_mixer *mixer
 	ret->mixed = est_hold(est_cat_of(tape, 3, ret_heads));
 }
 
+/* The rule, by the kernel or without, and its result as the norm's rows. */
+static struct est_tensor scan_heads(struct est_pass *pass, const struct est_tensor qkv[3], struct est_tensor beta,
+				    struct est_tensor g)
+{
+	struct est_tensor core;
+
+	if (pass->request->versions.flash_linear_attention)
+		return est_kernel_delta_rule(pass, qkv, g, beta);
+	core = chunk_gated_delta_rule(pass, qkv, beta, g);
+	if (core.element == EST_32BIT) /* no cast has made it contiguous: reshape does */
+		core = est_contiguous(pass->tape, core);
+	return core;
+}
+
 struct est_tensor est_delta_net(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
 {
 	const struct est_mixer *mixer = &layer->mixer;
@@ -367,9 +383,7 @@ struct est_tensor est_delta_net(struct est_pass *pass, const struct est_layer *l
 		est_drop(tape, heads[i]);
 	beta = est_keep(&projected.frame, est_tanh(tape, projected.b)); /* sigmoid */
 	g = est_keep(&projected.frame, decays(tape, mixer, projected.a));
-	core = chunk_gated_delta_rule(pass, qkv, beta, g);
-	if (core.element == EST_32BIT) /* no cast has made it contiguous: reshape does */
-		core = est_contiguous(tape, core);
+	core = scan_heads(pass, qkv, beta, g);
 	core = est_hold(gated_norm(pass, &mixer->norm, est_hold(core), projected.z));
 	x = est_linear(tape, &mixer->out_proj, core);
 	est_drop(tape, core);

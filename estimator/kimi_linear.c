@@ -1,6 +1,7 @@
 /* KimiLinearDeltaAttention of modeling_kimi_linear.py, what is around its rule: a convolution of q, k and v, the gate that says what is
  * forgotten, and one for what comes out. */
 #include "estimator/chunks.h"
+#include "estimator/kernels.h"
 #include "estimator/kimi_delta.h"
 
 /* KimiLinearForgetGate: -exp(A_log) * softplus(f_b_proj(f_a_proj(x)) + dt_bias), the softplus by hand; held */
@@ -46,6 +47,7 @@ static struct est_tensor convolve(struct est_pass *pass, const struct est_layer 
 {
 	struct est_tape *tape = pass->tape;
 	const struct est_linear *projections[3] = { &layer->q_proj, &layer->k_proj, &layer->v_proj };
+	bool permutes = pass->model->linear_num_value_heads > 1 && !pass->request->versions.flash_linear_attention;
 	struct est_tensor in[3], mixed, convolved;
 	uint64_t width;
 
@@ -58,7 +60,7 @@ static struct est_tensor convolve(struct est_pass *pass, const struct est_layer 
 	mixed = est_hold(est_slice(tape, est_give_up(convolved), convolved.numel)); /* mixed_qkv[:, :, -seq_len:] */
 	est_split(tape, mixed, 3, (const uint64_t[]){ width, width, width }, ret);
 	for (unsigned i = 0; i < 3; i++)
-		ret[i] = est_hold(pass->model->linear_num_value_heads > 1 ? est_view_as_heads(tape, ret[i]) : ret[i]);
+		ret[i] = est_hold(permutes ? est_view_as_heads(tape, ret[i]) : ret[i]);
 	return mixed;
 }
 
@@ -71,7 +73,8 @@ struct est_tensor est_kimi_delta_attention(struct est_pass *pass, const struct e
 	mixed = convolve(pass, layer, input, qkv);
 	g = forget_gate(tape, mixer, input);
 	beta = est_hold(est_tanh(tape, est_linear(tape, &mixer->b_proj, input))); /* sigmoid */
-	core = est_chunk_kimi_delta(pass, qkv, beta, g);
+	core = pass->request->versions.flash_linear_attention ? est_hold(est_kernel_kimi_delta(pass, qkv, g, beta))
+							      : est_chunk_kimi_delta(pass, qkv, beta, g);
 	gate = est_hold(est_linear(tape, &mixer->g_b_proj, est_linear(tape, &mixer->g_a_proj, input)));
 	out = est_hold(gated_norm(tape, &mixer->norm, core, gate));
 	x = est_linear(tape, &layer->o_proj, out);

@@ -4,6 +4,7 @@
 #include "estimator/adapters.h"
 #include "estimator/altup.h"
 #include "estimator/build.h"
+#include "estimator/kernels.h"
 #include "estimator/litgpt.h"
 #include "estimator/zero3.h"
 
@@ -101,7 +102,9 @@ static bool wrap(struct est_pass *pass, struct est_layer *layer, const struct es
 	bool wrapped;
 
 	/* the clamped weight of correction_coefs is multiplied by itself */
-	pass->idle = est_is_indexer(module) || module->offset == offsetof(struct est_layer, altup.correction_coefs);
+	pass->idle = est_is_indexer(module) || module->offset == offsetof(struct est_layer, altup.correction_coefs)
+		     || (module->offset == offsetof(struct est_layer, mixer.out_proj)
+			 && est_kernel_runs_mamba2(pass->request, pass->model));
 	wrapped = est_lora_wrap(pass, (struct est_linear *)((char *)layer + module->offset));
 	pass->idle = false;
 	return wrapped;

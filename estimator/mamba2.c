@@ -1,5 +1,6 @@
-/* Mamba-2 as Transformers' modelling code runs it where mamba-ssm is not installed: Mamba2Mixer.forward and
- * mamba2_chunk_scan. */
+/* Mamba-2 as Transformers' modelling code runs it: Mamba2Mixer.forward and, where mamba-ssm is not installed
+ * (mamba_kernel.c), mamba2_chunk_scan. */
+#include "estimator/kernels.h"
 #include "estimator/recurrent.h"
 
 /* Elements of what the scan works on, padded to whole chunks. */
@@ -250,17 +251,18 @@ static struct est_tensor project(struct est_pass *pass, const struct est_mixer *
 	return scaled;
 }
 
-struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+/* What follows the input projection without the kernel that does all of it. projected is borrowed; input, held, moves in */
+static struct est_tensor mix(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor projected,
+			     struct est_tensor a, struct est_tensor input)
 {
-	const struct est_mixer *mixer = &layer->mixer;
 	const struct est_model *model = pass->model;
 	struct est_tape *tape = pass->tape;
 	uint64_t inner = pass->tokens * (uint64_t)est_model_ssm_width(model),
 		conv = pass->tokens * (uint64_t)est_model_conv_width(model);
 	uint64_t groups = (conv - inner) / 2;
-	struct est_tensor input, projected = project(pass, mixer, x, &input), a, parts[3], x_b_c[3], mixed, scanned, out;
+	uint8_t element = input.element;
+	struct est_tensor parts[3], x_b_c[3], mixed, scanned, out, x;
 
-	a = est_hold(est_neg(tape, est_exp(tape, est_to(tape, est_leaf_tensor(tape, mixer->a_log), EST_32BIT))));
 	est_split(tape, projected, 3, (const uint64_t[]){ inner, conv, pass->tokens * (uint64_t)model->ssm_num_heads }, parts);
 	for (unsigned i = 0; i < 3; i++)
 		parts[i] = est_hold(parts[i]);
@@ -273,7 +275,7 @@ struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer
 		x_b_c[i] = est_hold(x_b_c[i]);
 	scanned = est_hold(chunk_scan(pass, mixer, x_b_c, parts[2], a));
 	out = est_hold(gated(pass, mixer, scanned, parts[0]));
-	x = est_linear(tape, &mixer->out_proj, est_to(tape, out, x.element));
+	x = est_linear(tape, &mixer->out_proj, est_to(tape, out, element));
 	est_drop(tape, out);
 	est_drop(tape, scanned); /* scan_result */
 	for (unsigned i = 0; i < 3; i++)
@@ -281,6 +283,22 @@ struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer
 	est_drop(tape, mixed);
 	est_drop(tape, parts[0]);
 	est_drop(tape, parts[2]);
+	return x;
+}
+
+struct est_tensor est_mamba2_mixer(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
+{
+	const struct est_mixer *mixer = &layer->mixer;
+	struct est_tape *tape = pass->tape;
+	struct est_tensor input, projected = project(pass, mixer, x, &input), a;
+
+	a = est_hold(est_neg(tape, est_exp(tape, est_to(tape, est_leaf_tensor(tape, mixer->a_log), EST_32BIT))));
+	if (est_kernel_runs_mamba2(pass->request, pass->model)) {
+		x = est_kernel_mamba2(pass, mixer, projected, a);
+		est_drop(tape, input);
+	} else {
+		x = mix(pass, mixer, projected, a, input);
+	}
 	est_drop(tape, a);
 	est_drop(tape, projected);
 	return x;

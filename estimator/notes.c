@@ -4,6 +4,7 @@
 #include "estimator/compile.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
+#include "estimator/kernels.h"
 #include "estimator/megatron.h"
 #include "estimator/mlx.h"
 #include "estimator/sharding.h"
@@ -108,15 +109,6 @@ static void note_unsloth(const struct est_request *request, const struct est_mod
 			     "Unsloth of August 2026 over Llama's forward: padding and packing change nothing, attention takes grouped heads as "
 			     "they are, two buffers bring checkpoints back from the host, and the loss is compiled, in chunks of 4 GiB of "
 			     "fp32 logits at most; the upper figures have room for one such chunk more");
-}
-
-static void note_mixers(const struct est_request *request, const struct est_model *model, struct est_report *report)
-{
-	(void)request;
-	if (est_model_mixes(model))
-		est_note_add(&report->assumptions, "/model", "",
-			     "layers that are no attention run as Transformers does without packages of kernels (mamba-ssm, causal-conv1d, "
-			     "flash-linear-attention); with them a step is faster and takes less");
 }
 
 /* bitsandbytes' operators have no rule for DTensors, and Adafactor adds plain tensors to them. */
@@ -271,7 +263,7 @@ typedef void note_function(const struct est_request *request, const struct est_m
 
 /* In the order in which they are told. */
 static note_function *const notes[] = {
-	note_limits, note_mixers, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan,
+	note_limits, est_kernels_note, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan,
 	note_compiled_model, note_tensor, note_adapters, note_framework,
 };
 

@@ -1,4 +1,5 @@
 #include "estimator/recurrent.h"
+#include "estimator/kernels.h"
 
 #include <assert.h>
 
@@ -228,6 +229,8 @@ struct est_tensor est_causal_conv(struct est_pass *pass, const struct est_mixer 
 	uint8_t element = x.element;
 	struct est_node *node;
 
+	if (pass->request->versions.causal_conv1d)
+		return est_kernel_conv(tape, mixer, x);
 	x = est_hold(est_to(tape, est_hold(x), in[1].element)); /* hidden_states.to(weight.dtype) */
 	if (mixer->conv_bias != EST_NO_LEAF)
 		in[2] = est_autocast(tape, est_leaf_tensor(tape, mixer->conv_bias));

@@ -49,7 +49,8 @@ struct est_tensor est_permuted_copy(struct est_tape *tape, struct est_tensor x);
 struct est_tensor est_without_padding(struct est_pass *pass, struct est_tensor x);
 
 /* causal_conv1d_fn(): F.conv1d of channels apart in the dtype of its weight, padded by conv_kernel - 1 positions and
- * cut to the sequence again; silu of it, if so told. x, permuted, is borrowed. */
+ * cut to the sequence again; silu of it, if so told. Where causal-conv1d is installed: its kernel. x, permuted, is
+ * borrowed. */
 struct est_tensor est_causal_conv(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor x,
 				  bool activates);
 

@@ -73,6 +73,7 @@ struct est_names {
 /* A version as 1000 * major + minor (2.13 is 2013); 0 when the request does not name it. */
 struct est_versions {
 	int64_t torch, transformers, peft, trl, accelerate, bitsandbytes, deepspeed;
+	int64_t flash_linear_attention, causal_conv1d, mamba_ssm; /* packages of kernels; 0: not installed */
 };
 
 struct est_buckets { /* elements; EST_AUTO: as the Hugging Face integration computes "auto" */

@@ -9,6 +9,7 @@
 #include "estimator/fields.h"
 #include "estimator/framework.h"
 #include "estimator/generation.h"
+#include "estimator/kernels.h"
 #include "estimator/task.h"
 #include "estimator/tensor_parallel.h"
 #include "estimator/liger.h"
@@ -432,6 +433,7 @@ void est_support_check(const struct est_request *request, const struct est_model
 	check_task(request, model, faults);
 	check_adapters(request, model, faults);
 	check_mixers(request, model, faults);
+	est_kernels_check(request, model, faults);
 	check_jitter(request, model, faults);
 	check_loss(request, faults);
 	est_tensor_check(request, model, faults);

@@ -19,7 +19,7 @@
 #include "estimator/arena.h"
 #include "estimator/report.h"
 
-enum { EST_NODE_INPUTS = 4, EST_NODE_OUTPUTS = 4, EST_NODE_SAVED = 7, EST_NODE_EXTRA = 8 };
+enum { EST_NODE_INPUTS = 5, EST_NODE_OUTPUTS = 4, EST_NODE_SAVED = 10, EST_NODE_EXTRA = 8 };
 
 enum est_event_kind { EST_EVENT_ALLOC, EST_EVENT_FREE, EST_EVENT_PHASE };
 

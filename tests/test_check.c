@@ -465,6 +465,24 @@ static void widen_heads(struct est_model *model)
 	model->head_dim = 256;
 }
 
+static void become_bamba(struct est_model *model)
+{
+	model->architecture = EST_ARCH_BAMBA;
+	model->ssm_num_heads = 32;
+	model->ssm_head_dim = 64;
+	model->ssm_num_groups = 1;
+	model->ssm_state_size = 128;
+	model->ssm_chunk_size = 256;
+	model->conv_kernel = 4;
+	model->layer_kinds[0] = EST_LAYER_MIXES;
+}
+
+static void widen_convolutions(struct est_model *model)
+{
+	become_bamba(model);
+	model->conv_kernel = 5;
+}
+
 static void add_sinks(struct est_model *model)
 {
 	model->attention_sinks = model->refuses_sdpa = true;
@@ -509,6 +527,12 @@ static const struct {
 	{ "eager where there is only eager", refuse_flash, "attention=3", NULL, 0 },
 	{ "a package of flash attention where the class refuses it", refuse_package, "attention=1", "/attention", EST_CONTRADICTION },
 	{ "sdpa where only the packages are refused", refuse_package, "", NULL, 0 },
+	{ "kernels of Mamba-2", become_bamba, "versions.mamba_ssm=2003 versions.causal_conv1d=1007", NULL, 0 },
+	{ "those without convolutions", become_bamba, "versions.mamba_ssm=2003", "/versions/mamba_ssm", EST_CONTRADICTION },
+	{ "convolutions without those", become_bamba, "versions.causal_conv1d=1007", NULL, 0 },
+	{ "wide convolutions by kernels", widen_convolutions, "versions.causal_conv1d=1007", "/versions/causal_conv1d", EST_CONTRADICTION },
+	{ "a packed weight for kernels of Mamba-2", become_bamba, "method=2 versions.mamba_ssm=2003 versions.causal_conv1d=1007", "/method",
+	  EST_CONTRADICTION },
 	{ "beyond the table of rotations", tabulate_positions, "sequence_length=1025", "/sequence_length",
 	  EST_CONTRADICTION },
 	{ "beyond the learned positions", learn_positions, "sequence_length=1025", "/sequence_length",

@@ -73,6 +73,8 @@ static const struct {
 	{ "include as word", "{" LLAMA ",'include':'limits'}", "/include", EST_WRONG_TYPE },
 	{ "include something else", "{" LLAMA ",'include':['limits','all']}", "/include/1", EST_UNKNOWN_VALUE },
 	{ "a version", "{" LLAMA ",'versions':{'torch':'2.13.0+cu128','transformers':'5'}}", NULL, 0 },
+	{ "a package of kernels", "{" LLAMA ",'versions':{'flash_linear_attention':'0.6.0'}}", NULL, 0 },
+	{ "a package of kernels as a flag", "{" LLAMA ",'versions':{'mamba_ssm':true}}", "/versions/mamba_ssm", EST_WRONG_TYPE },
 	{ "a version as number", "{" LLAMA ",'versions':{'torch':2.13}}", "/versions/torch", EST_WRONG_TYPE },
 	{ "a version with a sign", "{" LLAMA ",'versions':{'torch':'2.-1'}}", "/versions/torch", EST_OUT_OF_RANGE },
 	{ "a version with a dot and nothing", "{" LLAMA ",'versions':{'torch':'2.'}}", "/versions/torch",
@@ -432,6 +434,11 @@ START_TEST(warns_of_other_versions)
 	ck_assert_str_eq(request.warnings.item[1].value, "6.1");
 	ck_assert_str_eq(request.warnings.item[1].detail, "newer than 5.23, which is modelled");
 	ck_assert_ptr_null(find_note("/versions"));
+	ck_assert(read_at("{" LLAMA ",'versions':{'causal_conv1d':'1.6','mamba_ssm':'2.3.2','flash_linear_attention':'0.6.0'}}", ""));
+	ck_assert_uint_eq(request.warnings.count, 1);
+	ck_assert_str_eq(request.warnings.item[0].pointer, "/versions/causal_conv1d");
+	ck_assert_str_eq(request.warnings.item[0].detail, "older than 1.7, which is modelled");
+	ck_assert_ptr_nonnull(find_note("/versions")); /* of torch and the others */
 }
 END_TEST
 
