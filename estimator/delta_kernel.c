@@ -1,10 +1,11 @@
 /* ChunkGatedDeltaRuleFunction of flash-linear-attention 0.6 (fla/ops/gated_delta_rule/chunk.py): the gated delta rule by
- * Triton kernels. What lies within chunks is made again in the backward; kept are q, k and v by themselves, q and k normed. */
+ * Triton kernels. What lies within chunks is made again in the backward; kept are v by itself,
+ * q and k normed, the sums of gates and the solved scores. */
 #include "estimator/chunks.h"
 #include "estimator/kernels.h"
 
-/* What node->extra holds: elements of q or k; the same of all value heads; of v; of g or beta; of the states of all chunks; the dtype of
- * q, k and v, and that of their sums: fp32 under autocast. */
+/* What node->extra holds: elements of q or k; the same of all value heads; of v; of g or beta; of the states of all chunks;
+ * the dtype of q, k and v, and that of their sums: fp32 under autocast. */
 enum { QUERY, KEYS, VALUE, GATE, STATES, ELEMENT, SUMMED };
 
 /* dq and dk of each value head, summed over those that share a key head; the first moves in */
@@ -27,7 +28,7 @@ static void backward_dqkwg(struct est_tape *tape, const struct est_node *node, s
 
 	ret[0] = est_empty(tape, node->extra[KEYS], element);
 	ret[1] = est_empty(tape, node->extra[KEYS], element);
-	dg = est_empty(tape, node->extra[GATE], EST_32BIT); /* of each block of features: of all 128, where shared memory holds them */
+	dg = est_empty(tape, node->extra[GATE], EST_32BIT); /* of 128 features at once, where shared memory holds them */
 	ret[2] = est_empty(tape, node->extra[KEYS], element);
 	ret[0] = sum_of_heads(tape, node, ret[0]);
 	ret[1] = sum_of_heads(tape, node, ret[1]);

@@ -23,7 +23,8 @@ static const struct package {
 	size_t offset; /* of its version */
 	bool (*helps)(const struct est_model *model);
 } packages[] = {
-	{ "versions.flash_linear_attention", "flash-linear-attention", offsetof(struct est_versions, flash_linear_attention), has_delta_rule },
+	{ "versions.flash_linear_attention", "flash-linear-attention", offsetof(struct est_versions, flash_linear_attention),
+	  has_delta_rule },
 	{ "versions.mamba_ssm", "mamba-ssm", offsetof(struct est_versions, mamba_ssm), has_mamba2 },
 	{ "versions.causal_conv1d", "causal-conv1d", offsetof(struct est_versions, causal_conv1d), est_model_mixes },
 };
@@ -43,8 +44,8 @@ bool est_kernel_runs_mamba2(const struct est_request *request, const struct est_
 }
 
 /* The names of what the model has use for and is, or is not, installed, in one line; fields: and of the fields that say so */
-static void list_packages(const struct est_request *request, const struct est_model *model, bool installed, bool fields, char *ret,
-			  size_t size)
+static void list_packages(const struct est_request *request, const struct est_model *model, bool installed, bool fields,
+			  char *ret, size_t size)
 {
 	size_t length = 0;
 

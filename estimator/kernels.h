@@ -18,7 +18,8 @@ struct est_tensor est_kernel_kimi_delta(struct est_pass *pass, const struct est_
 					struct est_tensor beta);
 
 /* mamba_split_conv1d_scan_combined() of mamba-ssm, with out_proj in it: projected and a are borrowed. */
-struct est_tensor est_kernel_mamba2(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor projected, struct est_tensor a);
+struct est_tensor est_kernel_mamba2(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor projected,
+				    struct est_tensor a);
 
 /* Whether the model's mixers are run by it: out_proj's weight is taken then and its module passed by, with what adapts it. */
 bool est_kernel_runs_mamba2(const struct est_request *request, const struct est_model *model);

@@ -1,12 +1,13 @@
-/* ChunkKDAFunction of flash-linear-attention 0.6 (fla/ops/kda/chunk.py): Kimi's delta rule by Triton kernels. Kept are q, k and v by
- * themselves, q and k normed, the decays and their sums, and the scores within chunks; the rest is made again in the backward. */
+/* ChunkKDAFunction of flash-linear-attention 0.6 (fla/ops/kda/chunk.py): Kimi's delta rule by Triton kernels. Kept are v by
+ * itself, q and k normed, the decays and their sums, and the scores within chunks; the rest is made again in the backward. */
 #include "estimator/chunks.h"
 #include "estimator/kernels.h"
 
-enum { DIAGONAL = 16, FEATURES = 32 }; /* positions of a block on the diagonal, solved in fp32; features that one program takes */
+/* Positions of a block on the diagonal, solved in fp32; features that one program takes. */
+enum { DIAGONAL = 16, FEATURES = 32 };
 
-/* What node->extra holds: elements of q, k, v or g; of beta; of the scores; of the states of all chunks; the dtype of q, k and v;
- * in how many parts beta's gradient is summed up. */
+/* What node->extra holds: elements of q, k, v or g; of beta; of the scores; of the states of all chunks; the dtype of q, k
+ * and v; in how many parts beta's gradient is summed up. */
 enum { HEADS, GATE, SCORES, STATES, ELEMENT, PARTS };
 
 static struct est_tensor make(struct est_tape *tape, uint64_t numel, uint8_t element)

@@ -1,10 +1,11 @@
-/* MambaSplitConv1dScanCombinedFn of mamba-ssm 2.3 (ops/triton/ssd_combined.py): all of a Mamba-2 mixer after its input projection, and
- * its output projection, as one autograd function. It keeps the projection's result, what the scan gives and a number for each group
- * of a token; the convolution, the states of chunks and their scores are made again in the backward. */
+/* MambaSplitConv1dScanCombinedFn of mamba-ssm 2.3 (ops/triton/ssd_combined.py): all of a Mamba-2 mixer after its input
+ * projection, and its output projection, as one autograd function. It keeps the projection's result, what the scan gives
+ * and a number for each group of a token; the convolution, the states of chunks and their scores are made again in the
+ * backward. */
 #include "estimator/kernels.h"
 
-/* PROCESSORS: what the kernels that share out heads and rows among programs count on the card, an H100's; the other cards' sums of parts
- * are a little smaller or larger. */
+/* PROCESSORS: what the kernels that share out heads and rows among programs count on the card, an H100's; the other cards'
+ * sums of parts are a little smaller or larger. */
 enum { PROCESSORS = 132, ALIGNED = 8, BLOCK = 32, STATE_BLOCK = 64, FUSED_BYTES = 65536 };
 
 /* Elements of what it works on; element is the dtype of the projection's result. */
@@ -59,12 +60,14 @@ static struct split size_up(const struct est_pass *pass, const struct est_mixer 
 		.mixer = mixer, .projected = projected.numel, .conv = pass->tokens * (uint64_t)est_model_conv_width(model),
 		.inner = pass->tokens * width, .gate = pass->tokens * heads,
 		.by_chunk = chunks * chunk * heads, .chunk_parts = chunks * chunk * heads * up(chunk, BLOCK),
-		.states = chunks * width * state, .last_states = pass->batch * width * state, .scores = chunks * groups * chunk * chunk,
+		.states = chunks * width * state, .last_states = pass->batch * width * state,
+		.scores = chunks * groups * chunk * chunk,
 		.state_parts = chunks * heads * up(width / heads * state, STATE_BLOCK),
 		.group = pass->tokens * groups * state, .splits = splits_of(chunks * heads, heads / groups),
 		.out = pass->tokens * mixer->out_proj.out, .out_weight = mixer->out_proj.in * mixer->out_proj.out,
 		.norm_parts = norm_rows(width / groups, groups, projected.element) * width,
-		.element = projected.element, .product = pass->tape->autocast ? EST_16BIT : projected.element, .copies = projected.numel / pass->tokens % ALIGNED != 0, .gates = model->ungated_norm,
+		.element = projected.element, .product = pass->tape->autocast ? EST_16BIT : projected.element,
+		.copies = projected.numel / pass->tokens % ALIGNED != 0, .gates = model->ungated_norm,
 	};
 }
 
@@ -134,7 +137,8 @@ static struct est_tensor backward_norm(struct est_tape *tape, const struct est_n
 }
 
 /* What _mamba_chunk_scan_combined_bwd() has until its end. */
-enum { DT_IN, DT, DA_CUMSUM, CB, FINAL, DSTATES, STATES, DDT, DDA_NEXT, DB, DDA_PREVIOUS, DC, DCB, DDA_SUMS, DDA, LOCALS };
+enum { DT_IN, DT, DA_CUMSUM, CB, FINAL, DSTATES, STATES, DDT, DDA_NEXT, DB, DDA_PREVIOUS, DC, DCB, DDA_SUMS, DDA,
+       LOCALS };
 
 /* dt, the scores and the states of chunks once more; the states in fp32 are the result */
 static struct est_tensor recompute(struct est_tape *tape, const struct split *split, struct est_tensor local[LOCALS])
@@ -159,7 +163,8 @@ static void backward_states(struct est_tape *tape, const struct split *split, st
 	struct est_tensor dstates = make(tape, split->states, EST_32BIT), parts;
 
 	local[DSTATES] = make(tape, split->states, split->element);
-	local[STATES] = split->element == EST_32BIT ? est_hold(est_alias(tape, states)) : make(tape, split->states, split->element);
+	local[STATES] = split->element == EST_32BIT ? est_hold(est_alias(tape, states))
+						    : make(tape, split->states, split->element);
 	parts = make(tape, split->state_parts, EST_32BIT);
 	est_drop(tape, parts);
 	est_drop(tape, dstates);
@@ -281,7 +286,8 @@ static struct est_node *node_new(struct est_tape *tape, const struct est_tensor 
 	return node;
 }
 
-/* _mamba_chunk_scan_combined_fwd(): what the scan gives, and with a gate that as well; ret_local lives to the end of the function */
+/* _mamba_chunk_scan_combined_fwd(): what the scan gives, and with a gate that as well; ret_local lives to the end of the
+ * function */
 static struct est_tensor scan(struct est_tape *tape, const struct split *split, struct est_tensor ret_local[4],
 			      struct est_tensor *ret_gated)
 {
@@ -301,8 +307,8 @@ static struct est_tensor scan(struct est_tape *tape, const struct split *split, 
 	return out;
 }
 
-/* F.linear(out, outproj_weight): autocast's casts are the function's own, and those of weight and bias are kept; in: out (which moves
- * in), weight and bias */
+/* F.linear(out, outproj_weight): autocast's casts are the function's own, and those of weight and bias are kept; in: out
+ * (which moves in), weight and bias */
 static struct est_tensor project(struct est_tape *tape, struct est_node *node, const struct split *split,
 				 const struct est_tensor in[3])
 {
@@ -320,7 +326,8 @@ static struct est_tensor project(struct est_tape *tape, struct est_node *node, c
 	return out;
 }
 
-struct est_tensor est_kernel_mamba2(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor projected, struct est_tensor a)
+struct est_tensor est_kernel_mamba2(struct est_pass *pass, const struct est_mixer *mixer, struct est_tensor projected,
+				    struct est_tensor a)
 {
 	struct est_tape *tape = pass->tape;
 	const struct split split = size_up(pass, mixer, projected);

@@ -43,7 +43,7 @@ struct gate {
 
 /* clang-format off */
 static const struct gate single[] = {
-	{ NULL,                              567, 0.01, 0.10, 0.08, 0.10 },
+	{ NULL,                              605, 0.01, 0.10, 0.08, 0.10 },
 	{ "full bf16 checkpointed",          106, 0.01, 0.10, 0.08, 0.02 },
 	{ "lora bf16_mixed checkpointed",     51, 0.01, 0.10, 0.01, 0.01 },
 	{ "full bf16 plain",                  35, 0.01, 0.10, 0.01, 0.01 },
@@ -91,6 +91,10 @@ static const struct gate single[] = {
 	{ "random qlora",                      7, 0.02, 0.10, 0.01, 0.01 },
 	{ "phimoe jitter",                    10, 0.01, 0.01, 0.01, 0.01 },
 	{ "kimi linear",                      15, 0.01, 0.01, 0.10, 0.20 },
+	{ "delta rule by kernels",            17, 0.01, 0.01, 0.01, 0.01 },
+	{ "mamba2 by kernels",                12, 0.01, 0.01, 0.10, 0.10 },
+	{ "convolutions by kernels",           4, 0.01, 0.01, 0.10, 0.01 },
+	{ "kimi linear by kernels",            5, 0.01, 0.01, 0.01, 0.01 },
 	{ "gemma-4 full",                     18, 0.01, 0.10, 0.12, 0.10 },
 	{ "gemma-4 lora",                     12, 0.01, 0.10, 0.10, 0.01 },
 	{ "gemma-4 qlora",                     8, 0.01, 0.10, 0.25, 0.10 },

@@ -139,6 +139,9 @@ static void draw_texts(struct draws *draws, json_t *body)
 		json_object_set_new(body, "versions", json_pack("{s:s}", "torch", torches[draw(draws, 7)]));
 	if (choice == 4)
 		json_object_set_new(body, "versions", json_pack("{s:s}", "transformers", transformers[draw(draws, 7)]));
+	if (choice == 5)
+		json_object_set_new(body, "versions", json_pack("{s:s, s:s, s:s}", "flash_linear_attention", "0.6", "causal_conv1d", "1.7",
+								"mamba_ssm", "2.3"));
 }
 
 bool draw_request(struct draws *draws, const struct cfg_catalog *catalog, bool short_models, struct cfg_request *ret)
