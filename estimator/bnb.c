@@ -57,7 +57,7 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 {
 	uint64_t n = linear->in * linear->out;
 	struct est_tensor packed;
-	uint32_t weight;
+	uint32_t leaf;
 
 	linear->base = pass->request->quantization.bits == 4 ? EST_BASE_4BIT : EST_BASE_INT8;
 	if (linear->base == EST_BASE_4BIT && pass->model->architecture == EST_ARCH_LITGPT)
@@ -74,9 +74,9 @@ uint32_t est_quantize(struct est_pass *pass, struct est_linear *linear)
 		linear->mixed = pass->request->quantization.llm_int8_threshold > 0;
 		est_drop(pass->tape, weight);
 	}
-	weight = est_leaf_new(pass->tape, packed, false, true);
-	pass->tape->leaves[weight].packed = true;
-	return weight;
+	leaf = est_leaf_new(pass->tape, packed, false, true);
+	pass->tape->leaves[leaf].packed = true;
+	return leaf;
 }
 
 /* ---- copy.deepcopy() of a Linear4bit: Params4bit copies its quantisation, and the module's dictionary once more */
