@@ -24,12 +24,12 @@ static struct est_tensor weight_norm(struct est_tape *tape, struct est_tensor we
 	return est_hold(norm);
 }
 
-/* What is scaled beside the update: the layer's result less its bias, or, of an input that was dropped out, the product
+/* What is scaled beside the update: the layer's result less its bias, or, of an input that a dropout took, the product
  * of that, for which autograd keeps the weight. */
 static struct est_tensor base_result(struct est_tape *tape, const struct est_linear *base, struct est_tensor weight,
 				     struct est_tensor x, struct est_tensor result)
 {
-	if (base->adapter->dropout > 0)
+	if (base->adapter->has_dropout)
 		return est_linear_by(tape, base, weight, x);
 	return base->has_bias ? est_add(tape, result, est_leaf_tensor(tape, base->bias)) : est_alias(tape, result);
 }

@@ -4,6 +4,7 @@
 #include "estimator/generation.h"
 #include "estimator/litgpt.h"
 #include "estimator/megatron.h"
+#include "estimator/objective.h"
 #include "estimator/torchtune.h"
 
 /* A trainer's model code: the model it makes, and why it does not. NULL where it runs that of Transformers. */
@@ -21,7 +22,8 @@ struct est_model est_framework_model(const struct est_request *request, const st
 {
 	if (est_is_first_qwen(&request->versions, model))
 		return est_qwen_model(model);
-	return frameworks[request->framework].model ? frameworks[request->framework].model(model) : *model;
+	return frameworks[request->framework].model ? frameworks[request->framework].model(model)
+						    : est_objective_model(request, model);
 }
 
 uint64_t est_framework_surplus(const struct est_request *request, const struct est_model *model)

@@ -6,6 +6,7 @@
 #include "estimator/build.h"
 #include "estimator/kernels.h"
 #include "estimator/litgpt.h"
+#include "estimator/objective.h"
 #include "estimator/zero3.h"
 
 enum { LAYER = 1, DROPOUT = 2, MODULES }; /* PEFT's modules, counted from the one that is adapted */
@@ -57,7 +58,8 @@ static struct est_adapter *make_adapter(struct est_pass *pass, const struct est_
 	adapter->b = (struct est_linear){ .in = rank, .out = base->out };
 	adapter->a.weight = adapter_parameter(pass, base->in * rank, element);
 	adapter->b.weight = adapter_parameter(pass, rank * base->out, element);
-	adapter->dropout = lora->dropout;
+	adapter->has_dropout = lora->dropout > 0;
+	adapter->dropout = est_objective_disables_dropout(pass->request) ? 0 : lora->dropout;
 	adapter->scales = lora->rslora || (int64_t)lora->alpha != lora->rank;
 	adapter->dora = lora->dora;
 	if (lora->dora)

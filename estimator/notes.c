@@ -7,6 +7,8 @@
 #include "estimator/kernels.h"
 #include "estimator/megatron.h"
 #include "estimator/mlx.h"
+#include "estimator/objective.h"
+#include "estimator/router_loss.h"
 #include "estimator/sharding.h"
 #include "estimator/tensor_parallel.h"
 #include "estimator/words.h"
@@ -256,6 +258,8 @@ static void note_objective(const struct est_request *request, const struct est_m
 	if (request->objective == EST_GRPO)
 		est_note_add(&report->warnings, "/objective", objective, "the update alone: generation is not in these figures");
 	if (request->objective == EST_DPO || request->objective == EST_ORPO || request->objective == EST_REWARD)
+	if (est_has_adapters(request) && request->lora.dropout > 0 && est_objective_disables_dropout(request))
+		est_note_add(&report->assumptions, "/lora/dropout", "", "TRL switches every dropout off for it: disable_dropout is true");
 		est_note_add(&report->assumptions, "/micro_batch_size", "", "counts pairs: two sequences each");
 }
 

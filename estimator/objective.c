@@ -29,6 +29,44 @@ uint64_t est_objective_scores(const struct est_request *request)
 }
 
 /* ---- inputs and passes */
+/* ---- dropout */
+
+/* DPOConfig, KTOConfig, RewardConfig and ORPOConfig: disable_dropout is true; GRPOConfig: false */
+bool est_objective_disables_dropout(const struct est_request *request)
+{
+	enum est_objective objective = request->objective;
+
+	return objective == EST_DPO || objective == EST_KTO || objective == EST_REWARD || objective == EST_ORPO;
+}
+
+/* Which dropouts are modules, in Transformers' modelling code; no attention's is, nor any of other architectures. */
+static const struct {
+	enum est_architecture architecture;
+	bool attention, residual, embedding;
+} dropout_modules[] = {
+	{ EST_ARCH_GPT2, true, true, true },         { EST_ARCH_GPT_NEO, true, true, true },
+	{ EST_ARCH_GPTJ, true, true, true },         { EST_ARCH_GPT_BIGCODE, false, true, true },
+	{ EST_ARCH_GPT_NEOX, false, true, true },    { EST_ARCH_PHI, false, true, true },
+	{ EST_ARCH_STABLELM, false, true, false },   { EST_ARCH_BLOOM, true, false, false },
+	{ EST_ARCH_FALCON, true, false, false },
+};
+
+struct est_model est_objective_model(const struct est_request *request, const struct est_model *model)
+{
+	struct est_model own = *model;
+
+	if (!est_objective_disables_dropout(request))
+		return own;
+	for (size_t i = 0; i < sizeof(dropout_modules) / sizeof(dropout_modules[0]); i++) {
+		if (dropout_modules[i].architecture != model->architecture)
+			continue;
+		own.attention_dropout = dropout_modules[i].attention ? 0 : own.attention_dropout;
+		own.residual_dropout = dropout_modules[i].residual ? 0 : own.residual_dropout;
+		own.embedding_dropout = dropout_modules[i].embedding ? 0 : own.embedding_dropout;
+	}
+	return own;
+}
+
 
 /* One value a token, as the collator makes them */
 static struct est_tensor input(struct est_pass *pass)

@@ -13,6 +13,11 @@ bool est_objective_holds_reference(const struct est_request *request);
 /* Rows of a head that scores whole sequences, in place of the language model's; 0: none. */
 uint64_t est_objective_scores(const struct est_request *request);
 
+/* Whether the trainer switches off every nn.Dropout, adapters' too (disable_dropout); and the model as that leaves it: what calls
+ * functional.dropout() keeps its own. */
+bool est_objective_disables_dropout(const struct est_request *request);
+struct est_model est_objective_model(const struct est_request *request, const struct est_model *model);
+
 /* From pass->input_ids to the last hidden state (held), under the autocast of the request's precision. */
 struct est_tensor est_objective_forward(struct est_pass *pass);
 

@@ -40,6 +40,7 @@ struct est_adapter {
 	uint32_t magnitude;
 	bool dora;
 	double dropout;
+	bool has_dropout; /* PEFT made a module for it, whose rate a trainer may have set to 0 since */
 	bool scales;   /* alpha / rank is not 1 */
 	/* the forward of another library than PEFT; NULL: PEFT's */
 	struct est_tensor (*forward)(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x);
