@@ -72,6 +72,7 @@ struct est_architecture_row {
 	bool flat_shared_experts;          /* they are given a matrix of tokens */
 	bool fp32_logits;                  /* logits.float() in the place of the logits, before any loss */
 	bool fp32_router;                  /* its weight is fp32 whatever the model is */
+	bool records_routers;              /* its class gives its routers' logits, and its config a weight to the loss made of them */
 	bool rebinds_embedding;            /* x = wte(idx); x = block(x): nothing holds the embedding's output any longer */
 	bool expands_heads;                /* k and v come to SDPA with as many heads as q, and no mask does */
 	bool joins_heads;                  /* q and k are concatenations, contiguous as heads */

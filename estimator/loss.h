@@ -62,11 +62,14 @@ enum est_fused_metrics { EST_METRICS_NONE, EST_METRICS_ENTROPY, EST_METRICS_TOP1
 /* What it returns, a value for each position but the last of a sequence; the gradient goes by log_probs. All held. */
 struct est_fused_output {
 	struct est_tensor log_probs, entropy, metric;
+	struct est_tensor aux_loss; /* of the routers, a scalar; or none */
 };
 
 /* model(..., fused_lm_head=True) after the decoder. hidden moves in; ends the autocast region. */
 struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tensor hidden,
 					  enum est_fused_metrics metrics);
+/* loss, a temporary scalar, with the routers' part added. */
+struct est_tensor est_add_router_loss(struct est_tape *tape, struct est_tensor loss, const struct est_fused_output *output);
 void est_fused_output_drop(struct est_tape *tape, const struct est_fused_output *output);
 
 /* How many positions Liger's loss takes at once: pow2ceil(positions / ceil(vocabulary / hidden)), at most all. */

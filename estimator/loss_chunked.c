@@ -1,5 +1,6 @@
 /* TRL 1.16's fused head: trl/trainer/utils.py (add_fused_lm_head) and trl/kernels/chunked_logprob.py. */
 #include "estimator/loss.h"
+#include "estimator/router_loss.h"
 
 enum { TILE_POSITIONS = 4096, TILE_COLUMNS = 32768 };
 
@@ -127,7 +128,7 @@ static struct est_fused_output log_probabilities(struct est_tape *tape, struct e
 						 const uint64_t shape[], enum est_fused_metrics metrics)
 {
 	struct est_tensor locals[LOCALS], log_z, temporary;
-	struct est_fused_output out = { est_none, est_none, est_none };
+	struct est_fused_output out = { est_none, est_none, est_none, est_none };
 
 	fold_tiles(tape, shape, locals);
 	temporary = est_empty(tape, shape[POSITIONS], EST_32BIT);
@@ -237,6 +238,8 @@ struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tens
 	out.entropy = scattered(tape, flat.entropy, mask);
 	out.metric = scattered(tape, flat.metric, mask);
 	est_fused_output_drop(tape, &flat);
+	out.aux_loss = est_router_loss(pass);
+	est_router_loss_end(pass);
 	est_drop(tape, states);
 	est_drop(tape, mask);
 	est_autocast_exit(tape);
@@ -248,6 +251,12 @@ void est_fused_output_drop(struct est_tape *tape, const struct est_fused_output 
 	est_drop(tape, output->log_probs);
 	est_drop(tape, output->entropy);
 	est_drop(tape, output->metric);
+	est_drop(tape, output->aux_loss);
+}
+
+struct est_tensor est_add_router_loss(struct est_tape *tape, struct est_tensor loss, const struct est_fused_output *output)
+{
+	return output->aux_loss.numel ? est_add(tape, loss, output->aux_loss) : loss;
 }
 
 /* SFTTrainer.compute_loss: -log_probs, summed */
@@ -256,7 +265,7 @@ struct est_tensor est_chunked_loss(struct est_pass *pass, struct est_tensor hidd
 	struct est_tape *tape = pass->tape;
 	struct est_fused_output output = est_fused_lm_head(pass, hidden, EST_METRICS_TOP1);
 	struct est_tensor per_token_loss = est_hold(est_mul_scalar(tape, output.log_probs));
-	struct est_tensor loss = est_hold(est_sum(tape, per_token_loss));
+	struct est_tensor loss = est_hold(est_add_router_loss(tape, est_sum(tape, per_token_loss), &output));
 
 	est_fused_output_drop(tape, &output);
 	est_drop(tape, per_token_loss);

@@ -252,14 +252,17 @@ static void note_objective(const struct est_request *request, const struct est_m
 	else if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->framework != EST_UNSLOTH
 		 && request->objective <= EST_PRETRAIN)
 		est_note_add(&report->assumptions, "/loss", loss, "tiles as TRL 1.16 cuts them: 4,096 positions by 32,768 words");
-	if (request->loss == EST_LOSS_CHUNKED && model->num_experts > 0 && request->framework != EST_TORCHTITAN)
+	if (est_router_loss_wanted(request, model))
+		est_note_add(&report->assumptions, "/loss", loss,
+			     "TRL adds the loss that balances the routers: router_aux_loss_coef is not 0 in the model's config.json");
+	else if (request->loss == EST_LOSS_CHUNKED && model->architecture == EST_ARCH_LLAMA4)
 		est_note_add(&report->warnings, "/loss", loss,
 			     "TRL adds the routers' auxiliary loss: about 4 bytes for each token, expert and sparse layer, not in these figures");
+	if (est_has_adapters(request) && request->lora.dropout > 0 && est_objective_disables_dropout(request))
+		est_note_add(&report->assumptions, "/lora/dropout", "", "TRL switches every dropout off for it: disable_dropout is true");
 	if (request->objective == EST_GRPO)
 		est_note_add(&report->warnings, "/objective", objective, "the update alone: generation is not in these figures");
 	if (request->objective == EST_DPO || request->objective == EST_ORPO || request->objective == EST_REWARD)
-	if (est_has_adapters(request) && request->lora.dropout > 0 && est_objective_disables_dropout(request))
-		est_note_add(&report->assumptions, "/lora/dropout", "", "TRL switches every dropout off for it: disable_dropout is true");
 		est_note_add(&report->assumptions, "/micro_batch_size", "", "counts pairs: two sequences each");
 }
 

@@ -4,6 +4,7 @@
 
 #include "estimator/compile.h"
 #include "estimator/loss.h"
+#include "estimator/router_loss.h"
 #include "estimator/task.h"
 
 uint64_t est_objective_sequences(const struct est_request *request)
@@ -28,7 +29,6 @@ uint64_t est_objective_scores(const struct est_request *request)
 	return request->task == EST_SEQUENCE_CLASSIFICATION ? 2 : 0;
 }
 
-/* ---- inputs and passes */
 /* ---- dropout */
 
 /* DPOConfig, KTOConfig, RewardConfig and ORPOConfig: disable_dropout is true; GRPOConfig: false */
@@ -67,6 +67,7 @@ struct est_model est_objective_model(const struct est_request *request, const st
 	return own;
 }
 
+/* ---- inputs and passes */
 
 /* One value a token, as the collator makes them */
 static struct est_tensor input(struct est_pass *pass)
@@ -125,6 +126,13 @@ static struct est_tensor completion_labels(struct est_pass *pass)
 	return labels;
 }
 
+/* What is trained, whose routers' logits the trainers ask for */
+static struct est_fused_output run_policy(struct est_pass *pass, enum est_fused_metrics metrics)
+{
+	est_router_loss_begin(pass);
+	return est_fused_lm_head(pass, est_objective_forward(pass), metrics);
+}
+
 /* log_probs of a pass without gradients: the reference model, or the policy with its adapter switched off (off) or
  * on */
 static void run_without_gradients(const struct est_pass *pass, bool off, enum est_fused_metrics metrics, bool kept,
@@ -138,7 +146,7 @@ static void run_without_gradients(const struct est_pass *pass, bool off, enum es
 	tape->adapters_off = off;
 	output = est_fused_lm_head(&copy, est_objective_forward(&copy), metrics);
 	tape->no_grad = tape->adapters_off = false;
-	*ret = (struct est_fused_output){ est_none, est_none, est_none };
+	*ret = (struct est_fused_output){ est_none, est_none, est_none, est_none };
 	if (kept)
 		*ret = output;
 	else
@@ -164,6 +172,7 @@ static struct est_tensor language_model_loss(struct est_pass *pass)
 	struct inputs inputs;
 
 	take_inputs(pass, &inputs, masked ? 3 : 2);
+	est_router_loss_begin(pass);
 	loss = est_compiles_model(pass->request) ? est_compiled_model_loss(pass) : est_loss(pass, est_objective_forward(pass));
 	drop_inputs(pass->tape, &inputs);
 	return loss;
@@ -178,7 +187,7 @@ static bool runs_reference(const struct est_request *request)
 static struct est_tensor end_of_preference(struct est_tape *tape, const struct est_fused_output *output,
 					   const struct est_fused_output *reference, struct est_tensor labels)
 {
-	struct est_tensor loss = est_hold(est_sum(tape, output->log_probs));
+	struct est_tensor loss = est_hold(est_add_router_loss(tape, est_sum(tape, output->log_probs), output));
 
 	est_fused_output_drop(tape, output);
 	est_fused_output_drop(tape, reference);
@@ -190,13 +199,13 @@ static struct est_tensor end_of_preference(struct est_tape *tape, const struct e
 static struct est_tensor dpo_loss(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_fused_output output, reference = { est_none, est_none, est_none };
+	struct est_fused_output output, reference = { est_none, est_none, est_none, est_none };
 	struct est_tensor labels, loss;
 	struct inputs inputs;
 
 	take_inputs(pass, &inputs, 3); /* input_ids, attention_mask, completion_mask */
 	labels = completion_labels(pass);
-	output = est_fused_lm_head(pass, est_objective_forward(pass), EST_METRICS_MEAN_LOGITS);
+	output = run_policy(pass, EST_METRICS_MEAN_LOGITS);
 	if (runs_reference(pass->request))
 		run_reference(pass, true, &reference);
 	loss = end_of_preference(tape, &output, &reference, labels);
@@ -214,9 +223,9 @@ static struct est_tensor grpo_loss(struct est_pass *pass)
 
 	take_inputs(pass, &inputs, 4); /* prompts and completions with their masks, joined: both are held */
 	labels = completion_labels(pass);
-	output = est_fused_lm_head(pass, est_objective_forward(pass), EST_METRICS_ENTROPY);
+	output = run_policy(pass, EST_METRICS_ENTROPY);
 	est_drop(tape, labels);
-	loss = est_hold(est_sum(tape, output.log_probs));
+	loss = est_hold(est_add_router_loss(tape, est_sum(tape, output.log_probs), &output));
 	est_fused_output_drop(tape, &output);
 	drop_inputs(tape, &inputs);
 	return loss;
@@ -226,7 +235,7 @@ static struct est_tensor grpo_loss(struct est_pass *pass)
 static struct est_tensor kto_loss(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_fused_output output, ignored, reference = { est_none, est_none, est_none };
+	struct est_fused_output output, ignored, reference = { est_none, est_none, est_none, est_none };
 	struct est_tensor labels, loss;
 	struct inputs inputs;
 
@@ -235,7 +244,7 @@ static struct est_tensor kto_loss(struct est_pass *pass)
 	run_without_gradients(pass, false, EST_METRICS_MEAN_LOGITS, false, &ignored);
 	est_drop(tape, labels);
 	labels = completion_labels(pass);
-	output = est_fused_lm_head(pass, est_objective_forward(pass), EST_METRICS_MEAN_LOGITS);
+	output = run_policy(pass, EST_METRICS_MEAN_LOGITS);
 	if (runs_reference(pass->request)) {
 		struct est_tensor mismatched = completion_labels(pass);
 

@@ -106,6 +106,12 @@ struct est_rope {
 	struct est_tensor cos, sin;
 };
 
+/* A router's logits (held), and the layer that it is of, as est_mark_layer() counts. */
+struct est_router_record {
+	struct est_tensor logits;
+	unsigned layer;
+};
+
 struct est_stream_frame;
 struct est_compiled_layer;
 struct est_compiled_model;
@@ -174,6 +180,8 @@ struct est_pass {
 	struct est_compiled_model *compiled_model;  /* or NULL: not as a whole */
 	struct est_tensor mask, sliding_mask;       /* 4-D masks; storage 0 and numel 0: none */
 	struct est_tensor per_layer_inputs;         /* of all layers; numel 0: there are none */
+	struct est_router_record *routers;          /* what hooks record of the routers that are called, or NULL */
+	uint64_t router_count;
 	struct est_shared_states *states;           /* keys and values that layers share, or NULL */
 	struct est_stream_frame *streams;           /* what the model's frame holds of its streams, or NULL */
 };

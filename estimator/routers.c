@@ -4,6 +4,7 @@
 #include "estimator/lora.h"
 #include "estimator/moe.h"
 #include "estimator/recurrent.h"
+#include "estimator/router_loss.h"
 
 static uint64_t choices(const struct est_pass *pass, int64_t per_token)
 {
@@ -44,6 +45,11 @@ static struct est_tensor top_k(struct est_pass *pass, struct est_tensor x, struc
 static struct est_tensor chosen_values(struct est_tape *tape, struct est_tensor x, struct est_tensor indices)
 {
 	return est_gather_rows(tape, x, indices, indices.numel);
+}
+
+struct est_tensor est_best_experts(struct est_pass *pass, struct est_tensor probabilities, struct est_tensor *ret_indices)
+{
+	return top_k(pass, probabilities, ret_indices);
 }
 
 static struct est_tensor sum_of_each(struct est_pass *pass, struct est_tensor x)
@@ -158,6 +164,7 @@ void est_call_router(struct est_pass *pass, const struct est_layer *layer, est_r
 	uint32_t module = layer->router.module;
 
 	route(pass, layer, est_module_enter(pass->tape, module, x), ret);
+	est_router_loss_record(pass, ret->logits);
 	ret->weights = est_hold(est_module_leave(pass->tape, module, ret->weights));
 }
 

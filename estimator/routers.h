@@ -40,6 +40,8 @@ struct est_tensor est_routed(struct est_pass *pass, const struct est_layer *laye
 /* route(x) as a module is called. x is borrowed. */
 void est_call_router(struct est_pass *pass, const struct est_layer *layer, est_router *route, struct est_tensor x,
 		     struct est_routing *ret);
+/* torch.topk() over experts: as many of each token's probabilities (borrowed) as are chosen; ret_indices: of which (held) */
+struct est_tensor est_best_experts(struct est_pass *pass, struct est_tensor probabilities, struct est_tensor *ret_indices);
 void est_routing_drop(struct est_tape *tape, const struct est_routing *routing);
 
 #endif

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/objective.h"
+#include "estimator/router_loss.h"
 #include "estimator/step.h"
 #include "tests/suite.h"
 
@@ -168,6 +169,58 @@ START_TEST(scores_sequences_with_rows)
 }
 END_TEST
 
+/* disable_dropout: what is a module goes, what is a function's argument stays. */
+static const struct {
+	enum est_objective objective;
+	enum est_architecture architecture;
+	double attention, residual, embedding;
+} dropouts[] = {
+	{ EST_SFT, EST_ARCH_GPT2, 0.1, 0.1, 0.1 },     { EST_GRPO, EST_ARCH_GPT2, 0.1, 0.1, 0.1 },
+	{ EST_DPO, EST_ARCH_GPT2, 0, 0, 0 },           { EST_KTO, EST_ARCH_PHI, 0.1, 0, 0 },
+	{ EST_REWARD, EST_ARCH_BLOOM, 0, 0.1, 0.1 },   { EST_ORPO, EST_ARCH_LLAMA, 0.1, 0.1, 0.1 },
+};
+
+START_TEST(switches_dropout_modules_off)
+{
+	struct est_request request = request_of(dropouts[_i].objective, EST_REFERENCE_NONE, 0);
+	struct est_model dropped = model;
+
+	dropped.architecture = dropouts[_i].architecture;
+	dropped.attention_dropout = dropped.residual_dropout = dropped.embedding_dropout = 0.1;
+	dropped = est_objective_model(&request, &dropped);
+	ck_assert_double_eq(dropped.attention_dropout, dropouts[_i].attention);
+	ck_assert_double_eq(dropped.residual_dropout, dropouts[_i].residual);
+	ck_assert_double_eq(dropped.embedding_dropout, dropouts[_i].embedding);
+}
+END_TEST
+
+/* Who asks a mixture for its routers' logits. */
+static const struct {
+	enum est_framework framework;
+	enum est_objective objective;
+	enum est_architecture architecture;
+	int64_t trl;
+	bool wanted;
+} routers[] = {
+	{ EST_TRL, EST_SFT, EST_ARCH_MIXTRAL, 0, true },       { EST_TRL, EST_SFT, EST_ARCH_MIXTRAL, 1010, false },
+	{ EST_TRANSFORMERS, EST_SFT, EST_ARCH_MIXTRAL, 0, false }, { EST_TRANSFORMERS, EST_DPO, EST_ARCH_OLMOE, 0, true },
+	{ EST_TRL, EST_GRPO, EST_ARCH_DEEPSEEK_V3, 0, false }, { EST_TRL, EST_REWARD, EST_ARCH_QWEN3_MOE, 0, false },
+};
+
+START_TEST(balances_routers_with_trl)
+{
+	struct est_request request = request_of(routers[_i].objective, EST_REFERENCE_NONE, 0);
+	struct est_model mixture = model;
+
+	mixture.architecture = routers[_i].architecture;
+	mixture.num_experts = 8;
+	request.framework = routers[_i].framework;
+	request.versions.trl = routers[_i].trl;
+	request.loss = request.objective == EST_REWARD ? EST_LOSS_STANDARD : EST_LOSS_CHUNKED;
+	ck_assert_int_eq(est_router_loss_wanted(&request, &mixture), routers[_i].wanted);
+}
+END_TEST
+
 static Suite *suite(void)
 {
 	Suite *s = suite_create("objective");
@@ -177,6 +230,8 @@ static Suite *suite(void)
 	tcase_add_loop_test(c, holds_and_runs_what_the_objective_needs, 0, COUNT(objectives));
 	tcase_add_test(c, switches_adapters_off_for_the_reference);
 	tcase_add_loop_test(c, scores_sequences_with_rows, 0, COUNT(scores));
+	tcase_add_loop_test(c, switches_dropout_modules_off, 0, COUNT(dropouts));
+	tcase_add_loop_test(c, balances_routers_with_trl, 0, COUNT(routers));
 	suite_add_tcase(s, c);
 	return s;
 }
