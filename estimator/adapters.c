@@ -4,6 +4,7 @@
 #include <string.h>
 #include "estimator/litgpt.h"
 #include "estimator/mlx.h"
+#include "estimator/objective.h"
 
 bool est_is_target(const struct est_names *targets, const char *name)
 {
@@ -207,14 +208,22 @@ static int64_t final_norm_parameters(const struct est_model *model)
 	return model->hidden_size * (model->norm == EST_LAYERNORM ? 2 : 1);
 }
 
-static int64_t unfrozen_parameters(const struct est_model *model, int64_t layers)
+static int64_t head_parameters(const struct est_request *request, const struct est_model *model)
 {
 	int64_t width = model->embed_dim ? model->embed_dim : model->hidden_size;
-	int64_t head = model->vocab_size * width + (model->lm_head_bias ? model->vocab_size : 0);
+	int64_t scores = (int64_t)est_objective_scores(request);
+
+	return scores ? scores * width : model->vocab_size * width + (model->lm_head_bias ? model->vocab_size : 0);
+}
+
+static int64_t unfrozen_parameters(const struct est_request *request, const struct est_model *model)
+{
+	int64_t layers = request->trainable_layers;
 
 	if (layers > model->num_hidden_layers)
 		layers = model->num_hidden_layers;
-	return est_model_last_layers_parameters(model, layers) + final_norm_parameters(model) + head;
+	return est_model_last_layers_parameters(model, layers) + final_norm_parameters(model)
+	       + head_parameters(request, model);
 }
 
 int64_t est_trainable_parameters(const struct est_request *request, const struct est_model *model)
@@ -227,7 +236,7 @@ int64_t est_trainable_parameters(const struct est_request *request, const struct
 		return est_lora_parameters(model, &request->lora)
 		       + (request->freeze_vision_tower ? 0 : est_lora_tower_parameters(model, &request->lora));
 	case EST_FREEZE:
-		return unfrozen_parameters(model, request->trainable_layers);
+		return unfrozen_parameters(request, model);
 	case EST_FULL:
 		break;
 	}

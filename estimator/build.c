@@ -20,7 +20,9 @@ static void build_embeddings(struct est_pass *pass, uint64_t embed_dim)
 
 	if (model->lacks_embedding)
 		return;
-	pass->frozen = (pass->request->method == EST_FREEZE) && !model->tie_word_embeddings;
+	/* tied, it is the head; a head of scores has weights of its own */
+	pass->frozen = pass->request->method == EST_FREEZE
+		       && (!model->tie_word_embeddings || est_objective_scores(pass->request));
 	est_modules_new(pass->tape, 1);
 	pass->embed_tokens = est_build_matrix(pass, (uint64_t)(model->vocab_size + model->extra_embed_rows), embed_dim);
 	pass->tape->leaves[pass->embed_tokens].parts = pass->tensor.ranks;
