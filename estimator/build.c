@@ -99,6 +99,7 @@ static void cast_leaf(struct est_pass *pass, struct est_leaf *leaf, uint8_t elem
 	}
 	leaf->value = est_hold(est_empty_as(pass->tape, old.numel, element, EST_WEIGHTS));
 	leaf->value.source = old.source;
+	leaf->value.requires_grad = old.requires_grad;
 	est_drop(pass->tape, old);
 }
 
@@ -122,10 +123,11 @@ static void cast_biases_back(struct est_pass *pass)
 			cast_leaf(pass, &pass->tape->leaves[i], EST_16BIT);
 }
 
-/* TRL's peft_module_casting_to_bf16, after the adapters: the embedding and the head go back, norms stay */
-static void cast_vocabulary_back(struct est_pass *pass)
+/* TRL's peft_module_casting_to_bf16, after the adapters: the embedding and the head go back, both what the model was made with and
+ * what PEFT trains in their place; norms stay */
+static void cast_vocabulary_back(struct est_pass *pass, uint32_t embed_tokens, uint32_t lm_head)
 {
-	const uint32_t vocabulary[] = { pass->embed_tokens, pass->lm_head.weight };
+	const uint32_t vocabulary[] = { embed_tokens, lm_head, pass->embed_tokens, pass->lm_head.weight };
 
 	for (size_t i = 0; i < sizeof(vocabulary) / sizeof(vocabulary[0]); i++)
 		if (pass->tape->leaves[vocabulary[i]].value.element == EST_32BIT)
@@ -206,6 +208,8 @@ static void save_score(struct est_pass *pass)
 bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model,
 		    const struct est_request *request)
 {
+	uint32_t embed_tokens, lm_head;
+
 	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
 				   .batch = (uint64_t)request->micro_batch_size * est_objective_sequences(request),
 				   .sequence = est_rank_length(request), .first_leaf = tape->leaf_count };
@@ -222,13 +226,15 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 			    && request->checkpointing == EST_CHECKPOINT_NONE;
 	if (!build_model(pass))
 		return false;
+	embed_tokens = pass->embed_tokens;
+	lm_head = pass->lm_head.weight;
 	if (est_prepares_kbit(request))
 		upcast(pass);
 	if (est_has_adapters(request) && !est_lora_build(pass))
 		return false;
 	cast_biases_back(pass);
 	if (est_casts_vocabulary_back(request))
-		cast_vocabulary_back(pass);
+		cast_vocabulary_back(pass, embed_tokens, lm_head);
 	if (est_has_adapters(request) && est_objective_scores(request) && !est_model_is_encoder(model))
 		save_score(pass);
 	est_unsloth_load(pass);

@@ -107,8 +107,10 @@ bool est_casts_vocabulary_back(const struct est_request *request)
 	const struct est_quantization *quantization = &request->quantization;
 	bool four_bits = quantization->type == EST_NF4 || quantization->type == EST_FP4;
 
-	return est_is_old_transformers(&request->versions) && request->framework == EST_TRL
-	       && est_prepares_kbit(request) && four_bits && request->precision == EST_BF16_MIXED;
+	bool casts = est_is_old_transformers(&request->versions) || request->objective == EST_ORPO;
+
+	return casts && request->framework == EST_TRL && est_prepares_kbit(request) && four_bits
+	       && request->precision == EST_BF16_MIXED;
 }
 
 /* Models whose code of these releases is Llama's but for what the replay has anyway */

@@ -50,8 +50,8 @@ bool est_adds_in_place(const struct est_versions *versions);
  * sharded (to 0.29). */
 bool est_prepares_kbit(const struct est_request *request);
 
-/* The SFTTrainer of that time takes the embedding and the head of a 4-bit model, which PEFT's preparation has made
- * fp32, back to bf16 (TRL 0.13's peft_module_casting_to_bf16). */
+/* The SFTTrainer of that time, and the ORPOTrainer of any, take the embedding and the head of a 4-bit model, which PEFT's
+ * preparation has made fp32, back to bf16 (peft_module_casting_to_bf16). */
 bool est_casts_vocabulary_back(const struct est_request *request);
 
 /* Why a run with a release before 5 is not modelled, for a message that begins with the version; NULL when it is, or

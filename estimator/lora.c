@@ -262,6 +262,13 @@ static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t element
 	}
 }
 
+/* TRL's trainers but ORPO's: `if param.requires_grad` of a quantised model it becomes bf16, copies of whole modules too */
+static bool casts_trained(const struct est_request *request)
+{
+	return request->framework == EST_TRL && request->method == EST_QLORA && request->objective != EST_ORPO
+	       && request->lora.adapter_dtype == EST_BF16;
+}
+
 /* A trainable copy of a matrix, which the optimizer takes for what the original is. */
 static uint32_t saved_matrix(struct est_pass *pass, uint32_t original, uint64_t rows, uint64_t columns)
 {
@@ -316,6 +323,8 @@ bool est_lora_build(struct est_pass *pass)
 	cast_adapters(pass, first, adapter_element(pass->request));
 	save_modules(pass);
 	save_classifier(pass);
+	if (casts_trained(pass->request))
+		cast_adapters(pass, first, EST_16BIT);
 	return true;
 }
 
