@@ -1,5 +1,6 @@
 #include <string.h>
 #include "estimator/liger.h"
+#include "estimator/objective.h"
 
 /* Rows of the partial sums of a norm's weight gradient: one a multiprocessor. Those of an H100; another card's few
  * more or less are some hundred kilobytes. */
@@ -134,13 +135,39 @@ void est_liger_rope(struct est_pass *pass, const struct est_rope *rope, struct e
 	node->extra[1] = permuted.key_value;
 }
 
-bool est_liger_knows(const struct est_model *model)
+/* MODEL_TYPE_TO_APPLY_LIGER_FN (liger_kernel 0.8.5, transformers/monkey_patch.py); of any other model_type a line in the log tells that
+ * no kernels were applied. */
+static bool is_patched(const char *model_type)
 {
-	static const char *const without[] = { "seed_oss", "cwm", "iquestcoder" }; /* Llama's code, by a name that Liger does not know */
+	static const char *const types[] = {
+		"deepseek_v2", "deepseek_v3", "exaone4", "falcon_h1", "gemma", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text",
+		"glm4", "glm4v", "glm4v_moe", "gpt_oss", "granite", "hunyuan_v1_dense", "hunyuan_v1_moe", "internvl", "llama", "llama4",
+		"llama4_text", "llava", "ministral", "mistral", "mixtral", "mllama", "mllama_text_model", "nemotron", "olmo2", "olmo3",
+		"paligemma", "phi3", "pixtral", "qwen2", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_vl", "qwen2_vl_text", "qwen3", "qwen3_5",
+		"qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe", "qwen3_vl_moe_text",
+		"qwen3_vl_text", "smollm3", "smolvlm",
+	};
 
-	for (size_t i = 0; i < sizeof(without) / sizeof(without[0]); i++)
-		if (!strcmp(model->model_type, without[i]))
-			return false;
+	for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++)
+		if (!strcmp(model_type, types[i]))
+			return true;
+	return *model_type == '\0'; /* a shape without a name */
+}
+
+/* Granite's patch leaves head and loss alone, but for a cross entropy of its own */
+static bool follows(const struct est_request *request, const struct est_model *model)
+{
 	return model->architecture >= EST_ARCH_LLAMA && model->architecture <= EST_ARCH_OLMO2
-	       && model->architecture != EST_ARCH_OLMO && model->architecture != EST_ARCH_GEMMA4 && model->logits_scaling == 0;
+	       && model->architecture != EST_ARCH_OLMO && model->architecture != EST_ARCH_GEMMA4 && !model->mrope
+	       && (model->logits_scaling == 0 || request->loss == EST_LOSS_CHUNKED);
+}
+
+const char *est_liger_refuses(const struct est_request *request, const struct est_model *model)
+{
+	if (!is_patched(model->model_type))
+		return "changes nothing: Liger 0.8.5 has no kernels for models of this model_type; leave it out";
+	if (est_objective_scores(request) && request->loss == EST_LOSS_LIGER)
+		return "fails with a head of scores, as Liger's fused loss calls lm_head: name loss standard, for fused_linear_cross_entropy "
+		       "false in liger_kernel_config";
+	return follows(request, model) ? NULL : "is not modelled yet with this model";
 }

@@ -19,7 +19,7 @@ struct est_tensor est_liger_gate(struct est_tape *tape, struct est_tensor gate, 
  * contiguous rows. q and k are borrowed. */
 void est_liger_rope(struct est_pass *pass, const struct est_rope *rope, struct est_tensor q, struct est_tensor k,
 		    struct est_tensor ret[2]);
-/* Whether Liger patches models of this kind, and the replay follows. */
-bool est_liger_knows(const struct est_model *model);
+/* Why Liger's kernels are not replayed for this model, to follow the field's name; NULL where they are. */
+const char *est_liger_refuses(const struct est_request *request, const struct est_model *model);
 
 #endif

@@ -220,6 +220,15 @@ static void check_loss(const struct est_request *request, struct est_faults *fau
 				      est_word_name(est_loss_words, (int)pairs[i].loss));
 }
 
+static void check_liger(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	bool replays = model->architecture != EST_ARCH_UNSUPPORTED && !est_model_is_encoder(model);
+	const char *why = request->liger_kernel && replays ? est_liger_refuses(request, model) : NULL;
+
+	if (why)
+		est_field_refuse("liger_kernel", request, faults, "%s", why);
+}
+
 static bool packs_buffers(const struct est_request *request)
 {
 	return request->method == EST_QLORA && (request->quantization.type == EST_GPTQ || request->quantization.type == EST_HQQ);
@@ -439,8 +448,8 @@ void est_support_check(const struct est_request *request, const struct est_model
 	est_tensor_check(request, model, faults);
 	if (model->vision.tower != EST_TOWER_NONE)
 		check_tower(request, model, faults);
-	else if (request->liger_kernel && (!est_liger_knows(model) || model->mrope))
-		refuse("liger_kernel", request, faults);
+	else
+		check_liger(request, model, faults);
 	est_per_layer_check(request, model, faults);
 	est_pipeline_check(request, model, faults);
 	est_context_check(request, model, faults);

@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "estimator/liger.h"
@@ -174,20 +175,29 @@ END_TEST
 
 static const struct {
 	enum est_architecture architecture;
+	const char *model_type;
 	double logits_scaling;
+	enum est_loss loss;
+	enum est_objective objective;
 	bool known;
 } kinds[] = {
-	{ EST_ARCH_LLAMA, 0, true },        { EST_ARCH_GEMMA3, 0, true }, { EST_ARCH_PHI3, 0, true },
-	{ EST_ARCH_OLMO2, 0, true },        { EST_ARCH_LLAMA, 8, false }, /* Granite: patched, but without a fused loss */
-	{ EST_ARCH_OLMO, 0, false },        { EST_ARCH_GPT2, 0, false },  { EST_ARCH_MIXTRAL, 0, false },
-	{ EST_ARCH_UNSUPPORTED, 0, false },
+	{ EST_ARCH_LLAMA, "llama", 0, EST_LOSS_LIGER, EST_SFT, true },     { EST_ARCH_GEMMA3, "", 0, EST_LOSS_LIGER, EST_SFT, true },
+	{ EST_ARCH_PHI3, "phi3", 0, EST_LOSS_LIGER, EST_SFT, true },       { EST_ARCH_OLMO2, "olmo3", 0, EST_LOSS_LIGER, EST_SFT, true },
+	{ EST_ARCH_OLMO, "olmo", 0, EST_LOSS_LIGER, EST_SFT, false },      { EST_ARCH_GPT2, "gpt2", 0, EST_LOSS_LIGER, EST_SFT, false },
+	{ EST_ARCH_LLAMA, "internlm2", 0, EST_LOSS_LIGER, EST_SFT, false }, { EST_ARCH_MIXTRAL, "mixtral", 0, EST_LOSS_LIGER, EST_SFT, false },
+	/* patched, but without a fused loss, which TRL's stands in for */
+	{ EST_ARCH_LLAMA, "granite", 8, EST_LOSS_LIGER, EST_SFT, false },  { EST_ARCH_LLAMA, "granite", 8, EST_LOSS_CHUNKED, EST_DPO, true },
+	/* no lm_head */
+	{ EST_ARCH_LLAMA, "llama", 0, EST_LOSS_LIGER, EST_REWARD, false }, { EST_ARCH_LLAMA, "llama", 0, EST_LOSS_STANDARD, EST_REWARD, true },
 };
 
 START_TEST(knows_what_liger_patches)
 {
 	struct est_model model = { .architecture = kinds[_i].architecture, .logits_scaling = kinds[_i].logits_scaling };
+	struct est_request asked = { .loss = kinds[_i].loss, .objective = kinds[_i].objective };
 
-	ck_assert(est_liger_knows(&model) == kinds[_i].known);
+	snprintf(model.model_type, sizeof(model.model_type), "%s", kinds[_i].model_type);
+	ck_assert((est_liger_refuses(&asked, &model) == NULL) == kinds[_i].known);
 }
 END_TEST
 
