@@ -85,6 +85,8 @@ static const char *loss_of_liger(const struct rule_input *input, double *ret)
 	const struct est_request *request = input->request;
 
 	*ret = EST_LOSS_LIGER;
+	if (request->liger_kernel && request->objective == EST_REWARD)
+		return "liger_kernel fuses the head with the loss, as RewardTrainer leaves it";
 	if (!request->liger_kernel || (request->framework == EST_TRL && !is_older(request->versions.trl, 1016)))
 		return NULL; /* TRL 1.16 keeps its own head beside Liger's kernels */
 	return "liger_kernel fuses the head with the loss";
@@ -102,9 +104,11 @@ static const char *loss_of_objective(const struct rule_input *input, double *ret
 	const struct est_request *request = input->request;
 	enum est_objective objective = request->objective;
 
-	*ret = objective == EST_ORPO ? EST_LOSS_STANDARD : EST_LOSS_CHUNKED;
+	*ret = objective == EST_ORPO || objective == EST_REWARD ? EST_LOSS_STANDARD : EST_LOSS_CHUNKED;
 	if (objective == EST_ORPO)
 		return "ORPO's trainer takes whole logits";
+	if (objective == EST_REWARD && !request->liger_kernel)
+		return "a score for each sequence, and no logits";
 	if (objective != EST_DPO && objective != EST_KTO && objective != EST_GRPO)
 		return NULL;
 	return is_older(request->versions.trl, 1000) ? NULL : "the trainers of TRL 1.x compute log-probabilities in tiles";
@@ -115,6 +119,32 @@ static const char *kbit_of_old_trl(const struct rule_input *input, double *ret)
 	*ret = true;
 	return input->request->framework == EST_TRL && is_older(input->request->versions.trl, 1000)
 		? "before 1.0 TRL prepared quantised models itself" : NULL;
+}
+
+static bool is_orpo(const struct est_request *request)
+{
+	return request->framework == EST_TRL && request->objective == EST_ORPO;
+}
+
+static const char *kbit_of_orpo(const struct rule_input *input, double *ret)
+{
+	*ret = true;
+	return is_orpo(input->request) ? "ORPO's trainer calls prepare_model_for_kbit_training still" : NULL;
+}
+
+static const char *adapters_of_orpo(const struct rule_input *input, double *ret)
+{
+	*ret = EST_FP32;
+	return is_orpo(input->request) ? "ORPO's trainer leaves adapters as PEFT makes them" : NULL;
+}
+
+static const char *loaded_by_trl(const struct rule_input *input, double *ret)
+{
+	const struct est_request *request = input->request;
+
+	*ret = EST_FP32;
+	return request->framework == EST_TRL && est_has_adapters(request) && !is_older(request->versions.trl, 1000)
+		? "TRL loads a model by name in float32 (create_model_from_path)" : NULL;
 }
 
 static const char *kbit_of_type(const struct rule_input *input, double *ret)
@@ -250,6 +280,14 @@ static const char *sequence_of_model(const struct rule_input *input, double *ret
 	return positions > 0 && (double)positions < field->fallback ? "as many positions as the model has" : NULL;
 }
 
+static const char *sequence_of_trl(const struct rule_input *input, double *ret)
+{
+	int64_t positions = input->model->max_position_embeddings;
+
+	*ret = positions > 0 && positions < 1024 ? (double)positions : 1024;
+	return input->request->framework == EST_TRL && input->request->objective != EST_GRPO ? "TRL's max_length is 1024" : NULL;
+}
+
 static const char *target_of_sequence(const struct rule_input *input, double *ret)
 {
 	*ret = (double)input->request->sequence_length;
@@ -368,15 +406,19 @@ static const struct {
 	{ "use_reentrant", reentrant_of_old_transformers, false },
 	{ "max_grad_norm", clip_of_fused_step, true },
 	{ "lora.alpha", alpha_of_rank, false },
+	{ "base_dtype", loaded_by_trl, false },
 	{ "lora.adapter_dtype", adapters_of_old_peft, false },
+	{ "lora.adapter_dtype", adapters_of_orpo, true },
 	{ "quantization.type", type_of_bits, false },
 	{ "quantization.bits", bits_of_type, false },
 	{ "quantization.group_size", group_of_type, false },
 	{ "quantization.prepare_kbit", kbit_of_old_trl, true },
+	{ "quantization.prepare_kbit", kbit_of_orpo, true },
 	{ "quantization.prepare_kbit", kbit_of_type, true },
 	{ "trainable_layers", layers_of_mlx, false },
 	{ "reference_model", reference_of_objective, false },
 	{ "task", task_of_model, false },
+	{ "sequence_length", sequence_of_trl, false },
 	{ "sequence_length", sequence_of_model, false },
 	{ "target_length", target_of_sequence, false },
 	{ "parallelism.wrap", wrap_of_adapters, false },

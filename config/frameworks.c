@@ -33,6 +33,7 @@ const struct cfg_framework cfg_frameworks[] = {
 		{ "gradient_checkpointing", EST_CHECKPOINT_FULL, EVERY_METHOD,
 		  "LLaMA-Factory switches it on (disable_gradient_checkpointing: false)", NULL },
 		{ "use_reentrant", true, EVERY_METHOD, "LLaMA-Factory's use_reentrant_gc is true", NULL },
+		{ "lora.rank", 8, ADAPTERS, "LLaMA-Factory's lora_rank is 8 (hparams/finetuning_args.py)", NULL },
 		{ "optimizer", EST_ADAMW_TORCH, EVERY_METHOD, "LLaMA-Factory's examples and web page: adamw_torch", NULL },
 		{ "quantization.prepare_kbit", false, BIT(EST_QLORA),
 		  "LLaMA-Factory upcasts norms only with upcast_layernorm (model/model_utils/checkpointing.py)", NULL },

@@ -57,7 +57,7 @@ const struct est_field est_request_fields[] = {
 	{ TOP(method), WORD(est_method_words, EST_FULL), .doc = "What is trained." },
 	{ TOP(precision), WORD(est_precision_words, EST_BF16_MASTER), BY_FRAMEWORK,
 	  .doc = "The types of weights, gradients, optimizer states and arithmetic." },
-	{ TOP(base_dtype), WORD(est_base_dtype_words, EST_BF16), WHEN(WITH_ADAPTERS),
+	{ TOP(base_dtype), WORD(est_base_dtype_words, EST_BF16), BY_FRAMEWORK, WHEN(WITH_ADAPTERS),
 	  .doc = "The type of the frozen base weights (lora) or of what is not quantised (qlora)." },
 	{ TOP(optimizer), WORD(est_optimizer_words, EST_ADAMW_TORCH_FUSED), BY_FRAMEWORK,
 	  .doc = "The optimizer, named as in the Trainer's optim." },

@@ -213,6 +213,9 @@ static void check_loss(const struct est_request *request, struct est_faults *fau
 	} pairs[] = { { EST_DPO, EST_LOSS_CHUNKED }, { EST_KTO, EST_LOSS_CHUNKED }, { EST_GRPO, EST_LOSS_CHUNKED },
 		      { EST_ORPO, EST_LOSS_STANDARD } };
 
+	if (request->framework == EST_LLAMA_FACTORY && request->objective > EST_PRETRAIN)
+		est_field_refuse("objective", request, faults,
+				 "is not modelled yet with llama_factory, whose own trainers hold whole logits in fp32; TRL's do not");
 	for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++)
 		if (request->objective == pairs[i].objective && request->loss != pairs[i].loss)
 			est_fault_add(faults, "/loss", EST_NOT_SUPPORTED_YET, "with objective %s only %s is modelled",
