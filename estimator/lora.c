@@ -246,12 +246,14 @@ static uint8_t adapter_element(const struct est_request *request)
 	return est_upcasts_adapters(request) ? EST_32BIT : est_dtype_element(request, request->lora.adapter_dtype);
 }
 
-/* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there */
-static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t element)
+/* autocast_adapter_dtype: the adapters, made in the base's dtype, are cast to fp32 when all are there; magnitudes: DoRA's, which are
+ * no matrices */
+static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t matrices, uint8_t magnitudes)
 {
 	for (uint32_t i = first; i < pass->tape->leaf_count; i++) {
 		struct est_leaf *leaf = &pass->tape->leaves[i];
 		struct est_tensor old = leaf->value;
+		uint8_t element = leaf->linear ? matrices : magnitudes;
 
 		if (old.element == element)
 			continue;
@@ -262,7 +264,8 @@ static void cast_adapters(struct est_pass *pass, uint32_t first, uint8_t element
 	}
 }
 
-/* TRL's trainers but ORPO's: `if param.requires_grad` of a quantised model it becomes bf16, copies of whole modules too */
+/* TRL's trainers but ORPO's: `if param.requires_grad and "lora_magnitude_vector" not in name` of a quantised model it becomes bf16, copies
+ * of whole modules too */
 static bool casts_trained(const struct est_request *request)
 {
 	return request->framework == EST_TRL && request->method == EST_QLORA && request->objective != EST_ORPO
@@ -313,6 +316,7 @@ static void save_classifier(struct est_pass *pass)
 bool est_lora_build(struct est_pass *pass)
 {
 	uint32_t first = pass->tape->leaf_count;
+	uint8_t element = adapter_element(pass->request);
 
 	if (pass->model->architecture == EST_ARCH_LITGPT)
 		return est_litgpt_lora_build(pass);
@@ -320,11 +324,12 @@ bool est_lora_build(struct est_pass *pass)
 	if (!wrap_tower(pass) || !wrap_projections(pass) || !wrap_layers(pass, EST_MODULE_LINEAR) || !wrap_head(pass)
 	    || !wrap_per_layer_projection(pass) || !est_altup_adapt(pass) || !wrap_parameters(pass))
 		return false;
-	cast_adapters(pass, first, adapter_element(pass->request));
+	cast_adapters(pass, first, element, casts_trained(pass->request) ? EST_32BIT : element);
+	first = pass->tape->leaf_count;
 	save_modules(pass);
 	save_classifier(pass);
 	if (casts_trained(pass->request))
-		cast_adapters(pass, first, EST_16BIT);
+		cast_adapters(pass, first, EST_16BIT, EST_16BIT);
 	return true;
 }
 

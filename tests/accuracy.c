@@ -109,7 +109,7 @@ static const struct gate single[] = {
 	{ "selective qlora",                   2, 0.01, 0.01, 0.05, 0.05 },
 	{ "drawn full",                        4, 0.01, 0.01, 0.01, 0.01 },
 	{ "drawn lora",                        4, 0.01, 0.01, 0.40, 0.80 },
-	{ "drawn qlora",                      13, 0.01, 0.01, 0.10, 0.10 },
+	{ "drawn qlora",                      14, 0.01, 0.01, 0.10, 0.10 },
 	{ "drawn freeze",                      4, 0.01, 0.01, 0.20, 0.10 },
 	{ .rows = 0 },
 };
