@@ -70,8 +70,8 @@ static void before_backward(struct est_schedule *schedule, unsigned number)
 }
 
 /* The gradients of the views, zeros for what the forward did not run, concatenated (the backward of split), and
- * accumulated into what micro-batches before have left. */
-static void gather_gradients(struct est_schedule *schedule, unsigned number)
+ * accumulated into what micro-batches before have left. ret: what was, which the engine holds while the hooks run */
+static struct est_tensor gather_gradients(struct est_schedule *schedule, unsigned number)
 {
 	struct est_tape *tape = schedule->tape;
 	struct est_unit *unit = &schedule->units[number];
@@ -86,9 +86,9 @@ static void gather_gradients(struct est_schedule *schedule, unsigned number)
 		leaf->grad = est_none;
 	}
 	if (unit->unreduced.storage)
-		est_drop(tape, flat);
-	else
-		unit->unreduced = est_hold(flat);
+		return est_hold(flat);
+	unit->unreduced = est_hold(flat);
+	return est_none;
 }
 
 /* Without a policy gradients are reduced as they are. */
@@ -128,16 +128,18 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 static void after_backward(struct est_schedule *schedule, unsigned number)
 {
 	bool trained = schedule->units[number].trained > 0;
+	struct est_tensor accumulated = est_none;
 
 	if (!schedule->units[number].has_run) /* a vision tower's */
 		return;
 	if (trained)
-		gather_gradients(schedule, number);
+		accumulated = gather_gradients(schedule, number);
 	schedule->units[number].reduced = true;
 	if (schedule->syncs || schedule->request->parallelism.reshard_after_forward)
 		reshard(schedule, number);
 	if (trained && schedule->syncs)
 		reduce(schedule, number);
+	est_drop(schedule->tape, accumulated);
 }
 
 /* init_flat_param_attributes(), before the first forward of all: each unit's buffers are made, on the compute
