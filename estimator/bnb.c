@@ -33,11 +33,19 @@ static void keep_absmax(struct est_pass *pass, uint64_t count, bool nested, stru
 	est_drop(pass->tape, absmax);
 }
 
-/* Two weights a byte. FSDP shards what is stored as bf16, and leaves uint8 alone (ignored_params). */
+/* fully_shard() shards bytes too; accelerate tells it not to (ignored_params). */
+static bool shards_bytes(const struct est_request *request)
+{
+	return request->parallelism.wrap == EST_WRAP_LAYER_ROOT && est_shards_dtensors(request);
+}
+
+/* Two weights a byte, or four in what is stored as bf16. */
 static struct est_tensor pack(struct est_pass *pass, uint64_t n)
 {
 	if (pass->schedule && pass->request->quantization.quant_storage == EST_STORE_BF16)
 		return est_parameter_empty(pass, (n + 3) / 4, EST_16BIT);
+	if (pass->schedule && shards_bytes(pass->request))
+		return est_parameter_empty(pass, (n + 1) / 2, EST_BYTE);
 	return weights(pass, (n + 1) / 2, EST_BYTE);
 }
 

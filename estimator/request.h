@@ -199,6 +199,12 @@ static inline bool est_is_ulysses(const struct est_request *request)
 	return request->parallelism.context > 1 && request->parallelism.context_backend == EST_ULYSSES;
 }
 
+/* FSDP2: a rank's parts of parameters are DTensors. */
+static inline bool est_shards_dtensors(const struct est_request *request)
+{
+	return request->parallelism.strategy == EST_FSDP || request->parallelism.strategy == EST_HSDP;
+}
+
 /* Tokens of a sequence that a rank has: all, or its part under context parallelism. */
 static inline uint64_t est_rank_length(const struct est_request *request)
 {

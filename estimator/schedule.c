@@ -343,7 +343,8 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 		schedule->tape->host_shards += leaf->shard * leaf->shard_element * (trained ? 2 : 1);
 	else
 		est_persistent(schedule->tape, leaf->shard, leaf->shard_element, EST_WEIGHTS);
-	leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
+	if (leaf->value.element != EST_BYTE) /* packed weights are gathered as they are */
+		leaf->value.element = element_of(schedule->request->parallelism.param_dtype, leaf->value.element);
 	unit->numel += leaf->shard * unit->ranks;
 	unit->bytes += leaf->shard * unit->ranks * leaf->value.element;
 	unit->trained += trained ? leaf->shard * unit->ranks : 0;
