@@ -272,20 +272,30 @@ static bool packs_bytes(const struct est_request *request)
 
 /* Flat parameters, a unit for each layer and the model as the root (what accelerate makes of it too): full models; adapters, each of
  * which PEFT's policy makes a unit, or, in the layers', where use_orig_params lets them be. Weights packed as bytes cannot be
- * flattened. Precisions: those of 16 bits, with a policy or without any. */
+ * flattened. Precisions: those of 16 bits, with a policy or without any, and fp32 of full models. */
 static bool is_replayed_fsdp1(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
 	bool bytes = packs_bytes(request), mixed = est_is_mixed(request->precision);
-	bool pure = request->precision == EST_PURE_BF16 || request->precision == EST_PURE_FP16;
+	bool pure = request->precision == EST_PURE_BF16 || request->precision == EST_PURE_FP16
+		    || (request->precision == EST_PURE_FP32 && request->method == EST_FULL);
 	bool half = mixed ? p->param_dtype == EST_BF16 || p->param_dtype == EST_FP16
 			  : pure && p->param_dtype == EST_DTYPE_NONE && p->reduce_dtype == EST_DTYPE_NONE;
-	bool together = request->method == EST_LORA && p->wrap != EST_WRAP_PEFT && p->use_orig_params && mixed;
+	bool together = request->method == EST_LORA && p->wrap != EST_WRAP_PEFT && p->use_orig_params && half;
 	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
 	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
 
 	return est_schedule_is_plain(request) && (whole || (adapts && request->loss == EST_LOSS_STANDARD))
 	       && request->offload.parameters == EST_ON_GPU;
+}
+
+/* All layers, or, of ranks that share nothing but parameters, the last ones. */
+static bool trains_layers(const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	return request->method == EST_FULL
+	       || (request->method == EST_FREEZE && p->tensor * p->pipeline * p->context * p->expert == 1);
 }
 
 /* Full models, the last layers of them, and adapters; with fused losses too, which read the head's weight where its unit has gathered
@@ -298,7 +308,7 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 
 	return steps_dtensors(request) && (has_plain_loss(request) || fused) && (request->method != EST_QLORA || packs)
 	       && request->lora.modules_to_save.count == 0
-	       && (est_has_adapters(request) || request->parallelism.wrap != EST_WRAP_PEFT);
+	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }
 
 bool est_schedule_wanted(const struct est_request *request)
