@@ -2,6 +2,7 @@
 #include "estimator/estimator.h"
 #include "estimator/fields.h"
 #include "estimator/framework.h"
+#include "estimator/optimizer.h"
 #include "estimator/support.h"
 
 typedef void rule(const struct est_request *request, const struct est_model *model, struct est_faults *faults);
@@ -331,10 +332,21 @@ static void check_size(const struct est_request *request, const struct est_model
 			      "must need less than 2^60 bytes of activations with this micro_batch_size and model");
 }
 
+/* FSDP2's parameters are DTensors, of which some optimizers' first step raises. */
+static void check_optimizer(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const char *why = est_optimizer_refuses_dtensors(request->optimizer);
+
+	(void)model;
+	if (why && est_shards_dtensors(request) && request->framework < EST_MEGATRON && est_shard_ranks(&request->parallelism) > 1)
+		est_fault_add(faults, "/optimizer", EST_CONTRADICTION, "must not be %s with FSDP2: %s, and its first step fails; fsdp1, ddp "
+			      "and zero2 can", est_word_name(est_optimizer_words, (int)request->optimizer), why);
+}
+
 static rule *const rules[] = {
 	check_companions, check_freeze, check_checkpointing, check_ranks, check_stages, check_virtual_stages,
 	check_model_parallel, check_attention,
-	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_size,
+	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_optimizer, check_size,
 };
 
 bool est_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)

@@ -203,6 +203,15 @@ static void choose_elements(struct est_schedule *schedule, const struct est_unit
 	}
 }
 
+/* What the optimizer sees then is the flat parameter itself. */
+static void fold(struct est_unit *unit, uint64_t share)
+{
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
+		leaf->folded = leaf != unit->first;
+		leaf->shard = leaf->folded ? 0 : share;
+	}
+}
+
 /* A flat parameter is cut as it lies: the first rank, which is replayed, has the unit's first parameters whole, a
  * part of one and nothing of the rest. */
 static void shard(struct est_schedule *schedule, struct est_unit *unit)
@@ -219,9 +228,12 @@ static void shard(struct est_schedule *schedule, struct est_unit *unit)
 	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
 		leaf->shard = leaf->value.numel < left ? leaf->value.numel : left;
 		left -= leaf->shard;
+		leaf->flat = true;
 	}
 	if (!unit->first)
 		return;
+	if (!request->parallelism.use_orig_params)
+		fold(unit, share);
 	if (request->method == EST_FULL && est_is_mixed(request->precision)) /* a full model is loaded in 16 bits too, and accelerate casts its shards */
 		loaded = EST_16BIT;
 	if (unit->first->shard_element != loaded && request->parallelism.use_orig_params)

@@ -113,27 +113,12 @@ static void note_unsloth(const struct est_request *request, const struct est_mod
 			     "fp32 logits at most; the upper figures have room for one such chunk more");
 }
 
-/* bitsandbytes' operators have no rule for DTensors, and Adafactor adds plain tensors to them. */
-static bool refuses_dtensors(const struct est_request *request)
-{
-	enum est_strategy strategy = request->parallelism.strategy;
-	enum est_optimizer optimizer = request->optimizer;
-
-	return (strategy == EST_FSDP || strategy == EST_HSDP)
-	       && (optimizer == EST_ADAMW_8BIT || optimizer == EST_PAGED_ADAMW_8BIT || optimizer == EST_PAGED_ADAMW_32BIT
-		   || optimizer == EST_LION || optimizer == EST_LION_8BIT || optimizer == EST_ADAFACTOR);
-}
-
 static void note_limits(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	if (est_sharding_is_static(request))
 		est_note_add(&report->warnings, "/parallelism/strategy", "",
 			     "sharding is static so far: what is gathered, bucketed or prefetched on the way is left out of the expected "
 			     "figures; the upper ones have room for it");
-	if (refuses_dtensors(request))
-		est_note_add(&report->warnings, "/optimizer", est_word_name(est_optimizer_words, (int)request->optimizer),
-			     "its step does not take DTensors: under FSDP2 a run with torch 2.13, Transformers 5.23 and bitsandbytes 0.50 ends "
-			     "there; with fsdp1 it does not");
 	if (model->vision.tower != EST_TOWER_NONE)
 		est_note_add(&report->warnings, "/model", model->id,
 			     "batches without images: the vision tower is weights, whose gradients and states, where it is trained, the upper "

@@ -48,7 +48,7 @@ static struct est_trained trained(const struct est_leaf *leaf, const struct est_
 {
 	struct est_tensor value = at_rest(leaf);
 	uint64_t stack = leaf->stack ? leaf->stack : 1;
-	uint64_t columns = leaf->rows ? leaf->value.numel / leaf->rows : 0;
+	uint64_t columns = leaf->rows && !leaf->flat ? leaf->value.numel / leaf->rows : 0;
 
 	return (struct est_trained){ .numel = value.numel, .rows = columns ? value.numel / columns : 0,
 				     .columns = columns * stack,
@@ -98,12 +98,50 @@ void est_states_fused(struct est_stepping *stepping, const struct est_trained *p
 	est_states_like(stepping, p);
 }
 
+/* ---- which steps parts of parameters */
+
+static bool is_torchs(enum est_optimizer optimizer)
+{
+	return optimizer == EST_ADAMW_TORCH_FUSED || optimizer == EST_ADAMW_TORCH || optimizer == EST_SGD
+	       || optimizer == EST_SGD_MOMENTUM;
+}
+
+static bool is_torchaos(enum est_optimizer optimizer)
+{
+	return optimizer == EST_ADAMW_8BIT_TORCHAO || optimizer == EST_ADAMW_4BIT || optimizer == EST_ADAMW_FP8;
+}
+
+static bool is_bitsandbytes(enum est_optimizer optimizer)
+{
+	return optimizer == EST_ADAMW_8BIT || optimizer == EST_PAGED_ADAMW_8BIT || optimizer == EST_PAGED_ADAMW_32BIT
+	       || optimizer == EST_LION || optimizer == EST_LION_8BIT;
+}
+
+bool est_optimizer_steps_parts(const struct est_request *request)
+{
+	enum est_optimizer optimizer = request->optimizer;
+	bool on_gpu = request->offload.optimizer == EST_ON_GPU;
+
+	if (is_torchs(optimizer))
+		return true;
+	return on_gpu && (is_torchaos(optimizer)
+			  || (!est_shards_dtensors(request) && (is_bitsandbytes(optimizer) || optimizer == EST_ADAFACTOR)));
+}
+
+const char *est_optimizer_refuses_dtensors(enum est_optimizer optimizer)
+{
+	if (is_bitsandbytes(optimizer))
+		return "bitsandbytes' kernels take no DTensors";
+	return optimizer == EST_ADAFACTOR ? "Transformers' Adafactor adds DTensors to moments that are none" : NULL;
+}
+
 /* ---- all parameters */
 
 typedef void each_function(struct est_stepping *stepping, const struct est_trained *p);
 
-/* Calls function for the trained parameters among the tape's leaves, the first group before the last. */
-static void for_each(struct est_stepping *stepping, each_function *function)
+/* Calls function for the trained parameters among the tape's leaves, the first group before the last. What lies on other ranks
+ * alone has no gradient here, and is passed by; so is, unless deferred, what a later sub-group steps. */
+static void for_each(struct est_stepping *stepping, bool deferred, each_function *function)
 {
 	const struct est_tape *tape = stepping->tape;
 
@@ -111,7 +149,8 @@ static void for_each(struct est_stepping *stepping, each_function *function)
 		for (uint32_t i = 0; i < tape->leaf_count; i++) {
 			struct est_trained p;
 
-			if (!is_stepped(&tape->leaves[i]))
+			if (!is_stepped(&tape->leaves[i]) || at_rest(&tape->leaves[i]).numel == 0
+			    || (tape->leaves[i].deferred && !deferred))
 				continue;
 			p = trained(&tape->leaves[i], stepping->request);
 			stepping->on_host = tape->leaves[i].on_host;
@@ -205,7 +244,7 @@ void est_optimizer_states(struct est_tape *tape, const struct est_request *reque
 {
 	struct est_stepping stepping = begin(tape, request);
 
-	for_each(&stepping, stepping.row->states);
+	for_each(&stepping, true, stepping.row->states);
 }
 
 uint64_t est_optimizer_idle(const struct est_tape *tape, const struct est_request *request)
@@ -274,27 +313,35 @@ void est_optimizer_update(struct est_tape *tape, const struct est_request *reque
 	if (stepping.row->foreach_sqrt)
 		foreach_denominators(tape, request);
 	if (stepping.row->update)
-		for_each(&stepping, stepping.row->update);
+		for_each(&stepping, false, stepping.row->update);
 	end(&stepping);
 	drop_list(tape, update->grads32);
 	for (uint32_t i = 0; i < tape->leaf_count; i++)
 		zero_grad(tape, &tape->leaves[i]);
 }
 
-/* ---- fused in the backward: an optimizer of one parameter */
+/* ---- one parameter alone */
 
-static void step_alone(struct est_tape *tape, struct est_leaf *leaf, const void *context)
+void est_optimizer_step_one(struct est_tape *tape, const struct est_request *request, const struct est_leaf *leaf)
 {
-	const struct est_request *request = context;
 	const struct est_trained p = trained(leaf, request);
 	struct est_stepping stepping = begin(tape, request);
-	struct est_tensor grad32 = est_has_master(request) ? est_scratch(&stepping, p.numel, EST_32BIT) : est_none;
 
 	if (stepping.row->foreach_sqrt)
 		est_bind(&stepping, 0, est_scratch(&stepping, p.numel, p.element));
 	if (stepping.row->update)
 		stepping.row->update(&stepping, &p);
 	end(&stepping);
+}
+
+/* Fused in the backward: an optimizer of one parameter. */
+static void step_alone(struct est_tape *tape, struct est_leaf *leaf, const void *context)
+{
+	const struct est_request *request = context;
+	uint64_t numel = est_has_master(request) ? at_rest(leaf).numel : 0;
+	struct est_tensor grad32 = est_empty_as(tape, numel, EST_32BIT, EST_OPTIMIZER);
+
+	est_optimizer_step_one(tape, request, leaf);
 	est_drop(tape, grad32);
 	zero_grad(tape, leaf);
 }

@@ -4,13 +4,19 @@
  *
  * With bf16_master and fp16_master the optimizer steps an fp32 copy of each parameter with an fp32 gradient, as
  * DeepSpeed does: states that follow the parameter's dtype are fp32 then, those of bitsandbytes and Adafactor are
- * what they always are. A parameter keeps its shape (a trainer that flattens them cannot run the optimizers that
- * need matrices). */
+ * what they always are. A parameter keeps its shape, but where it lies in a flat one (FSDP1, ZeRO): that is a vector to all of
+ * them. */
 #ifndef EST_OPTIMIZER_H
 #define EST_OPTIMIZER_H
 
 #include "estimator/request.h"
 #include "estimator/tape.h"
+
+/* Whether the optimizer steps a rank's parts of parameters as traces of the strategy do: torch.optim's AdamW and SGD everywhere; on the
+ * card torchao's too, and, of flat parameters, those of bitsandbytes and Adafactor. */
+bool est_optimizer_steps_parts(const struct est_request *request);
+/* Why the optimizer's first step fails over DTensors, FSDP2's parameters; NULL: it does not. */
+const char *est_optimizer_refuses_dtensors(enum est_optimizer optimizer);
 
 /* What is allocated before training: fp32 master weights with EST_BF16_MASTER and EST_FP16_MASTER. */
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request);
@@ -29,6 +35,9 @@ struct est_update {
 void est_optimizer_clip(struct est_tape *tape, const struct est_request *request, struct est_update *update);
 void est_optimizer_states(struct est_tape *tape, const struct est_request *request);
 void est_optimizer_update(struct est_tape *tape, const struct est_request *request, struct est_update *update);
+
+/* The step of one parameter alone, beside its gradient: its temporaries. */
+void est_optimizer_step_one(struct est_tape *tape, const struct est_request *request, const struct est_leaf *leaf);
 
 /* What gradients and states of the parameters that the forward did not run would take at most, if it ran them. */
 uint64_t est_optimizer_idle(const struct est_tape *tape, const struct est_request *request);

@@ -3,6 +3,7 @@
 #include <string.h>
 #include "estimator/generation.h"
 #include "estimator/ops.h"
+#include "estimator/optimizer.h"
 #include "estimator/zero3.h"
 
 /* ---- hooks in the graph */
@@ -214,22 +215,9 @@ static unsigned unit_of(const struct est_schedule *schedule, const struct est_le
 	return est_unit_of_tail(schedule);
 }
 
-/* Optimizers of PyTorch that step a part of a parameter as they would the whole */
 static bool steps_parts(const struct est_request *request)
 {
-	bool steps = request->optimizer == EST_ADAMW_TORCH_FUSED || request->optimizer == EST_ADAMW_TORCH
-		     || request->optimizer == EST_SGD || request->optimizer == EST_SGD_MOMENTUM;
-
-	return steps && !request->fuse_optimizer_in_backward;
-}
-
-/* torchao's quantise the states of a DTensor's own shard. (bitsandbytes' kernels and Adafactor's mixed operands refuse DTensors.) */
-static bool steps_dtensors(const struct est_request *request)
-{
-	bool quantises = request->optimizer == EST_ADAMW_8BIT_TORCHAO || request->optimizer == EST_ADAMW_4BIT
-			 || request->optimizer == EST_ADAMW_FP8;
-
-	return steps_parts(request) || (quantises && !request->fuse_optimizer_in_backward);
+	return est_optimizer_steps_parts(request) && !request->fuse_optimizer_in_backward;
 }
 
 static bool models_words(const struct est_request *request)
@@ -306,7 +294,7 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 	bool fused = models_words(request) && (request->loss == EST_LOSS_LIGER || request->loss == EST_LOSS_CUT_CROSS_ENTROPY);
 	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
-	return steps_dtensors(request) && (has_plain_loss(request) || fused) && (request->method != EST_QLORA || packs)
+	return steps_parts(request) && (has_plain_loss(request) || fused) && (request->method != EST_QLORA || packs)
 	       && request->lora.modules_to_save.count == 0
 	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }

@@ -118,6 +118,7 @@ struct est_leaf {
 	uint64_t offset, ours;      /* of a flat parameter: elements before this leaf, and of it in this rank's part (zero.h) */
 	bool dragged;               /* frozen, but part of a flat parameter that is trained (FSDP1): gradients come, and are not stepped */
 	bool reached;               /* its gradient has come in some micro-batch: what no forward runs has none (zero.h) */
+	bool flat;                  /* stepped as a vector, whatever its shape: it lies in a flat parameter */
 	bool folded;                /* stepped with that flat parameter, whose first leaf has the rank's part as its shard */
 	uint64_t parts;             /* tensor-parallel ranks that hold a part each; 0: they hold the whole */
 	bool unsummed;              /* a rank's gradient is that of its part of the sequence: summed in the step */

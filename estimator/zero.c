@@ -1,15 +1,9 @@
 #include "estimator/zero.h"
 
 #include "estimator/ops.h"
+#include "estimator/optimizer.h"
 
 enum { ALIGNMENT = 2 /* elements of a part: NCCL wants 4 bytes */, REDUCTIONS = 1 /* a stream */ };
-
-/* Their states are the same whether a parameter has a shape or not. */
-static bool steps_elements(enum est_optimizer optimizer)
-{
-	return optimizer == EST_ADAMW_TORCH_FUSED || optimizer == EST_ADAMW_TORCH || optimizer == EST_SGD
-	       || optimizer == EST_SGD_MOMENTUM;
-}
 
 /* Also over weights in 4 bits, which the engine's cast to the 16 bits of the rest passes by. */
 static bool trains_halves(const struct est_request *request)
@@ -27,7 +21,7 @@ bool est_zero_wanted(const struct est_request *request)
 	bool stage = p->strategy == EST_ZERO2 || (p->strategy == EST_ZERO1 && p->grad_accum_dtype != EST_FP32);
 
 	return request->accounting == EST_REPLAY && stage && trains_halves(request)
-	       && steps_elements(request->optimizer) && !request->fuse_optimizer_in_backward;
+	       && est_optimizer_steps_parts(request) && !request->fuse_optimizer_in_backward;
 }
 
 /* ---- parts of the flat parameter */
@@ -59,6 +53,7 @@ static void divide(struct est_zero *zero, struct est_tape *tape, uint64_t ranks)
 		zero->reaching += leaf->ours > 0;
 		leaf->shard = leaf->folded ? 0 : zero->share;
 		leaf->shard_element = EST_16BIT;
+		leaf->flat = true;
 		leaf->on_host = zero->offloads;
 		offset += leaf->value.numel;
 	}

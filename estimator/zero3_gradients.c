@@ -1,5 +1,6 @@
 /* ZeRO-3's gradients: the bucket, the rank's flat partition, and the step by sub-groups. */
 #include "estimator/ops.h"
+#include "estimator/optimizer.h"
 #include "estimator/zero3.h"
 
 static struct est_tensor on_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
@@ -151,6 +152,7 @@ static void fold(struct est_zero3 *zero3)
 			continue;
 		leaf->on_host = zero3->offloads_optimizer;
 		leaf->idle = false;
+		leaf->flat = true;
 		if (first && first->shard < zero3->sub_group) {
 			leaf->folded = true;
 			leaf->shard = 0;
@@ -306,7 +308,7 @@ void est_zero3_flattened(struct est_schedule *schedule)
 void est_zero3_step_rest(struct est_schedule *schedule)
 {
 	struct est_zero3 *zero3 = stepped(schedule);
-	struct est_tensor flat, grad32, root;
+	struct est_tensor flat, grad32;
 
 	for (uint32_t i = 0; zero3 && i < zero3->tape->leaf_count; i++) {
 		const struct est_leaf *leaf = &zero3->tape->leaves[i];
@@ -316,9 +318,7 @@ void est_zero3_step_rest(struct est_schedule *schedule)
 		flat = flat_of(zero3, leaf->shard);
 		grad32 = est_empty_as(zero3->tape, leaf->shard, EST_32BIT, EST_OPTIMIZER);
 		est_drop(zero3->tape, flat);
-		root = schedule->request->optimizer == EST_ADAMW_TORCH
-			       ? est_empty_as(zero3->tape, leaf->shard, EST_32BIT, EST_OPTIMIZER) : est_none;
-		est_drop(zero3->tape, root);
+		est_optimizer_step_one(zero3->tape, schedule->request, leaf);
 		est_drop(zero3->tape, grad32);
 	}
 }

@@ -440,7 +440,7 @@ START_TEST(fsdp1_is_replayed_or_static)
 	requests[2].method = EST_LORA; /* use_orig_params is off: PyTorch refuses what is trained in part */
 	requests[3].liger_kernel = true;
 	requests[4].precision = EST_PURE_BF16;
-	requests[5].optimizer = EST_ADAFACTOR;
+	requests[5].optimizer = EST_MUON;
 	ck_assert(est_schedule_wanted(&requests[_i]) == wanted);
 	ck_assert(est_sharding_is_static(&requests[_i]) != wanted);
 }

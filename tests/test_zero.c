@@ -318,7 +318,7 @@ START_TEST(buckets_are_accepted_where_they_are_replayed)
 	ck_assert_uint_eq(faults_of(&request) > before, !_i);
 	request.parallelism.strategy = EST_ZERO3; /* all of it is */
 	ck_assert_uint_eq(faults_of(&request), before);
-	request.optimizer = EST_LION;
+	request.optimizer = EST_MUON;
 	ck_assert_uint_eq(faults_of(&request), before + 3);
 }
 END_TEST
@@ -331,7 +331,7 @@ START_TEST(what_is_not_replayed_is_a_static_share)
 	other.precision = EST_BF16_MIXED;
 	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
 	other = request;
-	other.optimizer = EST_ADAFACTOR;
+	other.optimizer = EST_MUON;
 	ck_assert(!est_zero_wanted(&other) && est_sharding_is_static(&other));
 	other = request;
 	other.method = EST_QLORA;

@@ -182,6 +182,23 @@ START_TEST(the_step_takes_one_sub_group_at_a_time)
 }
 END_TEST
 
+/* Adafactor has no factors of what is flat, and takes its temporaries of one sub-group at a time. */
+START_TEST(a_flat_part_is_a_vector_to_the_optimizer)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t part = parts_among(RANKS), whole_step;
+
+	request.optimizer = EST_ADAFACTOR;
+	trace(&request);
+	ck_assert_int_eq(growth_in(EST_PART_STATES, EST_OPTIMIZER).end, block(4 * part) + block(4));
+	whole_step = growth_in(EST_PART_UPDATE, EST_OPTIMIZER).peak;
+	ck_assert_int_ge(whole_step, 2 * block(4 * part));
+	request.parallelism.sub_group_size = part / 2;
+	trace(&request);
+	ck_assert_int_lt(growth_in(EST_PART_UPDATE, EST_OPTIMIZER).peak, whole_step);
+}
+END_TEST
+
 START_TEST(gradients_in_fp32_are_stepped_as_they_lie)
 {
 	struct est_request request = sharded(RANKS);
@@ -286,6 +303,7 @@ int main(void)
 	tcase_add_loop_test(test, as_much_is_gathered_as_may_live, 0, 4);
 	tcase_add_loop_test(test, small_parameters_stay_up_to_the_threshold, 0, 3);
 	tcase_add_loop_test(test, the_step_takes_one_sub_group_at_a_time, 0, 2);
+	tcase_add_test(test, a_flat_part_is_a_vector_to_the_optimizer);
 	tcase_add_test(test, gradients_in_fp32_are_stepped_as_they_lie);
 	tcase_add_loop_test(test, what_is_offloaded_lies_on_the_host, 0, 2);
 	tcase_add_loop_test(test, what_lies_on_a_disk_passes_through_buffers, 0, 2);
