@@ -295,10 +295,17 @@ static void build_multipliers(struct est_pass *pass, struct est_tensor *ret)
 	*ret = est_buffer(pass->tape, est_width(pass->model, EST_WIDTH_SSM_PROJECTED), pass->parameter_element);
 }
 
+static bool is_of_mixture(const struct est_module *module)
+{
+	return module->kind == EST_MODULE_ROUTER || module->kind == EST_MODULE_EXPERTS || module->in == EST_WIDTH_SHARED
+	       || module->out == EST_WIDTH_SHARED || module->out == EST_WIDTH_SHARED_GATE;
+}
+
 static void build_layer(struct est_pass *pass, const struct est_module *module, struct est_layer *layer)
 {
 	for (; module->offset != SIZE_MAX; module++) {
 		void *member = (char *)layer + module->offset;
+		uint32_t first = pass->tape->leaf_count;
 
 		if (!est_module_exists(pass->model, module))
 			continue;
@@ -325,6 +332,8 @@ static void build_layer(struct est_pass *pass, const struct est_module *module, 
 			build_sinks(pass, layer, member);
 		else
 			build_projection(pass, module, member);
+		for (uint32_t i = first; i < pass->tape->leaf_count && is_of_mixture(module); i++)
+			pass->tape->leaves[i].mixture = layer->mlp;
 		pass->idle = false;
 	}
 }

@@ -79,7 +79,7 @@ struct est_tensor est_grouped_mm(struct est_tape *tape, struct est_tensor x, str
 	if (node && weight.requires_grad)
 		est_save(tape, node, in[0]);
 	if (node && in[0].requires_grad)
-		est_save(tape, node, weight);
+		est_save(tape, node, transposed ? est_view_of_parameter(tape, weight) : weight);
 	if (node)
 		node->extra[0] = transposed;
 	out = est_output(tape, node, 0, est_empty(tape, numel, weight.element));

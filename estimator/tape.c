@@ -371,6 +371,15 @@ struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tenso
 	return tensor.source & EST_EDGE_LEAF ? &tape->leaves[tensor.source & ~EST_EDGE_LEAF] : NULL;
 }
 
+struct est_tensor est_view_of_parameter(struct est_tape *tape, struct est_tensor parameter)
+{
+	const struct est_leaf *leaf = tape->zero3 ? est_parameter_of(tape, parameter) : NULL;
+
+	if (leaf && leaf->unsharded)
+		parameter.storage = leaf->unsharded;
+	return parameter;
+}
+
 /* ---- modules */
 
 uint32_t est_modules_new(struct est_tape *tape, uint32_t count)

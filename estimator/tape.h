@@ -104,6 +104,7 @@ struct est_leaf {
 	bool inner;                 /* a matrix within a decoder layer: no embedding, no head */
 	bool linear;                /* and of an nn.Linear of attention or an MLP: no router */
 	uint32_t module;            /* whose parameter it is: numbers are given in the order of construction, see est_module_hooks */
+	uint32_t mixture;           /* the block of a mixture of experts that it is part of, a module; 0: of none */
 	uint32_t adapts;            /* of an adapter: the module that it adapts; else 0 */
 	uint32_t shared_with;       /* another module that reads it: the head where it is tied; 0: none */
 	/* of a sharded model (schedule.h) */
@@ -404,6 +405,9 @@ static inline struct est_tensor est_leaf_tensor(const struct est_tape *tape, uin
 
 /* The leaf whose value tensor is, or NULL. */
 struct est_leaf *est_parameter_of(struct est_tape *tape, struct est_tensor tensor);
+/* A view of a parameter, to be saved: it lies in the memory that ZeRO-3 has gathered the parameter into, and keeps that when the
+ * parameter is let go of. */
+struct est_tensor est_view_of_parameter(struct est_tape *tape, struct est_tensor parameter);
 
 /* ---- modules */
 

@@ -121,10 +121,12 @@ static void construct_trace(struct est_zero3 *zero3)
 	uint64_t before = 0;
 
 	for (uint32_t step = 0; step < zero3->steps; step++) {
+		const struct est_zero3_module *module = &zero3->modules[zero3->order[step]];
+
 		zero3->before[step] = before;
-		for (struct est_leaf *leaf = zero3->modules[zero3->order[step]].first; leaf; leaf = leaf->next) {
+		for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next) {
 			add_use(zero3, (uint32_t)(leaf - zero3->tape->leaves), step);
-			before += leaf->value.numel;
+			before += module->whole ? 0 : leaf->value.numel; /* it has none of its own */
 		}
 	}
 	zero3->knows = true;
@@ -215,9 +217,14 @@ static bool is_reused_soon(const struct est_zero3 *zero3, struct est_zero3_param
 	return parameter->use && zero3->before[use->step] - zero3->before[zero3->step] < (uint64_t)zero3->max_reuse;
 }
 
-static bool stays(const struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
+static bool stays(const struct est_zero3 *zero3, uint32_t number, const struct est_leaf *leaf)
 {
-	return zero3->knows && (parameter->fetched_for > zero3->step || is_reused_soon(zero3, parameter));
+	struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+
+	if (!zero3->knows)
+		return false;
+	return parameter->fetched_for > zero3->step
+	       || (zero3->modules[number].whole ? est_zero3_mixture_stays(zero3, number, leaf->unit) : is_reused_soon(zero3, parameter));
 }
 
 static void release(struct est_zero3 *zero3, uint32_t number)
@@ -226,7 +233,7 @@ static void release(struct est_zero3 *zero3, uint32_t number)
 		struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
 
 		disown(parameter, number);
-		if (!stays(zero3, parameter))
+		if (!stays(zero3, number, leaf))
 			release_parameter(zero3, parameter);
 	}
 }
@@ -247,14 +254,21 @@ static void release_recomputed(struct est_zero3 *zero3, uint32_t number)
 
 /* ---- hooks */
 
+static bool has_hooks(const struct est_zero3 *zero3, uint32_t module)
+{
+	return zero3->modules[module].mixture == 0;
+}
+
 static void before_forward(struct est_schedule *schedule, unsigned module)
 {
-	before_module(schedule->zero3, module, true);
+	if (has_hooks(schedule->zero3, module))
+		before_module(schedule->zero3, module, true);
 }
 
 static void after_forward(struct est_schedule *schedule, unsigned module)
 {
-	release(schedule->zero3, module);
+	if (has_hooks(schedule->zero3, module))
+		release(schedule->zero3, module);
 }
 
 static void before_backward(struct est_schedule *schedule, unsigned module)
@@ -262,6 +276,8 @@ static void before_backward(struct est_schedule *schedule, unsigned module)
 	struct est_zero3 *zero3 = schedule->zero3;
 	uint32_t i = 0;
 
+	if (!has_hooks(zero3, module))
+		return;
 	while (i < zero3->active_count && zero3->active[i] != module)
 		i++;
 	if (i == zero3->active_count)
@@ -274,6 +290,8 @@ static void after_backward(struct est_schedule *schedule, unsigned module)
 	struct est_zero3 *zero3 = schedule->zero3;
 	uint32_t i = zero3->active_count;
 
+	if (!has_hooks(zero3, module))
+		return;
 	while (i-- > 0 && zero3->active[i] != module)
 		;
 	if (i < zero3->active_count) {
@@ -370,7 +388,7 @@ static int64_t prefetch_of(const struct est_model *model, int64_t named)
 static void cut(struct est_zero3 *zero3, struct est_leaf *leaf, uint64_t threshold)
 {
 	struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
-	struct est_zero3_module *module = &zero3->modules[leaf->module];
+	struct est_zero3_module *module = &zero3->modules[est_zero3_module_of(zero3, leaf)];
 	struct est_leaf **link = &module->first;
 
 	while (*link)
@@ -422,6 +440,7 @@ bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, cons
 	zero3->tape->zero3 = schedule->rehearses = true;
 	if (!make_tables(zero3))
 		return false;
+	est_zero3_join_mixtures(zero3, model);
 	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++)
 		cut(zero3, &zero3->tape->leaves[i], (uint64_t)threshold_of(model, p->buckets.param_persistence_threshold));
 	est_zero3_partition(zero3, model);

@@ -28,6 +28,10 @@ struct est_zero3_parameter {
 struct est_zero3_module {
 	struct est_leaf *first;            /* its own parameters, by est_leaf.next */
 	uint32_t recomputed;               /* frozen parameters that a recomputation has gathered on its account */
+	bool whole;                        /* a mixture that is gathered whole */
+	uint32_t mixture;                  /* what is within such a one, and has no hooks: that; else 0 */
+	uint32_t attention;                /* of a layer with such a one: its attention */
+	uint64_t deep;                     /* elements of its parameters and of those within it, where there are such mixtures */
 };
 
 /* One use of a parameter in the trace. */
@@ -80,6 +84,19 @@ bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, cons
 
 /* The first step is over. */
 void est_zero3_rehearsed(struct est_zero3 *zero3);
+
+/* The module whose parameter it is to the coordinator. */
+static inline uint32_t est_zero3_module_of(const struct est_zero3 *zero3, const struct est_leaf *leaf)
+{
+	uint32_t mixture = zero3->modules[leaf->module].mixture;
+
+	return mixture ? mixture : leaf->module;
+}
+
+/* zero3_mixtures.c: joins what is within mixtures that are gathered whole. Whether such a one of a layer stays when it is let go of:
+ * it, or what it is within, is called before max_reuse elements have gone by. */
+void est_zero3_join_mixtures(struct est_zero3 *zero3, const struct est_model *model);
+bool est_zero3_mixture_stays(const struct est_zero3 *zero3, uint32_t mixture, uint32_t layer);
 
 /* zero3_gather.c: gathers count parameters, a list by est_zero3_parameter.next in the order of the leaves; makes one
  * available; frees it (what is pending or has owners must not be). */
