@@ -114,7 +114,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              306, 0.01, 0.60, 0.50, 0.38 },
+	{ NULL,                              334, 0.01, 0.60, 0.50, 0.38 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -171,6 +171,10 @@ static const struct gate distributed[] = {
 	{ "zero2 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero3 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero3 dora",                          1, 0.01, 0.01, 0.90, 0.90 },
+	{ "drawn fsdp",                          7, 0.01, 0.01, 0.10, 0.01 },
+	{ "drawn fsdp1",                         8, 0.01, 0.01, 0.01, 0.01 },
+	{ "drawn zero",                          5, 0.01, 0.01, 0.01, 0.01 },
+	{ "drawn mixtures",                      8, 0.04, 0.20, 0.10, 0.10 },
 	{ .rows = 0 },
 };
 /* torch.compile */
