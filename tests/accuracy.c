@@ -114,7 +114,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              334, 0.01, 0.60, 0.50, 0.38 },
+	{ NULL,                              334, 0.01, 0.60, 0.42, 0.32 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
