@@ -144,6 +144,7 @@ static const char *loaded_by_trl(const struct rule_input *input, double *ret)
 
 	*ret = EST_FP32;
 	return request->framework == EST_TRL && est_has_adapters(request) && !is_older(request->versions.trl, 1000)
+	       && !runs_deepspeed(request) /* whose engine casts it */
 		? "TRL loads a model by name in float32 (create_model_from_path)" : NULL;
 }
 

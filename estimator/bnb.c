@@ -49,9 +49,10 @@ static struct est_tensor pack(struct est_pass *pass, uint64_t n)
 	return weights(pass, (n + 1) / 2, EST_BYTE);
 }
 
+/* What a model was loaded through is given back before it is sharded. */
 static struct est_tensor quantize_4bit(struct est_pass *pass, uint64_t n)
 {
-	struct est_tensor weight = weights(pass, n, pass->parameter_element),
+	struct est_tensor weight = pass->schedule ? est_none : weights(pass, n, pass->parameter_element),
 		absmax = weights(pass, blocks(n, BLOCK), EST_32BIT), packed;
 
 	packed = pack(pass, n);

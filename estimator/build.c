@@ -83,7 +83,7 @@ static void build_head(struct est_pass *pass, uint64_t embed_dim)
 
 uint8_t est_loaded_element(const struct est_request *request)
 {
-	if (est_has_adapters(request))
+	if (est_has_adapters(request) && !est_has_master(request))
 		return est_dtype_element(request, request->base_dtype);
 	return est_is_mixed(request->precision) || request->precision == EST_PURE_FP32 ? EST_32BIT : EST_16BIT;
 }

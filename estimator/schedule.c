@@ -234,6 +234,13 @@ static bool has_plain_loss(const struct est_request *request)
 	       && (request->loss == EST_LOSS_STANDARD || request->loss == EST_LOSS_VOCAB_PARALLEL || chunks_words);
 }
 
+/* Losses that read the head's weight, Liger's, TRL's and cut cross-entropy: the head is not called. FSDP2 completes its unit when
+ * the model returns (_force_complete_incomplete_states()). */
+static bool fuses_head(const struct est_request *request)
+{
+	return models_words(request) && !has_plain_loss(request);
+}
+
 /* What is held against traces; anything else is a static share (sharding.h). */
 bool est_schedule_is_plain(const struct est_request *request)
 {
@@ -286,15 +293,13 @@ static bool trains_layers(const struct est_request *request)
 	       || (request->method == EST_FREEZE && p->tensor * p->pipeline * p->context * p->expert == 1);
 }
 
-/* Full models, the last layers of them, and adapters; with fused losses too, which read the head's weight where its unit has gathered
- * it. PEFT's policy is for adapters. */
+/* Full models, the last layers of them, and adapters. PEFT's policy is for adapters. */
 static bool is_replayed_fsdp2(const struct est_request *request)
 {
 	const struct est_quantization *q = &request->quantization;
-	bool fused = models_words(request) && (request->loss == EST_LOSS_LIGER || request->loss == EST_LOSS_CUT_CROSS_ENTROPY);
 	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
-	return steps_parts(request) && (has_plain_loss(request) || fused) && (request->method != EST_QLORA || packs)
+	return steps_parts(request) && (has_plain_loss(request) || fuses_head(request)) && (request->method != EST_QLORA || packs)
 	       && request->lora.modules_to_save.count == 0
 	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }
@@ -458,6 +463,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->norm_is_roots = sees ? !schedule->root_leaves_at_loss : schedule->has_tail && est_has_adapters(request);
 	if (request->loss == EST_LOSS_VOCAB_PARALLEL) /* which is computed outside of the model */
 		schedule->root_leaves_at_loss = false;
+	if (fuses_head(request))
+		schedule->root_leaves_at_loss = true;
 	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
 	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;
 	schedule->last_run = EST_NO_UNIT;

@@ -114,22 +114,22 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              334, 0.01, 0.60, 0.42, 0.32 },
+	{ NULL,                              337, 0.01, 0.60, 0.35, 0.28 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
 	{ "hsdp full layer_root",              1, 0.01, 0.10, 15.00, 15.00 },
 	{ "fsdp1 full layer_root",            16, 0.01, 0.10, 0.35, 0.50 },
 	{ "fsdp1 lora peft",                  13, 0.01, 0.10, 0.01, 0.01 },
-	{ "fsdp1 qlora peft",                  9, 0.01, 0.10, 0.30, 0.30 },
+	{ "fsdp1 qlora peft",                  9, 0.01, 0.10, 0.25, 0.25 },
 	{ "fsdp1 lora layer_root",             4, 0.01, 0.10, 0.30, 0.30 },
 	{ "fsdp lora peft",                    1, 0.01, 0.10, 0.01, 0.01 },
-	{ "fsdp qlora peft",                   1, 0.01, 0.10, 0.10, 0.10 },
+	{ "fsdp qlora peft",                   1, 0.01, 0.10, 0.01, 0.01 },
 	{ "ddp full ",                         7, 0.01, 0.10, 1.50, 0.10 },
 	{ "fsdp lora accelerate",              9, 0.01, 0.10, 0.70, 0.70 },
 	{ "ddp lora ",                         5, 0.01, 0.10, 0.50, 0.30 },
-	{ "fsdp qlora accelerate",            14, 0.01, 0.10, 0.40, 0.40 },
-	{ "fsdp qlora layer_root",             1, 0.01, 0.10, 0.40, 0.40 },
+	{ "fsdp qlora accelerate",            14, 0.01, 0.10, 0.02, 0.02 },
+	{ "fsdp qlora layer_root",             1, 0.01, 0.10, 0.01, 0.01 },
 	{ "ddp qlora ",                        3, 0.01, 0.10, 0.10, 0.10 },
 	{ "tensor full layer_root",           15, 0.01, 0.10, 0.60, 0.60 },
 	{ "ulysses zero2 full",                1, 0.01, 0.01, 0.10, 0.10 },
@@ -144,7 +144,7 @@ static const struct gate distributed[] = {
 	{ "zero2 lora ",                       2, 0.01, 0.10, 0.01, 0.01 },
 	{ "zero3 full ",                      30, 0.02, 0.60, 0.30, 0.30 },
 	{ "zero3 lora ",                       5, 0.01, 0.10, 0.50, 0.50 },
-	{ "zero3 qlora ",                      2, 0.01, 0.10, 0.60, 0.10 },
+	{ "zero3 qlora ",                      2, 0.01, 0.10, 0.60, 0.01 },
 	{ "pipeline none full",                1, 0.01, 0.01, 0.50, 0.50 },
 	{ "pipeline fsdp full",                2, 0.01, 0.01, 1.50, 1.50 },
 	{ "pipeline ddp full",                 1, 0.01, 0.01, 0.50, 0.50 },
@@ -164,9 +164,10 @@ static const struct gate distributed[] = {
 	{ "tower zero2 adapters",                1, 0.01, 0.01, 0.01, 0.01 },
 	{ "shards masters",                      6, 0.01, 0.01, 0.02, 0.01 },
 	{ "shards autocast",                     3, 0.01, 0.01, 0.01, 0.01 },
-	{ "shards liger",                        7, 0.01, 0.01, 0.15, 0.02 },
-	{ "shards freeze",                       4, 0.01, 0.01, 0.02, 0.05 },
-	{ "shards adapters",                     5, 0.01, 0.01, 0.10, 0.01 },
+	{ "shards liger",                        7, 0.01, 0.01, 0.08, 0.01 },
+	{ "shards trl",                          3, 0.01, 0.01, 0.01, 0.01 },
+	{ "shards freeze",                       4, 0.01, 0.01, 0.01, 0.01 },
+	{ "shards adapters",                     5, 0.01, 0.01, 0.01, 0.01 },
 	{ "shards torchao",                      3, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero2 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero3 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
@@ -223,7 +224,7 @@ static const struct {
 	const char *file;
 	const struct gate *gates;
 	double phase_mean; /* of each phase's own peak, all of the file; 0: not measured */
-} gated[] = { { "single.jsonl", single, 0.03 }, { "distributed.jsonl", distributed, 0.80 },
+} gated[] = { { "single.jsonl", single, 0.03 }, { "distributed.jsonl", distributed, 0.50 },
 	      { "compiled.jsonl", compiled, 0 }, { "published.jsonl", published, 0 } };
 
 /* The rows of one file. */

@@ -334,6 +334,8 @@ static const struct {
 	{ "{'model':'gemma-2-2b'}", "attention", "eager" },
 	{ "{" THUMB ",'method':'lora'}", "precision", "bf16_mixed" },
 	{ "{" LLAMA ",'method':'lora','parallelism':{'gpus':8}}", "precision", "bf16_master" },
+	{ "{" LLAMA ",'method':'lora','framework':'trl','parallelism':{'gpus':8}}", "base_dtype", "bf16" },
+	{ "{" LLAMA ",'method':'lora','framework':'trl'}", "base_dtype", "fp32" },
 	{ "{" LLAMA ",'method':'lora','parallelism':{'gpus':8,'strategy':'ddp'}}", "precision", "bf16_mixed" },
 	{ "{" LLAMA ",'framework':'axolotl','parallelism':{'gpus':8,'strategy':'zero2'}}", "precision", "bf16_master" },
 	{ "{" LLAMA ",'framework':'axolotl','parallelism':{'gpus':8,'strategy':'fsdp'}}", "precision", "bf16_mixed" },

@@ -461,10 +461,27 @@ START_TEST(fsdp2_is_replayed_or_static)
 	requests[5].optimizer = EST_ADAMW_8BIT_TORCHAO;
 	requests[6].optimizer = EST_ADAMW_8BIT; /* its kernels refuse DTensors */
 	requests[7].objective = EST_DPO;
-	requests[8].loss = EST_LOSS_CHUNKED;
+	requests[8].task = EST_SEQUENCE_CLASSIFICATION;
 	requests[9].fuse_optimizer_in_backward = true;
 	ck_assert(est_schedule_wanted(&requests[_i]) == wanted);
 	ck_assert(est_sharding_is_static(&requests[_i]) != wanted);
+}
+END_TEST
+
+/* A fused loss does not call the head, whose unit is done when the model returns: the last layer is gathered ahead of the loss's
+ * backward, and not of the head's. */
+START_TEST(a_fused_loss_gathers_the_last_layer_first)
+{
+	struct est_request request = sharded(strategies[_i]);
+	struct est_model model = llama(false);
+	struct walk walk;
+
+	trace(&model, &request);
+	walk = walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS);
+	request.loss = EST_LOSS_LIGER;
+	trace(&model, &request);
+	ck_assert_uint_ge(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_LOSS_BACKWARD], 2 * layer);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, walk.end);
 }
 END_TEST
 
@@ -594,6 +611,7 @@ int main(void)
 	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
 	tcase_add_loop_test(test, fsdp2_is_replayed_or_static, 0, 10);
 	tcase_add_test(test, masters_are_of_shards);
+	tcase_add_loop_test(test, a_fused_loss_gathers_the_last_layer_first, 0, COUNT(strategies));
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
 	tcase_add_test(test, buckets_are_made_anew_before_the_second_step);
 	tcase_add_loop_test(test, views_of_buckets_begin_with_the_micro_batch_that_is_reduced, 0, 2);
