@@ -267,15 +267,17 @@ static bool packs_bytes(const struct est_request *request)
 
 /* Flat parameters, a unit for each layer and the model as the root (what accelerate makes of it too): full models; adapters, each of
  * which PEFT's policy makes a unit, or, in the layers', where use_orig_params lets them be. Weights packed as bytes cannot be
- * flattened. Precisions: those of 16 bits, with a policy or without any, and fp32 of full models. */
+ * flattened. Precisions: those of 16 bits, with a policy or without any, and of full models fp32 and masters. */
 static bool is_replayed_fsdp1(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
 	bool bytes = packs_bytes(request), mixed = est_is_mixed(request->precision);
 	bool pure = request->precision == EST_PURE_BF16 || request->precision == EST_PURE_FP16
 		    || (request->precision == EST_PURE_FP32 && request->method == EST_FULL);
-	bool half = mixed ? p->param_dtype == EST_BF16 || p->param_dtype == EST_FP16
-			  : pure && p->param_dtype == EST_DTYPE_NONE && p->reduce_dtype == EST_DTYPE_NONE;
+	bool casts = p->param_dtype == EST_BF16 || p->param_dtype == EST_FP16;
+	bool leaves = p->param_dtype == EST_DTYPE_NONE && p->reduce_dtype == EST_DTYPE_NONE;
+	bool masters = est_has_master(request) && request->method == EST_FULL;
+	bool half = mixed ? casts : pure ? leaves : masters && (casts || leaves);
 	bool together = request->method == EST_LORA && p->wrap != EST_WRAP_PEFT && p->use_orig_params && half;
 	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
 	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
