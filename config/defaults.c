@@ -1,78 +1,40 @@
 #include <stdio.h>
 #include <string.h>
+#include "config/default_rules.h"
 #include "config/frameworks.h"
 #include "config/read.h"
 #include "estimator/mlx.h"
-
-/* A default that follows from other fields or from the model: whether it does, its value, and why. */
-struct rule_input {
-	const struct est_request *request;
-	const struct est_model *model;
-};
-typedef const char *default_rule(const struct rule_input *input, double *ret);
 
 static bool is_older(int64_t version, int64_t than)
 {
 	return version != 0 && version < than;
 }
 
-static bool runs_accelerate(const struct est_request *request)
-{
-	return request->framework <= EST_UNSLOTH;
-}
-
-static const char *precision_of_adapters(const struct rule_input *input, double *ret)
+static const char *precision_of_adapters(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = EST_BF16_MIXED;
 	return est_has_adapters(input->request) ? "adapters in fp32 under bf16 autocast: PEFT's default" : NULL;
 }
 
-static bool runs_deepspeed(const struct est_request *request)
-{
-	enum est_strategy strategy = request->parallelism.strategy;
-	bool zero = strategy == EST_ZERO1 || strategy == EST_ZERO2 || strategy == EST_ZERO3;
-
-	return zero && (runs_accelerate(request) || request->framework == EST_DEEPSPEED);
-}
-
-static const char *precision_of_deepspeed(const struct rule_input *input, double *ret)
-{
-	*ret = EST_BF16_MASTER;
-	return runs_deepspeed(input->request)
-		? "DeepSpeed's engine casts all of the model to bf16, and holds fp32 masters of what is trained" : NULL;
-}
-
-/* The contract's default stays where no trainer is named. */
-static const char *precision_of_fsdp(const struct rule_input *input, double *ret)
-{
-	const struct est_request *request = input->request;
-	enum est_strategy strategy = request->parallelism.strategy;
-	bool shards = strategy == EST_FSDP || strategy == EST_HSDP || strategy == EST_FSDP1;
-
-	*ret = EST_BF16_MIXED;
-	return shards && runs_accelerate(request) && request->framework != EST_TRANSFORMERS && !est_has_adapters(request)
-		? "under mixed precision accelerate casts what FSDP trains to fp32" : NULL;
-}
-
-static const char *optimizer_of_old_torch(const struct rule_input *input, double *ret)
+static const char *optimizer_of_old_torch(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = EST_ADAMW_TORCH;
 	return is_older(input->request->versions.torch, 2008)
 		? "before torch 2.8 the Trainer's default is adamw_torch" : NULL;
 }
 
-static const char *outputs_of_accelerate(const struct rule_input *input, double *ret)
+static const char *outputs_of_accelerate(const struct cfg_rule_input *input, double *ret)
 {
 	enum est_precision precision = input->request->precision;
 
 	*ret = true;
-	if (!runs_accelerate(input->request))
+	if (!cfg_runs_accelerate(input->request))
 		return NULL;
 	return est_is_mixed(precision) || precision == EST_BF16_AUTOCAST
 		? "accelerate casts outputs to fp32 under autocast" : NULL;
 }
 
-static const char *attention_of_model(const struct rule_input *input, double *ret)
+static const char *attention_of_model(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = EST_EAGER;
 	if (input->request->framework > EST_DEEPSPEED) /* which have model code of their own */
@@ -80,7 +42,7 @@ static const char *attention_of_model(const struct rule_input *input, double *re
 	return input->model->refuses_sdpa ? "the model's class refuses sdpa" : NULL;
 }
 
-static const char *loss_of_liger(const struct rule_input *input, double *ret)
+static const char *loss_of_liger(const struct cfg_rule_input *input, double *ret)
 {
 	const struct est_request *request = input->request;
 
@@ -92,14 +54,14 @@ static const char *loss_of_liger(const struct rule_input *input, double *ret)
 	return "liger_kernel fuses the head with the loss";
 }
 
-static const char *loss_of_old_trl(const struct rule_input *input, double *ret)
+static const char *loss_of_old_trl(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = EST_LOSS_STANDARD;
 	return input->request->framework == EST_TRL && is_older(input->request->versions.trl, 1000)
 		? "before 1.0 TRL used the model's own loss" : NULL;
 }
 
-static const char *loss_of_objective(const struct rule_input *input, double *ret)
+static const char *loss_of_objective(const struct cfg_rule_input *input, double *ret)
 {
 	const struct est_request *request = input->request;
 	enum est_objective objective = request->objective;
@@ -114,7 +76,7 @@ static const char *loss_of_objective(const struct rule_input *input, double *ret
 	return is_older(request->versions.trl, 1000) ? NULL : "the trainers of TRL 1.x compute log-probabilities in tiles";
 }
 
-static const char *kbit_of_old_trl(const struct rule_input *input, double *ret)
+static const char *kbit_of_old_trl(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = true;
 	return input->request->framework == EST_TRL && is_older(input->request->versions.trl, 1000)
@@ -126,105 +88,61 @@ static bool is_orpo(const struct est_request *request)
 	return request->framework == EST_TRL && request->objective == EST_ORPO;
 }
 
-static const char *kbit_of_orpo(const struct rule_input *input, double *ret)
+static const char *kbit_of_orpo(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = true;
 	return is_orpo(input->request) ? "ORPO's trainer calls prepare_model_for_kbit_training still" : NULL;
 }
 
-static const char *adapters_of_orpo(const struct rule_input *input, double *ret)
+static const char *adapters_of_orpo(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = EST_FP32;
 	return is_orpo(input->request) ? "ORPO's trainer leaves adapters as PEFT makes them" : NULL;
 }
 
-static const char *loaded_by_trl(const struct rule_input *input, double *ret)
+static const char *loaded_by_trl(const struct cfg_rule_input *input, double *ret)
 {
 	const struct est_request *request = input->request;
 
 	*ret = EST_FP32;
 	return request->framework == EST_TRL && est_has_adapters(request) && !is_older(request->versions.trl, 1000)
-	       && !runs_deepspeed(request) /* whose engine casts it */
+	       && !cfg_runs_deepspeed(request) /* whose engine casts it */
 		? "TRL loads a model by name in float32 (create_model_from_path)" : NULL;
 }
 
-static const char *kbit_of_type(const struct rule_input *input, double *ret)
+static const char *kbit_of_type(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = false;
 	return input->request->quantization.type == EST_MXFP4 ? "what was MXFP4 is trained over in bf16" : NULL;
 }
 
-static const char *adapters_of_old_peft(const struct rule_input *input, double *ret)
+static const char *adapters_of_old_peft(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = input->request->base_dtype;
 	return is_older(input->request->versions.peft, 12) && !is_older(input->request->versions.peft, 6)
 		? "PEFT 0.6 to 0.11 keeps adapters in the base's dtype" : NULL;
 }
 
-static const char *clip_of_fused_step(const struct rule_input *input, double *ret)
+static const char *clip_of_fused_step(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = 0;
 	return input->request->fuse_optimizer_in_backward
 		? "with the step in backward there is nothing left to clip" : NULL;
 }
 
-static const char *strategy_of_gpus(const struct rule_input *input, double *ret)
-{
-	const struct est_parallelism *parallelism = &input->request->parallelism;
-	bool shards = parallelism->pipeline > 1 || parallelism->context > 1 || parallelism->expert > 1;
-
-	*ret = shards && !est_is_ulysses(input->request) ? EST_FSDP : EST_ZERO3;
-	if (parallelism->context > 1)
-		return "context parallelism's ranks share the parameters as data-parallel ones do";
-	if (parallelism->expert > 1)
-		return "experts are dealt out to ranks that share the parameters";
-	return parallelism->gpus > parallelism->tensor * parallelism->pipeline
-		? "more than one data-parallel rank and no strategy named" : NULL;
-}
-
-static const char *precision_of_pipeline(const struct rule_input *input, double *ret)
-{
-	const struct est_parallelism *parallelism = &input->request->parallelism;
-
-	*ret = EST_BF16_MIXED;
-	return (parallelism->pipeline > 1 || parallelism->context > 1) && !est_is_ulysses(input->request)
-	       && !est_has_adapters(input->request)
-		? "as torchtitan trains in a pipeline, or over parts of sequences: fp32 parameters, bf16 compute" : NULL;
-}
-
-static const char *schedule_of_stages(const struct rule_input *input, double *ret)
-{
-	*ret = EST_INTERLEAVED_1F1B;
-	return input->request->parallelism.virtual_stages > 1 ? "more than one stage a rank" : NULL;
-}
-
-static const char *stages_of_schedule(const struct rule_input *input, double *ret)
-{
-	*ret = 2;
-	return input->request->parallelism.pipeline_schedule == EST_INTERLEAVED_1F1B
-		? "torchtitan gives a rank two stages where the schedule interleaves them" : NULL;
-}
-
-static const char *reshard_of_pipeline(const struct rule_input *input, double *ret)
-{
-	*ret = false;
-	return input->request->parallelism.pipeline > 1
-		? "torchtitan leaves a stage's parameters gathered from micro-batch to micro-batch" : NULL;
-}
-
-static const char *type_of_bits(const struct rule_input *input, double *ret)
+static const char *type_of_bits(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = EST_INT8;
 	return input->request->quantization.bits == 8 ? "8 bits: bitsandbytes' LLM.int8" : NULL;
 }
 
-static const char *bits_of_type(const struct rule_input *input, double *ret)
+static const char *bits_of_type(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = 8;
 	return input->request->quantization.type == EST_INT8 ? "int8 has 8 bits" : NULL;
 }
 
-static const char *group_of_type(const struct rule_input *input, double *ret)
+static const char *group_of_type(const struct cfg_rule_input *input, double *ret)
 {
 	enum est_quantization_type type = input->request->quantization.type;
 
@@ -232,13 +150,13 @@ static const char *group_of_type(const struct rule_input *input, double *ret)
 	return type == EST_GPTQ || type == EST_HQQ ? "128 is the habit of gptq and hqq" : NULL;
 }
 
-static const char *layers_of_mlx(const struct rule_input *input, double *ret)
+static const char *layers_of_mlx(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = (double)est_mlx_trained_layers(input->request, input->model);
 	return est_mlx_wanted(input->request) ? "mlx-lm's num_layers: the last 16 layers, or all where there are fewer" : NULL;
 }
 
-static const char *reference_of_objective(const struct rule_input *input, double *ret)
+static const char *reference_of_objective(const struct cfg_rule_input *input, double *ret)
 {
 	const struct est_request *request = input->request;
 	bool kept = request->objective == EST_DPO || request->objective == EST_KTO
@@ -250,7 +168,7 @@ static const char *reference_of_objective(const struct rule_input *input, double
 	return est_has_adapters(request) ? "the base with the adapter switched off" : "a second copy of the model";
 }
 
-static const char *task_of_model(const struct rule_input *input, double *ret)
+static const char *task_of_model(const struct cfg_rule_input *input, double *ret)
 {
 	static const struct {
 		const char *model_type;
@@ -272,7 +190,7 @@ static const char *task_of_model(const struct rule_input *input, double *ret)
 }
 
 /* GPT-2 and BERT have fewer than the contract's default. */
-static const char *sequence_of_model(const struct rule_input *input, double *ret)
+static const char *sequence_of_model(const struct cfg_rule_input *input, double *ret)
 {
 	const struct est_field *field = est_field_find("sequence_length");
 	int64_t positions = input->model->max_position_embeddings;
@@ -281,7 +199,7 @@ static const char *sequence_of_model(const struct rule_input *input, double *ret
 	return positions > 0 && (double)positions < field->fallback ? "as many positions as the model has" : NULL;
 }
 
-static const char *sequence_of_trl(const struct rule_input *input, double *ret)
+static const char *sequence_of_trl(const struct cfg_rule_input *input, double *ret)
 {
 	int64_t positions = input->model->max_position_embeddings;
 
@@ -289,97 +207,26 @@ static const char *sequence_of_trl(const struct rule_input *input, double *ret)
 	return input->request->framework == EST_TRL && input->request->objective != EST_GRPO ? "TRL's max_length is 1024" : NULL;
 }
 
-static const char *target_of_sequence(const struct rule_input *input, double *ret)
+static const char *target_of_sequence(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = (double)input->request->sequence_length;
 	return "as long as sequence_length";
 }
 
-static const char *alpha_of_rank(const struct rule_input *input, double *ret)
+static const char *alpha_of_rank(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = 2 * (double)input->request->lora.rank;
 	return "twice the rank";
 }
 
-static const char *dtype_of_precision(const struct rule_input *input, double *ret)
-{
-	static const enum est_dtype types[] = {
-		[EST_BF16_MASTER] = EST_BF16, [EST_FP16_MASTER] = EST_FP16, [EST_BF16_MIXED] = EST_BF16,
-		[EST_FP16_MIXED] = EST_FP16, [EST_PURE_BF16] = EST_DTYPE_NONE, [EST_PURE_FP16] = EST_DTYPE_NONE,
-		[EST_BF16_AUTOCAST] = EST_BF16, [EST_PURE_FP32] = EST_DTYPE_NONE,
-	};
-
-	*ret = types[input->request->precision];
-	return "the policy that accelerate makes of the precision";
-}
-
-static const char *communication_of_precision(const struct rule_input *input, double *ret)
-{
-	static const enum est_dtype types[] = {
-		[EST_BF16_MASTER] = EST_BF16, [EST_FP16_MASTER] = EST_FP16, [EST_BF16_MIXED] = EST_BF16,
-		[EST_FP16_MIXED] = EST_FP16, [EST_PURE_BF16] = EST_BF16, [EST_PURE_FP16] = EST_FP16,
-		[EST_BF16_AUTOCAST] = EST_BF16, [EST_PURE_FP32] = EST_FP32,
-	};
-
-	*ret = types[input->request->precision];
-	return "the type that the precision computes in";
-}
-
-static const char *communication_of_ulysses(const struct rule_input *input, double *ret)
-{
-	*ret = EST_FP32;
-	return est_is_ulysses(input->request) ? "DeepSpeed's seq_parallel_communication_data_type" : NULL;
-}
-
-static const char *backend_of_strategy(const struct rule_input *input, double *ret)
-{
-	enum est_strategy strategy = input->request->parallelism.strategy;
-
-	*ret = EST_ULYSSES;
-	return input->request->parallelism.context > 1 && strategy >= EST_ZERO1 && strategy <= EST_ZERO3
-		? "DeepSpeed deals sequences out so" : NULL;
-}
-
-static const char *overlap_of_zero3(const struct rule_input *input, double *ret)
-{
-	*ret = true;
-	return input->request->parallelism.strategy == EST_ZERO3 ? "DeepSpeed overlaps by default in stage 3" : NULL;
-}
-
-/* Trainer._fsdp_qlora_plugin_updates() */
-static const char *wrap_of_adapters(const struct rule_input *input, double *ret)
-{
-	const struct est_request *request = input->request;
-
-	*ret = EST_WRAP_PEFT;
-	return request->parallelism.strategy == EST_FSDP1 && est_has_adapters(request)
-		? "the Trainer sets PEFT's fsdp_auto_wrap_policy() for FSDP1" : NULL;
-}
-
-static const char *wrap_of_experts(const struct rule_input *input, double *ret)
-{
-	*ret = EST_WRAP_ACCELERATE;
-	return input->request->parallelism.expert > 1 ? "torchtitan 0.2.2: the embedding is a unit, the norm and the head another" : NULL;
-}
-
-static const char *storage_of_shards(const struct rule_input *input, double *ret)
-{
-	const struct est_request *request = input->request;
-	enum est_strategy strategy = request->parallelism.strategy;
-
-	*ret = EST_STORE_BF16;
-	return (strategy == EST_FSDP1 || strategy == EST_ZERO3) && request->method == EST_QLORA
-		? "FSDP1 and ZeRO-3 cut floating point only: bnb_4bit_quant_storage has to be the layer's type" : NULL;
-}
-
-static const char *checkpoint_of_old_transformers(const struct rule_input *input, double *ret)
+static const char *checkpoint_of_old_transformers(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = true;
 	return is_older(input->request->versions.transformers, 5000)
 		? "before Transformers 5 the checkpoint wrapped the layer from outside" : NULL;
 }
 
-static const char *reentrant_of_old_transformers(const struct rule_input *input, double *ret)
+static const char *reentrant_of_old_transformers(const struct cfg_rule_input *input, double *ret)
 {
 	*ret = true;
 	return input->request->framework == EST_TRANSFORMERS && is_older(input->request->versions.transformers, 5000)
@@ -389,15 +236,15 @@ static const char *reentrant_of_old_transformers(const struct rule_input *input,
 /* In order: a rule may look at fields above its own. over: stronger than the trainer's row. */
 static const struct {
 	const char *field;
-	default_rule *rule;
+	cfg_default_rule *rule;
 	bool over;
 } rules[] = {
-	{ "parallelism.context_backend", backend_of_strategy, false },
-	{ "parallelism.strategy", strategy_of_gpus, false },
-	{ "precision", precision_of_deepspeed, true },
-	{ "precision", precision_of_fsdp, true },
+	{ "parallelism.context_backend", cfg_backend_of_strategy, false },
+	{ "parallelism.strategy", cfg_strategy_of_gpus, false },
+	{ "precision", cfg_precision_of_deepspeed, true },
+	{ "precision", cfg_precision_of_fsdp, true },
 	{ "precision", precision_of_adapters, false },
-	{ "precision", precision_of_pipeline, false },
+	{ "precision", cfg_precision_of_pipeline, false },
 	{ "optimizer", optimizer_of_old_torch, false },
 	{ "outputs_to_fp32", outputs_of_accelerate, false },
 	{ "attention", attention_of_model, true },
@@ -422,19 +269,19 @@ static const struct {
 	{ "sequence_length", sequence_of_trl, false },
 	{ "sequence_length", sequence_of_model, false },
 	{ "target_length", target_of_sequence, false },
-	{ "parallelism.wrap", wrap_of_adapters, false },
-	{ "parallelism.wrap", wrap_of_experts, true },
-	{ "quantization.quant_storage", storage_of_shards, false },
-	{ "parallelism.pipeline_schedule", schedule_of_stages, false },
-	{ "parallelism.virtual_stages", stages_of_schedule, false },
-	{ "parallelism.reshard_after_forward", reshard_of_pipeline, false },
-	{ "parallelism.param_dtype", dtype_of_precision, false },
-	{ "parallelism.reduce_dtype", dtype_of_precision, false },
-	{ "parallelism.output_dtype", dtype_of_precision, false },
-	{ "parallelism.grad_accum_dtype", communication_of_precision, false },
-	{ "parallelism.communication_data_type", communication_of_ulysses, false },
-	{ "parallelism.communication_data_type", communication_of_precision, false },
-	{ "parallelism.overlap_comm", overlap_of_zero3, false },
+	{ "parallelism.wrap", cfg_wrap_of_adapters, false },
+	{ "parallelism.wrap", cfg_wrap_of_experts, true },
+	{ "quantization.quant_storage", cfg_storage_of_shards, false },
+	{ "parallelism.pipeline_schedule", cfg_schedule_of_stages, false },
+	{ "parallelism.virtual_stages", cfg_stages_of_schedule, false },
+	{ "parallelism.reshard_after_forward", cfg_reshard_of_pipeline, false },
+	{ "parallelism.param_dtype", cfg_dtype_of_precision, false },
+	{ "parallelism.reduce_dtype", cfg_dtype_of_precision, false },
+	{ "parallelism.output_dtype", cfg_dtype_of_precision, false },
+	{ "parallelism.grad_accum_dtype", cfg_communication_of_precision, false },
+	{ "parallelism.communication_data_type", cfg_communication_of_ulysses, false },
+	{ "parallelism.communication_data_type", cfg_communication_of_precision, false },
+	{ "parallelism.overlap_comm", cfg_overlap_of_zero3, false },
 	{ "parallelism.checkpoint_outside_unit", checkpoint_of_old_transformers, false },
 };
 
@@ -477,7 +324,7 @@ static void apply_framework(struct est_request *request, struct cfg_reasons *rea
 
 void cfg_defaults_apply(struct est_request *request, const struct est_model *model, struct cfg_reasons *ret_reasons)
 {
-	const struct rule_input input = { request, model };
+	const struct cfg_rule_input input = { request, model };
 	size_t i;
 
 	memset(ret_reasons, 0, sizeof(*ret_reasons));
