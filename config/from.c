@@ -3,7 +3,7 @@
 #include <string.h>
 #include <strings.h>
 
-enum { KEY_MAX = 128, TEXT_MAX = 2048, TYPO = 2 };
+enum { KEY_MAX = 128, TEXT_MAX = 2048, TYPO = 2, COMPARED_MAX = 256 };
 
 const struct cfg_from_format *const cfg_from_formats[CFG_FORMATS] = {
 	&cfg_from_deepspeed, &cfg_from_accelerate, &cfg_from_training_arguments, &cfg_from_axolotl, &cfg_from_llama_factory,
@@ -157,12 +157,15 @@ static bool take_rows(struct cfg_from *from, const char *name, const json_t *val
 	return known;
 }
 
-/* A key that is nearly one of the table's is a typing error more likely than a key that is not known here. */
+/* A key that is nearly one of the table's is a typing error more likely than a key that is not known here. Looked for in as many keys
+ * as a file of anyone's has: each is compared with all of the tables. */
 static void warn_of_typo(struct cfg_from *from, const char *name, const char *pointer)
 {
 	const struct cfg_from_row *row;
 	size_t i;
 
+	if (from->compared++ >= COMPARED_MAX)
+		return;
 	for (i = 0; strlen(name) > 2 * TYPO + 1 && (row = table_of(from->format, i)); i++)
 		for (; row->key; row++)
 			if (cfg_edit_distance(name, row->key) <= TYPO) {

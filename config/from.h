@@ -78,6 +78,7 @@ struct cfg_from {
 	const struct cfg_from_format *format;           /* being read */
 	const json_t *root;                             /* its object */
 	bool read[CFG_FORMATS];                         /* by cfg_from_formats[] */
+	unsigned compared;                              /* keys that are not known, looked at for typing errors */
 	struct cfg_fact facts[CFG_FROM_FACTS];
 	char source[128][EST_POINTER_MAX];              /* where each row of est_request_fields comes from; "": the client */
 };

@@ -27,7 +27,7 @@ static void fault_unknown(struct cfg_reader *reader, const char *prefix, const c
 		return;
 	}
 	cfg_suggestion_init(&suggestion, key);
-	for (i = 0; i < est_request_field_count; i++)
+	for (i = 0; i < est_request_field_count && reader->faults->count < EST_FAULTS_MAX; i++) /* beyond them nobody reads it */
 		if (!strncmp(est_request_fields[i].name, prefix, length))
 			cfg_suggestion_offer(&suggestion, est_request_fields[i].name + length);
 	if (!suggestion.nearest) {

@@ -314,6 +314,31 @@ START_TEST(more_is_ignored_than_there_is_room_for)
 }
 END_TEST
 
+/* A key that is not known is compared with all that are: in a file of very many keys in the first ones alone. */
+START_TEST(typing_errors_are_looked_for_in_so_many_keys)
+{
+	json_t *body = json_pack("{s:s,s:{s:{}}}", "model", "llama-3.1-8b", "from", "axolotl"), *file;
+	bool first = _i == 0;
+
+	file = json_object_get(json_object_get(body, "from"), "axolotl");
+	if (first)
+		json_object_set_new(file, "sequence_lem", json_integer(1));
+	for (int i = 0; i < 300; i++) {
+		char key[32];
+
+		snprintf(key, sizeof(key), "key_number_%d", i);
+		json_object_set_new(file, key, json_integer(i));
+	}
+	if (!first)
+		json_object_set_new(file, "sequence_lem", json_integer(1));
+	memset(&faults, 0, sizeof(faults));
+	ck_assert(cfg_read_request(body, "", catalog, &request, &faults));
+	json_decref(body);
+	ck_assert(request.warnings.count == (first ? 1 : 0));
+	ck_assert_uint_eq(request.ignored.total, 301);
+}
+END_TEST
+
 START_TEST(without_files_nothing_is_listed)
 {
 	ck_assert(read_at("{" LLAMA "}", ""));
@@ -352,6 +377,7 @@ static Suite *suite(void)
 	tcase_add_test(files, a_typing_error_and_what_is_left_out_are_warned_of);
 	tcase_add_test(files, a_default_of_the_trainer_is_an_assumption);
 	tcase_add_test(files, more_is_ignored_than_there_is_room_for);
+	tcase_add_loop_test(files, typing_errors_are_looked_for_in_so_many_keys, 0, 2);
 	tcase_add_test(files, without_files_nothing_is_listed);
 	tcase_add_loop_test(files, every_row_leads_somewhere, 0, CFG_FORMATS);
 	suite_add_tcase(suite, files);
