@@ -20,15 +20,6 @@ static uint64_t stream_numel(const struct est_pass *pass)
 	return pass->tokens * (uint64_t)pass->model->hidden_size;
 }
 
-/* variable = value, which is held from here on */
-static void assign(struct est_tape *tape, struct est_tensor *variable, struct est_tensor value)
-{
-	struct est_tensor old = *variable;
-
-	*variable = est_hold(value);
-	est_drop(tape, old);
-}
-
 /* ---- building */
 
 /* named_embed: optimizers that take matrices leave those to another whose name has "embed" in it */
@@ -169,15 +160,16 @@ static void project(struct est_pass *pass, const struct est_linear *projection, 
 {
 	struct est_stream_frame *frame = pass->streams;
 	struct est_tape *tape = pass->tape;
+	struct est_tensor clamped;
 
-	assign(tape, projected, est_linear(tape, projection, x));
+	est_assign(tape, projected, est_linear(tape, projection, x));
 	x = est_to(tape, *projected, element);
-	assign(tape, &frame->current, x.temporary ? x : est_alias(tape, x));
-	assign(tape, &frame->new_magnitude, mean_square(pass, frame->current));
-	assign(tape, &frame->new_magnitude, est_unary(tape, &sqrt_op, est_unary(tape, &clamp_op, frame->new_magnitude, true, false, pass->tokens),
-						      false, true, pass->tokens));
-	assign(tape, &frame->current, divide(tape, est_mul(tape, frame->current, frame->target_magnitude), frame->new_magnitude));
-	assign(tape, &frame->temp_hidden_states[stream], est_alias(tape, frame->current));
+	est_assign(tape, &frame->current, x.temporary ? x : est_alias(tape, x));
+	est_assign(tape, &frame->new_magnitude, mean_square(pass, frame->current));
+	clamped = est_unary(tape, &clamp_op, frame->new_magnitude, true, false, pass->tokens);
+	est_assign(tape, &frame->new_magnitude, est_unary(tape, &sqrt_op, clamped, false, true, pass->tokens));
+	est_assign(tape, &frame->current, divide(tape, est_mul(tape, frame->current, frame->target_magnitude), frame->new_magnitude));
+	est_assign(tape, &frame->temp_hidden_states[stream], est_alias(tape, frame->current));
 }
 
 struct est_tensor est_altup_expand(struct est_pass *pass, struct est_tensor inputs_embeds)
@@ -191,8 +183,8 @@ struct est_tensor est_altup_expand(struct est_pass *pass, struct est_tensor inpu
 		return inputs_embeds;
 	*frame = (struct est_stream_frame){ 0 };
 	pass->streams = frame;
-	assign(tape, &frame->target_magnitude, est_pow(tape, mean_square(pass, est_hold(inputs_embeds))));
-	assign(tape, &frame->temp_hidden_states[0], est_alias(tape, inputs_embeds));
+	est_assign(tape, &frame->target_magnitude, est_pow(tape, mean_square(pass, est_hold(inputs_embeds))));
+	est_assign(tape, &frame->temp_hidden_states[0], est_alias(tape, inputs_embeds));
 	for (unsigned i = 1; i < streams_of(pass); i++)
 		project(pass, &pass->altup_projections[i - 1], inputs_embeds.element, est_hold(inputs_embeds), i,
 			&frame->altup_proj);
@@ -209,11 +201,11 @@ struct est_tensor est_altup_join(struct est_pass *pass, struct est_tensor hidden
 
 	if (!frame)
 		return hidden_states;
-	assign(tape, &frame->target_magnitude,
+	est_assign(tape, &frame->target_magnitude,
 	       est_pow(tape, mean_square(pass, est_slice(tape, hidden_states, stream_numel(pass)))));
-	assign(tape, &frame->temp_hidden_states[0], est_slice(tape, hidden_states, stream_numel(pass)));
+	est_assign(tape, &frame->temp_hidden_states[0], est_slice(tape, hidden_states, stream_numel(pass)));
 	for (unsigned i = 1; i < streams_of(pass); i++)
-		assign(tape, &frame->temp_hidden_states[i], est_none);
+		est_assign(tape, &frame->temp_hidden_states[i], est_none);
 	for (unsigned i = 1; i < streams_of(pass); i++)
 		project(pass, &pass->altup_unembed_projections[i - 1], pass->parameter_element,
 			est_slice(tape, hidden_states, stream_numel(pass)), i, &frame->altup_unemb_proj);

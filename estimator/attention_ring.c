@@ -32,13 +32,6 @@ static struct est_tensor contiguous(struct est_pass *pass, struct est_tensor x)
 	return pass->model->num_key_value_heads == 1 ? est_none : est_empty(pass->tape, x.numel, x.element);
 }
 
-/* Gives up old when fresh, which takes its name, is there. */
-static void rebind(struct est_tape *tape, struct est_tensor *old, struct est_tensor fresh)
-{
-	est_drop(tape, *old);
-	*old = fresh;
-}
-
 /* ---- forward */
 
 /* _SDPAMerger._merge_one(): out - sigmoid(block_lse - lse) * (out - block_out), in fp32 */
@@ -55,7 +48,7 @@ static void merge(struct est_tape *tape, struct est_tensor *merged, struct est_t
 	est_drop(tape, difference);
 	result = est_empty(tape, block.numel, EST_32BIT);
 	est_drop(tape, product);
-	rebind(tape, merged, result);
+	est_assign(tape, merged, result);
 	est_drop(tape, block);
 }
 
@@ -74,8 +67,8 @@ static struct est_tensor attend(struct est_pass *pass, const struct est_fused_ca
 		if (i == 0)
 			gathered = est_empty(tape, ranks * pair, call->in[1].element);
 		est_drop(tape, sent);
-		rebind(tape, &out, est_empty(tape, call->output, call->in[0].element));
-		rebind(tape, &lse, est_empty(tape, lines, EST_32BIT));
+		est_assign(tape, &out, est_empty(tape, call->output, call->in[0].element));
+		est_assign(tape, &lse, est_empty(tape, lines, EST_32BIT));
 		merge(tape, &merged, est_empty(tape, call->output, EST_32BIT));
 		if (i == 0) {
 			est_drop(tape, key);
@@ -102,12 +95,12 @@ struct travellers {
 static void pass_on(struct est_tape *tape, struct travellers *grads, bool first, uint64_t key, uint64_t value)
 {
 	if (!first) {
-		rebind(tape, &grads->sent, est_none);
-		rebind(tape, &grads->key, est_empty(tape, key, EST_32BIT));
-		rebind(tape, &grads->value, est_empty(tape, value, EST_32BIT));
+		est_assign(tape, &grads->sent, est_none);
+		est_assign(tape, &grads->key, est_empty(tape, key, EST_32BIT));
+		est_assign(tape, &grads->value, est_empty(tape, value, EST_32BIT));
 	}
-	rebind(tape, &grads->sent, est_empty(tape, key + value, EST_32BIT));
-	rebind(tape, &grads->came, est_empty(tape, key + value, EST_32BIT));
+	est_assign(tape, &grads->sent, est_empty(tape, key + value, EST_32BIT));
+	est_assign(tape, &grads->came, est_empty(tape, key + value, EST_32BIT));
 }
 
 static void drop_travellers(struct est_tape *tape, const struct travellers *grads)
@@ -129,7 +122,7 @@ static void kernel_gradients(const struct ring *ring, bool half, struct est_tens
 		call.in[i].numel /= 2;
 	est_fused_gradients(ring->pass, ring->kernel, &call, fresh);
 	for (unsigned i = 0; i < 3; i++)
-		rebind(ring->pass->tape, &grads[i], fresh[i]);
+		est_assign(ring->pass->tape, &grads[i], fresh[i]);
 }
 
 /* Both gradients are views of what came last, in the keys' dtype. */
@@ -158,7 +151,7 @@ static void backward_ring(struct est_tape *tape, struct est_node *node, struct e
 
 	for (uint64_t i = 0; i < steps; i++) {
 		if (i + 1 < steps)
-			rebind(tape, &sent, est_empty(tape, pair, in[1].element));
+			est_assign(tape, &sent, est_empty(tape, pair, in[1].element));
 		if (i == 0)
 			gathered = est_empty(tape, ranks * pair, in[1].element);
 		kernel_gradients(ring, i > 0, grads);

@@ -41,12 +41,6 @@ struct turn {
 	struct est_tensor rows, current_state, current_hidden_states;
 };
 
-static void renew(struct est_tape *tape, struct est_tensor *variable, struct est_tensor value)
-{
-	est_drop(tape, *variable);
-	*variable = est_hold(value);
-}
-
 /* expert(x[rows]) * weights[rows], of count pairs of a token and this expert */
 static void run_expert(struct est_pass *pass, const struct est_expert *expert, struct est_tensor x,
 		       struct est_tensor weights, uint64_t count, struct turn *turn)
@@ -55,10 +49,10 @@ static void run_expert(struct est_pass *pass, const struct est_expert *expert, s
 	uint64_t hidden = (uint64_t)pass->model->hidden_size;
 	struct est_tensor y;
 
-	renew(tape, &turn->rows, est_empty(tape, 2 * count, EST_INT64)); /* torch.where(): token and choice of each */
-	renew(tape, &turn->current_state, gather(tape, x, turn->rows, count * hidden));
+	est_assign(tape, &turn->rows, est_empty(tape, 2 * count, EST_INT64)); /* torch.where(): token and choice of each */
+	est_assign(tape, &turn->current_state, gather(tape, x, turn->rows, count * hidden));
 	y = est_gate_and_up(pass, &expert->w1, &expert->w3, &expert->w2, turn->current_state);
-	renew(tape, &turn->current_hidden_states, est_mul(tape, y, gather(tape, weights, turn->rows, count)));
+	est_assign(tape, &turn->current_hidden_states, est_mul(tape, y, gather(tape, weights, turn->rows, count)));
 }
 
 struct est_tensor est_looped_experts(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x,

@@ -102,13 +102,6 @@ static void score_chunks(struct est_tape *tape, struct rule *rule)
 	rule->attn = est_hold(est_neg(tape, scores));
 }
 
-/* A variable whose next value takes the place of the last. */
-static void renew(struct est_tape *tape, struct est_tensor *variable, struct est_tensor value)
-{
-	est_drop(tape, *variable);
-	*variable = est_hold(value);
-}
-
 /* x[rows][columns].clone(): of x first, then of that, numel elements; x is borrowed */
 static struct est_tensor clone_of(struct est_tape *tape, struct est_tensor x, uint64_t first, uint64_t numel)
 {
@@ -122,8 +115,8 @@ static void substitute(struct est_tape *tape, struct rule *rule)
 	struct est_tensor row = est_none, sub = est_none, sum;
 
 	for (uint64_t i = 1; i < EST_CHUNK; i++) {
-		renew(tape, &row, clone_of(tape, rule->attn, rows, matrices * i));
-		renew(tape, &sub, clone_of(tape, rule->attn, rows * i, matrices * i * i));
+		est_assign(tape, &row, clone_of(tape, rule->attn, rows, matrices * i));
+		est_assign(tape, &sub, clone_of(tape, rule->attn, rows * i, matrices * i * i));
 		sum = est_sum_last(tape, est_mul(tape, est_unsqueezed(tape, row), sub), matrices * i);
 		rule->attn = est_copy_into_slice(tape, rule->attn, est_add(tape, row, sum), 0);
 	}
@@ -181,7 +174,7 @@ static void update_state(struct est_tape *tape, const struct sizes *one, struct 
 
 	update = est_mul(tape, k, est_exp(tape, est_sub(tape, est_part(tape, g, ends), g)));
 	update = product(tape, update, body->v_new, one->state);
-	renew(tape, &body->state, est_add(tape, decayed, update));
+	est_assign(tape, &body->state, est_add(tape, decayed, update));
 }
 
 /* What a chunk that is not the first keeps, in elements of fp32: decays, pairs of q and k, the state, and the operands of products:
@@ -203,11 +196,11 @@ static uint32_t scan_chunk(struct est_tape *tape, struct rule *rule, uint64_t se
 
 	for (unsigned i = 0; i < 4; i++)
 		in[i] = est_hold(est_part(tape, whole[i], one->heads));
-	renew(tape, &body->attn_inter, product(tape, est_mul(tape, in[0], est_exp(tape, in[3])), body->state, one->heads));
+	est_assign(tape, &body->attn_inter, product(tape, est_mul(tape, in[0], est_exp(tape, in[3])), body->state, one->heads));
 	pairs = est_mul_outer(tape, est_unsqueezed(tape, in[0]), est_unsqueezed(tape, in[1]), one->pairs);
-	renew(tape, &body->attn_intra, scores_of(tape, pairs, est_part(tape, rule->decay_mask, one->pairs), mask, one->scores));
-	renew(tape, &body->v_prime, product(tape, est_part(tape, rule->k_cumdecay, one->heads), body->state, one->heads));
-	renew(tape, &body->v_new, est_sub(tape, in[2], body->v_prime));
+	est_assign(tape, &body->attn_intra, scores_of(tape, pairs, est_part(tape, rule->decay_mask, one->pairs), mask, one->scores));
+	est_assign(tape, &body->v_prime, product(tape, est_part(tape, rule->k_cumdecay, one->heads), body->state, one->heads));
+	est_assign(tape, &body->v_new, est_sub(tape, in[2], body->v_prime));
 	pairs = est_add(tape, body->attn_inter, est_chunk_product(tape, body->attn_intra, body->v_new, one->heads));
 	body->core = est_copy_into_slice(tape, body->core, pairs, (several - 1) * kept_by_chunk(tape, one));
 	unused = tape->node_count;

@@ -15,13 +15,6 @@ static struct est_tensor make(struct est_tape *tape, uint64_t numel, uint8_t ele
 	return est_hold(est_empty(tape, numel, element));
 }
 
-/* x takes the place of variable. */
-static void renew(struct est_tape *tape, struct est_tensor *variable, struct est_tensor x)
-{
-	est_drop(tape, *variable);
-	*variable = x;
-}
-
 /* chunk_kda_bwd_intra(): dq, dk and dg anew, in fp32, and db summed up */
 static void backward_intra(struct est_tape *tape, const uint64_t *size, struct est_tensor *dq, struct est_tensor *dk,
 			   struct est_tensor *dg, struct est_tensor *db)
@@ -31,10 +24,10 @@ static void backward_intra(struct est_tape *tape, const uint64_t *size, struct e
 			  sum = make(tape, size[GATE], EST_32BIT);
 
 	est_drop(tape, parts);
-	renew(tape, dq, dq2);
-	renew(tape, dk, dk2);
-	renew(tape, db, sum);
-	renew(tape, dg, dg2);
+	est_assign(tape, dq, dq2);
+	est_assign(tape, dk, dk2);
+	est_assign(tape, db, sum);
+	est_assign(tape, dg, dg2);
 }
 
 /* l2norm_bwd(): in the dtype of what was normed */

@@ -39,10 +39,7 @@ static struct est_tensor tile_buffer(struct est_tape *tape, const uint64_t shape
 static void assign_cast(struct est_tape *tape, struct est_tensor *variable, uint64_t numel, uint64_t element,
 			uint64_t compute)
 {
-	struct est_tensor cast = element == compute ? est_none : est_empty(tape, numel, (uint8_t)compute);
-
-	est_drop(tape, *variable);
-	*variable = cast;
+	est_assign(tape, variable, element == compute ? est_none : est_empty(tape, numel, (uint8_t)compute));
 }
 
 /* What both directions do for each tile: casts of a slice of the hidden states and of one of the head. keeps: the

@@ -26,12 +26,6 @@ static uint64_t chunks_of(uint64_t vocabulary)
 	return (vocabulary + CHUNK_WORDS - 1) / CHUNK_WORDS;
 }
 
-static void assign(struct est_tape *tape, struct est_tensor *variable, struct est_tensor value)
-{
-	est_drop(tape, *variable);
-	*variable = value;
-}
-
 /* What both directions begin a chunk with: logits, and logits_f in fp32. */
 struct chunk {
 	struct est_tensor logits, logits_f, p, grad_logits, grad_w_chunk;
@@ -41,8 +35,8 @@ struct chunk {
 static void make_logits(struct est_tape *tape, struct chunk *chunk, uint64_t numel, uint8_t element)
 {
 	chunk->numel = numel;
-	assign(tape, &chunk->logits, est_empty(tape, numel, element));
-	assign(tape, &chunk->logits_f, est_empty(tape, numel, EST_32BIT));
+	est_assign(tape, &chunk->logits, est_empty(tape, numel, element));
+	est_assign(tape, &chunk->logits_f, est_empty(tape, numel, EST_32BIT));
 }
 
 static void drop_chunk(struct est_tape *tape, const struct chunk *chunk)
@@ -60,8 +54,8 @@ static void make_grad_logits(struct est_tape *tape, struct chunk *chunk)
 	struct est_tensor shifted = est_empty(tape, chunk->numel, EST_32BIT), p = est_empty(tape, chunk->numel, EST_32BIT);
 
 	est_drop(tape, shifted);
-	assign(tape, &chunk->p, p);
-	assign(tape, &chunk->grad_logits, est_empty(tape, chunk->numel, EST_32BIT));
+	est_assign(tape, &chunk->p, p);
+	est_assign(tape, &chunk->grad_logits, est_empty(tape, chunk->numel, EST_32BIT));
 }
 
 /* A cast of grad_logits times a slice of the head, or times the hidden states. */
@@ -88,7 +82,7 @@ static void backward_vocabulary(struct est_tape *tape, struct est_node *node, st
 		make_logits(tape, &chunk, positions * words, element);
 		make_grad_logits(tape, &chunk);
 		est_drop(tape, product(tape, &chunk, positions * width, element));
-		assign(tape, &chunk.grad_w_chunk, product(tape, &chunk, words * width, element));
+		est_assign(tape, &chunk.grad_w_chunk, product(tape, &chunk, words * width, element));
 	}
 	drop_chunk(tape, &chunk);
 	if (!est_needs(node, 1)) {

@@ -31,12 +31,6 @@ struct mixer {
 	unsigned count;
 };
 
-static void renew(struct est_tape *tape, struct est_tensor *variable, struct est_tensor value)
-{
-	est_drop(tape, *variable);
-	*variable = est_hold(value);
-}
-
 static struct est_tensor keep(struct mixer *mixer, struct est_tensor x)
 {
 	return mixer->rest[mixer->count++] = est_hold(x);
@@ -48,19 +42,19 @@ static void find_sparse(struct est_pass *pass, struct mixer *mixer, struct est_t
 	struct est_tape *tape = pass->tape;
 	struct est_tensor threshold = est_empty(tape, pass->tokens, scores.element), work, quotient;
 
-	renew(tape, &mixer->max_ind, est_empty(tape, pass->tokens, EST_INT64));
+	est_assign(tape, &mixer->max_ind, est_empty(tape, pass->tokens, EST_INT64));
 	est_drop(tape, mixer->mask);
 	mixer->mask = threshold;
 	work = est_empty(tape, scores.numel, scores.element); /* scores.abs() */
 	quotient = est_empty(tape, scores.numel, scores.element);
 	est_drop(tape, work);
-	renew(tape, &mixer->factor, quotient);
+	est_assign(tape, &mixer->factor, quotient);
 	work = est_empty(tape, scores.numel, scores.element);
 	quotient = est_empty(tape, scores.numel, scores.element);
 	est_drop(tape, work);
 	work = est_empty(tape, scores.numel, EST_BYTE);
 	est_drop(tape, quotient);
-	renew(tape, &mixer->mask, work);
+	est_assign(tape, &mixer->mask, work);
 }
 
 /* (masked_gates - noise.exponential_().log()).max(dim=-1)[1]: nothing of it has a gradient */
@@ -86,8 +80,8 @@ static void make_mask_for_one(struct est_pass *pass, struct mixer *mixer, struct
 	struct est_tape *tape = pass->tape;
 	struct est_tensor best, random, above, either, third;
 
-	renew(tape, &mixer->max_scores, est_empty(tape, pass->tokens, gates.element));
-	renew(tape, &mixer->max_ind, est_empty(tape, pass->tokens, EST_INT64));
+	est_assign(tape, &mixer->max_scores, est_empty(tape, pass->tokens, gates.element));
+	est_assign(tape, &mixer->max_ind, est_empty(tape, pass->tokens, EST_INT64));
 	best = est_empty(tape, pass->tokens, EST_BYTE);
 	random = est_empty(tape, pass->tokens, gates.element);
 	above = est_empty(tape, pass->tokens, EST_BYTE);
@@ -95,9 +89,9 @@ static void make_mask_for_one(struct est_pass *pass, struct mixer *mixer, struct
 	either = est_empty(tape, pass->tokens, EST_BYTE);
 	est_drop(tape, above);
 	est_drop(tape, best);
-	renew(tape, &mixer->one, either);
+	est_assign(tape, &mixer->one, either);
 	third = est_empty(tape, pass->tokens, EST_32BIT);
-	renew(tape, &mixer->one, est_to(tape, third, gates.element));
+	est_assign(tape, &mixer->one, est_to(tape, third, gates.element));
 }
 
 /* PhimoeMultiplier.apply(scores, multiplier, selected_experts, masked_gates, mask_for_one) */

@@ -36,12 +36,6 @@ void est_router_loss_record(struct est_pass *pass, struct est_tensor logits)
  * until the next layer's are there. */
 enum { MASK, PROBABILITIES, BEST, INDICES, FRAME };
 
-static void assign(struct est_tape *tape, struct est_tensor *variable, struct est_tensor value)
-{
-	est_drop(tape, *variable);
-	*variable = value;
-}
-
 /* torch.topk(routing_weights, top_k): its graph leads nowhere, and goes with the values */
 static void choose(struct est_pass *pass, struct est_tensor frame[FRAME])
 {
@@ -50,8 +44,8 @@ static void choose(struct est_pass *pass, struct est_tensor frame[FRAME])
 	pass->tape->no_grad = true;
 	best = est_hold(est_best_experts(pass, frame[PROBABILITIES], &indices));
 	pass->tape->no_grad = false;
-	assign(pass->tape, &frame[BEST], best);
-	assign(pass->tape, &frame[INDICES], indices);
+	est_assign(pass->tape, &frame[BEST], best);
+	est_assign(pass->tape, &frame[INDICES], indices);
 }
 
 /* tokens_per_expert_sum + zeros.scatter_add_(0, selected_experts, flat_mask.repeat_interleave(top_k)) */
@@ -72,7 +66,7 @@ static struct est_tensor sum_of_probabilities(struct est_pass *pass, struct est_
 	struct est_tensor x = est_alias(tape, logits);
 
 	x = tape->autocast ? est_softmax_in_fp32(tape, x) : est_softmax(tape, x);
-	assign(tape, &frame[PROBABILITIES], est_hold(x));
+	est_assign(tape, &frame[PROBABILITIES], x);
 	choose(pass, frame);
 	count_tokens(pass, frame[INDICES].numel);
 	x = est_mul(tape, est_to(tape, frame[PROBABILITIES], EST_32BIT), frame[MASK]);
@@ -92,7 +86,7 @@ struct est_tensor est_router_loss(struct est_pass *pass)
 
 		est_mark_layer(tape, pass->routers[i].layer);
 		share = sum_of_probabilities(pass, pass->routers[i].logits, frame);
-		assign(tape, &sum, est_hold(sum.numel ? est_add(tape, sum, share) : share));
+		est_assign(tape, &sum, sum.numel ? est_add(tape, sum, share) : share);
 	}
 	est_mark_layer(tape, 0);
 	for (unsigned i = 0; i < FRAME; i++)

@@ -336,6 +336,13 @@ static inline void est_drop(struct est_tape *tape, struct est_tensor tensor)
 	est_storage_release(tape, tensor.storage);
 }
 
+/* variable = value: what the variable held goes when the value is there. */
+static inline void est_assign(struct est_tape *tape, struct est_tensor *variable, struct est_tensor value)
+{
+	est_drop(tape, *variable);
+	*variable = est_hold(value);
+}
+
 /* What an operator does with its argument at its end. */
 static inline void est_finish(struct est_tape *tape, struct est_tensor argument)
 {
