@@ -10,10 +10,8 @@ bool cfg_runs_accelerate(const struct est_request *request)
 
 bool cfg_runs_deepspeed(const struct est_request *request)
 {
-	enum est_strategy strategy = request->parallelism.strategy;
-	bool zero = strategy == EST_ZERO1 || strategy == EST_ZERO2 || strategy == EST_ZERO3;
-
-	return zero && (cfg_runs_accelerate(request) || request->framework == EST_DEEPSPEED);
+	return est_is_zero(request->parallelism.strategy)
+	       && (cfg_runs_accelerate(request) || request->framework == EST_DEEPSPEED);
 }
 
 const char *cfg_strategy_of_gpus(const struct cfg_rule_input *input, double *ret)
@@ -42,7 +40,7 @@ const char *cfg_precision_of_fsdp(const struct cfg_rule_input *input, double *re
 {
 	const struct est_request *request = input->request;
 	enum est_strategy strategy = request->parallelism.strategy;
-	bool shards = strategy == EST_FSDP || strategy == EST_HSDP || strategy == EST_FSDP1;
+	bool shards = est_is_fsdp2(strategy) || strategy == EST_FSDP1;
 
 	*ret = EST_BF16_MIXED;
 	return shards && cfg_runs_accelerate(request) && request->framework != EST_TRANSFORMERS && !est_has_adapters(request)
@@ -111,10 +109,10 @@ const char *cfg_communication_of_ulysses(const struct cfg_rule_input *input, dou
 
 const char *cfg_backend_of_strategy(const struct cfg_rule_input *input, double *ret)
 {
-	enum est_strategy strategy = input->request->parallelism.strategy;
+	const struct est_parallelism *parallelism = &input->request->parallelism;
 
 	*ret = EST_ULYSSES;
-	return input->request->parallelism.context > 1 && strategy >= EST_ZERO1 && strategy <= EST_ZERO3
+	return parallelism->context > 1 && est_is_zero(parallelism->strategy)
 		? "DeepSpeed deals sequences out so" : NULL;
 }
 

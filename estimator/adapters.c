@@ -245,7 +245,6 @@ int64_t est_trainable_parameters(const struct est_request *request, const struct
 
 bool est_upcasts_adapters(const struct est_request *request)
 {
-	bool fsdp2 = request->parallelism.strategy == EST_FSDP || request->parallelism.strategy == EST_HSDP;
-
-	return fsdp2 && request->parallelism.wrap != EST_WRAP_LAYER_ROOT && est_is_mixed(request->precision) && request->method == EST_LORA;
+	return est_shards_dtensors(request) && request->parallelism.wrap != EST_WRAP_LAYER_ROOT && est_is_mixed(request->precision)
+	       && request->method == EST_LORA;
 }

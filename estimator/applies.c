@@ -117,7 +117,7 @@ static bool is_zero3(const struct est_request *request)
 
 static bool is_zero(const struct est_request *request)
 {
-	return request->parallelism.strategy >= EST_ZERO1 && request->parallelism.strategy <= EST_ZERO3;
+	return est_is_zero(request->parallelism.strategy);
 }
 
 static bool is_zero12(const struct est_request *request)

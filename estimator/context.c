@@ -21,7 +21,7 @@ static void check_parts(const struct est_request *request, const struct est_mode
 	if (request->attention_mask)
 		est_fault_add(faults, "/attention_mask", EST_CONTRADICTION,
 			      "must be false with context above 1: the ring attends causally, and accelerate drops masks");
-	if (p->strategy != EST_FSDP && p->strategy != EST_HSDP)
+	if (!est_is_fsdp2(p->strategy))
 		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
 			      "must be fsdp or hsdp with the ring of context ranks, which share the parameters too");
 	if (model->sliding_window || est_model_mixes(model) || est_model_is_encoder(model))
@@ -50,7 +50,7 @@ static void check_exchange(const struct est_request *request, const struct est_m
 	if (request->attention == EST_EAGER)
 		est_fault_add(faults, "/attention", EST_CONTRADICTION,
 			      "must not be eager with ulysses, which drops masks: DeepSpeed refuses it");
-	if (p->strategy < EST_ZERO1 || p->strategy > EST_ZERO3)
+	if (!est_is_zero(p->strategy))
 		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
 			      "must be zero1, zero2 or zero3 with ulysses: it is DeepSpeed's");
 	else if (p->strategy != EST_ZERO3 && p->communication_data_type != EST_FP32)
@@ -87,7 +87,7 @@ static bool deals_out(enum est_framework framework)
 
 static void check_ring(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	bool shards = request->parallelism.strategy == EST_FSDP || request->parallelism.strategy == EST_HSDP;
+	bool shards = est_shards_dtensors(request);
 	const struct est_refusal rows[] = {
 		{ "framework", !deals_out(request->framework) },
 		{ "precision", shards && est_has_master(request) },

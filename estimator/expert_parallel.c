@@ -66,7 +66,7 @@ static void check_strategy(const struct est_request *request, struct est_faults 
 	if (strategy == EST_SINGLE || strategy == EST_DDP)
 		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
 			      "must be fsdp or hsdp with expert above 1: torchtitan takes the experts' ranks from those that shard parameters");
-	else if (strategy != EST_FSDP && strategy != EST_HSDP)
+	else if (!est_is_fsdp2(strategy))
 		est_field_refuse("parallelism.strategy", request, faults, "is not modelled yet with expert above 1");
 }
 
@@ -97,7 +97,7 @@ static void check_values(const struct est_request *request, struct est_faults *f
 
 	est_refuse_with("expert above 1", rows, sizeof(rows) / sizeof(rows[0]), request, faults);
 	est_refuse_other_steps("expert above 1", request, faults);
-	if (faults->count == before && (p->strategy == EST_FSDP || p->strategy == EST_HSDP) && !est_schedule_wanted(request))
+	if (faults->count == before && est_is_fsdp2(p->strategy) && !est_schedule_wanted(request))
 		est_field_refuse("optimizer", request, faults, "is not modelled yet with expert above 1");
 }
 

@@ -90,8 +90,7 @@ static bool is_sharded(const struct est_parallelism *parallelism)
 {
 	enum est_strategy strategy = parallelism->strategy;
 
-	return parallelism->gpus > 1 && (strategy == EST_ZERO3 || strategy == EST_FSDP || strategy == EST_FSDP1
-					 || strategy == EST_HSDP);
+	return parallelism->gpus > 1 && (strategy == EST_ZERO3 || strategy == EST_FSDP1 || est_is_fsdp2(strategy));
 }
 
 /* DeepSpeed's engine casts all of it back. */

@@ -32,7 +32,7 @@ static void check_tables(const struct est_request *request, const struct est_mod
 void est_pipeline_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	enum est_strategy strategy = request->parallelism.strategy;
-	bool shards = strategy == EST_FSDP || strategy == EST_HSDP;
+	bool shards = est_is_fsdp2(strategy);
 	bool adapts = est_has_adapters(request);
 	const struct est_refusal rows[] = {
 		{ "framework", !runs_stages(request->framework) },

@@ -199,10 +199,22 @@ static inline bool est_is_ulysses(const struct est_request *request)
 	return request->parallelism.context > 1 && request->parallelism.context_backend == EST_ULYSSES;
 }
 
-/* FSDP2: a rank's parts of parameters are DTensors. */
+/* DeepSpeed's stages. */
+static inline bool est_is_zero(enum est_strategy strategy)
+{
+	return strategy >= EST_ZERO1 && strategy <= EST_ZERO3;
+}
+
+/* FSDP2, on one group of ranks or on several. */
+static inline bool est_is_fsdp2(enum est_strategy strategy)
+{
+	return strategy == EST_FSDP || strategy == EST_HSDP;
+}
+
+/* FSDP2's parts of parameters are DTensors. */
 static inline bool est_shards_dtensors(const struct est_request *request)
 {
-	return request->parallelism.strategy == EST_FSDP || request->parallelism.strategy == EST_HSDP;
+	return est_is_fsdp2(request->parallelism.strategy);
 }
 
 /* Tokens of a sequence that a rank has: all, or its part under context parallelism. */
@@ -220,7 +232,7 @@ static inline uint64_t est_shard_ranks(const struct est_parallelism *p)
 {
 	if (p->strategy == EST_HSDP && p->shard_size)
 		return (uint64_t)(p->shard_size * p->context);
-	if (p->strategy == EST_FSDP || p->strategy == EST_HSDP || (p->strategy >= EST_ZERO1 && p->strategy <= EST_ZERO3))
+	if (est_is_fsdp2(p->strategy) || est_is_zero(p->strategy))
 		return (uint64_t)(p->gpus / (p->tensor * p->pipeline));
 	return (uint64_t)(p->gpus / (p->tensor * p->pipeline * p->context));
 }

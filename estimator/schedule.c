@@ -317,7 +317,7 @@ bool est_schedule_wanted(const struct est_request *request)
 		return is_replayed_fsdp1(request);
 	if (strategy == EST_ZERO3)
 		return est_zero3_wanted(request);
-	return (strategy == EST_FSDP || strategy == EST_HSDP) && is_replayed_fsdp2(request);
+	return est_is_fsdp2(strategy) && is_replayed_fsdp2(request);
 }
 
 static uint8_t element_of(enum est_dtype dtype, uint8_t otherwise)

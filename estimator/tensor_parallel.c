@@ -110,7 +110,7 @@ static void check_strategy(const struct est_request *request, struct est_faults 
 	if (strategy == EST_DDP)
 		est_fault_add(faults, "/parallelism/strategy", EST_CONTRADICTION,
 			      "must not be ddp with tensor above 1: accelerate and torchtitan refuse it (fsdp, or none on one group of ranks)");
-	else if (strategy == EST_FSDP1 || (strategy >= EST_ZERO1 && strategy <= EST_ZERO3)
+	else if (strategy == EST_FSDP1 || est_is_zero(strategy)
 		 || (est_has_adapters(request) && est_schedule_wanted(request)))
 		est_field_refuse("parallelism.strategy", request, faults, "is not modelled yet with tensor above 1");
 }
