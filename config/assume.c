@@ -2,28 +2,32 @@
 #include "config/read.h"
 #include "estimator/generation.h"
 
-/* The versions whose code is modelled. */
+/* The versions whose code is modelled. Packages of kernels that are not named are not there, whatever else is. */
 static const struct {
 	const char *field;
 	int64_t version;
 	const char *text;
+	bool kernels;
 } modelled[] = {
-	{ "versions.torch", 2013, "2.13" },        { "versions.transformers", 5023, "5.23" },
-	{ "versions.peft", 21, "0.21" },           { "versions.trl", 1016, "1.16" },
-	{ "versions.accelerate", 1015, "1.15" },   { "versions.bitsandbytes", 50, "0.50" },
-	{ "versions.deepspeed", 19, "0.19" },      { "versions.flash_linear_attention", 6, "0.6" },
-	{ "versions.causal_conv1d", 1007, "1.7" }, { "versions.mamba_ssm", 2003, "2.3" },
+	{ "versions.torch", 2013, "2.13", false },
+	{ "versions.transformers", 5023, "5.23", false },
+	{ "versions.peft", 21, "0.21", false },
+	{ "versions.trl", 1016, "1.16", false },
+	{ "versions.accelerate", 1015, "1.15", false },
+	{ "versions.bitsandbytes", 50, "0.50", false },
+	{ "versions.deepspeed", 19, "0.19", false },
+	{ "versions.flash_linear_attention", 6, "0.6", true },
+	{ "versions.causal_conv1d", 1007, "1.7", true },
+	{ "versions.mamba_ssm", 2003, "2.3", true },
 };
+enum { MODELLED = sizeof(modelled) / sizeof(modelled[0]) };
 static const char newest[] = "torch 2.13, transformers 5.23, peft 0.21";
 
-/* Packages of kernels that are not named are not there, whatever else is. */
 static bool is_kernels(const struct est_field *field)
 {
-	static const char *const kernels[] = { "versions.flash_linear_attention", "versions.causal_conv1d", "versions.mamba_ssm" };
-
-	for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++)
-		if (!strcmp(field->name, kernels[i]))
-			return true;
+	for (size_t i = 0; i < MODELLED; i++)
+		if (!strcmp(field->name, modelled[i].field))
+			return modelled[i].kernels;
 	return false;
 }
 
@@ -51,7 +55,7 @@ void cfg_warn_of_versions(const struct est_request *request, struct est_notes *w
 
 	if (!names_versions(request, true))
 		return;
-	for (i = 0; i < sizeof(modelled) / sizeof(modelled[0]); i++) {
+	for (i = 0; i < MODELLED; i++) {
 		const struct est_field *field = est_field_find(modelled[i].field);
 		int64_t version = (int64_t)est_field_get(field, request);
 		char value[EST_NOTE_VALUE_MAX];

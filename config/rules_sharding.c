@@ -77,27 +77,32 @@ const char *cfg_reshard_of_pipeline(const struct cfg_rule_input *input, double *
 		? "torchtitan leaves a stage's parameters gathered from micro-batch to micro-batch" : NULL;
 }
 
+/* What a precision computes in, and whether its parameters are of that type themselves. */
+static const struct {
+	enum est_dtype type;
+	bool pure;
+} computes[] = {
+	[EST_BF16_MASTER] = { EST_BF16, false },
+	[EST_FP16_MASTER] = { EST_FP16, false },
+	[EST_BF16_MIXED] = { EST_BF16, false },
+	[EST_FP16_MIXED] = { EST_FP16, false },
+	[EST_PURE_BF16] = { EST_BF16, true },
+	[EST_PURE_FP16] = { EST_FP16, true },
+	[EST_BF16_AUTOCAST] = { EST_BF16, false },
+	[EST_PURE_FP32] = { EST_FP32, true },
+};
+
 const char *cfg_dtype_of_precision(const struct cfg_rule_input *input, double *ret)
 {
-	static const enum est_dtype types[] = {
-		[EST_BF16_MASTER] = EST_BF16, [EST_FP16_MASTER] = EST_FP16, [EST_BF16_MIXED] = EST_BF16,
-		[EST_FP16_MIXED] = EST_FP16, [EST_PURE_BF16] = EST_DTYPE_NONE, [EST_PURE_FP16] = EST_DTYPE_NONE,
-		[EST_BF16_AUTOCAST] = EST_BF16, [EST_PURE_FP32] = EST_DTYPE_NONE,
-	};
+	enum est_precision precision = input->request->precision;
 
-	*ret = types[input->request->precision];
+	*ret = computes[precision].pure ? EST_DTYPE_NONE : computes[precision].type;
 	return "the policy that accelerate makes of the precision";
 }
 
 const char *cfg_communication_of_precision(const struct cfg_rule_input *input, double *ret)
 {
-	static const enum est_dtype types[] = {
-		[EST_BF16_MASTER] = EST_BF16, [EST_FP16_MASTER] = EST_FP16, [EST_BF16_MIXED] = EST_BF16,
-		[EST_FP16_MIXED] = EST_FP16, [EST_PURE_BF16] = EST_BF16, [EST_PURE_FP16] = EST_FP16,
-		[EST_BF16_AUTOCAST] = EST_BF16, [EST_PURE_FP32] = EST_FP32,
-	};
-
-	*ret = types[input->request->precision];
+	*ret = computes[input->request->precision].type;
 	return "the type that the precision computes in";
 }
 

@@ -1,9 +1,7 @@
 /* Which packages of kernels a model's layers that are no attention have, what a run without them is told, and what they refuse. */
 #include "estimator/kernels.h"
 
-#include <stddef.h>
 #include <stdio.h>
-#include <string.h>
 #include "estimator/fields.h"
 
 enum { WIDTH_MIN = 2, WIDTH_MAX = 4 /* of causal-conv1d's kernels */ };
@@ -20,22 +18,17 @@ static bool has_mamba2(const struct est_model *model)
 
 static const struct package {
 	const char *field, *name;
-	size_t offset; /* of its version */
 	bool (*helps)(const struct est_model *model);
 } packages[] = {
-	{ "versions.flash_linear_attention", "flash-linear-attention", offsetof(struct est_versions, flash_linear_attention),
-	  has_delta_rule },
-	{ "versions.mamba_ssm", "mamba-ssm", offsetof(struct est_versions, mamba_ssm), has_mamba2 },
-	{ "versions.causal_conv1d", "causal-conv1d", offsetof(struct est_versions, causal_conv1d), est_model_mixes },
+	{ "versions.flash_linear_attention", "flash-linear-attention", has_delta_rule },
+	{ "versions.mamba_ssm", "mamba-ssm", has_mamba2 },
+	{ "versions.causal_conv1d", "causal-conv1d", est_model_mixes },
 };
 enum { PACKAGES = sizeof(packages) / sizeof(packages[0]) };
 
-static bool is_installed(const struct package *package, const struct est_versions *versions)
+static bool is_installed(const struct package *package, const struct est_request *request)
 {
-	int64_t version;
-
-	memcpy(&version, (const char *)versions + package->offset, sizeof(version));
-	return version != 0;
+	return est_field_get(est_field_find(package->field), request) != 0;
 }
 
 bool est_kernel_runs_mamba2(const struct est_request *request, const struct est_model *model)
@@ -51,7 +44,7 @@ static void list_packages(const struct est_request *request, const struct est_mo
 
 	ret[0] = '\0';
 	for (size_t i = 0; i < PACKAGES; i++)
-		if (packages[i].helps(model) && is_installed(&packages[i], &request->versions) == installed && length < size)
+		if (packages[i].helps(model) && is_installed(&packages[i], request) == installed && length < size)
 			length += (size_t)snprintf(ret + length, size - length, "%s%s", length ? ", " : "",
 						   fields ? packages[i].field : packages[i].name);
 }
