@@ -85,8 +85,7 @@ static struct est_tensor bloom_attention(struct est_pass *pass, const struct est
 	out = dropout_add(pass, projected, residual);
 	est_drop(tape, projected);
 	est_drop(tape, fused);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, in[i]);
+	est_drop_all(tape, in, 3);
 	est_drop(tape, scores);
 	est_drop(tape, masked);
 	est_drop(tape, x);
@@ -174,8 +173,7 @@ static struct est_tensor mpt_attention(struct est_pass *pass, const struct est_l
 	out = est_hold(est_join_heads(pass, est_matmul_heads(pass, weights, false, in[2], true, width)));
 	x = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, qkv);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, in[i]);
+	est_drop_all(tape, in, 3);
 	est_drop(tape, masked);
 	est_drop(tape, out);
 	pass->attn_weights = weights;

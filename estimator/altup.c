@@ -222,8 +222,7 @@ void est_altup_drop(struct est_pass *pass)
 
 	if (!frame)
 		return;
-	for (unsigned i = 0; i < EST_STREAMS_MAX; i++)
-		est_drop(pass->tape, frame->temp_hidden_states[i]);
+	est_drop_all(pass->tape, frame->temp_hidden_states, EST_STREAMS_MAX);
 	est_drop(pass->tape, frame->target_magnitude);
 	est_drop(pass->tape, frame->new_magnitude);
 	est_drop(pass->tape, frame->altup_proj);

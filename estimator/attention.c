@@ -195,7 +195,7 @@ static struct est_tensor align(struct est_pass *pass, struct est_tensor bias)
 
 	if (keys % 8 == 0)
 		return bias;
-	padded = est_hold(est_empty(pass->tape, bias.numel / keys * est_round_up(keys, 8), bias.element));
+	padded = est_variable(pass->tape, bias.numel / keys * est_round_up(keys, 8), bias.element);
 	est_drop(pass->tape, bias);
 	return padded;
 }
@@ -230,7 +230,7 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	for (unsigned i = 3; i-- > 0;)
 		in[i] = est_autocast(tape, in[i]);
 	if (mask.numel)
-		bias = est_hold(est_empty(tape, mask.numel, in[0].element));
+		bias = est_variable(tape, mask.numel, in[0].element);
 	if (kernel == EST_KERNEL_EFFICIENT)
 		bias = align(pass, bias);
 	if (kernel == EST_KERNEL_MATH)
@@ -242,8 +242,7 @@ static struct est_tensor sdpa(struct est_pass *pass, enum est_kernel kernel, str
 	    && !(pass->gathers_sequence && pass->model->num_attention_heads == 1))
 		out = est_contiguous(tape, out);
 	est_drop(tape, bias);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, frame[i]);
+	est_drop_all(tape, frame, 3);
 	return kernel == EST_KERNEL_MATH ? est_join_heads(pass, out) : out;
 }
 

@@ -69,8 +69,7 @@ struct est_tensor est_flash_package(struct est_pass *pass, const struct est_laye
 	if (unpadded)
 		out = copy_rows(tape, &scatter_op, out, indices);
 	est_drop(tape, indices);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, call.in[i]);
+	est_drop_all(tape, call.in, 3);
 	/* the caller's .reshape(): FlashAttention 2's output lies as q does */
 	return joined && !unpadded && like_query ? est_contiguous(tape, out) : out;
 }

@@ -46,15 +46,14 @@ struct est_tensor est_flex_attention(struct est_pass *pass, const struct est_ten
 
 	prepare(pass, call.in);
 	out = est_fused_attention(pass, EST_FUSED_FLEX, &call);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, call.in[i]);
+	est_drop_all(tape, call.in, 3);
 	if (est_architecture_row(pass->model->architecture)->expands_heads) { /* asks for the output alone */
 		est_drop(tape, lse);
 		return joined ? est_contiguous(tape, out) : out;
 	}
 	/* lse.to(value.dtype): what the layer gets for weights */
 	if (qkv[2].element == EST_16BIT)
-		pass->attn_weights = est_hold(est_empty(tape, lines, EST_16BIT));
+		pass->attn_weights = est_variable(tape, lines, EST_16BIT);
 	/* .transpose(1, 2).contiguous(): the output lies as q does */
 	if (joined)
 		out = est_contiguous(tape, out);

@@ -237,7 +237,7 @@ static struct est_tensor run_compiled(struct est_pass *pass, const struct est_fu
 	struct est_tensor out = est_empty(tape, call->output, call->in[0].element);
 
 	est_drop(tape, maxima);
-	*call->logsumexp = est_hold(est_empty(tape, lines, EST_32BIT));
+	*call->logsumexp = est_variable(tape, lines, EST_32BIT);
 	est_save(tape, node, out);
 	est_save(tape, node, lse);
 	est_drop(tape, lse);

@@ -166,8 +166,7 @@ static void backward_ring(struct est_tape *tape, struct est_node *node, struct e
 	est_drop(tape, query);
 	hand_over(tape, &ring->call, ret);
 	drop_travellers(tape, &round);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, grads[i]);
+	est_drop_all(tape, grads, 3);
 	est_drop(tape, sent);
 	est_drop(tape, gathered);
 }

@@ -73,7 +73,7 @@ static void backward_scatter(struct est_tape *tape, struct est_node *node, struc
 	uint8_t element = node->grad[0].element;
 	struct est_tensor ordered = est_empty(tape, node->extra[PART], element);
 
-	ret[0] = est_hold(est_empty(tape, node->extra[PART], element));
+	ret[0] = est_variable(tape, node->extra[PART], element);
 	est_drop(tape, ordered);
 	est_drop(tape, est_take_grad(node, 0));
 }
@@ -93,8 +93,7 @@ static struct est_tensor scatter(struct est_pass *pass, struct est_tensor x, con
 		node->extra[PART] = x.numel;
 	est_drop(tape, exchanged);
 	est_drop(tape, ordered);
-	for (unsigned i = 0; i < FRAME; i++)
-		est_drop(tape, frame[i]);
+	est_drop_all(tape, frame, FRAME);
 	est_drop(tape, x);
 	if (batched) {
 		out = est_empty(tape, x.numel, x.element);

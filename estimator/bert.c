@@ -125,8 +125,7 @@ static struct est_tensor self_attention(struct est_pass *pass, const struct est_
 		est_drop(tape, out);
 		out = projected;
 	}
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, qkv[i]);
+	est_drop_all(tape, qkv, 3);
 	return out;
 }
 

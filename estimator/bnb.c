@@ -120,8 +120,7 @@ void est_copy_4bit(struct est_tape *tape, const struct est_linear *linear, struc
 
 void est_drop_copied(struct est_tape *tape, const struct est_copied_4bit *copied)
 {
-	for (unsigned i = 0; i < copied->count; i++)
-		est_drop(tape, copied->part[i]);
+	est_drop_all(tape, copied->part, copied->count);
 }
 
 /* ---- 4 bits: the weight is dequantised for each product, forward and backward */

@@ -121,8 +121,7 @@ static struct est_call keep_call(struct est_tape *tape, const struct est_call *c
 static void drop_call(struct est_tape *tape, const struct est_call *call)
 {
 	est_drop(tape, call->second);
-	for (unsigned i = 0; i < EST_CALL_KWARGS; i++)
-		est_drop(tape, call->kwargs[i]);
+	est_drop_all(tape, call->kwargs, EST_CALL_KWARGS);
 	est_shared_states_drop(tape, call->states);
 }
 
@@ -270,7 +269,7 @@ static void backward_reentrant(struct est_tape *tape, struct est_node *node, str
 	const struct reentrant *context = node->context;
 	uint32_t first = tape->node_count, leaf = tape->leaf_count, attributes = tape->attribute_count;
 	/* an output that nothing uses has zeros for a gradient */
-	struct est_tensor zeros = context->beside ? est_hold(est_empty(tape, context->beside, context->element))
+	struct est_tensor zeros = context->beside ? est_variable(tape, context->beside, context->element)
 		: est_none, beside;
 	struct est_tensor input = fetch_input(tape, context->input);
 	struct est_call call = fetch_call(tape, &context->call);

@@ -50,7 +50,7 @@ static uint8_t element_of(const struct est_compiled_layer *c, enum buffer which)
 static void make(struct est_compiled_layer *c, enum buffer which)
 {
 	if (!c->buffer[which].storage)
-		c->buffer[which] = est_hold(est_empty(c->pass->tape, size_of(c, which), element_of(c, which)));
+		c->buffer[which] = est_variable(c->pass->tape, size_of(c, which), element_of(c, which));
 }
 
 static void drop(struct est_compiled_layer *c, enum buffer which)
@@ -68,7 +68,7 @@ static void drop_unless(struct est_compiled_layer *c, uint32_t kept, enum buffer
 /* A temporary of the size of a buffer. */
 static struct est_tensor like(const struct est_compiled_layer *c, enum buffer which)
 {
-	return est_hold(est_empty(c->pass->tape, size_of(c, which), c->x.element));
+	return est_variable(c->pass->tape, size_of(c, which), c->x.element);
 }
 
 /* What is saved beside x. The product and both norms' results are inputs of products that train a weight; the
@@ -250,8 +250,7 @@ static void backward_layer(struct est_tape *tape, struct est_node *node, struct 
 	est_drop(tape, heads[0]);
 	for (unsigned i = 0; i < BUFFERS; i++)
 		drop(c, (enum buffer)i);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, inputs[i]);
+	est_drop_all(tape, inputs, 3);
 	est_drop(tape, c->x);
 	ret[0] = x_grad;
 	for (unsigned i = 0; i < gradients.count; i++)

@@ -275,7 +275,7 @@ static void backward_model(struct est_tape *tape, struct est_node *node, struct 
 {
 	struct est_compiled_model *model = (struct est_compiled_model *)(uintptr_t)node->extra[0];
 
-	model->zeros = est_hold(est_empty(tape, model->logits.numel, model->casts_outputs ? EST_32BIT : EST_16BIT));
+	model->zeros = est_variable(tape, model->logits.numel, model->casts_outputs ? EST_32BIT : EST_16BIT);
 	est_compiled_run(model, backward_graph);
 	deliver(model, (uint32_t)node->extra[1], ret);
 }

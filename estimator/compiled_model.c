@@ -116,7 +116,7 @@ struct est_tensor est_compiled_model_loss(struct est_pass *pass)
 
 	if (!model) {
 		pass->tape->exhausted = true;
-		return est_hold(est_empty(pass->tape, 1, EST_32BIT));
+		return est_variable(pass->tape, 1, EST_32BIT);
 	}
 	pass->forward_leaves = pass->tape->leaf_count;
 	model->pass = pass;

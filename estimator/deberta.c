@@ -164,7 +164,7 @@ static struct est_tensor embeddings(struct est_pass *pass, struct est_tensor mas
 	words = est_embedding(tape, pass->input_ids, pass->embed_tokens, (uint64_t)model->vocab_size,
 			      (uint64_t)model->hidden_size);
 	words = est_hold(est_require_input_grad(pass, words));
-	places = est_hold(est_empty(tape, words.numel, words.element)); /* zeros that nothing reads */
+	places = est_variable(tape, words.numel, words.element); /* zeros that nothing reads */
 	x = est_hold(est_torch_layer_norm(pass, &pass->norm, words));
 	mask = est_hold(est_to(tape, mask, x.element));
 	y = est_hold(est_mul(tape, x, mask));

@@ -124,7 +124,7 @@ static void make_all(struct est_pass *pass, const uint64_t size[EST_NODE_EXTRA],
 	};
 
 	for (unsigned i = 0; i < MADE; i++)
-		ret[made[i].which] = est_hold(est_empty(pass->tape, made[i].numel, made[i].element));
+		ret[made[i].which] = est_variable(pass->tape, made[i].numel, made[i].element);
 }
 
 struct est_tensor est_kernel_delta_rule(struct est_pass *pass, const struct est_tensor qkv[3], struct est_tensor g,
@@ -143,7 +143,6 @@ struct est_tensor est_kernel_delta_rule(struct est_pass *pass, const struct est_
 	for (unsigned i = 0; i < SAVED; i++)
 		est_save(tape, node, made[i]);
 	est_save(tape, node, beta);
-	for (unsigned i = 0; i < MADE; i++)
-		est_drop(tape, made[i]);
+	est_drop_all(tape, made, MADE);
 	return est_output(tape, node, 0, out);
 }

@@ -74,8 +74,7 @@ static void prepare(struct est_pass *pass, const struct est_tensor qkv[3], struc
 	for (unsigned i = 0; i < 3; i++)
 		in[i] = est_hold(est_to(tape, i < 2 ? heads[i] : qkv[2], EST_32BIT));
 	beta = est_hold(est_to(tape, beta, EST_32BIT));
-	for (unsigned i = 0; i < 2; i++)
-		est_drop(tape, heads[i]);
+	est_drop_all(tape, heads, 2);
 	for (unsigned i = 0; i < 2; i++)
 		in[i] = l2norm(tape, in[i], rows);
 	scaled = est_hold(est_mul_scalar(tape, in[0]));
@@ -100,8 +99,7 @@ static struct est_tensor scores_of(struct est_tape *tape, const struct delta *de
 	for (unsigned i = 0; i < 2; i++)
 		in[i] = est_hold(delta->permuted ? est_contiguous(tape, est_alias(tape, in[i])) : est_alias(tape, in[i]));
 	out = est_chunk_product(tape, in[0], in[1], numel);
-	for (unsigned i = 0; i < 2; i++)
-		est_drop(tape, in[i]);
+	est_drop_all(tape, in, 2);
 	return out;
 }
 
@@ -221,8 +219,8 @@ static struct est_tensor scan(struct est_pass *pass, struct delta *delta)
 	uint64_t width = (uint64_t)pass->model->linear_key_head_dim, value = (uint64_t)pass->model->linear_value_head_dim;
 	struct step step = { rows * width, rows * value, rows * EST_CHUNK, pass->batch * delta->heads * width * value,
 			     pass->batch * delta->heads };
-	struct est_tensor state = est_hold(est_empty(tape, step.state, EST_32BIT)), frame[2] = { { 0 } };
-	struct est_tensor core = est_hold(est_empty(tape, delta->value, EST_32BIT));
+	struct est_tensor state = est_variable(tape, step.state, EST_32BIT), frame[2] = { { 0 } };
+	struct est_tensor core = est_variable(tape, delta->value, EST_32BIT);
 	uint32_t unused = tape->node_count;
 
 	decay_chunks(tape, delta);
@@ -379,16 +377,14 @@ struct est_tensor est_delta_net(struct est_pass *pass, const struct est_layer *l
 	mixed = est_hold(est_causal_conv(pass, mixer, projected.mixed, true));
 	est_drop(tape, projected.mixed);
 	split_heads(pass, mixed, qkv);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, heads[i]);
+	est_drop_all(tape, heads, 3);
 	beta = est_keep(&projected.frame, est_tanh(tape, projected.b)); /* sigmoid */
 	g = est_keep(&projected.frame, decays(tape, mixer, projected.a));
 	core = scan_heads(pass, qkv, beta, g);
 	core = est_hold(gated_norm(pass, &mixer->norm, est_hold(core), projected.z));
 	x = est_linear(tape, &mixer->out_proj, core);
 	est_drop(tape, core);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, qkv[i]);
+	est_drop_all(tape, qkv, 3);
 	est_drop(tape, mixed);
 	est_variables_drop(tape, &projected.frame);
 	est_drop(tape, input);

@@ -6,7 +6,7 @@
 static struct est_tensor lora_weight(struct est_tape *tape, const struct est_adapter *adapter, uint8_t element)
 {
 	uint8_t own = est_leaf_tensor(tape, adapter->a.weight).element;
-	struct est_tensor eye = est_hold(est_empty(tape, adapter->a.in * adapter->a.in, own)), weight;
+	struct est_tensor eye = est_variable(tape, adapter->a.in * adapter->a.in, own), weight;
 
 	weight = est_linear(tape, &adapter->b, est_linear(tape, &adapter->a, eye));
 	est_drop(tape, eye);

@@ -31,7 +31,7 @@ static struct est_tensor score(struct est_pass *pass, struct est_tensor q, struc
 	est_finish(tape, in[1]);
 	scaled = est_empty(tape, numel, product.element);
 	est_drop(tape, product);
-	product = est_hold(est_empty(tape, numel, scaled.element)); /* relu's, in the place of the scaled ones */
+	product = est_variable(tape, numel, scaled.element); /* relu's, in the place of the scaled ones */
 	est_drop(tape, scaled);
 	return product;
 }
@@ -64,7 +64,7 @@ static struct est_tensor best(struct est_pass *pass, struct est_tensor index_sco
 		indices = est_empty(tape, numel, EST_INT64), out;
 
 	est_drop(tape, values);
-	out = est_hold(est_empty(tape, numel, EST_32BIT));
+	out = est_variable(tape, numel, EST_32BIT);
 	est_drop(tape, indices);
 	return out;
 }
@@ -84,7 +84,7 @@ static void rotate(struct est_pass *pass, const struct est_layer *layer, struct 
 	else
 		est_apply_rope(pass, est_layer_rope(pass, layer), part[0], part[1], embed[0]);
 	for (unsigned i = 0; i < 2; i++)
-		embed[1][i] = est_hold(est_empty(pass->tape, of[i].numel, of[i].element));
+		embed[1][i] = est_variable(pass->tape, of[i].numel, of[i].element);
 }
 
 /* DeepseekV32Indexer.forward, under torch.no_grad(): the indices of the chosen tokens, held */
@@ -118,7 +118,7 @@ static struct est_tensor index_mask(struct est_pass *pass, struct est_tensor top
 	struct est_tensor ones = est_empty(tape, scores, EST_BYTE),
 		indices = est_empty(tape, topk_indices.numel, EST_INT64), mask;
 
-	mask = est_hold(est_empty(tape, scores, EST_BYTE));
+	mask = est_variable(tape, scores, EST_BYTE);
 	est_drop(tape, indices);
 	est_drop(tape, ones);
 	return mask;
@@ -130,9 +130,9 @@ static struct est_tensor combine(struct est_pass *pass, struct est_tensor mask)
 	struct est_tensor inverse, both;
 
 	if (pass->request->attention == EST_EAGER)
-		return est_hold(est_empty(pass->tape, mask.numel, pass->mask.element));
+		return est_variable(pass->tape, mask.numel, pass->mask.element);
 	inverse = est_empty(pass->tape, mask.numel, EST_BYTE);
-	both = est_hold(est_empty(pass->tape, mask.numel, EST_BYTE));
+	both = est_variable(pass->tape, mask.numel, EST_BYTE);
 	est_drop(pass->tape, inverse);
 	return both;
 }

@@ -177,8 +177,7 @@ struct est_tensor est_biased_attention(struct est_pass *pass, const struct est_t
 	small[2] = est_empty(tape, 1, EST_INT64);
 	est_save(tape, node, out);
 	est_save(tape, node, small[0]);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, small[i]);
+	est_drop_all(tape, small, 3);
 	if (node) {
 		const uint64_t extra[] = { pass->batch, heads, queries, dim, in[1].numel, keys, in[0].element };
 

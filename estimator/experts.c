@@ -61,8 +61,8 @@ struct est_tensor est_looped_experts(struct est_pass *pass, const struct est_lay
 	struct est_tape *tape = pass->tape;
 	uint64_t experts = (uint64_t)pass->model->num_experts;
 	uint64_t pairs = pass->tokens * (uint64_t)pass->model->num_experts_per_tok;
-	struct est_tensor sum = est_hold(est_empty(tape, x.numel, x.element));
-	struct est_tensor expert_mask = est_hold(est_empty(tape, pairs * experts, EST_INT64)); /* one_hot() */
+	struct est_tensor sum = est_variable(tape, x.numel, x.element);
+	struct est_tensor expert_mask = est_variable(tape, pairs * experts, EST_INT64); /* one_hot() */
 	struct turn turn = { { 0 }, { 0 }, { 0 } };
 
 	for (uint64_t i = 0; i < experts; i++) {

@@ -87,8 +87,7 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	x = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, out);
 	est_drop(tape, fused);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, in[i]);
+	est_drop_all(tape, in, 3);
 	return x;
 }
 

@@ -115,8 +115,7 @@ struct est_tensor est_gemma3n_layer(struct est_pass *pass, const struct est_laye
 	frame[FFW_LAUREL] = est_hold(est_add(tape, frame[ATTN_LAUREL], frame[FFW_NORM]));
 	y = est_altup_correct(pass, layer, frame[PREDICTIONS], frame[FFW_LAUREL]);
 	y = est_altup_add(pass, y, first_prediction(pass, layer, per_layer_input, y));
-	for (unsigned i = 0; i < FRAME; i++)
-		est_drop(tape, frame[i]);
+	est_drop_all(tape, frame, FRAME);
 	y.temporary = true;
 	return y;
 }

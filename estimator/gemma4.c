@@ -208,8 +208,7 @@ struct est_tensor est_gemma4_layer(struct est_pass *pass, const struct est_layer
 		est_drop(tape, residual);
 	}
 	y = scale_in_place(tape, layer, y);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, frame[i]);
+	est_drop_all(tape, frame, 3);
 	est_routing_drop(tape, &routing);
 	return y;
 }

@@ -21,8 +21,7 @@ static struct est_tensor gpt2_attention(struct est_pass *pass, const struct est_
 	qkv[0] = est_hold(est_heads(pass, layer, qkv[0]));
 	out = est_attention(pass, layer, qkv[0], qkv[1], qkv[2]);
 	out = dropout(pass, est_conv1d(tape, &layer->o_proj, out));
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, qkv[i]);
+	est_drop_all(tape, qkv, 3);
 	return out;
 }
 
@@ -114,8 +113,7 @@ static struct est_tensor bigcode_attention(struct est_pass *pass, const struct e
 	est_drop(tape, out);
 	out = dropout(pass, x);
 	est_drop(tape, x);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, qkv[i]);
+	est_drop_all(tape, qkv, 3);
 	return out;
 }
 

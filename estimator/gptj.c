@@ -51,8 +51,7 @@ static struct est_tensor attend(struct est_pass *pass, const struct est_layer *l
 	est_drop(tape, out);
 	out = est_dropout(tape, projected, pass->model->residual_dropout);
 	est_drop(tape, projected);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, in[i]);
+	est_drop_all(tape, in, 3);
 	return out;
 }
 

@@ -75,7 +75,7 @@ static void prepare(struct est_pass *pass, const struct est_tensor qkv[3], struc
 static struct est_tensor triangle(struct est_tape *tape)
 {
 	struct est_tensor ones = est_empty(tape, EST_CHUNK * EST_CHUNK, EST_BYTE);
-	struct est_tensor mask = est_hold(est_empty(tape, EST_CHUNK * EST_CHUNK, EST_BYTE));
+	struct est_tensor mask = est_variable(tape, EST_CHUNK * EST_CHUNK, EST_BYTE);
 
 	est_drop(tape, ones);
 	return mask;
@@ -205,8 +205,7 @@ static uint32_t scan_chunk(struct est_tape *tape, struct rule *rule, uint64_t se
 	body->core = est_copy_into_slice(tape, body->core, pairs, (several - 1) * kept_by_chunk(tape, one));
 	unused = tape->node_count;
 	update_state(tape, one, in[1], in[3], body);
-	for (unsigned i = 0; i < 4; i++)
-		est_drop(tape, in[i]);
+	est_drop_all(tape, in, 4);
 	return unused;
 }
 
@@ -225,11 +224,11 @@ static struct est_tensor scan(struct est_pass *pass, struct rule *rule)
 	struct est_tape *tape = pass->tape;
 	uint64_t chunks = rule->one.chunks, runs = chunks < SCANNED ? chunks : SCANNED;
 	uint8_t element = rule->v.element;
-	struct body body = { .state = est_hold(est_empty(tape, rule->one.state, element)) };
+	struct body body = { .state = est_variable(tape, rule->one.state, element) };
 	struct est_tensor mask;
 	uint32_t unused = tape->node_count;
 
-	body.core = est_hold(est_empty(tape, rule->v.numel, element));
+	body.core = est_variable(tape, rule->v.numel, element);
 	mask = est_keep(&rule->frame, triangle(tape));
 	for (uint64_t i = 0; i < runs; i++)
 		unused = scan_chunk(tape, rule, chunks_of_run(chunks, runs, i), mask, &body);

@@ -10,18 +10,13 @@ enum { DIAGONAL = 16, FEATURES = 32 };
  * and v; in how many parts beta's gradient is summed up. */
 enum { HEADS, GATE, SCORES, STATES, ELEMENT, PARTS };
 
-static struct est_tensor make(struct est_tape *tape, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty(tape, numel, element));
-}
-
 /* chunk_kda_bwd_intra(): dq, dk and dg anew, in fp32, and db summed up */
 static void backward_intra(struct est_tape *tape, const uint64_t *size, struct est_tensor *dq, struct est_tensor *dk,
 			   struct est_tensor *dg, struct est_tensor *db)
 {
-	struct est_tensor dq2 = make(tape, size[HEADS], EST_32BIT), dk2 = make(tape, size[HEADS], EST_32BIT),
-			  parts = make(tape, size[PARTS] * size[GATE], EST_32BIT), dg2 = make(tape, size[HEADS], EST_32BIT),
-			  sum = make(tape, size[GATE], EST_32BIT);
+	struct est_tensor dq2 = est_variable(tape, size[HEADS], EST_32BIT), dk2 = est_variable(tape, size[HEADS], EST_32BIT),
+			  parts = est_variable(tape, size[PARTS] * size[GATE], EST_32BIT), dg2 = est_variable(tape, size[HEADS], EST_32BIT),
+			  sum = est_variable(tape, size[GATE], EST_32BIT);
 
 	est_drop(tape, parts);
 	est_assign(tape, dq, dq2);
@@ -33,7 +28,7 @@ static void backward_intra(struct est_tape *tape, const uint64_t *size, struct e
 /* l2norm_bwd(): in the dtype of what was normed */
 static struct est_tensor backward_norm(struct est_tape *tape, const uint64_t *size, struct est_tensor grad)
 {
-	struct est_tensor dx = make(tape, size[HEADS], (uint8_t)size[ELEMENT]);
+	struct est_tensor dx = est_variable(tape, size[HEADS], (uint8_t)size[ELEMENT]);
 
 	est_drop(tape, grad);
 	return dx;
@@ -53,17 +48,17 @@ static void backward_rule(struct est_tape *tape, struct est_node *node, struct e
 	struct est_tensor local[10], dq, dk, dg, db, d_scores;
 
 	for (unsigned i = 0; i < 10; i++)
-		local[i] = make(tape, locals[i].numel, locals[i].element);
+		local[i] = est_variable(tape, locals[i].numel, locals[i].element);
 	est_drop(tape, local[7]);
-	dq = make(tape, size[HEADS], EST_32BIT);
-	dk = make(tape, size[HEADS], EST_32BIT);
-	ret[2] = make(tape, size[HEADS], element);
-	dg = make(tape, size[HEADS], EST_32BIT);
-	db = make(tape, size[GATE], EST_32BIT);
-	d_scores = make(tape, size[SCORES], EST_32BIT);
+	dq = est_variable(tape, size[HEADS], EST_32BIT);
+	dk = est_variable(tape, size[HEADS], EST_32BIT);
+	ret[2] = est_variable(tape, size[HEADS], element);
+	dg = est_variable(tape, size[HEADS], EST_32BIT);
+	db = est_variable(tape, size[GATE], EST_32BIT);
+	d_scores = est_variable(tape, size[SCORES], EST_32BIT);
 	est_drop(tape, local[9]);
 	backward_intra(tape, size, &dq, &dk, &dg, &db);
-	ret[3] = make(tape, size[HEADS], EST_32BIT); /* chunk_local_cumsum(dg) */
+	ret[3] = est_variable(tape, size[HEADS], EST_32BIT); /* chunk_local_cumsum(dg) */
 	est_drop(tape, dg);
 	est_drop(tape, d_scores);
 	for (unsigned i = 0; i < 9; i++)
@@ -73,7 +68,7 @@ static void backward_rule(struct est_tape *tape, struct est_node *node, struct e
 	ret[1] = backward_norm(tape, size, dk);
 	ret[4] = db;
 	if (element != EST_32BIT) {
-		ret[4] = make(tape, size[GATE], element);
+		ret[4] = est_variable(tape, size[GATE], element);
 		est_drop(tape, db);
 	}
 	est_drop(tape, est_take_grad(node, 0));
@@ -101,7 +96,7 @@ static void make_all(struct est_tape *tape, const uint64_t *size, struct est_ten
 	};
 
 	for (unsigned i = 0; i < MADE; i++) {
-		ret[made[i].which] = make(tape, made[i].numel, made[i].element);
+		ret[made[i].which] = est_variable(tape, made[i].numel, made[i].element);
 		if (made[i].which == KG) /* chunk_kda_fwd_intra() returns */
 			est_drop(tape, ret[DIAGONALS]);
 	}
@@ -137,7 +132,6 @@ struct est_tensor est_kernel_kimi_delta(struct est_pass *pass, const struct est_
 		est_save(tape, node, made[i]);
 	est_save(tape, node, g);
 	est_save(tape, node, beta);
-	for (unsigned i = 0; i < MADE; i++)
-		est_drop(tape, made[i]);
+	est_drop_all(tape, made, MADE);
 	return est_output(tape, node, 0, out);
 }

@@ -80,8 +80,7 @@ struct est_tensor est_kimi_delta_attention(struct est_pass *pass, const struct e
 	x = est_linear(tape, &layer->o_proj, out);
 	est_drop(tape, out);
 	est_drop(tape, mixed);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, qkv[i]);
+	est_drop_all(tape, qkv, 3);
 	est_drop(tape, g);
 	est_drop(tape, beta);
 	est_drop(tape, core);

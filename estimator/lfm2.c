@@ -22,8 +22,7 @@ struct est_tensor est_short_conv(struct est_pass *pass, const struct est_layer *
 	y = est_linear(tape, &layer->mixer.out_proj, hidden);
 	est_drop(tape, hidden);
 	est_drop(tape, conv);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, parts[i]);
+	est_drop_all(tape, parts, 3);
 	est_drop(tape, projected);
 	return y;
 }

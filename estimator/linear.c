@@ -196,8 +196,7 @@ void est_embedding_backward(struct est_tape *tape, struct est_node *node, struct
 	work[4] = est_empty_as(tape, distinct, EST_INT64, EST_BUFFERS);
 	work[5] = est_empty_as(tape, partial, EST_INT64, EST_BUFFERS);
 	work[6] = est_empty_as(tape, partial * width, EST_32BIT, EST_BUFFERS);
-	for (unsigned i = 0; i < 7; i++)
-		est_drop(tape, work[i]);
+	est_drop_all(tape, work, 7);
 }
 static const struct est_op embedding_op = { "Embedding", est_embedding_backward };
 

@@ -220,8 +220,7 @@ static void split_heads(struct est_pass *pass, struct est_tensor qkv, struct est
 	ret[0] = est_hold(n_rep > 1 && !one_group ? est_contiguous(pass->tape, part[0]) : est_alias(pass->tape, part[0]));
 	for (unsigned i = 1; i < 3; i++)
 		ret[i] = est_hold(n_rep > 1 ? est_repeat_kv(pass->tape, part[i], n_rep, one_group) : est_alias(pass->tape, part[i]));
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(pass->tape, part[i]);
+	est_drop_all(pass->tape, part, 3);
 }
 
 static struct est_tensor attention(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
@@ -235,8 +234,7 @@ static struct est_tensor attention(struct est_pass *pass, const struct est_layer
 	out = est_linear(tape, &layer->o_proj, y);
 	est_drop(tape, y);
 	est_drop(tape, qkv);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, in[i]);
+	est_drop_all(tape, in, 3);
 	for (unsigned i = 0; i < 2; i++) {
 		est_drop(tape, roped[i]);
 		est_drop(tape, mask[i]);

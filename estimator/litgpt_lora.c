@@ -150,8 +150,7 @@ static struct est_tensor convolve(struct est_tape *tape, const struct est_adapte
 		est_finish(tape, factor[i]);
 	}
 	out = est_hold(est_cat_of(tape, count, part));
-	for (unsigned i = 0; i < count; i++)
-		est_drop(tape, part[i]);
+	est_drop_all(tape, part, count);
 	return out;
 }
 

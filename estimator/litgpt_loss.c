@@ -51,7 +51,7 @@ static struct est_tensor chunked_cross_entropy(struct est_pass *pass, const stru
 	struct est_tensor *loss = est_arena_take(tape->arena, count, sizeof(*loss)), sum;
 
 	if (!loss)
-		return est_hold(est_empty(tape, 1, EST_32BIT));
+		return est_variable(tape, 1, EST_32BIT);
 	for (uint64_t i = 0; i < count; i++)
 		loss[i] = est_hold(est_cross_entropy(tape, chunk[i], pass->input_ids));
 	sum = loss[0];
@@ -156,8 +156,8 @@ void est_litgpt_hold_previous(struct est_pass *pass)
 {
 	uint64_t tokens = tokens_before(pass->request);
 
-	pass->previous[0] = est_hold(est_empty(pass->tape, logits_bytes(pass->request, pass->model, tokens), EST_BYTE));
-	pass->previous[1] = est_hold(est_empty(pass->tape, inputs_bytes(pass->request, pass->model, tokens), EST_BYTE));
+	pass->previous[0] = est_variable(pass->tape, logits_bytes(pass->request, pass->model, tokens), EST_BYTE);
+	pass->previous[1] = est_variable(pass->tape, inputs_bytes(pass->request, pass->model, tokens), EST_BYTE);
 }
 
 void est_litgpt_drop_previous(struct est_pass *pass)

@@ -207,7 +207,7 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 
 	hidden = est_hold(est_head_input(tape, hidden));
 	logits = logits_of(pass, hidden);
-	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
+	if (pass->schedule && !pass->schedule->leaves_at_loss)
 		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), logits));
 	est_pass_give(pass, logits);
 	if (pass->tensor.splits_loss) { /* the loss is not the model's: its forward has returned */

@@ -86,8 +86,7 @@ static void backward_log_prob(struct est_tape *tape, struct est_node *node, stru
 			ret[i] = node->edge_element[i] == EST_32BIT
 					 ? est_alias(tape, sums[i])
 					 : est_grad_for(tape, node, i, node->edge_element[i]);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, sums[i]);
+	est_drop_all(tape, sums, 3);
 	est_drop(tape, hidden_chunk);
 	est_drop(tape, weight_chunk);
 	est_drop(tape, tile);
@@ -147,8 +146,7 @@ static struct est_fused_output log_probabilities(struct est_tape *tape, struct e
 	est_save(tape, node, targets);
 	est_save(tape, node, log_z);
 	est_save(tape, node, out.entropy.numel ? out.entropy : log_z);
-	for (unsigned i = 0; i < LOCALS; i++)
-		est_drop(tape, locals[i]);
+	est_drop_all(tape, locals, LOCALS);
 	est_drop(tape, log_z);
 	out.log_probs = est_output(tape, node, 0, out.log_probs);
 	return out;

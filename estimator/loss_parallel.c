@@ -19,11 +19,10 @@ static void backward_nll_loss(struct est_tape *tape, struct est_node *node, stru
 	exp = est_empty(tape, numel, EST_32BIT);
 	sum = est_empty(tape, numel, EST_32BIT);
 	est_drop(tape, exp);
-	ret[0] = est_hold(est_empty(tape, numel, EST_32BIT));
+	ret[0] = est_variable(tape, numel, EST_32BIT);
 	est_drop(tape, sum);
 	est_drop(tape, zeros);
-	for (unsigned i = 0; i < COUNT; i++)
-		est_drop(tape, variables[i]);
+	est_drop_all(tape, variables, COUNT);
 }
 static const struct est_op nll_loss_op = { "ParallelNllLoss", backward_nll_loss };
 

@@ -129,8 +129,7 @@ static struct est_tensor log_probabilities(struct est_pass *pass, struct est_ten
 		node->extra[ELEMENT] = in[1].element;
 	}
 	drop_chunk(tape, &chunk);
-	for (unsigned i = 0; i < STATISTICS; i++)
-		est_drop(tape, statistics[i]);
+	est_drop_all(tape, statistics, STATISTICS);
 	return est_output(tape, node, 0, out);
 }
 
@@ -139,7 +138,7 @@ static struct est_tensor mean_of_log_probabilities(struct est_pass *pass, struct
 	struct est_tape *tape = pass->tape;
 	struct est_tensor log_probs = log_probabilities(pass, hidden), loss;
 
-	if (pass->schedule && !pass->schedule->root_leaves_at_loss)
+	if (pass->schedule && !pass->schedule->leaves_at_loss)
 		log_probs = est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), log_probs);
 	log_probs = est_hold(log_probs);
 	loss = est_sum(tape, est_mul_scalar(tape, log_probs));

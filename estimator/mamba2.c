@@ -58,7 +58,7 @@ static struct est_tensor einsum_permuted(struct est_tape *tape, struct operand a
 /* A boolean triangle of n by n, negated: ~tril(ones()); ret_mask: the triangle, a variable of the frame */
 static struct est_tensor outside_triangle(struct est_tape *tape, uint64_t n, struct est_tensor *ret_mask)
 {
-	struct est_tensor ones = est_empty(tape, n * n, EST_BYTE), mask = est_hold(est_empty(tape, n * n, EST_BYTE));
+	struct est_tensor ones = est_empty(tape, n * n, EST_BYTE), mask = est_variable(tape, n * n, EST_BYTE);
 
 	est_drop(tape, ones);
 	est_drop(tape, *ret_mask);
@@ -278,8 +278,7 @@ static struct est_tensor mix(struct est_pass *pass, const struct est_mixer *mixe
 	x = est_linear(tape, &mixer->out_proj, est_to(tape, out, element));
 	est_drop(tape, out);
 	est_drop(tape, scanned); /* scan_result */
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, x_b_c[i]);
+	est_drop_all(tape, x_b_c, 3);
 	est_drop(tape, mixed);
 	est_drop(tape, parts[0]);
 	est_drop(tape, parts[2]);

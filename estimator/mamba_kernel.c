@@ -71,23 +71,12 @@ static struct split size_up(const struct est_pass *pass, const struct est_mixer 
 	};
 }
 
-static struct est_tensor make(struct est_tape *tape, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty(tape, numel, element));
-}
-
-static void drop_all(struct est_tape *tape, const struct est_tensor tensors[], unsigned count)
-{
-	for (unsigned i = 0; i < count; i++)
-		est_drop(tape, tensors[i]);
-}
-
 /* causal_conv1d_fwd_function(ensure_stride(xBC)) */
 static struct est_tensor convolve(struct est_tape *tape, const struct split *split)
 {
-	struct est_tensor copy = split->copies ? make(tape, split->conv, split->element) : est_none, out;
+	struct est_tensor copy = split->copies ? est_variable(tape, split->conv, split->element) : est_none, out;
 
-	out = make(tape, split->conv, split->element);
+	out = est_variable(tape, split->conv, split->element);
 	est_drop(tape, copy);
 	return out;
 }
@@ -95,7 +84,7 @@ static struct est_tensor convolve(struct est_tape *tape, const struct split *spl
 /* x.sum() of parts, in fp32; parts moves in */
 static struct est_tensor sum_parts(struct est_tape *tape, uint64_t numel, struct est_tensor parts)
 {
-	struct est_tensor sum = make(tape, numel, EST_32BIT);
+	struct est_tensor sum = est_variable(tape, numel, EST_32BIT);
 
 	est_drop(tape, parts);
 	return sum;
@@ -126,7 +115,7 @@ static void deliver(struct est_tape *tape, uint32_t leaf, struct est_tensor sum,
 static struct est_tensor backward_norm(struct est_tape *tape, const struct est_node *node, const struct split *split,
 				       struct est_tensor *ret)
 {
-	struct est_tensor dx = make(tape, split->inner, split->element), parts = make(tape, split->norm_parts, EST_32BIT);
+	struct est_tensor dx = est_variable(tape, split->inner, split->element), parts = est_variable(tape, split->norm_parts, EST_32BIT);
 	uint64_t width = split->mixer->norm.width;
 
 	parts = sum_parts(tape, width, parts);
@@ -145,13 +134,13 @@ static struct est_tensor recompute(struct est_tape *tape, const struct split *sp
 {
 	struct est_tensor states, passed;
 
-	local[DT_IN] = make(tape, split->gate, split->element);
-	local[DT] = make(tape, split->by_chunk, EST_32BIT);
-	local[DA_CUMSUM] = make(tape, split->by_chunk, EST_32BIT);
-	local[CB] = make(tape, split->scores, EST_32BIT);
-	states = make(tape, split->states, EST_32BIT);
-	passed = make(tape, split->states, EST_32BIT);
-	local[FINAL] = make(tape, split->last_states, EST_32BIT);
+	local[DT_IN] = est_variable(tape, split->gate, split->element);
+	local[DT] = est_variable(tape, split->by_chunk, EST_32BIT);
+	local[DA_CUMSUM] = est_variable(tape, split->by_chunk, EST_32BIT);
+	local[CB] = est_variable(tape, split->scores, EST_32BIT);
+	states = est_variable(tape, split->states, EST_32BIT);
+	passed = est_variable(tape, split->states, EST_32BIT);
+	local[FINAL] = est_variable(tape, split->last_states, EST_32BIT);
 	est_drop(tape, states);
 	return passed;
 }
@@ -160,12 +149,12 @@ static struct est_tensor recompute(struct est_tape *tape, const struct split *sp
 static void backward_states(struct est_tape *tape, const struct split *split, struct est_tensor states,
 			    struct est_tensor local[LOCALS])
 {
-	struct est_tensor dstates = make(tape, split->states, EST_32BIT), parts;
+	struct est_tensor dstates = est_variable(tape, split->states, EST_32BIT), parts;
 
-	local[DSTATES] = make(tape, split->states, split->element);
+	local[DSTATES] = est_variable(tape, split->states, split->element);
 	local[STATES] = split->element == EST_32BIT ? est_hold(est_alias(tape, states))
-						    : make(tape, split->states, split->element);
-	parts = make(tape, split->state_parts, EST_32BIT);
+						    : est_variable(tape, split->states, split->element);
+	parts = est_variable(tape, split->state_parts, EST_32BIT);
 	est_drop(tape, parts);
 	est_drop(tape, dstates);
 	est_drop(tape, states);
@@ -176,19 +165,19 @@ static void backward_chunks(struct est_tape *tape, const struct split *split, st
 {
 	struct est_tensor flipped, sums;
 
-	local[DDT] = make(tape, split->by_chunk, EST_32BIT);
-	local[DDA_NEXT] = make(tape, split->by_chunk, EST_32BIT);
-	local[DB] = sum_parts(tape, split->group, make(tape, split->group * split->splits, EST_32BIT));
-	local[DDA_PREVIOUS] = make(tape, split->by_chunk, EST_32BIT);
-	local[DC] = sum_parts(tape, split->group, make(tape, split->group * split->splits, EST_32BIT));
-	local[DCB] = sum_parts(tape, split->scores, make(tape, split->scores * split->splits, EST_32BIT));
-	flipped = make(tape, split->by_chunk, EST_32BIT);
-	sums = make(tape, split->by_chunk, EST_32BIT);
+	local[DDT] = est_variable(tape, split->by_chunk, EST_32BIT);
+	local[DDA_NEXT] = est_variable(tape, split->by_chunk, EST_32BIT);
+	local[DB] = sum_parts(tape, split->group, est_variable(tape, split->group * split->splits, EST_32BIT));
+	local[DDA_PREVIOUS] = est_variable(tape, split->by_chunk, EST_32BIT);
+	local[DC] = sum_parts(tape, split->group, est_variable(tape, split->group * split->splits, EST_32BIT));
+	local[DCB] = sum_parts(tape, split->scores, est_variable(tape, split->scores * split->splits, EST_32BIT));
+	flipped = est_variable(tape, split->by_chunk, EST_32BIT);
+	sums = est_variable(tape, split->by_chunk, EST_32BIT);
 	est_drop(tape, flipped);
-	local[DDA_SUMS] = make(tape, split->by_chunk, EST_32BIT);
+	local[DDA_SUMS] = est_variable(tape, split->by_chunk, EST_32BIT);
 	est_drop(tape, sums);
-	local[DDA] = sum_parts(tape, split->by_chunk, make(tape, split->chunk_parts, EST_32BIT));
-	est_drop(tape, make(tape, split->by_chunk, EST_32BIT)); /* ddA_next + ddA_prev */
+	local[DDA] = sum_parts(tape, split->by_chunk, est_variable(tape, split->chunk_parts, EST_32BIT));
+	est_drop(tape, est_variable(tape, split->by_chunk, EST_32BIT)); /* ddA_next + ddA_prev */
 }
 
 /* _mamba_chunk_scan_combined_bwd(); with a gate it makes what went into the output projection again, the result */
@@ -197,12 +186,12 @@ static struct est_tensor backward_scan(struct est_tape *tape, const struct split
 	struct est_tensor local[LOCALS] = { { 0 } }, states = recompute(tape, split, local), gated = est_none, dout = est_none;
 
 	if (split->gates) {
-		gated = make(tape, split->inner, split->element);
-		dout = make(tape, split->inner, split->product);
+		gated = est_variable(tape, split->inner, split->element);
+		dout = est_variable(tape, split->inner, split->product);
 	}
 	backward_states(tape, split, states, local);
 	backward_chunks(tape, split, local);
-	drop_all(tape, local, LOCALS);
+	est_drop_all(tape, local, LOCALS);
 	est_drop(tape, dout);
 	return gated;
 }
@@ -214,11 +203,11 @@ static void backward_conv(struct est_tape *tape, const struct split *split)
 	const uint32_t leaf[2] = { split->mixer->conv_weight, split->mixer->conv_bias };
 
 	for (unsigned i = 0; i < 2 && split->copies; i++) /* xBC, and its gradient's place */
-		copy[i] = make(tape, split->conv, split->element);
+		copy[i] = est_variable(tape, split->conv, split->element);
 	for (unsigned i = 0; i < 2; i++)
 		if (leaf[i] != EST_NO_LEAF)
 			sum[i] = est_hold(est_empty_as(tape, est_leaf_tensor(tape, leaf[i]).numel, EST_32BIT, EST_GRADIENTS));
-	drop_all(tape, copy, 2);
+	est_drop_all(tape, copy, 2);
 	for (unsigned i = 0; i < 2; i++)
 		deliver(tape, leaf[i], sum[i], i == 0); /* conv1d.weight.squeeze(1) */
 }
@@ -227,7 +216,7 @@ static void backward_conv(struct est_tape *tape, const struct split *split)
 static struct est_tensor weigh(struct est_tape *tape, const struct est_node *node, const struct split *split)
 {
 	bool is_gradient = est_needs(node, 3) && split->product == node->edge_element[3];
-	struct est_tensor cast = split->product != split->element ? make(tape, split->inner, split->product) : est_none, out;
+	struct est_tensor cast = split->product != split->element ? est_variable(tape, split->inner, split->product) : est_none, out;
 
 	out = est_hold(est_empty_as(tape, split->out_weight, split->product, is_gradient ? EST_GRADIENTS : tape->category));
 	est_drop(tape, cast);
@@ -242,22 +231,22 @@ static void backward_split(struct est_tape *tape, struct est_node *node, struct 
 
 	if (!split)
 		return;
-	held[0] = make(tape, split->inner, split->element); /* out_recompute */
+	held[0] = est_variable(tape, split->inner, split->element); /* out_recompute */
 	held[1] = convolve(tape, split);
-	ret[0] = make(tape, split->projected, split->element);
-	held[2] = make(tape, split->conv, split->element);  /* dxBC */
-	held[3] = make(tape, split->inner, split->product); /* dout @ outproj_weight */
+	ret[0] = est_variable(tape, split->projected, split->element);
+	held[2] = est_variable(tape, split->conv, split->element);  /* dxBC */
+	held[3] = est_variable(tape, split->inner, split->product); /* dout @ outproj_weight */
 	if (!split->gates)
 		held[4] = backward_norm(tape, node, split, &ret[2]);
 	held[5] = backward_scan(tape, split);
-	ret[1] = make(tape, (uint64_t)node->extra[0], EST_32BIT);
+	ret[1] = est_variable(tape, (uint64_t)node->extra[0], EST_32BIT);
 	ret[3] = weigh(tape, node, split);
 	if (est_needs(node, 4))
 		ret[4] = est_hold(est_grad_for(tape, node, 4, split->product));
 	backward_conv(tape, split);
 	deliver(tape, split->mixer->dt_bias, est_none, false);
 	deliver(tape, split->mixer->d, est_none, false);
-	drop_all(tape, held, 6);
+	est_drop_all(tape, held, 6);
 	est_drop(tape, est_take_grad(node, 0)); /* an argument of a Python function goes with its frame */
 }
 static const struct est_op split_op = { "MambaSplitConv1dScanCombinedFn", backward_split };
@@ -293,16 +282,16 @@ static struct est_tensor scan(struct est_tape *tape, const struct split *split, 
 {
 	struct est_tensor states, scores, out;
 
-	ret_local[0] = make(tape, split->by_chunk, EST_32BIT); /* dt */
-	ret_local[1] = make(tape, split->by_chunk, EST_32BIT); /* dA_cumsum */
-	states = make(tape, split->states, EST_32BIT);
-	ret_local[2] = make(tape, split->states, split->element);
-	ret_local[3] = make(tape, split->last_states, EST_32BIT);
+	ret_local[0] = est_variable(tape, split->by_chunk, EST_32BIT); /* dt */
+	ret_local[1] = est_variable(tape, split->by_chunk, EST_32BIT); /* dA_cumsum */
+	states = est_variable(tape, split->states, EST_32BIT);
+	ret_local[2] = est_variable(tape, split->states, split->element);
+	ret_local[3] = est_variable(tape, split->last_states, EST_32BIT);
 	est_drop(tape, states);
-	scores = make(tape, split->scores, EST_32BIT);
+	scores = est_variable(tape, split->scores, EST_32BIT);
 	if (split->gates)
-		*ret_gated = make(tape, split->inner, split->element);
-	out = make(tape, split->inner, split->element);
+		*ret_gated = est_variable(tape, split->inner, split->element);
+	out = est_variable(tape, split->inner, split->element);
 	est_drop(tape, scores);
 	return out;
 }
@@ -315,14 +304,14 @@ static struct est_tensor project(struct est_tape *tape, struct est_node *node, c
 	struct est_tensor cast[3], out;
 
 	for (unsigned i = 0; i < 3; i++)
-		cast[i] = in[i].numel && in[i].element != split->product ? make(tape, in[i].numel, split->product)
+		cast[i] = in[i].numel && in[i].element != split->product ? est_variable(tape, in[i].numel, split->product)
 									: est_hold(est_alias(tape, in[i]));
 	est_drop(tape, in[0]);
 	out = est_empty(tape, split->out, split->product);
 	for (unsigned i = 1; i < 3; i++)
 		if (in[i].numel)
 			est_save(tape, node, cast[i]);
-	drop_all(tape, cast, 3);
+	est_drop_all(tape, cast, 3);
 	return out;
 }
 
@@ -344,8 +333,8 @@ struct est_tensor est_kernel_mamba2(struct est_pass *pass, const struct est_mixe
 	mixed = convolve(tape, &split);
 	scanned = scan(tape, &split, local, &gated);
 	if (!split.gates) {
-		gated = make(tape, split.inner, split.element);
-		rstd = make(tape, pass->tokens * (uint64_t)pass->model->ssm_num_groups, EST_32BIT);
+		gated = est_variable(tape, split.inner, split.element);
+		rstd = est_variable(tape, pass->tokens * (uint64_t)pass->model->ssm_num_groups, EST_32BIT);
 	}
 	out = project(tape, node, &split, (struct est_tensor[]){ gated, in[3], in[4] });
 	est_save(tape, node, projected);
@@ -355,7 +344,7 @@ struct est_tensor est_kernel_mamba2(struct est_pass *pass, const struct est_mixe
 		est_save(tape, node, rstd);
 	est_drop(tape, rstd);
 	est_drop(tape, scanned);
-	drop_all(tape, local, 4);
+	est_drop_all(tape, local, 4);
 	est_drop(tape, mixed);
 	return est_output(tape, node, 0, out);
 }

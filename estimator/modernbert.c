@@ -51,8 +51,7 @@ static struct est_tensor mlp(struct est_pass *pass, const struct est_layer *laye
 		half[i] = est_hold(half[i]);
 	y = est_mul(tape, est_activate(pass, half[0]), half[1]);
 	y = est_linear(tape, &layer->down_proj, est_dropout(tape, y, pass->model->residual_dropout));
-	for (unsigned i = 0; i < 2; i++)
-		est_drop(tape, half[i]);
+	est_drop_all(tape, half, 2);
 	return y;
 }
 

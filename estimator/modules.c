@@ -232,8 +232,7 @@ void est_apply_rope(struct est_pass *pass, const struct est_rope *rope, struct e
 	/* q_embed.to(q_type), k_embed.to(k_type) */
 	for (unsigned i = 0; i < 2; i++)
 		ret[i] = est_hold(est_to(pass->tape, embed[i], q.element));
-	for (unsigned i = 0; i < 2; i++)
-		est_drop(pass->tape, embed[i]);
+	est_drop_all(pass->tape, embed, 2);
 }
 
 /* Partial rotary embedding: the rotated part and the rest of each head are cut, and joined again into contiguous heads. */

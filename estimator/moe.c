@@ -8,11 +8,6 @@ static uint64_t pairs_of(const struct est_pass *pass)
 	return pass->tokens * (uint64_t)pass->model->num_experts_per_tok;
 }
 
-static struct est_tensor indices(struct est_tape *tape, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty(tape, numel, element));
-}
-
 /* ---- operators */
 
 static const struct est_op index_op = { "Index", est_backward_one };
@@ -174,8 +169,8 @@ static struct est_tensor combine(struct est_pass *pass, struct est_tensor weight
 	struct est_tape *tape = pass->tape;
 	struct est_tensor range, sum;
 
-	ret_frame[0] = indices(tape, pairs_of(pass), EST_INT64);
-	range = indices(tape, pairs_of(pass), EST_INT64);
+	ret_frame[0] = est_variable(tape, pairs_of(pass), EST_INT64);
+	range = est_variable(tape, pairs_of(pass), EST_INT64);
 	est_drop(tape, range);
 	ret_frame[1] = est_hold(est_gather_rows(tape, weighted, ret_frame[0], weighted.numel));
 	est_drop(tape, weighted);
@@ -200,12 +195,12 @@ static struct est_tensor grouped_experts_forward(struct est_pass *pass, const st
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t pairs = pairs_of(pass), hidden = (uint64_t)est_model_expert_width(pass->model);
-	struct est_tensor expert_ids = indices(tape, pairs, EST_INT64), permutation = indices(tape, pairs, EST_INT64);
+	struct est_tensor expert_ids = est_variable(tape, pairs, EST_INT64), permutation = est_variable(tape, pairs, EST_INT64);
 	struct est_tensor tokens = est_empty(tape, pairs, EST_INT64), selected, weights, histogram, out, frame[2];
 
 	selected = est_hold(est_gather_rows(tape, x, tokens, pairs * hidden));
 	weights = est_hold(est_gather_rows(tape, routing->weights, permutation, pairs));
-	histogram = indices(tape, pairs, EST_32BIT);
+	histogram = est_variable(tape, pairs, EST_32BIT);
 	out = run_experts(pass, layer, selected, expert_ids, open);
 	x = combine(pass, est_hold(est_mul(tape, out, weights)), frame, x.element);
 	est_drop(tape, expert_ids);

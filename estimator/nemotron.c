@@ -16,8 +16,7 @@ static struct est_tensor layer_norm_1p(struct est_pass *pass, const struct est_n
 	tape->autocast = false;
 	y = est_layer_norm_as_is(tape, args, x.numel / norm->width);
 	tape->autocast = autocast;
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, args[i]);
+	est_drop_all(tape, args, 3);
 	est_finish(tape, x);
 	return y;
 }

@@ -90,8 +90,7 @@ static void take_inputs(struct est_pass *pass, struct inputs *inputs, unsigned c
 
 static void drop_inputs(struct est_tape *tape, const struct inputs *inputs)
 {
-	for (unsigned i = 0; i < inputs->count; i++)
-		est_drop(tape, inputs->tensors[i]);
+	est_drop_all(tape, inputs->tensors, inputs->count);
 }
 
 /* torchtitan leaves it to FSDP2's policy. */

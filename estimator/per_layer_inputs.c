@@ -72,7 +72,7 @@ void est_per_layer_embed(struct est_pass *pass, struct est_tensor inputs_embeds,
 	if (!pass->model->hidden_size_per_layer_input)
 		return;
 	if (is_wrapped(pass))
-		ret[1] = est_hold(est_empty(pass->tape, inputs_embeds.numel, inputs_embeds.element));
+		ret[1] = est_variable(pass->tape, inputs_embeds.numel, inputs_embeds.element);
 	ret[0] = embed(pass);
 	if (is_wrapped(pass))
 		return;

@@ -61,7 +61,7 @@ static void find_sparse(struct est_pass *pass, struct mixer *mixer, struct est_t
 static struct est_tensor sample(struct est_pass *pass, struct est_tensor gates)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor noise = est_hold(est_empty(tape, gates.numel, gates.element)), logarithm, values, indices;
+	struct est_tensor noise = est_variable(tape, gates.numel, gates.element), logarithm, values, indices;
 
 	logarithm = est_exp(tape, noise); /* which allocates as log does, under autocast too */
 	est_drop(tape, noise);
@@ -147,9 +147,8 @@ static void route_sparsemixer(struct est_pass *pass, const struct est_layer *lay
 	masked_scores = scatter(tape, ret->logits, selected[0]);
 	second = choose(pass, &mixer, ret->logits, masked_scores, &selected[1]);
 	ret->weights = est_hold(est_cat(tape, first, second));
-	ret->indices = est_hold(est_empty(tape, 2 * pass->tokens, EST_INT64));
-	for (unsigned i = 0; i < mixer.count; i++)
-		est_drop(tape, mixer.rest[i]);
+	ret->indices = est_variable(tape, 2 * pass->tokens, EST_INT64);
+	est_drop_all(tape, mixer.rest, mixer.count);
 	est_drop(tape, masked_scores);
 	est_drop(tape, mixer.factor);
 	est_drop(tape, mixer.mask);

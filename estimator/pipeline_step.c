@@ -180,7 +180,7 @@ static struct est_tensor run_stage(const struct stage *stage, struct est_pass *p
 		est_autocast_exit(pass->tape);
 		est_pass_give(pass, out);
 	}
-	if (pass->schedule && pass->schedule->root_leaves_at_loss)
+	if (pass->schedule && pass->schedule->leaves_at_loss)
 		out = est_hold(est_schedule_leave(pass->schedule, 0, out));
 	return out;
 }

@@ -12,8 +12,7 @@ struct est_tensor est_keep(struct est_variables *variables, struct est_tensor x)
 
 void est_variables_drop(struct est_tape *tape, const struct est_variables *variables)
 {
-	for (unsigned i = 0; i < variables->count; i++)
-		est_drop(tape, variables->tensor[i]);
+	est_drop_all(tape, variables->tensor, variables->count);
 }
 
 /* ---- functions of one operand */

@@ -42,8 +42,7 @@ void est_apply_ernie_rope(struct est_pass *pass, const struct est_rope *rope, st
 	}
 	for (unsigned i = 0; i < 2; i++)
 		ret[i] = est_hold(est_to(tape, embed[i], in[i].element));
-	for (unsigned i = 0; i < 2; i++)
-		est_drop(tape, embed[i]);
+	est_drop_all(tape, embed, 2);
 	drop_rope(tape, &pairs);
 }
 

@@ -89,8 +89,7 @@ struct est_tensor est_router_loss(struct est_pass *pass)
 		est_assign(tape, &sum, sum.numel ? est_add(tape, sum, share) : share);
 	}
 	est_mark_layer(tape, 0);
-	for (unsigned i = 0; i < FRAME; i++)
-		est_drop(tape, frame[i]);
+	est_drop_all(tape, frame, FRAME);
 	frame[0] = est_hold(est_sum(tape, sum));
 	est_drop(tape, sum);
 	return frame[0];

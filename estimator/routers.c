@@ -11,17 +11,6 @@ static uint64_t choices(const struct est_pass *pass, int64_t per_token)
 	return pass->tokens * (uint64_t)per_token;
 }
 
-static struct est_tensor held(struct est_tape *tape, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty(tape, numel, element));
-}
-
-static void drop_all(struct est_tape *tape, const struct est_tensor work[], unsigned count)
-{
-	for (unsigned i = 0; i < count; i++)
-		est_drop(tape, work[i]);
-}
-
 /* ---- operators */
 
 /* Zeros of the operand, into which the gradient is scattered */
@@ -35,7 +24,7 @@ static struct est_tensor top_k(struct est_pass *pass, struct est_tensor x, struc
 	uint64_t pairs = choices(pass, pass->model->num_experts_per_tok);
 	struct est_tensor values = est_empty(tape, pairs, x.element);
 
-	*ret_indices = held(tape, pairs, EST_INT64);
+	*ret_indices = est_variable(tape, pairs, EST_INT64);
 	est_save(tape, node, *ret_indices);
 	est_finish(tape, x);
 	return est_output(tape, node, 0, values);
@@ -186,7 +175,7 @@ void est_route_softmax(struct est_pass *pass, const struct est_layer *layer, str
 		est_drop(tape, weights);
 	}
 	est_drop(tape, probabilities);
-	drop_all(tape, open, 2);
+	est_drop_all(tape, open, 2);
 }
 
 struct est_tensor est_choose_evenly(struct est_pass *pass, struct est_tensor probabilities, struct est_tensor *ret_indices)
@@ -229,14 +218,14 @@ static struct est_tensor mask_groups(struct est_pass *pass, struct est_tensor wo
 	struct est_tape *tape = pass->tape;
 	uint64_t scores = choices(pass, pass->model->num_experts), groups = choices(pass, pass->model->n_group);
 	uint64_t chosen = choices(pass, pass->model->topk_group);
-	struct est_tensor values = held(tape, chosen, EST_32BIT), in_group, mask;
+	struct est_tensor values = est_variable(tape, chosen, EST_32BIT), in_group, mask;
 
-	work[0] = held(tape, chosen, EST_INT64);
+	work[0] = est_variable(tape, chosen, EST_INT64);
 	est_drop(tape, values);
-	work[1] = held(tape, groups, EST_32BIT);
+	work[1] = est_variable(tape, groups, EST_32BIT);
 	/* the mask of groups, expanded to their experts: a view where there is but one group */
-	work[2] = pass->model->n_group > 1 ? held(tape, scores, EST_32BIT) : est_none;
-	in_group = held(tape, scores, EST_BYTE);
+	work[2] = pass->model->n_group > 1 ? est_variable(tape, scores, EST_32BIT) : est_none;
+	in_group = est_variable(tape, scores, EST_BYTE);
 	mask = est_empty(tape, scores, EST_BYTE);
 	est_drop(tape, in_group);
 	return mask;
@@ -258,8 +247,8 @@ static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tenso
 	uint64_t groups = choices(pass, pass->model->n_group);
 	struct est_tensor limited;
 
-	work[0] = held(pass->tape, groups, EST_32BIT);
-	work[1] = held(pass->tape, groups, EST_INT64);
+	work[0] = est_variable(pass->tape, groups, EST_32BIT);
+	work[1] = est_variable(pass->tape, groups, EST_INT64);
 	keep_in_graph(pass->tape, scores, &work[1]);
 	limited = est_hold(est_masked_fill(pass->tape, scores, mask_groups(pass, &work[2])));
 	est_drop(pass->tape, scores);
@@ -280,8 +269,8 @@ void est_route_deepseek_v2(struct est_pass *pass, const struct est_layer *layer,
 	ret->weights = est_hold(est_mul_scalar(tape, weights));
 	est_drop(tape, weights);
 	est_drop(tape, scores);
-	drop_all(tape, work, 5);
-	drop_all(tape, open, 2);
+	est_drop_all(tape, work, 5);
+	est_drop_all(tape, open, 2);
 }
 
 /* Scores that are corrected: autocast's 16 bits are those of the correction, unless that was kept in fp32
@@ -299,12 +288,12 @@ static struct est_tensor score_groups(struct est_pass *pass, struct est_tensor s
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t groups = choices(pass, pass->model->n_group);
-	struct est_tensor best = held(tape, 2 * groups, element), sum, cast;
+	struct est_tensor best = est_variable(tape, 2 * groups, element), sum, cast;
 
-	*ret_saved = held(tape, 2 * groups, EST_INT64);
+	*ret_saved = est_variable(tape, 2 * groups, EST_INT64);
 	keep_in_graph(tape, scores, ret_saved);
 	cast = est_to(tape, est_detach(tape, best), EST_32BIT);
-	sum = held(tape, groups, EST_32BIT);
+	sum = est_variable(tape, groups, EST_32BIT);
 	est_drop(tape, cast);
 	est_drop(tape, best);
 	return sum;
@@ -317,15 +306,15 @@ static struct est_tensor choose_corrected(struct est_pass *pass, struct est_tens
 	struct est_tape *tape = pass->tape;
 	uint64_t pairs = choices(pass, pass->model->num_experts_per_tok);
 	uint8_t element = corrected_element(pass);
-	struct est_tensor corrected = held(tape, scores.numel, element), best, indices;
+	struct est_tensor corrected = est_variable(tape, scores.numel, element), best, indices;
 
 	work[1] = score_groups(pass, scores, element, &work[0]);
 	work[5] = est_hold(mask_groups(pass, &work[2]));
-	work[6] = held(tape, scores.numel, element);
+	work[6] = est_variable(tape, scores.numel, element);
 	keep_in_graph(tape, scores, &work[5]);
 	est_drop(tape, corrected);
-	best = held(tape, pairs, element);
-	indices = held(tape, pairs, EST_INT64);
+	best = est_variable(tape, pairs, element);
+	indices = est_variable(tape, pairs, EST_INT64);
 	est_drop(tape, best);
 	return indices;
 }
@@ -344,8 +333,8 @@ void est_route_deepseek_v3(struct est_pass *pass, const struct est_layer *layer,
 		weights = est_hold(divide_in_place(tape, weights, est_add_scalar(tape, sum_of_each(pass, weights))));
 	ret->weights = est_hold(est_mul_scalar(tape, weights));
 	est_drop(tape, weights);
-	drop_all(tape, work, 7);
-	drop_all(tape, open, 2);
+	est_drop_all(tape, work, 7);
+	est_drop_all(tape, open, 2);
 	est_drop(tape, scores);
 }
 
@@ -372,7 +361,7 @@ void est_route_granite(struct est_pass *pass, const struct est_layer *layer, str
 	best = est_hold(top_k(pass, ret->logits, &ret->indices));
 	ret->weights = est_hold(est_to(tape, est_softmax(tape, best), x.element));
 	est_drop(tape, best);
-	drop_all(tape, open, 2);
+	est_drop_all(tape, open, 2);
 }
 
 /* _, indices = topk(scores + bias): what has no gradient is not kept; values and corrected live as long as the frame */
@@ -380,9 +369,9 @@ static struct est_tensor choose_best(struct est_pass *pass, struct est_tensor sc
 {
 	uint64_t pairs = choices(pass, pass->model->num_experts_per_tok);
 
-	ret_frame[0] = held(pass->tape, scores.numel, EST_32BIT);
-	ret_frame[1] = held(pass->tape, pairs, EST_32BIT);
-	return held(pass->tape, pairs, EST_INT64);
+	ret_frame[0] = est_variable(pass->tape, scores.numel, EST_32BIT);
+	ret_frame[1] = est_variable(pass->tape, pairs, EST_32BIT);
+	return est_variable(pass->tape, pairs, EST_INT64);
 }
 
 void est_route_minimax_m2(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x, struct est_routing *ret)
@@ -396,8 +385,8 @@ void est_route_minimax_m2(struct est_pass *pass, const struct est_layer *layer, 
 	weights = est_hold(chosen_values(tape, scores, ret->indices));
 	ret->weights = est_hold(divide_in_place(tape, weights, sum_of_each(pass, weights)));
 	est_drop(tape, scores);
-	drop_all(tape, frame, 2);
-	drop_all(tape, open, 2);
+	est_drop_all(tape, frame, 2);
+	est_drop_all(tape, open, 2);
 }
 
 /* sigmoid in the logits' dtype; the corrected scores are fp32, as the correction is */
@@ -418,8 +407,8 @@ void est_route_lfm2(struct est_pass *pass, const struct est_layer *layer, struct
 	}
 	ret->weights = est_hold(est_mul_scalar(tape, weights));
 	est_drop(tape, weights);
-	drop_all(tape, frame, 2);
-	drop_all(tape, open, 2);
+	est_drop_all(tape, frame, 2);
+	est_drop_all(tape, open, 2);
 }
 
 /* All in fp32, outside of autocast; the router's weight is fp32 too. */
@@ -442,7 +431,7 @@ void est_route_ernie4_5(struct est_pass *pass, const struct est_layer *layer, st
 	ret->weights = est_hold(est_to(tape, weights, x.element));
 	est_drop(tape, weights);
 	est_drop(tape, frame[1]);
-	drop_all(tape, open, 2);
+	est_drop_all(tape, open, 2);
 }
 
 /* What was scattered gets its part of the gradient. */

@@ -456,17 +456,17 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->layers = (unsigned)model->num_hidden_layers;
 	schedule->gathered_element = EST_16BIT;
 	if (p->strategy == EST_ZERO3) {
-		schedule->root_leaves_at_loss = true;
+		schedule->leaves_at_loss = true;
 		shard_modules(schedule, model);
 		return EST_16BIT;
 	}
-	schedule->root_leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
-	schedule->has_tail = !schedule->root_leaves_at_loss && !model->tie_word_embeddings;
-	schedule->norm_is_roots = sees ? !schedule->root_leaves_at_loss : schedule->has_tail && est_has_adapters(request);
+	schedule->leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
+	schedule->has_tail = !schedule->leaves_at_loss && !model->tie_word_embeddings;
+	schedule->norm_is_roots = sees ? !schedule->leaves_at_loss : schedule->has_tail && est_has_adapters(request);
 	if (request->loss == EST_LOSS_VOCAB_PARALLEL) /* which is computed outside of the model */
-		schedule->root_leaves_at_loss = false;
+		schedule->leaves_at_loss = false;
 	if (fuses_head(request))
-		schedule->root_leaves_at_loss = true;
+		schedule->leaves_at_loss = true;
 	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
 	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;
 	schedule->last_run = EST_NO_UNIT;

@@ -75,7 +75,7 @@ struct est_schedule {
 	unsigned blocks;               /* how many are the tower's; behind them come layers that look at images */
 	bool wraps_blocks;             /* they are units, not the root's */
 	bool layers_are_roots;         /* and so are the layers': PEFT's policy, which FSDP2 does not know */
-	bool root_leaves_at_loss;      /* unit 0 is the model itself, or the head is not called: its backward begins at the loss, not at
+	bool leaves_at_loss;           /* unit 0 is the model itself, or the head is not called: its backward begins at the loss, not at
 					* the logits */
 	uint32_t *unit_of_module;      /* modules within a layer that are units of their own: FSDP1's adapters, experts; 0: none */
 	bool prefetches_forward;       /* each unit says which is gathered ahead of its turn in the forward too */

@@ -89,7 +89,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_schedule_micro_begin(pass->schedule);
 	loss = est_objective_loss(pass);
 	est_cache_drop(pass);
-	if (pass->schedule && pass->schedule->root_leaves_at_loss)
+	if (pass->schedule && pass->schedule->leaves_at_loss)
 		loss = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), loss));
 	est_schedule_forward_end(pass->schedule);
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);

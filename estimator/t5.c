@@ -108,7 +108,7 @@ static struct est_tensor zero_bias(struct stack *stack, uint8_t element)
 {
 	struct est_pass *pass = &stack->pass;
 	uint64_t numel = (uint64_t)pass->model->num_attention_heads * pass->sequence * stack->source_length;
-	struct est_tensor zeros = est_hold(est_empty(pass->tape, numel, element));
+	struct est_tensor zeros = est_variable(pass->tape, numel, element);
 
 	if (pass->request->checkpointing == EST_CHECKPOINT_NONE)
 		return zeros;
@@ -213,8 +213,7 @@ static struct est_tensor attention(struct stack *stack, const struct est_linear 
 	out = est_hold(attend(stack, qkv, is_cross, *bias));
 	x = est_linear(tape, &qkvo[3], out);
 	est_drop(tape, out);
-	for (unsigned i = 0; i < 3; i++)
-		est_drop(tape, qkv[i]);
+	est_drop_all(tape, qkv, 3);
 	return est_hold(x);
 }
 

@@ -325,6 +325,12 @@ static inline struct est_tensor est_hold(struct est_tensor tensor)
 	return tensor;
 }
 
+/* A variable of numel elements that no operator made. */
+static inline struct est_tensor est_variable(struct est_tape *tape, uint64_t numel, uint8_t element)
+{
+	return est_hold(est_empty(tape, numel, element));
+}
+
 /* A variable that no gradient reaches: positions, masks, labels. */
 static inline struct est_tensor est_buffer(struct est_tape *tape, uint64_t numel, uint8_t element)
 {
@@ -334,6 +340,12 @@ static inline struct est_tensor est_buffer(struct est_tape *tape, uint64_t numel
 static inline void est_drop(struct est_tape *tape, struct est_tensor tensor)
 {
 	est_storage_release(tape, tensor.storage);
+}
+
+static inline void est_drop_all(struct est_tape *tape, const struct est_tensor tensors[], unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		est_drop(tape, tensors[i]);
 }
 
 /* variable = value: what the variable held goes when the value is there. */

@@ -33,10 +33,8 @@ static void drop_outputs(struct est_pass *pass, struct est_tensor logits, bool c
 	for (unsigned i = 0; i < 2; i++)
 		if (casts && est_is_16bit(outputs[i].element))
 			cast[i] = est_hold(est_to(tape, outputs[i], EST_32BIT));
-	for (unsigned i = 0; i < 2; i++)
-		est_drop(tape, outputs[i]);
-	for (unsigned i = 0; i < 2; i++)
-		est_drop(tape, cast[i]);
+	est_drop_all(tape, outputs, 2);
+	est_drop_all(tape, cast, 2);
 	est_cache_drop(pass);
 	pass->encoder_last_hidden_state = est_none;
 }

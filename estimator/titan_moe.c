@@ -18,25 +18,7 @@ static uint64_t hidden_of(const struct est_pass *pass)
 	return (uint64_t)pass->model->hidden_size;
 }
 
-static struct est_tensor held(struct est_pass *pass, uint64_t numel, uint8_t element)
-{
-	return est_hold(est_empty(pass->tape, numel, element));
-}
-
-static void drop_all(struct est_tape *tape, unsigned count, const struct est_tensor variables[])
-{
-	for (unsigned i = 0; i < count; i++)
-		est_drop(tape, variables[i]);
-}
-
 /* ---- TokenChoiceTopKRouter */
-
-/* A variable of a frame gets another value, which is held. */
-static struct est_tensor renewed(struct est_tape *tape, struct est_tensor old, struct est_tensor value)
-{
-	est_drop(tape, old);
-	return est_hold(value);
-}
 
 /* The experts of groups that are not among the best, masked out: groups are chosen by the sum of their best two.
  * scores moves in. in_graph: the choice of the best two saves what it chose. */
@@ -45,27 +27,27 @@ static struct est_tensor limit_to_groups(struct est_pass *pass, struct est_tenso
 	struct est_tape *tape = pass->tape;
 	uint64_t groups = pass->tokens * (uint64_t)pass->model->n_group;
 	uint64_t chosen = pass->tokens * (uint64_t)pass->model->topk_group;
-	struct est_tensor best = held(pass, 2 * groups, EST_32BIT), which = held(pass, 2 * groups, EST_INT64);
-	struct est_tensor sums = held(pass, groups, EST_32BIT), values, indices, mask, limited;
+	struct est_tensor best = est_variable(pass->tape, 2 * groups, EST_32BIT), which = est_variable(pass->tape, 2 * groups, EST_INT64);
+	struct est_tensor sums = est_variable(pass->tape, groups, EST_32BIT), values, indices, mask, limited;
 
-	values = held(pass, chosen, EST_32BIT);
-	indices = held(pass, chosen, EST_INT64);
+	values = est_variable(pass->tape, chosen, EST_32BIT);
+	indices = est_variable(pass->tape, chosen, EST_INT64);
 	if (!in_graph)
-		which = renewed(tape, which, est_none);
-	mask = held(pass, groups, EST_BYTE);
-	limited = held(pass, scores.numel, EST_32BIT);
-	drop_all(tape, 7, (struct est_tensor[]){ best, which, sums, values, indices, mask, scores });
+		est_assign(tape, &which, est_none);
+	mask = est_variable(pass->tape, groups, EST_BYTE);
+	limited = est_variable(pass->tape, scores.numel, EST_32BIT);
+	est_drop_all(tape, (struct est_tensor[]){ best, which, sums, values, indices, mask, scores }, 7);
 	return limited;
 }
 
 /* scores + expert_bias, of which the best are chosen; no gradient comes back this way. ret: their indices, held */
 static struct est_tensor choose(struct est_pass *pass, struct est_tensor scores, struct est_tensor ret_work[2])
 {
-	ret_work[0] = held(pass, scores.numel, EST_32BIT);
+	ret_work[0] = est_variable(pass->tape, scores.numel, EST_32BIT);
 	if (pass->model->n_group > 1)
 		ret_work[0] = limit_to_groups(pass, ret_work[0], scores.requires_grad && !pass->tape->packing);
-	ret_work[1] = held(pass, pairs_of(pass), EST_32BIT);
-	return held(pass, pairs_of(pass), EST_INT64);
+	ret_work[1] = est_variable(pass->tape, pairs_of(pass), EST_32BIT);
+	return est_variable(pass->tape, pairs_of(pass), EST_INT64);
 }
 
 static struct est_tensor scores_of(struct est_pass *pass, const struct est_layer *layer, struct est_tensor x)
@@ -91,11 +73,12 @@ static void route(struct est_pass *pass, const struct est_layer *layer, struct e
 	top = est_hold(est_gather_rows(tape, scores, ret->indices, pairs_of(pass)));
 	if (pass->model->norm_topk_prob) {
 		sum = est_hold(est_add_scalar(tape, est_sum_to(tape, top, pass->tokens, EST_32BIT)));
-		top = renewed(tape, top, est_divide(tape, top, sum));
+		est_assign(tape, &top, est_divide(tape, top, sum));
 	}
-	ret->weights = renewed(tape, top, est_mul_scalar(tape, top));
-	*ret_counts = held(pass, (uint64_t)pass->model->num_experts, EST_INT64);
-	drop_all(tape, 4, (struct est_tensor[]){ scores, work[0], sum, work[1] });
+	est_assign(tape, &top, est_mul_scalar(tape, top));
+	ret->weights = top;
+	*ret_counts = est_variable(pass->tape, (uint64_t)pass->model->num_experts, EST_INT64);
+	est_drop_all(tape, (struct est_tensor[]){ scores, work[0], sum, work[1] }, 4);
 }
 
 /* ---- ExpertParallel */
@@ -130,7 +113,7 @@ static struct est_tensor dispatch(struct est_pass *pass, const struct est_layer 
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t rows = padded_rows(pass);
-	struct est_tensor received = est_hold(exchange(tape, x)), fresh = held(pass, rows, EST_32BIT);
+	struct est_tensor received = est_hold(exchange(tape, x)), fresh = est_variable(pass->tape, rows, EST_32BIT);
 	struct est_tensor with_zeros, permuted;
 
 	with_zeros = est_hold(est_cat(tape, received, est_empty(tape, hidden_of(pass), x.element)));
@@ -150,7 +133,7 @@ static struct est_tensor run_experts(struct est_pass *pass, const struct est_exp
 
 	h = est_hold(est_silu(tape, est_grouped_mm(tape, x, est_leaf_tensor(tape, experts->w1), width, true)));
 	up = est_grouped_mm(tape, x, est_leaf_tensor(tape, experts->w3), width, true);
-	h = renewed(tape, h, est_mul(tape, h, up));
+	est_assign(tape, &h, est_mul(tape, h, up));
 	up = est_hold(est_grouped_mm(tape, h, est_leaf_tensor(tape, experts->w2), rows * hidden_of(pass), true));
 	est_drop(tape, h);
 	return up;
@@ -162,7 +145,7 @@ static struct est_tensor combine(struct est_pass *pass, const struct est_layer *
 {
 	struct est_tape *tape = pass->tape;
 	uint64_t sent = pairs_of(pass) * hidden_of(pass);
-	struct est_tensor unpermuted = held(pass, sent + hidden_of(pass), y.element), out;
+	struct est_tensor unpermuted = est_variable(pass->tape, sent + hidden_of(pass), y.element), out;
 
 	unpermuted = est_put_rows(tape, unpermuted, layer->experts.permuted_indices, y);
 	out = exchange(tape, est_slice(tape, unpermuted, sent));
@@ -205,18 +188,18 @@ struct est_tensor est_titan_mixture(struct est_pass *pass, const struct est_laye
 
 	route(pass, layer, tokens, &routing, &counts);
 	/* TokenReorderer: argsort(), and the scores in its order, which weighing afterwards does not need */
-	out = held(pass, pairs, EST_INT64);
-	sorted = held(pass, pairs, EST_INT64);
+	out = est_variable(pass->tape, pairs, EST_INT64);
+	sorted = est_variable(pass->tape, pairs, EST_INT64);
 	est_drop(tape, out);
-	sorted_scores = held(pass, pairs, EST_32BIT);
+	sorted_scores = est_variable(pass->tape, pairs, EST_32BIT);
 	input = est_hold(est_gather_rows(tape, tokens, est_empty(tape, pairs, EST_INT64), numel));
 	output = call_experts(pass, layer, input);
 	if (layer->gate_proj.out)
 		shared = est_hold(est_gated_mlp(pass, layer, tokens));
-	unsorted = est_hold(est_put_rows(tape, held(pass, numel, output.element), sorted, output));
+	unsorted = est_hold(est_put_rows(tape, est_variable(pass->tape, numel, output.element), sorted, output));
 	out = est_hold(weigh(pass, routing.weights, unsorted));
 	x = shared.numel ? est_add(tape, shared, out) : est_alias(tape, out);
-	drop_all(tape, 5, (struct est_tensor[]){ counts, sorted_scores, input, output, unsorted });
-	drop_all(tape, 6, (struct est_tensor[]){ out, shared, sorted, tokens, routing.weights, routing.indices });
+	est_drop_all(tape, (struct est_tensor[]){ counts, sorted_scores, input, output, unsorted }, 5);
+	est_drop_all(tape, (struct est_tensor[]){ out, shared, sorted, tokens, routing.weights, routing.indices }, 6);
 	return est_reshape(tape, x);
 }

@@ -92,7 +92,7 @@ static struct est_tensor rope_cache(struct est_pass *pass)
 	uint64_t width = (uint64_t)pass->model->head_dim;
 
 	if (pass->request->attention == EST_FLEX_ATTENTION)
-		return est_hold(est_empty(pass->tape, pass->tokens * width, EST_32BIT));
+		return est_variable(pass->tape, pass->tokens * width, EST_32BIT);
 	return (struct est_tensor){ .numel = pass->sequence * width, .element = EST_32BIT };
 }
 
@@ -269,7 +269,7 @@ static struct est_tensor chunked_loss(struct est_pass *pass, struct est_tensor h
 	}
 	for (uint64_t i = count; i-- > 0 && logits;)
 		est_drop(tape, logits[i]);
-	return total.numel ? total : est_hold(est_empty(tape, 1, EST_32BIT));
+	return total.numel ? total : est_variable(tape, 1, EST_32BIT);
 }
 
 static struct est_tensor whole_loss(struct est_pass *pass, struct est_tensor hidden, struct est_tensor labels)

@@ -189,8 +189,7 @@ static struct lent lend(struct est_tape *tape, const struct est_linear *const li
 
 static void give_back(struct est_tape *tape, const struct lent *lent)
 {
-	for (unsigned i = 0; i < lent->count; i++)
-		est_drop(tape, lent->tensor[i]);
+	est_drop_all(tape, lent->tensor, lent->count);
 }
 
 /* X^T (dY B^T) and (A^T X^T) dY: a temporary of low rank for each */
