@@ -299,8 +299,7 @@ struct est_tensor est_fused_attention(struct est_pass *pass, enum est_fused_kern
 	struct est_node *node = est_node_new(tape, &rows[kernel].op, 3, call->in);
 	struct est_tensor out;
 
-	for (unsigned i = 0; i < 3; i++)
-		est_save(tape, node, call->in[i]);
+	est_save_all(tape, node, call->in, 3);
 	if (call->mask.numel)
 		est_save(tape, node, call->mask);
 	out = run(pass, &rows[kernel], call, node);

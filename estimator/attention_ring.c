@@ -188,8 +188,7 @@ struct est_tensor est_ring_attention(struct est_pass *pass, enum est_fused_kerne
 		tape->exhausted = true;
 	if (node)
 		node->context = ring;
-	for (unsigned i = 0; i < 3; i++)
-		est_save(tape, node, call->in[i]);
+	est_save_all(tape, node, call->in, 3);
 	out = attend(pass, call, &lse);
 	est_save(tape, node, out);
 	est_save(tape, node, lse);

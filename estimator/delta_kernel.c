@@ -136,12 +136,10 @@ struct est_tensor est_kernel_delta_rule(struct est_pass *pass, const struct est_
 	struct est_tensor made[MADE], out;
 
 	size_up(pass, qkv, size);
-	for (unsigned i = 0; i < EST_NODE_EXTRA && node; i++)
-		node->extra[i] = size[i];
+	est_save_shapes(node, size);
 	make_all(pass, size, made);
 	out = est_empty(tape, size[VALUE], (uint8_t)size[ELEMENT]);
-	for (unsigned i = 0; i < SAVED; i++)
-		est_save(tape, node, made[i]);
+	est_save_all(tape, node, made, SAVED);
 	est_save(tape, node, beta);
 	est_drop_all(tape, made, MADE);
 	return est_output(tape, node, 0, out);

@@ -169,8 +169,7 @@ struct est_tensor est_biased_attention(struct est_pass *pass, const struct est_t
 	argument = in[3]; /* autocast's copy lives as long as the call */
 	in[3] = expanded(tape, aligned(tape, est_hold(argument), keys), pass->batch * heads * queries * keys);
 	node = est_node_new(tape, &biased_op, 4, in);
-	for (unsigned i = 0; i < 4; i++)
-		est_save(tape, node, in[i]);
+	est_save_all(tape, node, in, 4);
 	out = est_empty(tape, in[0].numel, in[0].element);
 	small[0] = est_empty(tape, pass->batch * heads * round_up(queries, 32), EST_32BIT);
 	small[1] = est_empty(tape, 1, EST_INT64);
@@ -178,12 +177,7 @@ struct est_tensor est_biased_attention(struct est_pass *pass, const struct est_t
 	est_save(tape, node, out);
 	est_save(tape, node, small[0]);
 	est_drop_all(tape, small, 3);
-	if (node) {
-		const uint64_t extra[] = { pass->batch, heads, queries, dim, in[1].numel, keys, in[0].element };
-
-		for (unsigned i = 0; i < sizeof(extra) / sizeof(extra[0]); i++)
-			node->extra[i] = extra[i];
-	}
+	est_save_shapes(node, (const uint64_t[EST_NODE_EXTRA]){ pass->batch, heads, queries, dim, in[1].numel, keys, in[0].element });
 	for (unsigned i = 0; i < 4; i++)
 		est_finish(tape, in[i]);
 	est_finish(tape, argument);

@@ -124,12 +124,10 @@ struct est_tensor est_kernel_kimi_delta(struct est_pass *pass, const struct est_
 	struct est_tensor made[MADE], out;
 
 	size_up(pass, qkv[0], size);
-	for (unsigned i = 0; i < EST_NODE_EXTRA && node; i++)
-		node->extra[i] = size[i];
+	est_save_shapes(node, size);
 	make_all(tape, size, made);
 	out = est_empty(tape, size[HEADS], (uint8_t)size[ELEMENT]);
-	for (unsigned i = 0; i < SAVED; i++)
-		est_save(tape, node, made[i]);
+	est_save_all(tape, node, made, SAVED);
 	est_save(tape, node, g);
 	est_save(tape, node, beta);
 	est_drop_all(tape, made, MADE);

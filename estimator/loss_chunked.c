@@ -169,8 +169,7 @@ static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hi
 	if (head->has_bias)
 		in[2] = est_leaf_tensor(tape, head->bias);
 	node = est_node_new(tape, &log_prob_op, 3, in);
-	for (unsigned i = 0; node && i < EST_NODE_EXTRA; i++)
-		node->extra[i] = shape[i];
+	est_save_shapes(node, shape);
 	out = log_probabilities(tape, node, in, targets, shape, metrics);
 	est_finish(tape, hidden);
 	est_finish(tape, targets);

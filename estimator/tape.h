@@ -369,6 +369,19 @@ static inline void est_finish(struct est_tape *tape, struct est_tensor argument)
 struct est_node *est_node_new(struct est_tape *tape, const struct est_op *op, size_t count, const struct est_tensor *inputs);
 /* Keeps a tensor for node's backward. */
 void est_save(struct est_tape *tape, struct est_node *node, struct est_tensor tensor);
+static inline void est_save_all(struct est_tape *tape, struct est_node *node, const struct est_tensor tensors[], unsigned count)
+{
+	for (unsigned i = 0; i < count; i++)
+		est_save(tape, node, tensors[i]);
+}
+
+/* Keeps shapes for node's backward, which may be NULL. */
+static inline void est_save_shapes(struct est_node *node, const uint64_t extra[EST_NODE_EXTRA])
+{
+	for (unsigned i = 0; node && i < EST_NODE_EXTRA; i++)
+		node->extra[i] = extra[i];
+}
+
 static inline uint32_t est_edge_of(uint32_t node, unsigned output)
 {
 	return 1 + 4 * node + output;
