@@ -332,15 +332,31 @@ static void check_size(const struct est_request *request, const struct est_model
 			      "must need less than 2^60 bytes of activations with this micro_batch_size and model");
 }
 
-/* FSDP2's parameters are DTensors, of which some optimizers' first step raises. */
+/* DeepSpeed flattens on one rank too, FSDP1 only what it cuts. */
+static bool has_flat_parts(const struct est_request *request)
+{
+	const struct est_parallelism *p = &request->parallelism;
+
+	return est_is_zero(p->strategy) || (p->strategy == EST_FSDP1 && est_shard_ranks(p) > 1);
+}
+
+/* FSDP2's parameters are DTensors, those of FSDP1 and ZeRO parts of flat ones: some optimizers' first step raises. */
 static void check_optimizer(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	const char *why = est_optimizer_refuses_dtensors(request->optimizer);
+	const char *dtensors = est_optimizer_refuses_dtensors(request->optimizer);
+	const char *vectors = est_optimizer_refuses_vectors(request->optimizer);
+	const char *name = est_word_name(est_optimizer_words, (int)request->optimizer);
 
 	(void)model;
-	if (why && est_shards_dtensors(request) && request->framework < EST_MEGATRON && est_shard_ranks(&request->parallelism) > 1)
-		est_fault_add(faults, "/optimizer", EST_CONTRADICTION, "must not be %s with FSDP2: %s, and its first step fails; fsdp1, ddp "
-			      "and zero2 can", est_word_name(est_optimizer_words, (int)request->optimizer), why);
+	if (request->framework >= EST_MEGATRON)
+		return;
+	if (dtensors && est_shards_dtensors(request) && est_shard_ranks(&request->parallelism) > 1)
+		est_fault_add(faults, "/optimizer", EST_CONTRADICTION, "must not be %s with FSDP2: %s, and its first step fails; %s can", name,
+			      dtensors, vectors ? "ddp" : "fsdp1, ddp and zero2");
+	if (vectors && has_flat_parts(request))
+		est_fault_add(faults, "/optimizer", EST_CONTRADICTION,
+			      "must not be %s with FSDP1 or ZeRO: %s, and parts of flat parameters are vectors; %s can", name, vectors,
+			      dtensors ? "ddp" : "fsdp and ddp");
 }
 
 static rule *const rules[] = {

@@ -128,11 +128,25 @@ bool est_optimizer_steps_parts(const struct est_request *request)
 			  || (!est_shards_dtensors(request) && (is_bitsandbytes(optimizer) || optimizer == EST_ADAFACTOR)));
 }
 
+static bool is_apollo(enum est_optimizer optimizer)
+{
+	return optimizer == EST_APOLLO_ADAMW || optimizer == EST_APOLLO_ADAMW_MINI;
+}
+
 const char *est_optimizer_refuses_dtensors(enum est_optimizer optimizer)
 {
 	if (is_bitsandbytes(optimizer))
 		return "bitsandbytes' kernels take no DTensors";
+	if (is_apollo(optimizer))
+		return "APOLLO multiplies DTensors by a projection that is none";
 	return optimizer == EST_ADAFACTOR ? "Transformers' Adafactor adds DTensors to moments that are none" : NULL;
+}
+
+const char *est_optimizer_refuses_vectors(enum est_optimizer optimizer)
+{
+	if (optimizer == EST_MUON)
+		return "torch.optim.Muon steps matrices";
+	return optimizer == EST_GALORE_ADAMW || is_apollo(optimizer) ? "it projects the gradients of matrices" : NULL;
 }
 
 /* ---- all parameters */
