@@ -359,10 +359,23 @@ static void check_optimizer(const struct est_request *request, const struct est_
 			      dtensors ? "ddp" : "fsdp and ddp");
 }
 
+/* DTensor cuts no matrix into more parts than it has rows; Muon's update is whole then, and cannot be added in place. */
+static void check_rows(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	uint64_t ranks = est_shard_ranks(&request->parallelism);
+
+	(void)model;
+	if (request->optimizer == EST_MUON && est_shards_dtensors(request) && request->framework < EST_MEGATRON
+	    && est_has_adapters(request) && (uint64_t)request->lora.rank < ranks)
+		est_fault_add(faults, "/lora/rank", EST_CONTRADICTION,
+			      "must be %llu at least with muon, as many as ranks that share a parameter: its step fails on a matrix of fewer rows",
+			      (unsigned long long)ranks);
+}
+
 static rule *const rules[] = {
 	check_companions, check_freeze, check_checkpointing, check_ranks, check_stages, check_virtual_stages,
 	check_model_parallel, check_attention,
-	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_optimizer, check_size,
+	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_optimizer, check_rows, check_size,
 };
 
 bool est_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)

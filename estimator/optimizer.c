@@ -51,7 +51,7 @@ static struct est_trained trained(const struct est_leaf *leaf, const struct est_
 	uint64_t columns = leaf->rows && !leaf->flat ? leaf->value.numel / leaf->rows : 0;
 
 	return (struct est_trained){ .numel = value.numel, .rows = columns ? value.numel / columns : 0,
-				     .columns = columns * stack,
+				     .columns = columns * stack, .height = columns ? leaf->value.numel / columns : 0,
 				     .element = est_has_master(request) ? EST_32BIT : value.element,
 				     .inner = leaf->inner, .linear = leaf->linear };
 }
@@ -117,6 +117,12 @@ static bool is_bitsandbytes(enum est_optimizer optimizer)
 	       || optimizer == EST_LION || optimizer == EST_LION_8BIT;
 }
 
+/* FSDP2's parts of matrices, over one dimension of a mesh. */
+static bool steps_matrices(const struct est_parallelism *p)
+{
+	return p->strategy == EST_FSDP && p->tensor * p->expert == 1;
+}
+
 bool est_optimizer_steps_parts(const struct est_request *request)
 {
 	enum est_optimizer optimizer = request->optimizer;
@@ -124,6 +130,8 @@ bool est_optimizer_steps_parts(const struct est_request *request)
 
 	if (is_torchs(optimizer))
 		return true;
+	if (optimizer == EST_MUON)
+		return on_gpu && steps_matrices(&request->parallelism);
 	return on_gpu && (is_torchaos(optimizer)
 			  || (!est_shards_dtensors(request) && (is_bitsandbytes(optimizer) || optimizer == EST_ADAFACTOR)));
 }

@@ -1,5 +1,6 @@
 /* Optimizers that treat matrices apart from vectors: Adafactor (transformers/optimization.py) and torch.optim.Muon
  * with fused AdamW for what is not a matrix of a layer. */
+#include "estimator/dtensor.h"
 #include "estimator/optimizer_row.h"
 
 /* ---- Adafactor, with scale_parameter and relative_step off: second moments as a row and a column */
@@ -74,19 +75,24 @@ void est_states_muon(struct est_stepping *stepping, const struct est_trained *p)
 
 enum { NEWTON_SCHULZ_STEPS = 5 };
 
+/* grad.bfloat16() */
+static struct est_tensor in_bf16(struct est_stepping *stepping, const struct est_trained *p, struct est_tensor original)
+{
+	bool is_bf16 = p->element != EST_32BIT && stepping->request->precision != EST_PURE_FP16;
+
+	return is_bf16 ? est_hold(est_alias(stepping->tape, original)) : est_scratch(stepping, p->numel, EST_16BIT);
+}
+
 /* _zeropower_via_newtonschulz: always in bf16; gram matrices of the shorter side. original is the caller's, kept to the
  * end. */
 static struct est_tensor orthogonalize(struct est_stepping *stepping, const struct est_trained *p,
 				       struct est_tensor original)
 {
 	uint64_t side = p->rows < p->columns ? p->rows : p->columns;
-	enum est_precision precision = stepping->request->precision;
-	bool is_bf16 = p->element != EST_32BIT && precision != EST_PURE_FP16;
 	struct est_tape *tape = stepping->tape;
 	struct est_tensor gram = est_none, update = est_none, next;
-	struct est_tensor ortho;
+	struct est_tensor ortho = in_bf16(stepping, p, original);
 
-	ortho = is_bf16 ? est_hold(est_alias(tape, original)) : est_scratch(stepping, p->numel, EST_16BIT);
 	for (unsigned i = 0; i < NEWTON_SCHULZ_STEPS; i++) {
 		next = est_scratch(stepping, side * side, EST_16BIT);
 		est_drop(tape, gram);
@@ -104,6 +110,36 @@ static struct est_tensor orthogonalize(struct est_stepping *stepping, const stru
 	return ortho;
 }
 
+static void assign(struct est_tape *tape, struct est_dtensor *variable, struct est_dtensor value)
+{
+	est_drop(tape, variable->local);
+	*variable = value;
+}
+
+/* The same of a DTensor, of which each rank has some rows: what is summed up or gathered on the way, DTensor decides for each product. */
+static struct est_tensor orthogonalize_parts(struct est_stepping *stepping, const struct est_trained *p, struct est_tensor original)
+{
+	struct est_dtensor ortho = { .rows = p->height, .columns = p->columns, .placement = EST_CUT_ROWS }, gram = { 0 }, update = { 0 };
+	bool is_tall = ortho.rows > ortho.columns;
+	struct est_tape *tape = stepping->tape;
+
+	ortho.local = in_bf16(stepping, p, original);
+	if (is_tall)
+		ortho = est_dtensor_transpose(ortho);
+	for (unsigned i = 0; i < NEWTON_SCHULZ_STEPS; i++) {
+		assign(tape, &gram, est_dtensor_mm(stepping, ortho, est_dtensor_transpose(ortho)));
+		assign(tape, &update, est_dtensor_addmm(stepping, gram, gram, gram));
+		assign(tape, &ortho, est_dtensor_addmm(stepping, ortho, update, ortho));
+	}
+	if (is_tall)
+		ortho = est_dtensor_transpose(ortho);
+	est_drop(tape, gram.local);
+	est_drop(tape, update.local);
+	est_drop(tape, original);
+	est_drop(tape, est_dtensor_place(stepping, ortho, EST_CUT_ROWS).local); /* param.add_(update) */
+	return ortho.local;
+}
+
 void est_update_muon(struct est_stepping *stepping, const struct est_trained *p)
 {
 	struct est_tensor update;
@@ -112,5 +148,5 @@ void est_update_muon(struct est_stepping *stepping, const struct est_trained *p)
 		return;
 	update = est_scratch(stepping, p->numel, p->element); /* grad.lerp(buf, momentum) */
 	est_bind(stepping, 0, est_none);
-	est_bind(stepping, 0, orthogonalize(stepping, p, update));
+	est_bind(stepping, 0, p->height > p->rows ? orthogonalize_parts(stepping, p, update) : orthogonalize(stepping, p, update));
 }

@@ -10,6 +10,7 @@
 struct est_trained {
 	uint64_t numel;
 	uint64_t rows, columns;  /* 0 for a vector; of a stack of matrices the rows of all, the columns of each side by side */
+	uint64_t height;         /* rows of the whole matrix, of which rows are this rank's */
 	uint8_t element;         /* bytes of what is stepped, and of its gradient */
 	bool inner;              /* a matrix within a decoder layer: no embedding, no head */
 	bool linear;             /* and of an nn.Linear of attention or an MLP: no router */
