@@ -150,6 +150,20 @@ static void note_limits(const struct est_request *request, const struct est_mode
 			     "buckets needs less, DeepSpeed's flattened copy 2 bytes more");
 }
 
+/* What "bf16": {"enabled": true} makes is not what the same word means of a Trainer without DeepSpeed. */
+static void note_deepspeed(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	enum est_precision precision = request->precision;
+
+	(void)model;
+	if (est_is_zero(request->parallelism.strategy) && request->framework < EST_MEGATRON && !est_has_master(request)
+	    && precision != EST_PURE_FP32)
+		est_note_add(&report->warnings, "/precision", est_word_name(est_precision_words, (int)precision),
+			     "with its bf16 or fp16 on DeepSpeed's engine trains 16-bit weights under fp32 masters, whatever the Trainer's own precision "
+			     "is: that is bf16_master or fp16_master; %s", est_is_mixed(precision) || precision == EST_BF16_AUTOCAST
+			     ? "this is a run under its torch_autocast alone" : "this is one without masters");
+}
+
 static void note_tensor(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const struct est_names *targets = &request->lora.target_modules;
@@ -256,7 +270,7 @@ typedef void note_function(const struct est_request *request, const struct est_m
 /* In the order in which they are told. */
 static note_function *const notes[] = {
 	note_limits, est_kernels_note, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan,
-	note_compiled_model, note_tensor, note_adapters, note_framework,
+	note_compiled_model, note_deepspeed, note_tensor, note_adapters, note_framework,
 };
 
 /* Megatron's run shares nothing with what the other notes tell of */

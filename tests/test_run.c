@@ -693,6 +693,28 @@ START_TEST(a_share_has_room_for_what_a_replay_holds)
 }
 END_TEST
 
+static const struct {
+	enum est_strategy strategy;
+	enum est_precision precision;
+	bool told;
+} precisions[] = {
+	{ EST_ZERO3, EST_BF16_MIXED, true },   { EST_ZERO2, EST_PURE_BF16, true },  { EST_ZERO1, EST_BF16_AUTOCAST, true },
+	{ EST_ZERO3, EST_BF16_MASTER, false }, { EST_ZERO2, EST_PURE_FP32, false }, { EST_FSDP, EST_BF16_MIXED, false },
+};
+
+START_TEST(a_precision_that_deepspeed_does_not_make_is_told)
+{
+	struct est_model model = llama(2);
+	struct est_request request = plain();
+
+	request.parallelism.gpus = 8;
+	request.parallelism.strategy = precisions[_i].strategy;
+	request.precision = precisions[_i].precision;
+	run_on(&request, &model, 0, &report);
+	ck_assert_int_eq(is_warned("/precision"), precisions[_i].told);
+}
+END_TEST
+
 START_TEST(experts_that_are_not_quantised_are_told)
 {
 	struct est_model model = llama(2);
@@ -1104,6 +1126,7 @@ int main(void)
 	tcase_add_test(test, expandable_segments_reserve_less);
 	tcase_add_test(test, another_streams_pool_widens_what_is_reserved);
 	tcase_add_loop_test(test, a_share_has_room_for_what_a_replay_holds, 0, 3);
+	tcase_add_loop_test(test, a_precision_that_deepspeed_does_not_make_is_told, 0, COUNT(precisions));
 	tcase_add_test(test, experts_that_are_not_quantised_are_told);
 	tcase_add_loop_test(test, what_is_not_replayed_has_room_in_the_upper_figures, 0, COUNT(traced));
 	tcase_add_loop_test(test, more_gpus_never_need_more_memory_each, 0, COUNT(scaled));
