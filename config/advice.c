@@ -1,6 +1,7 @@
 #include "config/advice.h"
 #include <stdlib.h>
 #include <string.h>
+#include "estimator/optimizer.h"
 
 /* A change from the table becomes those of one request: fixed values, or what depends on it. False: it makes no
  * sense there. */
@@ -115,30 +116,31 @@ static bool halve_rank(const struct est_request *request, struct cfg_advice *adv
 	return est_has_adapters(request) && request->lora.rank >= 16;
 }
 
-static bool share(const struct est_request *request, struct cfg_advice *advice, enum est_strategy strategy,
-		  int64_t gpus)
+static bool share(const struct est_request *request, struct cfg_advice *advice, int64_t gpus)
 {
+	enum est_strategy strategy = est_optimizer_sharing(request->optimizer);
+
 	change(advice, "parallelism.strategy", strategy);
 	change(advice, "parallelism.gpus", (double)gpus);
-	return is_alone(request);
+	return is_alone(request) && strategy != EST_DDP;
 }
 
 static bool share_by_2(const struct est_request *request, struct cfg_advice *advice)
 {
-	return share(request, advice, EST_ZERO3, 2);
+	return share(request, advice, 2);
 }
 
 static bool share_by_8(const struct est_request *request, struct cfg_advice *advice)
 {
-	return share(request, advice, EST_ZERO3, 8);
+	return share(request, advice, 8);
 }
 
 static bool share_weights_too(const struct est_request *request, struct cfg_advice *advice)
 {
-	enum est_strategy strategy = request->parallelism.strategy;
+	enum est_strategy strategy = request->parallelism.strategy, sharing = est_optimizer_sharing(request->optimizer);
 
-	change(advice, "parallelism.strategy", EST_ZERO3);
-	return !is_alone(request) && (strategy == EST_DDP || strategy == EST_ZERO1 || strategy == EST_ZERO2);
+	change(advice, "parallelism.strategy", sharing);
+	return !is_alone(request) && sharing != EST_DDP && (strategy == EST_DDP || strategy == EST_ZERO1 || strategy == EST_ZERO2);
 }
 
 static bool offload_optimizer(const struct est_request *request, struct cfg_advice *advice)

@@ -2,6 +2,7 @@
 #include <stdalign.h>
 #include <string.h>
 #include "config/vary.h"
+#include "estimator/optimizer.h"
 #include "estimator/verdict.h"
 
 /* What is known of one card: it fits with one value and no longer with another, and how much it needs there. */
@@ -76,14 +77,14 @@ static size_t gather_cards(const struct search *search, int64_t value)
 	return count;
 }
 
-/* More GPUs than one without a strategy are zero3's, the contract's default. */
+/* More GPUs than one without a strategy share as they do by default. */
 static size_t make_changes(const struct search *search, int64_t value, struct cfg_change ret[2])
 {
 	const struct est_parallelism *parallelism = &search->base->request.parallelism;
 	bool shards = search->shrinks && value > search->step && parallelism->strategy == EST_SINGLE;
 
 	ret[0] = (struct cfg_change){ search->field, (double)value };
-	ret[1] = (struct cfg_change){ "parallelism.strategy", EST_ZERO3 };
+	ret[1] = (struct cfg_change){ "parallelism.strategy", est_optimizer_sharing(search->base->request.optimizer) };
 	return shards ? 2 : 1;
 }
 

@@ -2,6 +2,7 @@
 #include "config/default_rules.h"
 
 #include <stddef.h>
+#include "estimator/optimizer.h"
 
 bool cfg_runs_accelerate(const struct est_request *request)
 {
@@ -19,13 +20,15 @@ const char *cfg_strategy_of_gpus(const struct cfg_rule_input *input, double *ret
 	const struct est_parallelism *parallelism = &input->request->parallelism;
 	bool shards = parallelism->pipeline > 1 || parallelism->context > 1 || parallelism->expert > 1;
 
-	*ret = shards && !est_is_ulysses(input->request) ? EST_FSDP : EST_ZERO3;
+	*ret = shards && !est_is_ulysses(input->request) ? EST_FSDP : est_optimizer_sharing(input->request->optimizer);
 	if (parallelism->context > 1)
 		return "context parallelism's ranks share the parameters as data-parallel ones do";
 	if (parallelism->expert > 1)
 		return "experts are dealt out to ranks that share the parameters";
-	return parallelism->gpus > parallelism->tensor * parallelism->pipeline
-		? "more than one data-parallel rank and no strategy named" : NULL;
+	if (parallelism->gpus <= parallelism->tensor * parallelism->pipeline)
+		return NULL;
+	return *ret == EST_ZERO3 ? "more than one data-parallel rank and no strategy named"
+				 : "more than one data-parallel rank, of which this optimizer cannot step ZeRO's parts";
 }
 
 const char *cfg_precision_of_deepspeed(const struct cfg_rule_input *input, double *ret)

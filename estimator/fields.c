@@ -91,7 +91,7 @@ const struct est_field est_request_fields[] = {
 	{ TOP(expandable_segments), BOOL(false), BY_FRAMEWORK,
 	  .doc = "PyTorch's allocator grows its segments (PYTORCH_ALLOC_CONF=expandable_segments:True)." },
 	{ IN(parallelism, strategy), WORD(est_strategy_words, EST_SINGLE), BY_FRAMEWORK, WHEN(WITH_GPUS),
-	  .doc = "How data-parallel ranks share the state; of more than 1 zero3, but fsdp with pipeline, ring or expert." },
+	  .doc = "How data-parallel ranks share the state; of more than 1 zero3, but fsdp with pipeline, ring, expert or muon." },
 	{ IN(parallelism, gpus), INT(1, GPUS_MAX, 1), .doc = "All GPUs of the job." },
 	{ IN(parallelism, gpus_per_node), INT(1, 1024, 8), WHEN(WITH_GPUS), .doc = "GPUs in one machine." },
 	{ IN(parallelism, tensor), INT(1, GPUS_MAX, 1), WHEN(WITH_GPUS), .doc = "Tensor-parallel ranks." },

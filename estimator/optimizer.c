@@ -157,6 +157,13 @@ const char *est_optimizer_refuses_vectors(enum est_optimizer optimizer)
 	return optimizer == EST_GALORE_ADAMW || is_apollo(optimizer) ? "it projects the gradients of matrices" : NULL;
 }
 
+enum est_strategy est_optimizer_sharing(enum est_optimizer optimizer)
+{
+	if (!est_optimizer_refuses_vectors(optimizer))
+		return EST_ZERO3;
+	return est_optimizer_refuses_dtensors(optimizer) ? EST_DDP : EST_FSDP;
+}
+
 /* ---- all parameters */
 
 typedef void each_function(struct est_stepping *stepping, const struct est_trained *p);

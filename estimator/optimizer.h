@@ -21,6 +21,10 @@ const char *est_optimizer_refuses_dtensors(enum est_optimizer optimizer);
 /* Why the first step fails where a parameter is a part of a flat one, a vector (FSDP1, ZeRO); NULL: it does not. */
 const char *est_optimizer_refuses_vectors(enum est_optimizer optimizer);
 
+/* The strategy that shares all there is, as the optimizer can step it: zero3, which is the contract's default; else fsdp; else ddp, which
+ * shares nothing. */
+enum est_strategy est_optimizer_sharing(enum est_optimizer optimizer);
+
 /* What is allocated before training: fp32 master weights with EST_BF16_MASTER and EST_FP16_MASTER. */
 void est_optimizer_load(struct est_tape *tape, const struct est_request *request);
 /* With fuse_optimizer_in_backward: from now on every parameter has an optimizer of its own that steps it, and drops

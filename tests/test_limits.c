@@ -84,7 +84,7 @@ static void draw_text(char *text, size_t size)
 		 "{\"model\":\"%s\",\"method\":\"%s\",\"sequence_length\":%d,\"micro_batch_size\":%d,\"gradient_checkpointing\":%s,"
 		 "\"optimizer\":\"%s\"%s%s,\"gpus\":[\"%s\"]}",
 		 model, ONE_OF("full", "full", "lora", "qlora"), 64 << draw(&draws, 4), 1 << draw(&draws, 4), ONE_OF("true", "false"),
-		 ONE_OF("adamw", "adamw_torch", "adamw_8bit", "sgd"),
+		 ONE_OF("adamw", "adamw_torch", "adamw_8bit", "sgd", "muon"),
 		 ONE_OF("", ",\"precision\":\"bf16\"", ",\"precision\":\"bf16_mixed\"", ",\"precision\":\"bf16_master\""),
 		 ONE_OF("", "", ",\"parallelism\":{\"gpus\":2,\"strategy\":\"ddp\"}", ",\"parallelism\":{\"gpus\":4,\"strategy\":\"fsdp\"}",
 			",\"parallelism\":{\"gpus\":4,\"strategy\":\"zero2\"}", ",\"parallelism\":{\"gpus\":8,\"strategy\":\"zero3\"}"),

@@ -306,6 +306,8 @@ static const struct {
 	{ "{" LLAMA "}", "parallelism.strategy", "none" },
 	{ "{" LLAMA ",'versions':{'torch':'2.4'}}", "optimizer", "adamw_torch" },
 	{ "{" LLAMA ",'parallelism':{'gpus':8}}", "parallelism.strategy", "zero3" },
+	{ "{" LLAMA ",'optimizer':'muon','parallelism':{'gpus':8}}", "parallelism.strategy", "fsdp" },
+	{ "{" LLAMA ",'optimizer':'apollo_adamw','parallelism':{'gpus':8}}", "parallelism.strategy", "ddp" },
 	{ "{" LLAMA ",'parallelism':{'gpus':8,'strategy':'ddp'}}", "parallelism.strategy", "ddp" },
 	{ "{" LLAMA ",'parallelism':{'gpus':8}}", "parallelism.overlap_comm", "true" },
 	{ "{" LLAMA ",'parallelism':{'gpus':8}}", "parallelism.buckets.reduce_bucket_size", "auto" },
