@@ -18,7 +18,7 @@
 
 enum {
 	EST_UNIT = 512,           /* bytes */
-	EST_STREAMS = 4,          /* CUDA streams: each has pools of its own and never gets another's blocks */
+	EST_STREAMS = 5,          /* CUDA streams: each has pools of its own and never gets another's blocks */
 	EST_COMPUTE_STREAM = 0,
 	EST_POOLS = 2 * EST_STREAMS, /* small and large of each */
 	EST_SMALL_REQUEST = (1 << 20) / EST_UNIT

@@ -201,8 +201,9 @@ static void save_score(struct est_pass *pass)
 {
 	uint64_t numel = pass->lm_head.in * pass->lm_head.out;
 
-	pass->lm_head.weight = est_leaf_new(pass->tape, est_empty_as(pass->tape, numel, pass->parameter_element,
-								     EST_WEIGHTS), true, true);
+	pass->tape->unit = pass->tape->leaves[pass->lm_head.weight].unit;
+	pass->lm_head.weight = est_leaf_new(pass->tape, est_parameter_empty(pass, numel, est_saved_element(pass)), true, true);
+	pass->tape->leaves[pass->lm_head.weight].rows = pass->lm_head.out;
 }
 
 bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model,
@@ -251,9 +252,13 @@ bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass)
 					.batch = pass->batch, .sequence = pass->sequence, .tokens = pass->tokens,
 					.parameter_element = est_loaded_element(pass->request) };
 	pass->reference = reference;
+	if (pass->schedule && !(reference->schedule = est_arena_take(pass->tape->arena, 1, sizeof(*reference->schedule))))
+		return false;
 	if (!build_model(reference))
 		return false;
 	for (uint32_t i = first; i < pass->tape->leaf_count; i++)
 		pass->tape->leaves[i].reference = pass->request->method == EST_FULL;
-	return true;
+	if (reference->schedule)
+		reference->parameter_element = est_schedule_init_reference(reference->schedule, pass->tape, first, pass->request);
+	return !pass->tape->exhausted;
 }

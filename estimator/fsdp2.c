@@ -4,8 +4,8 @@
 #include "estimator/tensor_parallel.h"
 
 /* Streams: the compute stream, that of all-gather copy-ins (the outputs lie in its pool too), that of
- * reduce-scatters, that of HSDP's all-reduces. */
-enum { COMPUTE, COPY_IN, REDUCE_SCATTER, ALL_REDUCE };
+ * reduce-scatters, that of HSDP's all-reduces. A reference model is the root of communication of its own. */
+enum { COMPUTE, COPY_IN, REDUCE_SCATTER, ALL_REDUCE, REFERENCE_COPY_IN };
 
 /* Parts along another dimension than the first are copied out beside the parameter and into it from there, and out
  * of its gradient before they are copied into the reduction's input. */
@@ -100,7 +100,7 @@ static void prefetch_on(struct est_schedule *schedule, unsigned number, unsigned
 
 static void prefetch(struct est_schedule *schedule, unsigned number)
 {
-	prefetch_on(schedule, number, COPY_IN);
+	prefetch_on(schedule, number, schedule->evaluates ? REFERENCE_COPY_IN : COPY_IN);
 }
 
 /* unshard(async_op=True), outside of forward and backward: on the current stream */
@@ -132,6 +132,7 @@ static void before_forward(struct est_schedule *schedule, unsigned number)
 {
 	struct est_unit *unit = &schedule->units[number];
 
+	schedule->passes += number == 0;
 	if (!unit->unsharded) {
 		prefetch(schedule, number);
 		copy_out(schedule, number);
@@ -143,13 +144,14 @@ static void before_forward(struct est_schedule *schedule, unsigned number)
 		prefetch_next(schedule, number);
 }
 
-/* The first group of a model that is one group outside its layers, and the last unit, stay gathered. */
+/* The first group of a model that is one group outside its layers, and the last unit, stay gathered; what is only evaluated does as
+ * it is told. */
 static bool stays_gathered(const struct est_schedule *schedule, unsigned number)
 {
 	bool is_tail = number > schedule->layers && !schedule->units[number].within;
+	bool is_last = is_tail || (number == 0 && !schedule->embeds_apart);
 
-	return !schedule->request->parallelism.reshard_after_forward || is_tail
-	       || (number == 0 && !schedule->has_tail);
+	return !schedule->request->parallelism.reshard_after_forward || (is_last && !schedule->evaluates);
 }
 
 /* A unit within a checkpoint runs again in the backward, for which it stays (is_bw()), and is taken for the root of
@@ -164,7 +166,7 @@ static void after_forward(struct est_schedule *schedule, unsigned number)
 
 static unsigned unit_before(const struct est_schedule *schedule, unsigned number)
 {
-	while (--number > 0 && !schedule->units[number].first)
+	while (--number > 0 && (!schedule->units[number].first || schedule->units[number].sleeps))
 		;
 	return number;
 }
@@ -179,6 +181,15 @@ static void await(struct est_schedule *schedule, unsigned number)
 	copy_out(schedule, number);
 	est_storage_release(schedule->tape, unit->gathered);
 	unit->gathered = 0;
+}
+
+/* Before the embedding came, in the order that is recorded of all passes, what ended the one before: it is gathered in vain. */
+static void prefetch_of_pass_before(struct est_schedule *schedule)
+{
+	unsigned tail = est_unit_of_tail(schedule);
+
+	if (schedule->passes > 1 && tail && !schedule->units[tail].sleeps)
+		prefetch(schedule, tail);
 }
 
 /* In the backward the output goes as soon as it is copied; the unit that comes next is gathered ahead. */
@@ -196,8 +207,10 @@ static void before_backward(struct est_schedule *schedule, unsigned number)
 		prefetch(schedule, unit_before(schedule, number));
 	else if (number > 0)
 		prefetch_whole(schedule, unit_before(schedule, number));
-	else if (!schedule->has_tail)
+	else if (!schedule->embeds_apart)
 		prefetch(schedule, schedule->layers);
+	else
+		prefetch_of_pass_before(schedule);
 }
 
 /* accumulate_unsharded_grad_if_needed(): to what micro-batches before have left in the dtype of the reduction */
@@ -217,9 +230,9 @@ static void keep_gradients(struct est_schedule *schedule, unsigned number)
 	struct est_tape *tape = schedule->tape;
 
 	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next) {
-		if (!leaf->grad.storage || leaf->grad.element == schedule->reduced_element)
+		if (!leaf->grad.storage || leaf->grad.element == schedule->units[number].reduced_element)
 			continue;
-		leaf->accumulated = est_hold(est_empty_as(tape, leaf->grad.numel, schedule->reduced_element, EST_GRADIENTS));
+		leaf->accumulated = est_hold(est_empty_as(tape, leaf->grad.numel, schedule->units[number].reduced_element, EST_GRADIENTS));
 		est_drop(tape, leaf->grad);
 		leaf->grad = est_none;
 	}
@@ -292,7 +305,7 @@ static struct est_tensor fill_input(struct est_schedule *schedule, unsigned numb
 		*ret_last = copy_in(schedule, number);
 		copy_parts(tape, unit, last, element);
 	}
-	input = est_empty_as(tape, unit->trained, schedule->reduced_element, EST_BUFFERS);
+	input = est_empty_as(tape, unit->trained, unit->reduced_element, EST_BUFFERS);
 	if (last)
 		drop_copies(tape, unit);
 	else
@@ -311,7 +324,7 @@ static void divide(struct est_schedule *schedule, const struct est_unit *unit)
 	struct est_tape *tape = schedule->tape;
 
 	if (unit->within && unit->ranks == 1)
-		est_drop(tape, est_empty_on(tape, REDUCE_SCATTER, unit->trained, schedule->reduced_element, EST_GRADIENTS));
+		est_drop(tape, est_empty_on(tape, REDUCE_SCATTER, unit->trained, unit->reduced_element, EST_GRADIENTS));
 }
 
 /* foreach_reduce() */
@@ -322,10 +335,10 @@ static void reduce(struct est_schedule *schedule, unsigned number)
 	struct est_tensor last, input = fill_input(schedule, number, &last), out, cast;
 	uint64_t numel = unit->trained / unit->ranks;
 
-	out = est_empty_on(schedule->tape, REDUCE_SCATTER, numel, schedule->reduced_element, EST_GRADIENTS);
+	out = est_empty_on(schedule->tape, REDUCE_SCATTER, numel, unit->reduced_element, EST_GRADIENTS);
 	divide(schedule, unit);
-	if (schedule->reduced_element != schedule->shard_element) {
-		cast = est_empty_on(schedule->tape, schedule->replicates ? ALL_REDUCE : REDUCE_SCATTER, numel, schedule->shard_element, EST_GRADIENTS);
+	if (unit->reduced_element != unit->shard_element) {
+		cast = est_empty_on(schedule->tape, schedule->replicates ? ALL_REDUCE : REDUCE_SCATTER, numel, unit->shard_element, EST_GRADIENTS);
 		if (schedule->replicates) /* _all_reduce_state */
 			unit->all_reduced = est_hold(out);
 		else

@@ -272,19 +272,26 @@ static bool casts_trained(const struct est_request *request)
 	       && request->lora.adapter_dtype == EST_BF16;
 }
 
+uint8_t est_saved_element(const struct est_pass *pass)
+{
+	return est_upcasts_adapters(pass->request) ? EST_32BIT : pass->parameter_element;
+}
+
 /* A trainable copy of a matrix, which the optimizer takes for what the original is. */
 static uint32_t saved_matrix(struct est_pass *pass, uint32_t original, uint64_t rows, uint64_t columns)
 {
-	uint32_t copy = adapter_parameter(pass, rows * columns, pass->parameter_element);
 	struct est_leaf *leaves = pass->tape->leaves;
+	uint32_t copy;
 
+	pass->tape->unit = leaves[original].unit;
+	copy = adapter_parameter(pass, rows * columns, est_saved_element(pass));
 	leaves[copy].rows = rows;
 	leaves[copy].inner = leaves[original].inner;
 	leaves[copy].linear = leaves[original].linear;
 	return copy;
 }
 
-/* modules_to_save: a trainable copy in the base's dtype; the original stays. Tied ones part. */
+/* modules_to_save: a trainable copy; the original stays. Tied ones part. */
 static void save_modules(struct est_pass *pass)
 {
 	const struct est_names *saved = &pass->request->lora.modules_to_save;
@@ -301,7 +308,7 @@ static void save_linear(struct est_pass *pass, struct est_linear *linear)
 {
 	linear->weight = saved_matrix(pass, linear->weight, linear->out, linear->in);
 	if (linear->has_bias)
-		linear->bias = adapter_parameter(pass, linear->out, pass->parameter_element);
+		linear->bias = adapter_parameter(pass, linear->out, est_saved_element(pass));
 }
 
 static void save_classifier(struct est_pass *pass)

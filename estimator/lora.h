@@ -7,6 +7,8 @@
 /* Wraps the target modules of the built model: lora_A, lora_B (and DoRA's magnitude) as trainable leaves, full
  * copies of modules_to_save. False when the arena is too small. */
 bool est_lora_build(struct est_pass *pass);
+/* Bytes of an element of such copies: the base's, or fp32 where accelerate casts what is trained. */
+uint8_t est_saved_element(const struct est_pass *pass);
 
 /* lora.Linear.forward and lora.bnb.Linear4bit.forward: base(x) + lora_B(lora_A(dropout(x))) * scaling. x is released
  * when temporary. */

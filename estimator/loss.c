@@ -208,7 +208,7 @@ struct est_tensor est_causal_lm_loss(struct est_pass *pass, struct est_tensor hi
 	hidden = est_hold(est_head_input(tape, hidden));
 	logits = logits_of(pass, hidden);
 	if (pass->schedule && !pass->schedule->leaves_at_loss)
-		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), logits));
+		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_output(pass->schedule), logits));
 	est_pass_give(pass, logits);
 	if (pass->tensor.splits_loss) { /* the loss is not the model's: its forward has returned */
 		est_drop(tape, hidden);
@@ -234,7 +234,11 @@ struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidde
 	hidden = est_hold(est_head_input(pass->tape, hidden));
 	logits = logits_of(pass, hidden);
 	est_drop(pass->tape, hidden);
-	return leave_forward(pass, logits);
+	if (pass->schedule)
+		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_output(pass->schedule), logits));
+	logits = leave_forward(pass, logits);
+	est_schedule_forward_end(pass->schedule);
+	return logits;
 }
 
 struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden)

@@ -158,7 +158,7 @@ static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hi
 {
 	struct est_tape *tape = pass->tape;
 	const struct est_linear *head = &pass->lm_head;
-	struct est_tensor in[3] = { hidden, est_leaf_tensor(tape, head->weight), est_none };
+	struct est_tensor in[3] = { hidden, est_schedule_read(pass->schedule, tape, head->weight), est_none };
 	uint64_t shape[EST_NODE_EXTRA] = { targets.numel,  head->out,      head->in,
 					   hidden.element, hidden.element, in[1].element };
 	struct est_fused_output out;
@@ -172,6 +172,7 @@ static struct est_fused_output apply(struct est_pass *pass, struct est_tensor hi
 	est_save_shapes(node, shape);
 	out = log_probabilities(tape, node, in, targets, shape, metrics);
 	est_finish(tape, hidden);
+	est_finish(tape, in[1]);
 	est_finish(tape, targets);
 	return out;
 }

@@ -139,7 +139,7 @@ static struct est_tensor mean_of_log_probabilities(struct est_pass *pass, struct
 	struct est_tensor log_probs = log_probabilities(pass, hidden), loss;
 
 	if (pass->schedule && !pass->schedule->leaves_at_loss)
-		log_probs = est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), log_probs);
+		log_probs = est_schedule_leave(pass->schedule, est_unit_of_output(pass->schedule), log_probs);
 	log_probs = est_hold(log_probs);
 	loss = est_sum(tape, est_mul_scalar(tape, log_probs));
 	est_drop(tape, log_probs);

@@ -9,6 +9,7 @@
 #include "estimator/mlx.h"
 #include "estimator/objective.h"
 #include "estimator/router_loss.h"
+#include "estimator/schedule.h"
 #include "estimator/sharding.h"
 #include "estimator/tensor_parallel.h"
 #include "estimator/words.h"
@@ -237,6 +238,16 @@ static void note_framework(const struct est_request *request, const struct est_m
 		     "to be as long; where it was short the lower figures hold. The scripts of 2023 (torch 2.1) began with the longest");
 }
 
+/* What a reference model is to ranks that share it, which few expect. */
+static void note_reference(const struct est_request *request, const struct est_model *model, struct est_report *report)
+{
+	(void)model;
+	if (est_objective_holds_reference(request) && est_is_fsdp2(request->parallelism.strategy) && est_schedule_wanted(request))
+		est_note_add(&report->assumptions, "/reference_model", "model",
+			     "TRL shards the reference as one unit: while it runs all of it is gathered, and once more while it is copied out; "
+			     "precomputed log-probabilities (reference_model: precomputed) need none of it");
+}
+
 static void note_objective(const struct est_request *request, const struct est_model *model, struct est_report *report)
 {
 	const char *loss = est_word_name(est_loss_words, (int)request->loss);
@@ -269,8 +280,8 @@ typedef void note_function(const struct est_request *request, const struct est_m
 
 /* In the order in which they are told. */
 static note_function *const notes[] = {
-	note_limits, est_kernels_note, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_torchtitan,
-	note_compiled_model, note_deepspeed, note_tensor, note_adapters, note_framework,
+	note_limits, est_kernels_note, note_kernel, note_unsloth, note_pipeline, note_context, note_experts, note_objective, note_reference,
+	note_torchtitan, note_compiled_model, note_deepspeed, note_tensor, note_adapters, note_framework,
 };
 
 /* Megatron's run shares nothing with what the other notes tell of */

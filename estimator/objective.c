@@ -102,6 +102,12 @@ static bool uses_autocast(const struct est_request *request)
 	return mixed && request->parallelism.expert <= 1;
 }
 
+/* TRL prepares a reference that is sharded itself, and leaves accelerate's autocast out. */
+static bool is_sharded_reference(const struct est_pass *pass)
+{
+	return pass->schedule && pass->schedule->evaluates;
+}
+
 /* Up to the last hidden state. Reentrant checkpoints need what the layers share until the backward. */
 struct est_tensor est_objective_forward(struct est_pass *pass)
 {
@@ -109,7 +115,7 @@ struct est_tensor est_objective_forward(struct est_pass *pass)
 	bool recomputes_reentrantly = request->checkpointing != EST_CHECKPOINT_NONE && request->use_reentrant;
 	struct est_tensor hidden;
 
-	pass->tape->autocast = uses_autocast(request);
+	pass->tape->autocast = uses_autocast(request) && !is_sharded_reference(pass);
 	hidden = est_pass_forward(pass);
 	if (!recomputes_reentrantly || pass->tape->no_grad)
 		est_pass_release(pass);
@@ -125,11 +131,20 @@ static struct est_tensor completion_labels(struct est_pass *pass)
 	return labels;
 }
 
+/* The model with its fused head, which is where it returns. */
+static struct est_fused_output run_model(struct est_pass *pass, enum est_fused_metrics metrics)
+{
+	struct est_fused_output output = est_fused_lm_head(pass, est_objective_forward(pass), metrics);
+
+	output.log_probs = est_schedule_return(pass->schedule, output.log_probs);
+	return output;
+}
+
 /* What is trained, whose routers' logits the trainers ask for */
 static struct est_fused_output run_policy(struct est_pass *pass, enum est_fused_metrics metrics)
 {
 	est_router_loss_begin(pass);
-	return est_fused_lm_head(pass, est_objective_forward(pass), metrics);
+	return run_model(pass, metrics);
 }
 
 /* log_probs of a pass without gradients: the reference model, or the policy with its adapter switched off (off) or
@@ -143,7 +158,7 @@ static void run_without_gradients(const struct est_pass *pass, bool off, enum es
 
 	tape->no_grad = true;
 	tape->adapters_off = off;
-	output = est_fused_lm_head(&copy, est_objective_forward(&copy), metrics);
+	output = run_model(&copy, metrics);
 	tape->no_grad = tape->adapters_off = false;
 	*ret = (struct est_fused_output){ est_none, est_none, est_none, est_none };
 	if (kept)
@@ -265,7 +280,7 @@ static struct est_tensor score_loss(struct est_pass *pass)
 
 	take_inputs(pass, &inputs, 2); /* input_ids, attention_mask */
 	hidden = est_hold(est_head_input(tape, est_objective_forward(pass)));
-	scores = est_hold(est_linear(tape, &pass->lm_head, hidden));
+	scores = est_schedule_return(pass->schedule, est_hold(est_linear(tape, &pass->lm_head, hidden)));
 	loss = est_hold(
 		est_sum(tape, est_to(tape, est_slice(tape, scores, pass->batch * pass->lm_head.out), EST_32BIT)));
 	est_drop(tape, hidden);

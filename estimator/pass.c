@@ -198,7 +198,7 @@ static struct est_tensor embed(struct est_pass *pass)
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
 		x = est_mul_scalar(pass->tape, x);
 	x = est_require_input_grad(pass, x); /* a hook of the module, as the sharding's is, but the earlier one */
-	if (est_unit_of_tail(pass->schedule))
+	if (pass->schedule && pass->schedule->embeds_apart)
 		x = est_schedule_leave(pass->schedule, 0, x);
 	x = est_module_leave(pass->tape, module, x);
 	if (model->embedding_multiplier != 0)
@@ -283,7 +283,9 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 		est_drop(pass->tape, x);
 		x = y;
 	}
-	if (est_unit_of_tail(pass->schedule) && !est_tail_has_norm(pass->schedule))
+	if (est_tail_has_norm(pass->schedule) && pass->schedule->head_is_roots)
+		x = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), x));
+	else if (est_unit_of_tail(pass->schedule) && !est_tail_has_norm(pass->schedule))
 		x = est_hold(est_schedule_enter(pass->schedule, est_unit_of_tail(pass->schedule), x));
 	return est_hold(est_module_leave(pass->tape, pass->inner, x));
 }

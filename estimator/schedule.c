@@ -1,9 +1,8 @@
 #include "estimator/schedule.h"
 
 #include <string.h>
-#include "estimator/generation.h"
+#include "estimator/objective.h"
 #include "estimator/ops.h"
-#include "estimator/optimizer.h"
 #include "estimator/zero3.h"
 
 /* ---- hooks in the graph */
@@ -42,10 +41,12 @@ static struct est_tensor hooked(struct est_schedule *schedule, const struct est_
 	return x;
 }
 
-/* What has been left to another unit is none. */
-static bool is_unit(const struct est_schedule *schedule, unsigned unit)
+/* What has been left to another unit is none, nor is what no forward calls. */
+static bool is_unit(const struct est_schedule *schedule, unsigned number)
 {
-	return schedule && (!schedule->units || schedule->units[unit].first);
+	const struct est_unit *unit = schedule && schedule->units ? &schedule->units[number] : NULL;
+
+	return schedule && (!unit || (number < schedule->unit_count && unit->first && !unit->sleeps));
 }
 
 void est_schedule_begin(struct est_schedule *schedule, unsigned unit)
@@ -80,6 +81,27 @@ void est_schedule_forward_end(struct est_schedule *schedule)
 	schedule->held_gather = 0;
 }
 
+struct est_tensor est_schedule_return(struct est_schedule *schedule, struct est_tensor y)
+{
+	if (!schedule)
+		return y;
+	y = est_hold(est_schedule_leave(schedule, est_unit_of_output(schedule), y));
+	est_schedule_forward_end(schedule);
+	return y;
+}
+
+struct est_tensor est_schedule_read(const struct est_schedule *schedule, struct est_tape *tape, uint32_t leaf)
+{
+	const struct est_leaf *read = &tape->leaves[leaf];
+	const struct est_unit *unit = schedule && schedule->units ? &schedule->units[read->unit] : NULL;
+
+	if (!unit || !unit->sleeps)
+		return est_leaf_tensor(tape, leaf);
+	if (unit->ranks == 1)
+		return (struct est_tensor){ .numel = read->value.numel, .element = read->shard_element };
+	return est_empty_as(tape, read->shard * unit->ranks, read->shard_element, EST_BUFFERS);
+}
+
 void est_schedule_micro_begin(struct est_schedule *schedule)
 {
 	if (schedule && schedule->row->begin)
@@ -108,6 +130,7 @@ static void finish_units(struct est_schedule *schedule)
 	est_storage_release(schedule->tape, schedule->held_reduction);
 	schedule->held_reduction = 0;
 	schedule->last_run = EST_NO_UNIT;
+	schedule->passes = 0;
 }
 
 void est_schedule_backward_end(struct est_schedule *schedule)
@@ -197,7 +220,16 @@ bool est_tail_has_norm(const struct est_schedule *schedule)
 
 unsigned est_unit_of_root(const struct est_schedule *schedule)
 {
-	return schedule && schedule->norm_is_roots ? schedule->layers + schedule->has_tail + 1 : 0;
+	return schedule && schedule->has_root ? schedule->layers + schedule->has_tail + 1 : 0;
+}
+
+unsigned est_unit_of_output(const struct est_schedule *schedule)
+{
+	unsigned tail = est_unit_of_tail(schedule);
+
+	if (!schedule || !schedule->embeds_apart)
+		return 0;
+	return tail && !schedule->head_is_roots && !schedule->units[tail].sleeps ? tail : est_unit_of_root(schedule);
 }
 
 static unsigned unit_of(const struct est_schedule *schedule, const struct est_leaf *leaf)
@@ -212,112 +244,9 @@ static unsigned unit_of(const struct est_schedule *schedule, const struct est_le
 		return est_schedule_unit_of_tower(schedule, leaf->unit - schedule->layers - EST_BUILT_TOWER);
 	if (leaf->unit == schedule->layers + EST_BUILT_NORM && schedule->norm_is_roots)
 		return est_unit_of_root(schedule);
+	if (leaf->unit == schedule->layers + EST_BUILT_HEAD && schedule->head_is_roots)
+		return est_unit_of_root(schedule);
 	return est_unit_of_tail(schedule);
-}
-
-static bool steps_parts(const struct est_request *request)
-{
-	return est_optimizer_steps_parts(request) && !request->fuse_optimizer_in_backward;
-}
-
-static bool models_words(const struct est_request *request)
-{
-	return (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM;
-}
-
-/* The model's own loss, over logits */
-static bool has_plain_loss(const struct est_request *request)
-{
-	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
-
-	return models_words(request)
-	       && (request->loss == EST_LOSS_STANDARD || request->loss == EST_LOSS_VOCAB_PARALLEL || chunks_words);
-}
-
-/* Losses that read the head's weight, Liger's, TRL's and cut cross-entropy: the head is not called. FSDP2 completes its unit when
- * the model returns (_force_complete_incomplete_states()). */
-static bool fuses_head(const struct est_request *request)
-{
-	return models_words(request) && !has_plain_loss(request);
-}
-
-/* What is held against traces; anything else is a static share (sharding.h). */
-bool est_schedule_is_plain(const struct est_request *request)
-{
-	return steps_parts(request) && has_plain_loss(request) && !request->liger_kernel;
-}
-
-/* LoRA, and 4-bit QLoRA as it is quantised. */
-static bool adapts_plainly(const struct est_request *request)
-{
-	const struct est_quantization *q = &request->quantization;
-	bool adapts = request->method == EST_LORA
-		      || (request->method == EST_QLORA && q->bits == 4 && !est_prepares_kbit(request));
-
-	return adapts && !request->lora.dora && request->lora.modules_to_save.count == 0;
-}
-
-/* bitsandbytes' own storage. */
-static bool packs_bytes(const struct est_request *request)
-{
-	const struct est_quantization *q = &request->quantization;
-
-	return request->method == EST_QLORA && q->type != EST_GPTQ && q->quant_storage == EST_STORE_UINT8;
-}
-
-/* Flat parameters, a unit for each layer and the model as the root (what accelerate makes of it too): full models; adapters, each of
- * which PEFT's policy makes a unit, or, in the layers', where use_orig_params lets them be. Weights packed as bytes cannot be
- * flattened. Precisions: those of 16 bits, with a policy or without any, and of full models fp32 and masters. */
-static bool is_replayed_fsdp1(const struct est_request *request)
-{
-	const struct est_parallelism *p = &request->parallelism;
-	bool bytes = packs_bytes(request), mixed = est_is_mixed(request->precision);
-	bool pure = request->precision == EST_PURE_BF16 || request->precision == EST_PURE_FP16
-		    || (request->precision == EST_PURE_FP32 && request->method == EST_FULL);
-	bool casts = p->param_dtype == EST_BF16 || p->param_dtype == EST_FP16;
-	bool leaves = p->param_dtype == EST_DTYPE_NONE && p->reduce_dtype == EST_DTYPE_NONE;
-	bool masters = est_has_master(request) && request->method == EST_FULL;
-	bool half = mixed ? casts : pure ? leaves : masters && (casts || leaves);
-	bool together = request->method == EST_LORA && p->wrap != EST_WRAP_PEFT && p->use_orig_params && half;
-	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
-	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
-
-	return est_schedule_is_plain(request) && (whole || (adapts && request->loss == EST_LOSS_STANDARD))
-	       && request->offload.parameters == EST_ON_GPU;
-}
-
-/* All layers, or, of ranks that share nothing but parameters, the last ones. */
-static bool trains_layers(const struct est_request *request)
-{
-	const struct est_parallelism *p = &request->parallelism;
-
-	return request->method == EST_FULL
-	       || (request->method == EST_FREEZE && p->tensor * p->pipeline * p->context * p->expert == 1);
-}
-
-/* Full models, the last layers of them, and adapters. PEFT's policy is for adapters. */
-static bool is_replayed_fsdp2(const struct est_request *request)
-{
-	const struct est_quantization *q = &request->quantization;
-	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
-
-	return steps_parts(request) && (has_plain_loss(request) || fuses_head(request)) && (request->method != EST_QLORA || packs)
-	       && request->lora.modules_to_save.count == 0
-	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
-}
-
-bool est_schedule_wanted(const struct est_request *request)
-{
-	enum est_strategy strategy = request->parallelism.strategy;
-
-	/* beside tensor parallelism one data-parallel rank alone is not wrapped */
-	if (request->accounting != EST_REPLAY || (request->parallelism.tensor > 1 && est_shard_ranks(&request->parallelism) == 1))
-		return false;
-	if (strategy == EST_FSDP1)
-		return is_replayed_fsdp1(request);
-	if (strategy == EST_ZERO3)
-		return est_zero3_wanted(request);
-	return est_is_fsdp2(strategy) && is_replayed_fsdp2(request);
 }
 
 static uint8_t element_of(enum est_dtype dtype, uint8_t otherwise)
@@ -356,8 +285,8 @@ static void shard(struct est_schedule *schedule, struct est_leaf *leaf)
 	unit->cast += leaf->shard_element != leaf->value.element ? leaf->shard : 0;
 	if (!trained)
 		return;
-	schedule->shard_element = leaf->shard_element;
-	schedule->reduced_element = element_of(schedule->request->parallelism.reduce_dtype, leaf->value.element);
+	unit->shard_element = leaf->shard_element;
+	unit->reduced_element = element_of(schedule->request->parallelism.reduce_dtype, leaf->value.element);
 }
 
 /* Whether an adapter's leaf, which is made last, comes before another in the order of the modules: behind what it adapts. */
@@ -378,7 +307,7 @@ static void join_unit(struct est_schedule *schedule, struct est_leaf *leaf)
 	*link = leaf;
 }
 
-static void shard_unit(struct est_schedule *schedule, unsigned number)
+void est_schedule_shard(struct est_schedule *schedule, unsigned number)
 {
 	for (struct est_leaf *leaf = schedule->units[number].first; leaf; leaf = leaf->next)
 		shard(schedule, leaf);
@@ -387,15 +316,15 @@ static void shard_unit(struct est_schedule *schedule, unsigned number)
 /* fully_shard() of what is within others comes first: experts, layers, and what the model has beside them last. */
 static void shard_units(struct est_schedule *schedule)
 {
-	unsigned own = schedule->layers + schedule->has_tail + schedule->norm_is_roots;
+	unsigned own = schedule->layers + schedule->has_tail + schedule->has_root;
 
 	for (unsigned number = own + 1; number < schedule->unit_count; number++)
-		shard_unit(schedule, number);
+		est_schedule_shard(schedule, number);
 	for (unsigned number = 1; number <= schedule->layers; number++)
-		shard_unit(schedule, number);
-	shard_unit(schedule, 0);
+		est_schedule_shard(schedule, number);
+	est_schedule_shard(schedule, 0);
 	for (unsigned number = schedule->layers + 1; number <= own; number++)
-		shard_unit(schedule, number);
+		est_schedule_shard(schedule, number);
 }
 
 static void shard_all(struct est_schedule *schedule, uint32_t first_leaf)
@@ -439,11 +368,41 @@ static void shard_modules(struct est_schedule *schedule, const struct est_model 
 	tape->hooks = (struct est_module_hooks){ schedule, begin_module, enter_module, leave_module };
 }
 
+/* What accelerate's fsdp2_prepare_model() makes units of beside the layers: the embedding, where it is not the head too, and the final
+ * norm, which it does not find within PEFT's model or one that sees, with the head. A head of scores is no output embedding. Others
+ * leave all of it to the model. */
+static void lay_out(struct est_schedule *schedule, const struct est_model *model)
+{
+	const struct est_request *request = schedule->request;
+	const struct est_parallelism *p = &request->parallelism;
+	bool is_root = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1, scores = est_objective_scores(request) > 0;
+	bool sees = model->vision.tower != EST_TOWER_NONE, finds_norm = !sees && !est_has_adapters(request);
+
+	schedule->leaves_at_loss = est_schedule_fuses_head(request) || (is_root && request->loss != EST_LOSS_VOCAB_PARALLEL);
+	schedule->embeds_apart = !is_root && (scores || !model->tie_word_embeddings);
+	schedule->has_tail = schedule->embeds_apart && (finds_norm || !scores);
+	schedule->norm_is_roots = sees ? !is_root : schedule->embeds_apart && !finds_norm;
+	schedule->head_is_roots = scores && schedule->embeds_apart;
+	schedule->has_root = schedule->norm_is_roots || schedule->head_is_roots;
+	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
+	if (request->objective > EST_PRETRAIN) /* what it returns is no loss */
+		schedule->leaves_at_loss = false;
+}
+
+/* A head that is a unit by itself gathers nothing unless it is called, and TRL's patched forward does not. */
+static bool head_sleeps(const struct est_schedule *schedule)
+{
+	const struct est_request *request = schedule->request;
+	bool reads = request->objective == EST_DPO || request->objective == EST_KTO || request->objective == EST_GRPO
+		     || (est_schedule_fuses_head(request) && request->loss == EST_LOSS_CHUNKED);
+
+	return reads && est_has_adapters(request) && schedule->norm_is_roots;
+}
+
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
 			  const struct est_model *model, const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
-	bool sees = model->vision.tower != EST_TOWER_NONE;
 
 	memset(schedule, 0, sizeof(*schedule));
 	schedule->row = p->strategy == EST_FSDP1 ? &est_fsdp1 : &est_fsdp2;
@@ -460,15 +419,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 		shard_modules(schedule, model);
 		return EST_16BIT;
 	}
-	schedule->leaves_at_loss = p->wrap == EST_WRAP_LAYER_ROOT || p->strategy == EST_FSDP1;
-	schedule->has_tail = !schedule->leaves_at_loss && !model->tie_word_embeddings;
-	schedule->norm_is_roots = sees ? !schedule->leaves_at_loss : schedule->has_tail && est_has_adapters(request);
-	if (request->loss == EST_LOSS_VOCAB_PARALLEL) /* which is computed outside of the model */
-		schedule->leaves_at_loss = false;
-	if (fuses_head(request))
-		schedule->leaves_at_loss = true;
-	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
-	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->norm_is_roots;
+	lay_out(schedule, model);
+	schedule->unit_count = schedule->layers + 1 + schedule->has_tail + schedule->has_root;
 	schedule->last_run = EST_NO_UNIT;
 	if (schedule->row == &est_fsdp1)
 		schedule->unit_count += est_fsdp1_name_adapters(schedule);
@@ -481,6 +433,8 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	}
 	for (unsigned i = 0; i < schedule->unit_count; i++)
 		schedule->units[i].ranks = schedule->ranks;
+	if (schedule->has_tail)
+		schedule->units[est_unit_of_tail(schedule)].sleeps = head_sleeps(schedule);
 	est_schedule_nest_experts(schedule, model);
 	shard_all(schedule, first_leaf);
 	while (first_leaf + 1 < tape->leaf_count && !tape->leaves[first_leaf].shard_element) /* packed, and whole on every rank */
@@ -488,5 +442,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->gathered_element = tape->leaves[first_leaf].value.element;
 	if (!schedule->reduced_element)
 		schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);
+	if (est_objective_holds_reference(request) && request->objective != EST_GRPO && !p->reshard_after_forward)
+		schedule->rehearses = true; /* its reference is gathered once, and stays */
 	return schedule->gathered_element;
 }

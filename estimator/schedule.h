@@ -23,12 +23,15 @@ struct est_unit {
 	unsigned nested;               /* the unit of the experts within this layer, or 0 */
 	bool within;                   /* it is such a one */
 	bool cuts_rows;                /* its matrices lie in stacks, and are cut along their rows, not by matrix */
+	bool sleeps;                   /* no forward calls it: what reads its parameters gathers them by itself (est_schedule_read()) */
 	bool unsharded, reduced;
 	bool has_run, awaits_backward; /* in this micro-batch's forward; where its result has a gradient */
 	unsigned previous;             /* the unit whose forward ended before, or EST_NO_UNIT */
 	struct est_tensor gradient;    /* sharded, from its reduction to zero_grad() */
 	struct est_tensor all_reduced; /* HSDP: what the replicas sum, to the end of the backward */
-	uint8_t gathered_element, shard_element; /* FSDP1: bytes of an element of the flat parameter, gathered and at rest */
+	uint8_t shard_element;         /* bytes of an element of what is trained at rest; FSDP1: of the flat parameter */
+	uint8_t gathered_element;      /* FSDP1: of the flat parameter as it is gathered */
+	uint8_t reduced_element;       /* FSDP2: of a reduction */
 	uint32_t flat;                 /* FSDP1: storage of the gathered flat parameter; 0: it is not gathered */
 	struct est_tensor replaced;    /* FSDP1: the shard before it was cast, which parameters show until the first forward */
 	struct est_tensor unreduced;   /* FSDP1: gradient of the flat parameter until it is reduced */
@@ -63,14 +66,19 @@ struct est_schedule {
 	uint64_t ranks;                /* that share a parameter */
 	bool offloads;                 /* CPUOffloadPolicy: shards and their gradients lie on the host */
 	bool replicates;               /* HSDP: groups of ranks hold the same shards */
-	uint8_t gathered_element, reduced_element, shard_element;
+	uint8_t gathered_element, reduced_element;
 	bool rehearses;                /* the first micro-batch of all runs otherwise than the others */
 	bool syncs;                    /* this micro-batch's backward reduces (no_sync() otherwise) */
 	bool stays_gathered;           /* and leaves what it gathered to the next one's forward: a pipeline's stage */
 	struct est_unit *units;
 	unsigned unit_count, layers;
-	bool has_tail;                 /* final norm and head are a unit of their own */
+	bool embeds_apart;             /* the embedding is a unit of its own; else it has the head, or all that is beside the layers */
+	bool has_tail;                 /* so are final norm and head together */
 	bool norm_is_roots;            /* but for the norm, which is the root's */
+	bool head_is_roots;            /* but for the head, which is of scores */
+	bool has_root;                 /* the model itself has something that is in no other unit */
+	bool evaluates;                /* a model that is only evaluated, one unit as a whole (schedule_reference.c) */
+	unsigned passes;               /* forwards since the last backward */
 	unsigned asleep;               /* the first of the units that no batch gathers here: a vision tower's blocks, or 0 */
 	unsigned blocks;               /* how many are the tower's; behind them come layers that look at images */
 	bool wraps_blocks;             /* they are units, not the root's */
@@ -93,6 +101,14 @@ bool est_schedule_wanted(const struct est_request *request);
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
 			  const struct est_model *model, const struct est_request *request);
 
+/* The model returns y, and a head that was read without being called goes with it; schedule may be NULL. y moves in, held, and out. */
+struct est_tensor est_schedule_return(struct est_schedule *schedule, struct est_tensor y);
+/* A parameter as code reads it that does not call its module: DTensor.full_tensor() where its unit sleeps. A temporary tensor. */
+struct est_tensor est_schedule_read(const struct est_schedule *schedule, struct est_tape *tape, uint32_t leaf);
+
+/* Losses that read the head's weight, Liger's, TRL's and cut cross-entropy: the head is not called. FSDP2 completes its unit when
+ * the model returns (_force_complete_incomplete_states()). */
+bool est_schedule_fuses_head(const struct est_request *request);
 /* A model that is trained as most are: an optimizer that steps the strategy's parts of parameters, the model's own loss. */
 bool est_schedule_is_plain(const struct est_request *request);
 
@@ -133,6 +149,7 @@ static inline unsigned est_unit_of_layer(int64_t layer)
 unsigned est_unit_of_tail(const struct est_schedule *schedule);
 bool est_tail_has_norm(const struct est_schedule *schedule);
 unsigned est_unit_of_root(const struct est_schedule *schedule); /* what only the model itself has; 0 where that is the embedding's too */
+unsigned est_unit_of_output(const struct est_schedule *schedule); /* whose backward begins at what the model returns */
 
 /* fsdp1.c: makes units of adapters, where PEFT's policy does; how many. Cuts all units, whose leaves are joined, as flat parameters. */
 unsigned est_fsdp1_name_adapters(struct est_schedule *schedule);
@@ -145,6 +162,13 @@ void est_schedule_nest_experts(struct est_schedule *schedule, const struct est_m
 /* schedule_tower.c: makes units of a tower's blocks, behind all others. The unit of what was built as the so manieth block; 0: as none. */
 void est_schedule_name_blocks(struct est_schedule *schedule, const struct est_model *model);
 unsigned est_schedule_unit_of_tower(const struct est_schedule *schedule, unsigned block);
+
+/* Makes the shards of a unit's leaves, and says what it gathers and reduces. */
+void est_schedule_shard(struct est_schedule *schedule, unsigned number);
+
+/* schedule_reference.c: cuts the leaves of the tape from first_leaf on, a model that is only evaluated. As est_schedule_init(). */
+uint8_t est_schedule_init_reference(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
+				    const struct est_request *request);
 
 /* fsdp2.c, fsdp1.c, zero3.c */
 extern const struct est_strategy_row est_fsdp2, est_fsdp1, est_zero3_row;

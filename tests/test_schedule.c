@@ -448,8 +448,8 @@ END_TEST
 
 START_TEST(fsdp2_is_replayed_or_static)
 {
-	struct est_request requests[10];
-	bool wanted = _i < 6;
+	struct est_request requests[13];
+	bool wanted = _i < 9;
 
 	for (int i = 0; i < COUNT(requests); i++)
 		requests[i] = sharded(i % 2 ? EST_FSDP : EST_HSDP);
@@ -459,10 +459,15 @@ START_TEST(fsdp2_is_replayed_or_static)
 	requests[4].liger_kernel = true;
 	requests[4].loss = EST_LOSS_LIGER;
 	requests[5].optimizer = EST_ADAMW_8BIT_TORCHAO;
-	requests[6].optimizer = EST_ADAMW_8BIT; /* its kernels refuse DTensors */
-	requests[7].objective = EST_DPO;
-	requests[8].task = EST_SEQUENCE_CLASSIFICATION;
-	requests[9].fuse_optimizer_in_backward = true;
+	requests[6].objective = EST_DPO;
+	requests[7].objective = EST_REWARD;
+	requests[8].objective = EST_ORPO;
+	requests[9].optimizer = EST_ADAMW_8BIT; /* its kernels refuse DTensors */
+	requests[10].task = EST_SEQUENCE_CLASSIFICATION;
+	requests[11].fuse_optimizer_in_backward = true;
+	requests[12].objective = EST_KTO; /* its reference is quantised: fully_shard() takes no bytes */
+	requests[12].method = EST_QLORA;
+	requests[12].quantization = (struct est_quantization){ .type = EST_NF4, .bits = 4 };
 	ck_assert(est_schedule_wanted(&requests[_i]) == wanted);
 	ck_assert(est_sharding_is_static(&requests[_i]) != wanted);
 }
@@ -482,6 +487,118 @@ START_TEST(a_fused_loss_gathers_the_last_layer_first)
 	trace(&model, &request);
 	ck_assert_uint_ge(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).peak[EST_PHASE_LOSS_BACKWARD], 2 * layer);
 	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, walk.end);
+}
+END_TEST
+
+/* A model of n elements under DPO or KTO; in completions all words count. */
+static struct est_request preferred(enum est_objective objective, enum est_reference reference)
+{
+	struct est_request request = sharded(EST_FSDP);
+
+	request.framework = EST_TRL;
+	request.objective = objective;
+	request.loss = EST_LOSS_CHUNKED;
+	request.reference_model = reference;
+	request.completion_fraction = 1;
+	return request;
+}
+
+/* TRL wraps a reference as one unit: 4 bytes an element more are sharded, and its forward gathers 2 bytes an element twice, beside the policy's
+ * norm and head, which wait for the backward, and what its last all-gather left. */
+START_TEST(a_reference_is_gathered_as_a_whole)
+{
+	struct est_request request = preferred(EST_DPO, EST_REFERENCE_MODEL);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model);
+	struct walk buffers;
+
+	trace(&model, &request);
+	buffers = walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS);
+	ck_assert_uint_eq(walk_through(EST_PART_LOAD, EST_WEIGHTS).end, 2 * 4 * count / RANKS);
+	between("reference", buffers.most, 4 * count + 2 * (embedding + H), 2 * SMALL);
+	ck_assert_uint_eq(buffers.end, 0);
+	ck_assert_uint_eq((uint64_t)program.trainable_parameters, count);
+}
+END_TEST
+
+/* It has no backward to be resharded after: told not to after its forward it stays for good, from the first micro-batch of all on. */
+START_TEST(a_reference_that_is_not_resharded_stays)
+{
+	struct est_request request = preferred(EST_DPO, EST_REFERENCE_MODEL);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model);
+
+	request.parallelism.reshard_after_forward = false;
+	trace(&model, &request);
+	between("first", walk_through(EST_PART_REHEARSAL, EST_BUFFERS).end, 2 * count, 0);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
+	request.objective = EST_GRPO; /* asks before the steps */
+	request.beta = 0.1;
+	trace(&model, &request);
+	between("load", walk_through(EST_PART_LOAD, EST_BUFFERS).end, 2 * count, SMALL);
+}
+END_TEST
+
+static unsigned count_allocations(uint64_t bytes, unsigned stream)
+{
+	unsigned count = 0;
+
+	for (size_t i = program.begin[EST_PART_MICRO_FIRST]; i < program.end[EST_PART_MICRO_FIRST]; i++)
+		count += program.events[i].kind == EST_EVENT_ALLOC && program.events[i].bytes == bytes && program.events[i].stream == stream;
+	return count;
+}
+
+/* KTO runs the policy twice before its backward: norm and head, gathered once and let go of after the loss's backward, are gathered again
+ * before the embedding's, which came after them in the order of both. */
+START_TEST(a_second_forward_gathers_in_vain)
+{
+	struct est_request request = preferred(EST_DPO, EST_REFERENCE_PRECOMPUTED);
+	struct est_model model = llama(false);
+
+	trace(&model, &request);
+	ck_assert_uint_eq(count_allocations(2 * (embedding + H), 1), 1);
+	request.objective = EST_KTO;
+	trace(&model, &request);
+	ck_assert_uint_eq(count_allocations(2 * (embedding + H), 1), 2);
+	ck_assert_uint_eq(walk_through(EST_PART_MICRO_FIRST, EST_BUFFERS).end, 0);
+}
+END_TEST
+
+/* Beside adapters the head is a unit by itself, which TRL's head does not call: nothing is gathered for it but the weight that it reads,
+ * a DTensor, once in the policy's forward and once in that of the reference, the model without its adapters. */
+START_TEST(a_head_that_is_read_is_gathered_by_itself)
+{
+	struct est_request request = preferred(EST_DPO, EST_REFERENCE_ADAPTER);
+	struct est_model model = llama(false);
+
+	request.method = EST_LORA;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 8, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	trace(&model, &request);
+	ck_assert_uint_eq(count_allocations(2 * embedding, 0), 2 + 3); /* the embedding's own: both forwards, and the backward */
+	ck_assert_uint_eq(count_allocations(2 * embedding, 1), 3);
+	request.objective = EST_ORPO; /* calls it */
+	request.loss = EST_LOSS_STANDARD;
+	trace(&model, &request);
+	ck_assert_uint_eq(count_allocations(2 * embedding, 1), 1 + 2);
+}
+END_TEST
+
+/* PEFT's copy of the head of scores is stepped in fp32, as accelerate has it, in the model's own unit. */
+START_TEST(scores_are_the_models_own)
+{
+	struct est_request request = preferred(EST_REWARD, EST_REFERENCE_NONE);
+	struct est_model model = llama(_i);
+	uint64_t without;
+
+	request.loss = EST_LOSS_STANDARD;
+	request.method = EST_LORA;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 8, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	trace(&model, &request);
+	without = (uint64_t)program.trainable_parameters - H;
+	ck_assert_uint_eq(count_allocations(2 * embedding, 1), 2);
+	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * (without / RANKS + H), 4096);
 }
 END_TEST
 
@@ -609,8 +726,13 @@ int main(void)
 	tcase_add_test(test, boundaries_outside_of_units_stay);
 	tcase_add_test(test, fsdp2_makes_no_unit_of_a_layer_by_pefts_policy);
 	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
-	tcase_add_loop_test(test, fsdp2_is_replayed_or_static, 0, 10);
+	tcase_add_loop_test(test, fsdp2_is_replayed_or_static, 0, 13);
 	tcase_add_test(test, masters_are_of_shards);
+	tcase_add_test(test, a_reference_is_gathered_as_a_whole);
+	tcase_add_test(test, a_reference_that_is_not_resharded_stays);
+	tcase_add_test(test, a_second_forward_gathers_in_vain);
+	tcase_add_test(test, a_head_that_is_read_is_gathered_by_itself);
+	tcase_add_loop_test(test, scores_are_the_models_own, 0, 2);
 	tcase_add_loop_test(test, a_fused_loss_gathers_the_last_layer_first, 0, COUNT(strategies));
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
 	tcase_add_test(test, buckets_are_made_anew_before_the_second_step);
