@@ -125,9 +125,9 @@ static void cast_biases_back(struct est_pass *pass)
 
 /* TRL's peft_module_casting_to_bf16, after the adapters: the embedding and the head go back, both what the model was made with and
  * what PEFT trains in their place; norms stay */
-static void cast_vocabulary_back(struct est_pass *pass, uint32_t embed_tokens, uint32_t lm_head)
+static void cast_vocabulary_back(struct est_pass *pass)
 {
-	const uint32_t vocabulary[] = { embed_tokens, lm_head, pass->embed_tokens, pass->lm_head.weight };
+	const uint32_t vocabulary[] = { pass->base_embed_tokens, pass->base_lm_head, pass->embed_tokens, pass->lm_head.weight };
 
 	for (size_t i = 0; i < sizeof(vocabulary) / sizeof(vocabulary[0]); i++)
 		if (pass->tape->leaves[vocabulary[i]].value.element == EST_32BIT)
@@ -193,6 +193,8 @@ static bool build_model(struct est_pass *pass)
 		build_head(pass, embed_dim);
 	if (model->architecture == EST_ARCH_TORCHTUNE)
 		est_torchtune_build_rope(pass);
+	pass->base_embed_tokens = pass->embed_tokens;
+	pass->base_lm_head = pass->lm_head.weight;
 	return !pass->tape->exhausted;
 }
 
@@ -209,8 +211,6 @@ static void save_score(struct est_pass *pass)
 bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct est_model *model,
 		    const struct est_request *request)
 {
-	uint32_t embed_tokens, lm_head;
-
 	*pass = (struct est_pass){ .tape = tape, .model = model, .request = request,
 				   .batch = (uint64_t)request->micro_batch_size * est_objective_sequences(request),
 				   .sequence = est_rank_length(request), .first_leaf = tape->leaf_count };
@@ -227,15 +227,13 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 			    && request->checkpointing == EST_CHECKPOINT_NONE;
 	if (!build_model(pass))
 		return false;
-	embed_tokens = pass->embed_tokens;
-	lm_head = pass->lm_head.weight;
 	if (est_prepares_kbit(request))
 		upcast(pass);
 	if (est_has_adapters(request) && !est_lora_build(pass))
 		return false;
 	cast_biases_back(pass);
 	if (est_casts_vocabulary_back(request))
-		cast_vocabulary_back(pass, embed_tokens, lm_head);
+		cast_vocabulary_back(pass);
 	if (est_has_adapters(request) && est_objective_scores(request) && !est_model_is_encoder(model))
 		save_score(pass);
 	est_unsloth_load(pass);

@@ -372,10 +372,36 @@ static void check_rows(const struct est_request *request, const struct est_model
 			      (unsigned long long)ranks);
 }
 
+/* PEFT's wrappers of embedding and head hold the originals too, which are one parameter of a tied model: accelerate makes units of both
+ * modules, and FSDP2's _validate_no_duplicate_params() raises in the first forward. */
+static void check_saved_modules(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	const struct est_names *saved = &request->lora.modules_to_save;
+	bool parts = est_saves_embedding(model, saved) || est_saves_head(model, saved);
+
+	if (est_has_adapters(request) && parts && model->tie_word_embeddings && est_is_fsdp2(request->parallelism.strategy)
+	    && request->parallelism.wrap != EST_WRAP_LAYER_ROOT && request->accounting == EST_REPLAY)
+		est_fault_add(faults, "/lora/modules_to_save", EST_CONTRADICTION,
+			      "must be empty with FSDP2, whose units of embedding and head would share the weight that is tied: its first "
+			      "forward fails; fsdp1, ddp and zero2 can");
+}
+
+/* Beside adapters the head is a unit by itself, which only its call would gather: Liger's product of hidden states and a DTensor raises. */
+static void check_fused_head(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
+{
+	if (request->loss == EST_LOSS_LIGER && est_has_adapters(request) && !model->tie_word_embeddings
+	    && est_is_fsdp2(request->parallelism.strategy) && request->parallelism.wrap != EST_WRAP_LAYER_ROOT
+	    && request->accounting == EST_REPLAY)
+		est_fault_add(faults, "/loss", EST_CONTRADICTION,
+			      "must not be liger with adapters under FSDP2 over a head that is not tied: it is sharded by itself, is read and "
+			      "not called, and Liger's first product with a DTensor fails; standard can");
+}
+
 static rule *const rules[] = {
 	check_companions, check_freeze, check_checkpointing, check_ranks, check_stages, check_virtual_stages,
 	check_model_parallel, check_attention,
-	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_optimizer, check_rows, check_size,
+	check_freezing, check_lora, check_quantization, check_objective, check_fused_step, check_optimizer, check_rows,
+	check_saved_modules, check_fused_head, check_size,
 };
 
 bool est_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)

@@ -369,10 +369,27 @@ static void place_gradients(struct est_schedule *schedule, unsigned number)
 	}
 }
 
+/* What was read and never gathered has its gradient as it is sharded, and adds to it. */
+static void take_sharded(struct est_schedule *schedule, struct est_unit *unit)
+{
+	for (struct est_leaf *leaf = unit->first; leaf; leaf = leaf->next) {
+		if (unit->gradient.storage)
+			est_drop(schedule->tape, leaf->grad);
+		else
+			unit->gradient = leaf->grad;
+		leaf->grad = est_none;
+	}
+	unit->reduced = true;
+}
+
 static void after_backward(struct est_schedule *schedule, unsigned number)
 {
 	struct est_unit *unit = &schedule->units[number];
 
+	if (unit->sleeps) {
+		take_sharded(schedule, unit);
+		return;
+	}
 	accumulate(schedule, number);
 	if (schedule->syncs)
 		place_gradients(schedule, number);

@@ -147,6 +147,14 @@ static struct est_fused_output run_policy(struct est_pass *pass, enum est_fused_
 	return run_model(pass, metrics);
 }
 
+/* PEFT's disable_adapter(): copies of whole modules are passed by too. */
+static void switch_off(struct est_pass *pass)
+{
+	pass->tape->adapters_off = true;
+	pass->embed_tokens = pass->base_embed_tokens;
+	pass->lm_head.weight = pass->base_lm_head;
+}
+
 /* log_probs of a pass without gradients: the reference model, or the policy with its adapter switched off (off) or
  * on */
 static void run_without_gradients(const struct est_pass *pass, bool off, enum est_fused_metrics metrics, bool kept,
@@ -157,7 +165,8 @@ static void run_without_gradients(const struct est_pass *pass, bool off, enum es
 	struct est_fused_output output;
 
 	tape->no_grad = true;
-	tape->adapters_off = off;
+	if (off)
+		switch_off(&copy);
 	output = run_model(&copy, metrics);
 	tape->no_grad = tape->adapters_off = false;
 	*ret = (struct est_fused_output){ est_none, est_none, est_none, est_none };

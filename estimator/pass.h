@@ -131,6 +131,7 @@ struct est_pass {
 	bool idle;                                  /* while building: a part that the forward does not run */
 	bool frozen;                                /* while building: a part that method freeze does not train */
 	struct est_pass *reference;                 /* a second, frozen model on the same tape, or NULL */
+	uint32_t base_embed_tokens, base_lm_head;   /* weights as they were loaded, where PEFT trains copies: what is left without adapters */
 	enum est_sdpa_choice fused;                 /* what sdpa may choose on the card */
 
 	uint32_t embed_tokens, embed_positions, lm_head_bias;

@@ -90,18 +90,6 @@ struct est_tensor est_schedule_return(struct est_schedule *schedule, struct est_
 	return y;
 }
 
-struct est_tensor est_schedule_read(const struct est_schedule *schedule, struct est_tape *tape, uint32_t leaf)
-{
-	const struct est_leaf *read = &tape->leaves[leaf];
-	const struct est_unit *unit = schedule && schedule->units ? &schedule->units[read->unit] : NULL;
-
-	if (!unit || !unit->sleeps)
-		return est_leaf_tensor(tape, leaf);
-	if (unit->ranks == 1)
-		return (struct est_tensor){ .numel = read->value.numel, .element = read->shard_element };
-	return est_empty_as(tape, read->shard * unit->ranks, read->shard_element, EST_BUFFERS);
-}
-
 void est_schedule_micro_begin(struct est_schedule *schedule)
 {
 	if (schedule && schedule->row->begin)

@@ -103,7 +103,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 
 /* The model returns y, and a head that was read without being called goes with it; schedule may be NULL. y moves in, held, and out. */
 struct est_tensor est_schedule_return(struct est_schedule *schedule, struct est_tensor y);
-/* A parameter as code reads it that does not call its module: DTensor.full_tensor() where its unit sleeps. A temporary tensor. */
+/* schedule_read.c: a parameter as code reads it that does not call its module, whose unit may sleep. */
 struct est_tensor est_schedule_read(const struct est_schedule *schedule, struct est_tape *tape, uint32_t leaf);
 
 /* Losses that read the head's weight, Liger's, TRL's and cut cross-entropy: the head is not called. FSDP2 completes its unit when

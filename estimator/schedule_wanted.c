@@ -101,7 +101,6 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
 	return steps_parts(request) && (models_words(request) || prefers(request)) && (request->method != EST_QLORA || packs)
-	       && request->lora.modules_to_save.count == 0
 	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }
 

@@ -26,6 +26,11 @@
 #define SMALL_LLAMA "{'model_type':'llama','vocab_size':1000,'hidden_size':512,'num_hidden_layers':1," \
 	"'num_attention_heads':8,'num_key_value_heads':8,'intermediate_size':1024,'max_position_embeddings':131072}"
 
+/* Adapters over four ranks of FSDP2; the head is tied to the embedding or not. */
+#define ADAPTED(tied) "'model':{'model_type':'llama','vocab_size':1000,'hidden_size':512,'num_hidden_layers':1," \
+	"'num_attention_heads':8,'num_key_value_heads':8,'intermediate_size':1024,'tie_word_embeddings':" #tied "}," \
+	"'method':'lora','gpus':'h100','sequence_length':64,'parallelism':{'gpus':4,'strategy':'fsdp'}"
+
 #define JITTER "{'model_type':'phimoe','vocab_size':1000,'hidden_size':512,'num_hidden_layers':2,'num_attention_heads':8," \
 	"'num_key_value_heads':2,'intermediate_size':512,'num_local_experts':4,'input_jitter_noise':0.01}"
 
@@ -62,6 +67,10 @@ static const struct {
 	{ "noise on the input of experts", "{'model':" JITTER ",'gpus':'t4','sequence_length':64}", NULL },
 	{ "the same among ranks of ZeRO-3", "{'model':" JITTER ",'gpus':'t4','parallelism':{'gpus':2,'strategy':'zero3'}}",
 	  "/parallelism/strategy" },
+	{ "copies beside a tied head in FSDP2's units", "{" ADAPTED(true) ",'lora':{'modules_to_save':['lm_head']}}", "/lora/modules_to_save" },
+	{ "copies beside a head of its own", "{" ADAPTED(false) ",'lora':{'modules_to_save':['lm_head','embed_tokens']}}", NULL },
+	{ "Liger's loss over a head that nothing gathers", "{" ADAPTED(false) ",'liger_kernel':true,'loss':'liger'}", "/loss" },
+	{ "Liger's loss over a tied head", "{" ADAPTED(true) ",'liger_kernel':true,'loss':'liger'}", NULL },
 	{ "a control character in what is refused",
 	  "{'model':" SMALL_LLAMA ",'method':'lora','gpus':'h100','sequence_length':64,"
 	  "'lora':{'modules_to_save':['a\\rb\\u007f']}}", "/lora/modules_to_save" },

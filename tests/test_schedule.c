@@ -584,6 +584,45 @@ START_TEST(a_head_that_is_read_is_gathered_by_itself)
 }
 END_TEST
 
+/* PEFT's copies of embedding and head lie in fp32 in the units of what they are copies of, which gather both: 2 bytes an element each. */
+START_TEST(saved_modules_are_gathered_with_the_originals)
+{
+	struct est_request request = preferred(EST_SFT, EST_REFERENCE_NONE);
+	struct est_model model = llama(false);
+	uint64_t count = (uint64_t)est_model_count_parameters(&model), adapters;
+
+	request.loss = EST_LOSS_STANDARD;
+	request.method = EST_LORA;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 8, .target_modules = { .all = true }, .adapter_dtype = EST_FP32,
+					  .modules_to_save = { .count = 2, .name = { "embed_tokens", "lm_head" } } };
+	ck_assert(est_schedule_wanted(&request));
+	trace(&model, &request);
+	adapters = (uint64_t)program.trainable_parameters - 2 * embedding;
+	between("weights", walk_through(EST_PART_LOAD, EST_WEIGHTS).end, (2 * count + 4 * (adapters + 2 * embedding)) / RANKS, 64 * 1024);
+	ck_assert_uint_eq(count_allocations(4 * embedding, 1), 3);
+	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * (adapters + 2 * embedding) / RANKS, 64 * 1024);
+}
+END_TEST
+
+/* TRL's head reads the copy's shards, fp32, whole; what comes back to them is cut to the rank's rows, and no reduction has an input. */
+START_TEST(a_saved_head_that_is_read_is_not_reduced)
+{
+	struct est_request request = preferred(EST_SFT, EST_REFERENCE_NONE);
+	struct est_model model = llama(false);
+
+	request.method = EST_LORA;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 8, .target_modules = { .all = true }, .adapter_dtype = EST_FP32,
+					  .modules_to_save = { .count = 1, .name = { "lm_head" } } };
+	trace(&model, &request);
+	ck_assert_uint_eq(count_allocations(4 * embedding, 0), 2); /* the weight and its gradient */
+	ck_assert_uint_eq(count_allocations(4 * embedding / RANKS, 0), 1);
+	ck_assert_uint_eq(count_allocations(4 * embedding / RANKS, 2), 0);
+	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * (uint64_t)program.trainable_parameters / RANKS, 64 * 1024);
+}
+END_TEST
+
 /* PEFT's copy of the head of scores is stepped in fp32, as accelerate has it, in the model's own unit. */
 START_TEST(scores_are_the_models_own)
 {
@@ -732,6 +771,8 @@ int main(void)
 	tcase_add_test(test, a_reference_that_is_not_resharded_stays);
 	tcase_add_test(test, a_second_forward_gathers_in_vain);
 	tcase_add_test(test, a_head_that_is_read_is_gathered_by_itself);
+	tcase_add_test(test, saved_modules_are_gathered_with_the_originals);
+	tcase_add_test(test, a_saved_head_that_is_read_is_not_reduced);
 	tcase_add_loop_test(test, scores_are_the_models_own, 0, 2);
 	tcase_add_loop_test(test, a_fused_loss_gathers_the_last_layer_first, 0, COUNT(strategies));
 	tcase_add_loop_test(test, buckets_are_as_large_as_the_gradients, 0, 2);
