@@ -56,7 +56,8 @@ static bool packs_bytes(const struct est_request *request)
 
 /* Flat parameters, a unit for each layer and the model as the root (what accelerate makes of it too): full models; adapters, each of
  * which PEFT's policy makes a unit, or, in the layers', where use_orig_params lets them be. Weights packed as bytes cannot be
- * flattened. Precisions: those of 16 bits, with a policy or without any, and of full models fp32 and masters. */
+ * flattened. Precisions: those of 16 bits, with a policy or without any, and of full models fp32 and masters. Fused losses read the head's
+ * weight in the root's forward, which has gathered it. */
 static bool is_replayed_fsdp1(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
@@ -71,7 +72,7 @@ static bool is_replayed_fsdp1(const struct est_request *request)
 	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
 	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
 
-	return est_schedule_is_plain(request) && (whole || (adapts && request->loss == EST_LOSS_STANDARD))
+	return steps_parts(request) && models_words(request) && (whole || (adapts && request->loss != EST_LOSS_VOCAB_PARALLEL))
 	       && request->offload.parameters == EST_ON_GPU;
 }
 

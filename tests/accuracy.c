@@ -114,7 +114,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              368, 0.01, 0.60, 0.35, 0.28 },
+	{ NULL,                              374, 0.01, 0.60, 0.35, 0.28 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -166,6 +166,7 @@ static const struct gate distributed[] = {
 	{ "shards autocast",                     3, 0.01, 0.01, 0.01, 0.01 },
 	{ "shards liger",                        7, 0.01, 0.01, 0.08, 0.01 },
 	{ "fsdp1 masters",                       4, 0.01, 0.01, 1.40, 2.30 },
+	{ "fsdp1 fused",                         6, 0.01, 0.01, 0.10, 0.01 },
 	{ "shards trl",                          4, 0.01, 0.01, 0.01, 0.01 },
 	{ "shards preferences",                 12, 0.01, 0.01, 0.01, 0.01 },
 	{ "shards saved",                        6, 0.01, 0.01, 0.01, 0.01 },

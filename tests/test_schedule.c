@@ -431,16 +431,18 @@ END_TEST
 /* What has no schedule is static, and nothing is both. */
 START_TEST(fsdp1_is_replayed_or_static)
 {
-	struct est_request requests[6];
-	bool wanted = _i == 0;
+	struct est_request requests[7];
+	bool wanted = _i < 2;
 
 	for (int i = 0; i < COUNT(requests); i++)
 		requests[i] = sharded(EST_FSDP1);
-	requests[1].parallelism.wrap = EST_WRAP_PEFT;
-	requests[2].method = EST_LORA; /* use_orig_params is off: PyTorch refuses what is trained in part */
-	requests[3].liger_kernel = true;
-	requests[4].precision = EST_PURE_BF16;
-	requests[5].optimizer = EST_MUON;
+	requests[1].liger_kernel = true;
+	requests[1].loss = EST_LOSS_LIGER;
+	requests[2].parallelism.wrap = EST_WRAP_PEFT;
+	requests[3].method = EST_LORA; /* use_orig_params is off: PyTorch refuses what is trained in part */
+	requests[4].objective = EST_DPO;
+	requests[5].precision = EST_PURE_BF16;
+	requests[6].optimizer = EST_MUON;
 	ck_assert(est_schedule_wanted(&requests[_i]) == wanted);
 	ck_assert(est_sharding_is_static(&requests[_i]) != wanted);
 }
@@ -503,8 +505,8 @@ static struct est_request preferred(enum est_objective objective, enum est_refer
 	return request;
 }
 
-/* TRL wraps a reference as one unit: 4 bytes an element more are sharded, and its forward gathers 2 bytes an element twice, beside the policy's
- * norm and head, which wait for the backward, and what its last all-gather left. */
+/* TRL wraps a reference as one unit: 4 bytes an element more are sharded, and its forward gathers 2 bytes an element twice, beside the
+ * policy's norm and head, which wait for the backward. */
 START_TEST(a_reference_is_gathered_as_a_whole)
 {
 	struct est_request request = preferred(EST_DPO, EST_REFERENCE_MODEL);
@@ -521,7 +523,7 @@ START_TEST(a_reference_is_gathered_as_a_whole)
 }
 END_TEST
 
-/* It has no backward to be resharded after: told not to after its forward it stays for good, from the first micro-batch of all on. */
+/* It has no backward to be resharded after: told not to after its forward it stays for good, from the first micro-batch on. */
 START_TEST(a_reference_that_is_not_resharded_stays)
 {
 	struct est_request request = preferred(EST_DPO, EST_REFERENCE_MODEL);
@@ -544,12 +546,13 @@ static unsigned count_allocations(uint64_t bytes, unsigned stream)
 	unsigned count = 0;
 
 	for (size_t i = program.begin[EST_PART_MICRO_FIRST]; i < program.end[EST_PART_MICRO_FIRST]; i++)
-		count += program.events[i].kind == EST_EVENT_ALLOC && program.events[i].bytes == bytes && program.events[i].stream == stream;
+		count += program.events[i].kind == EST_EVENT_ALLOC && program.events[i].bytes == bytes
+			 && program.events[i].stream == stream;
 	return count;
 }
 
-/* KTO runs the policy twice before its backward: norm and head, gathered once and let go of after the loss's backward, are gathered again
- * before the embedding's, which came after them in the order of both. */
+/* KTO runs the policy twice before its backward: norm and head, gathered once and let go of after the loss's backward, are gathered
+ * again before the embedding's, which came after them in the order of both. */
 START_TEST(a_second_forward_gathers_in_vain)
 {
 	struct est_request request = preferred(EST_DPO, EST_REFERENCE_PRECOMPUTED);
@@ -564,8 +567,8 @@ START_TEST(a_second_forward_gathers_in_vain)
 }
 END_TEST
 
-/* Beside adapters the head is a unit by itself, which TRL's head does not call: nothing is gathered for it but the weight that it reads,
- * a DTensor, once in the policy's forward and once in that of the reference, the model without its adapters. */
+/* Beside adapters the head is a unit by itself, which TRL's head does not call: nothing is gathered for it but the weight that it
+ * reads, a DTensor, once in the policy's forward and once in that of the reference, the model without its adapters. */
 START_TEST(a_head_that_is_read_is_gathered_by_itself)
 {
 	struct est_request request = preferred(EST_DPO, EST_REFERENCE_ADAPTER);
@@ -584,7 +587,7 @@ START_TEST(a_head_that_is_read_is_gathered_by_itself)
 }
 END_TEST
 
-/* PEFT's copies of embedding and head lie in fp32 in the units of what they are copies of, which gather both: 2 bytes an element each. */
+/* PEFT's copies of embedding and head lie in fp32 in the units of the originals, which gather both: 2 bytes an element each. */
 START_TEST(saved_modules_are_gathered_with_the_originals)
 {
 	struct est_request request = preferred(EST_SFT, EST_REFERENCE_NONE);
@@ -599,13 +602,15 @@ START_TEST(saved_modules_are_gathered_with_the_originals)
 	ck_assert(est_schedule_wanted(&request));
 	trace(&model, &request);
 	adapters = (uint64_t)program.trainable_parameters - 2 * embedding;
-	between("weights", walk_through(EST_PART_LOAD, EST_WEIGHTS).end, (2 * count + 4 * (adapters + 2 * embedding)) / RANKS, 64 * 1024);
+	between("weights", walk_through(EST_PART_LOAD, EST_WEIGHTS).end, (2 * count + 4 * (adapters + 2 * embedding)) / RANKS,
+		64 * 1024);
 	ck_assert_uint_eq(count_allocations(4 * embedding, 1), 3);
-	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * (adapters + 2 * embedding) / RANKS, 64 * 1024);
+	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * (adapters + 2 * embedding) / RANKS,
+		64 * 1024);
 }
 END_TEST
 
-/* TRL's head reads the copy's shards, fp32, whole; what comes back to them is cut to the rank's rows, and no reduction has an input. */
+/* TRL's head reads the copy's shards, fp32, whole; what comes back to them is cut to the rank's rows, and nothing is reduced. */
 START_TEST(a_saved_head_that_is_read_is_not_reduced)
 {
 	struct est_request request = preferred(EST_SFT, EST_REFERENCE_NONE);
@@ -619,7 +624,8 @@ START_TEST(a_saved_head_that_is_read_is_not_reduced)
 	ck_assert_uint_eq(count_allocations(4 * embedding, 0), 2); /* the weight and its gradient */
 	ck_assert_uint_eq(count_allocations(4 * embedding / RANKS, 0), 1);
 	ck_assert_uint_eq(count_allocations(4 * embedding / RANKS, 2), 0);
-	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end, 4 * (uint64_t)program.trainable_parameters / RANKS, 64 * 1024);
+	between("gradients", walk_through(EST_PART_MICRO_FIRST, EST_GRADIENTS).end,
+		4 * (uint64_t)program.trainable_parameters / RANKS, 64 * 1024);
 }
 END_TEST
 
@@ -764,7 +770,7 @@ int main(void)
 	tcase_add_test(test, what_is_flat_with_an_adapter_gets_gradients);
 	tcase_add_test(test, boundaries_outside_of_units_stay);
 	tcase_add_test(test, fsdp2_makes_no_unit_of_a_layer_by_pefts_policy);
-	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 6);
+	tcase_add_loop_test(test, fsdp1_is_replayed_or_static, 0, 7);
 	tcase_add_loop_test(test, fsdp2_is_replayed_or_static, 0, 13);
 	tcase_add_test(test, masters_are_of_shards);
 	tcase_add_test(test, a_reference_is_gathered_as_a_whole);
