@@ -190,9 +190,10 @@ static struct est_tensor embed(struct est_pass *pass)
 
 	if (est_unit_of_root(pass->schedule))
 		est_schedule_begin(pass->schedule, est_unit_of_root(pass->schedule));
-	est_schedule_begin(pass->schedule, 0);
-	for (uint32_t i = 0; i < pass->inner_count; i++)
+	for (uint32_t i = 1; i < pass->inner_count; i++)
 		est_module_begin(pass->tape, pass->inner + i);
+	est_schedule_begin(pass->schedule, 0);
+	est_module_begin(pass->tape, pass->inner);
 	est_module_begin(pass->tape, module);
 	x = look_up_tokens(pass);
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */

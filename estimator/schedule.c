@@ -241,10 +241,9 @@ static bool fuses_head(const struct est_request *request)
 	return models_words(request) && !has_plain_loss(request);
 }
 
-/* What is held against traces; anything else is a static share (sharding.h). */
-bool est_schedule_is_plain(const struct est_request *request)
+bool est_schedule_models_words(const struct est_request *request)
 {
-	return steps_parts(request) && has_plain_loss(request) && !request->liger_kernel;
+	return steps_parts(request) && models_words(request);
 }
 
 /* LoRA, and 4-bit QLoRA as it is quantised. */
@@ -282,8 +281,8 @@ static bool is_replayed_fsdp1(const struct est_request *request)
 	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
 	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
 
-	return est_schedule_is_plain(request) && (whole || (adapts && request->loss == EST_LOSS_STANDARD))
-	       && request->offload.parameters == EST_ON_GPU;
+	return steps_parts(request) && has_plain_loss(request) && !request->liger_kernel
+	       && (whole || (adapts && request->loss == EST_LOSS_STANDARD)) && request->offload.parameters == EST_ON_GPU;
 }
 
 /* All layers, or, of ranks that share nothing but parameters, the last ones. */
@@ -301,7 +300,7 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 	const struct est_quantization *q = &request->quantization;
 	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
-	return steps_parts(request) && (has_plain_loss(request) || fuses_head(request)) && (request->method != EST_QLORA || packs)
+	return est_schedule_models_words(request) && (request->method != EST_QLORA || packs)
 	       && request->lora.modules_to_save.count == 0
 	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }

@@ -93,8 +93,8 @@ bool est_schedule_wanted(const struct est_request *request);
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
 			  const struct est_model *model, const struct est_request *request);
 
-/* A model that is trained as most are: an optimizer that steps the strategy's parts of parameters, the model's own loss. */
-bool est_schedule_is_plain(const struct est_request *request);
+/* A model of words that is trained as most are: an optimizer that steps the strategy's parts of parameters. */
+bool est_schedule_models_words(const struct est_request *request);
 
 /* Around a unit's forward, in the order of the code; schedule may be NULL, and then x and y come back as they are.
  * enter: x, borrowed, as the unit sees it (held). leave: y, temporary or held, as it leaves the unit. */

@@ -91,6 +91,8 @@ static void trace_micro(struct est_pass *pass, bool last)
 	est_cache_drop(pass);
 	if (pass->schedule && pass->schedule->leaves_at_loss)
 		loss = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), loss));
+	for (uint32_t i = 1; i < pass->inner_count; i++)
+		loss = est_hold(est_module_leave(tape, pass->inner + i, loss));
 	est_schedule_forward_end(pass->schedule);
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));

@@ -313,7 +313,7 @@ static void begin(struct est_schedule *schedule)
 	zero3->queue = 1;
 	zero3->available = 0;
 	zero3->active_count = 0;
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+	for (uint32_t i = 0; i < zero3->parameter_count; i++) {
 		struct est_zero3_parameter *parameter = &zero3->parameters[i];
 
 		parameter->fetched_for = -1;
@@ -330,7 +330,7 @@ static void end(struct est_schedule *schedule)
 	est_zero3_reduce_rest(zero3);
 	while (zero3->active_count > 0)
 		release_recomputed(zero3, zero3->active[--zero3->active_count]);
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+	for (uint32_t i = 0; i < zero3->parameter_count; i++) {
 		struct est_zero3_parameter *parameter = &zero3->parameters[i];
 
 		if (parameter->pending)
@@ -344,7 +344,7 @@ static void end(struct est_schedule *schedule)
 void est_zero3_rehearsed(struct est_zero3 *zero3)
 {
 	zero3->persists = true;
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+	for (uint32_t i = 0; i < zero3->parameter_count; i++) {
 		struct est_zero3_parameter *parameter = &zero3->parameters[i];
 
 		parameter->available = parameter->persists;
@@ -366,12 +366,20 @@ static bool quantises(const struct est_request *request)
 	       && q->quant_storage == EST_STORE_BF16;
 }
 
+/* The model's own, and those that read the head's weight within the model's forward. */
+static bool has_loss(const struct est_request *request)
+{
+	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
+
+	return est_schedule_models_words(request) && request->loss != EST_LOSS_VOCAB_PARALLEL && !chunks_words;
+}
+
 bool est_zero3_wanted(const struct est_request *request)
 {
 	bool adapts = (request->method == EST_LORA || quantises(request)) && request->lora.modules_to_save.count == 0;
 
 	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && est_has_master(request)
-	       && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD && (adapts || !est_has_adapters(request));
+	       && has_loss(request) && (adapts || !est_has_adapters(request));
 }
 
 /* "auto": as Transformers fills it in */
@@ -412,7 +420,8 @@ static bool make_tables(struct est_zero3 *zero3)
 	zero3->module_count = tape->modules + 1;
 	zero3->step_limit = 4 * zero3->module_count + 64;
 	zero3->use_limit = 4 * tape->leaf_count + 64;
-	zero3->parameters = est_arena_take(tape->arena, tape->leaf_count, sizeof(*zero3->parameters));
+	zero3->parameter_count = tape->leaf_count;
+	zero3->parameters = est_arena_take(tape->arena, zero3->parameter_count, sizeof(*zero3->parameters));
 	zero3->modules = est_arena_take(tape->arena, zero3->module_count, sizeof(*zero3->modules));
 	zero3->active = est_arena_reserve(tape->arena, zero3->module_count, sizeof(*zero3->active));
 	zero3->order = est_arena_reserve(tape->arena, zero3->step_limit, sizeof(*zero3->order));
@@ -441,7 +450,7 @@ bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, cons
 	if (!make_tables(zero3))
 		return false;
 	est_zero3_join_mixtures(zero3, model);
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++)
+	for (uint32_t i = 0; i < zero3->parameter_count; i++)
 		cut(zero3, &zero3->tape->leaves[i], (uint64_t)threshold_of(model, p->buckets.param_persistence_threshold));
 	est_zero3_partition(zero3, model);
 	return true;

@@ -54,7 +54,8 @@ struct est_zero3 {
 	bool offloads_optimizer;
 	uint8_t gather_stream, reduce_stream;
 	int64_t prefetch_bucket, max_live, max_reuse, available;
-	struct est_zero3_parameter *parameters; /* by leaf */
+	struct est_zero3_parameter *parameters; /* by leaf: those that there were before any forward */
+	uint32_t parameter_count;
 	struct est_zero3_module *modules;
 	uint32_t module_count;
 	uint32_t *order;                   /* modules as they are called, forward and backward */
@@ -74,8 +75,8 @@ struct est_zero3 {
 	struct est_tensor flat;            /* gradients of the first, concatenated */
 };
 
-/* Whether the request is replayed so: bf16 weights with fp32 masters, a full model or adapters, the model's own
- * loss. */
+/* Whether the request is replayed so: bf16 weights with fp32 masters, a full model or adapters, a model of words and
+ * any of its losses. */
 bool est_zero3_wanted(const struct est_request *request);
 
 /* Cuts the leaves of the tape, makes what the rank holds at rest, and hooks into all modules. False when the arena
@@ -103,6 +104,8 @@ bool est_zero3_mixture_stays(const struct est_zero3 *zero3, uint32_t mixture, ui
 void est_zero3_all_gather(struct est_zero3 *zero3, uint32_t first, uint32_t count);
 void est_zero3_wait(struct est_zero3 *zero3, struct est_zero3_parameter *parameter);
 void est_zero3_release(struct est_zero3 *zero3, struct est_zero3_parameter *parameter);
+/* The model's own forward reads what are the parameters of a module that it does not call. */
+void est_zero3_read(struct est_zero3 *zero3, uint32_t module);
 
 /* zero3_gradients.c: partitions and the bucket at rest; what a flush leaves to be done when the backward is over. */
 void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model);

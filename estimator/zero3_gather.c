@@ -119,3 +119,27 @@ void est_zero3_release(struct est_zero3 *zero3, struct est_zero3_parameter *para
 	parameter->available = false;
 	zero3->available -= (int64_t)leaf->value.numel;
 }
+
+static struct est_tensor on_own_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
+{
+	return est_empty_as(zero3->tape, numel, element, EST_BUFFERS);
+}
+
+/* ZeROOrderedDict.__getitem__(): what is missing is gathered at once, one parameter after the other, and is external to the module whose
+ * forward runs from then on: it comes and goes with the model's own, of which there are none. */
+void est_zero3_read(struct est_zero3 *zero3, uint32_t module)
+{
+	struct est_leaf *first = zero3->modules[module].first;
+
+	zero3->modules[0].first = first;
+	for (struct est_leaf *leaf = first; leaf; leaf = leaf->next) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[leaf - zero3->tape->leaves];
+
+		if (parameter->available)
+			continue;
+		leaf->unsharded = on_own_stream(zero3, leaf->ours * zero3->schedule->ranks, leaf->value.element).storage;
+		if (zero3->offloads_parameters)
+			est_drop(zero3->tape, on_own_stream(zero3, leaf->ours, leaf->value.element));
+		parameter->available = true;
+	}
+}

@@ -114,7 +114,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              349, 0.01, 0.60, 0.35, 0.28 },
+	{ NULL,                              362, 0.01, 0.60, 0.35, 0.28 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -172,6 +172,8 @@ static const struct gate distributed[] = {
 	{ "shards torchao",                      3, 0.01, 0.01, 0.01, 0.01 },
 	{ "shards muon",                         8, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero2 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
+	{ "zero3 liger",                         9, 0.01, 0.01, 0.40, 0.01 },
+	{ "zero3 chunked",                       4, 0.01, 0.01, 0.03, 0.01 },
 	{ "zero3 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero3 dora",                          1, 0.01, 0.01, 0.90, 0.90 },
 	{ "drawn fsdp",                          7, 0.01, 0.01, 0.10, 0.01 },

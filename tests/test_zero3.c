@@ -292,6 +292,27 @@ START_TEST(of_a_lora_the_adapters_alone_are_stepped)
 }
 END_TEST
 
+/* A loss that reads the head's weight within the model's forward makes it the model's own: gathered first of all, to the end of the
+ * backward, whatever may live. Elsewhere only what runs is there. */
+START_TEST(a_head_that_is_read_is_there_throughout)
+{
+	static const enum est_loss losses[] = { EST_LOSS_STANDARD, EST_LOSS_LIGER, EST_LOSS_CHUNKED, EST_LOSS_CUT_CROSS_ENTROPY };
+	struct est_request request = sharded(RANKS);
+	int64_t held;
+
+	request.loss = losses[_i];
+	request.completion_fraction = 1;
+	request.parallelism.max_live_parameters = request.parallelism.max_reuse_distance = 1;
+	request.parallelism.buckets.prefetch_bucket_size = 0;
+	trace(&request);
+	gathered_to(&held);
+	ck_assert_int_eq(held, _i ? block(2 * (int64_t)LARGEST) : 0);
+	for (enum est_part part = EST_PART_REHEARSAL; part <= EST_PART_MICRO_NEXT; part++)
+		for (enum est_category category = 0; category < EST_CATEGORIES; category++)
+			ck_assert_int_eq(growth_in(part, category).end, 0);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("zero3");
@@ -309,6 +330,7 @@ int main(void)
 	tcase_add_loop_test(test, what_lies_on_a_disk_passes_through_buffers, 0, 2);
 	tcase_add_test(test, weights_in_4_bits_stay_gathered_with_the_graph);
 	tcase_add_test(test, of_a_lora_the_adapters_alone_are_stepped);
+	tcase_add_loop_test(test, a_head_that_is_read_is_there_throughout, 0, 4);
 	suite_add_tcase(suite, test);
 	return run_suite(suite);
 }
