@@ -251,8 +251,14 @@ bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass)
 					.batch = pass->batch, .sequence = pass->sequence, .tokens = pass->tokens,
 					.parameter_element = est_loaded_element(pass->request) };
 	pass->reference = reference;
+	if (pass->schedule && !(reference->schedule = est_arena_take(pass->tape->arena, 1, sizeof(*reference->schedule))))
+		return false;
 	if (!build_model(reference))
 		return false;
+	if (est_has_adapters(pass->request))
+		reference->inner_count = 1; /* PEFT is around the other */
+	if (reference->schedule)
+		reference->parameter_element = est_schedule_init_reference(reference->schedule, pass->schedule, first, pass->model);
 	for (uint32_t i = first; i < pass->tape->leaf_count; i++)
 		pass->tape->leaves[i].reference = pass->request->method == EST_FULL;
 	return true;

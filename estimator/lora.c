@@ -367,6 +367,16 @@ static uint8_t element_of(const struct est_leaf *leaf)
 	return leaf->ungathered_element ? leaf->ungathered_element : leaf->value.element;
 }
 
+/* Switched off, the adapter's layer calls what it is around. */
+static struct est_tensor base_alone(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	struct est_linear base = *linear;
+
+	base.adapter = NULL;
+	x = est_linear(tape, &base, est_module_enter(tape, linear->module + LAYER, x));
+	return est_module_leave(tape, linear->module + LAYER, x);
+}
+
 struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
 	const struct est_adapter *adapter = linear->adapter;
@@ -378,6 +388,8 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	bool quantized = linear->base == EST_BASE_GPTQ  ? linear->adds_in_place
 			 : linear->base == EST_BASE_HQQ ? tape->autocast : linear->base != EST_BASE_DENSE;
 
+	if (tape->adapters_off)
+		return base_alone(tape, linear, x);
 	x = est_module_enter(tape, linear->module + LAYER, x);
 	input = est_hold(x);
 	base.adapter = NULL;

@@ -240,7 +240,7 @@ struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidde
 	struct est_tensor logits;
 
 	hidden = est_hold(est_head_input(pass->tape, hidden));
-	logits = logits_of(pass, hidden);
+	logits = est_pass_return(pass, logits_of(pass, hidden));
 	est_drop(pass->tape, hidden);
 	return leave_forward(pass, logits);
 }

@@ -289,6 +289,21 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 	return est_hold(est_module_leave(pass->tape, pass->inner, x));
 }
 
+struct est_tensor est_pass_leave(struct est_pass *pass, struct est_tensor y)
+{
+	y = est_hold(est_schedule_leave(pass->schedule, est_unit_of_tail(pass->schedule), y));
+	for (uint32_t i = 1; i < pass->inner_count; i++)
+		y = est_hold(est_module_leave(pass->tape, pass->inner + i, y));
+	return y;
+}
+
+struct est_tensor est_pass_return(struct est_pass *pass, struct est_tensor y)
+{
+	bool is_zero3 = pass->schedule && pass->schedule->zero3;
+
+	return is_zero3 && !pass->schedule->leaves_at_loss ? est_pass_leave(pass, y) : y;
+}
+
 struct est_tensor est_pass_forward(struct est_pass *pass)
 {
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
@@ -299,6 +314,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	pass->mask = pass->sliding_mask = pass->position_bias = est_none;
 	pass->forward_leaves = tape->leaf_count;
 	pass->states = pass->model->num_kv_shared_layers ? est_shared_states_new(tape) : NULL;
+	est_schedule_forward_begin(pass->schedule);
 	if (est_model_is_encoder(pass->model))
 		return est_encoder_forward(pass);
 	if (pass->model->architecture == EST_ARCH_LITGPT)

@@ -37,6 +37,8 @@ static struct est_tensor hooked(struct est_schedule *schedule, const struct est_
 		return x;
 	node->extra[0] = unit;
 	node->extra[1] = (uint64_t)(uintptr_t)schedule;
+	if (op == &enter_op && schedule->row->entered)
+		schedule->row->entered(schedule, unit);
 	x = est_output(schedule->tape, node, 0, x);
 	x.temporary = temporary;
 	return x;
@@ -84,6 +86,12 @@ void est_schedule_micro_begin(struct est_schedule *schedule)
 {
 	if (schedule && schedule->row->begin)
 		schedule->row->begin(schedule);
+}
+
+void est_schedule_forward_begin(struct est_schedule *schedule)
+{
+	if (schedule && schedule->row->begin_forward)
+		schedule->row->begin_forward(schedule);
 }
 
 /* Units whose input has no gradient are reduced in the engine's final callback, which goes over the units in order, the
@@ -215,7 +223,7 @@ static unsigned unit_of(const struct est_schedule *schedule, const struct est_le
 	return est_unit_of_tail(schedule);
 }
 
-static bool steps_parts(const struct est_request *request)
+bool est_schedule_steps_parts(const struct est_request *request)
 {
 	return est_optimizer_steps_parts(request) && !request->fuse_optimizer_in_backward;
 }
@@ -239,11 +247,6 @@ static bool has_plain_loss(const struct est_request *request)
 static bool fuses_head(const struct est_request *request)
 {
 	return models_words(request) && !has_plain_loss(request);
-}
-
-bool est_schedule_models_words(const struct est_request *request)
-{
-	return steps_parts(request) && models_words(request);
 }
 
 /* LoRA, and 4-bit QLoRA as it is quantised. */
@@ -281,7 +284,7 @@ static bool is_replayed_fsdp1(const struct est_request *request)
 	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
 	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
 
-	return steps_parts(request) && has_plain_loss(request) && !request->liger_kernel
+	return est_schedule_steps_parts(request) && has_plain_loss(request) && !request->liger_kernel
 	       && (whole || (adapts && request->loss == EST_LOSS_STANDARD)) && request->offload.parameters == EST_ON_GPU;
 }
 
@@ -300,7 +303,7 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 	const struct est_quantization *q = &request->quantization;
 	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
-	return est_schedule_models_words(request) && (request->method != EST_QLORA || packs)
+	return est_schedule_steps_parts(request) && models_words(request) && (request->method != EST_QLORA || packs)
 	       && request->lora.modules_to_save.count == 0
 	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }
@@ -455,7 +458,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->layers = (unsigned)model->num_hidden_layers;
 	schedule->gathered_element = EST_16BIT;
 	if (p->strategy == EST_ZERO3) {
-		schedule->leaves_at_loss = true;
+		schedule->leaves_at_loss = models_words(request);
 		shard_modules(schedule, model);
 		return EST_16BIT;
 	}
@@ -488,4 +491,17 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	if (!schedule->reduced_element)
 		schedule->reduced_element = element_of(p->reduce_dtype, schedule->gathered_element);
 	return schedule->gathered_element;
+}
+
+uint8_t est_schedule_init_reference(struct est_schedule *reference, const struct est_schedule *schedule, uint32_t first_leaf,
+				    const struct est_model *model)
+{
+	struct est_tape *tape = schedule->tape;
+
+	*reference = (struct est_schedule){ .row = schedule->row, .tape = tape, .request = schedule->request, .ranks = schedule->ranks,
+					    .layers = schedule->layers, .gathered_element = schedule->gathered_element };
+	reference->zero3 = est_arena_take(tape->arena, 1, sizeof(*reference->zero3));
+	if (!reference->zero3 || !est_zero3_init_reference(reference->zero3, reference, model, first_leaf))
+		tape->exhausted = true;
+	return EST_16BIT;
 }

@@ -49,9 +49,12 @@ struct est_strategy_row {
 	void (*gather)(struct est_schedule *schedule, unsigned unit);
 	void (*await)(struct est_schedule *schedule, unsigned unit);
 	void (*release)(struct est_schedule *schedule, unsigned unit);
-	/* of a whole micro-batch; NULL where units are all there is */
+	/* of a whole micro-batch, and of each forward in it; NULL where units are all there is */
 	void (*begin)(struct est_schedule *schedule);
+	void (*begin_forward)(struct est_schedule *schedule);
 	void (*end)(struct est_schedule *schedule);
+	/* the unit's input requires a gradient, which is to come back to after_backward(); or NULL */
+	void (*entered)(struct est_schedule *schedule, unsigned unit);
 };
 
 struct est_zero3;
@@ -76,7 +79,7 @@ struct est_schedule {
 	bool wraps_blocks;             /* they are units, not the root's */
 	bool layers_are_roots;         /* and so are the layers': PEFT's policy, which FSDP2 does not know */
 	bool leaves_at_loss;           /* unit 0 is the model itself, or the head is not called: its backward begins at the loss, not at
-					* the logits */
+					* the logits, or at what a trainer makes the loss of */
 	uint32_t *unit_of_module;      /* modules within a layer that are units of their own: FSDP1's adapters, experts; 0: none */
 	bool prefetches_forward;       /* each unit says which is gathered ahead of its turn in the forward too */
 	unsigned last_run;             /* the unit whose forward ended last, or EST_NO_UNIT */
@@ -93,8 +96,12 @@ bool est_schedule_wanted(const struct est_request *request);
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
 			  const struct est_model *model, const struct est_request *request);
 
-/* A model of words that is trained as most are: an optimizer that steps the strategy's parts of parameters. */
-bool est_schedule_models_words(const struct est_request *request);
+/* The same of a reference model beside the one that schedule is of, under ZeRO-3: an engine of its own. */
+uint8_t est_schedule_init_reference(struct est_schedule *reference, const struct est_schedule *schedule, uint32_t first_leaf,
+				    const struct est_model *model);
+
+/* Whether the optimizer steps the strategy's parts of parameters. */
+bool est_schedule_steps_parts(const struct est_request *request);
 
 /* Around a unit's forward, in the order of the code; schedule may be NULL, and then x and y come back as they are.
  * enter: x, borrowed, as the unit sees it (held). leave: y, temporary or held, as it leaves the unit. */
@@ -102,8 +109,9 @@ struct est_tensor est_schedule_enter(struct est_schedule *schedule, unsigned uni
 struct est_tensor est_schedule_leave(struct est_schedule *schedule, unsigned unit, struct est_tensor y);
 /* A unit without an input that requires a gradient: the embedding. */
 void est_schedule_begin(struct est_schedule *schedule, unsigned unit);
-/* A micro-batch begins; the root's forward has returned; the backward is over; gradients are set to None. */
+/* A micro-batch begins; a forward of the model; the root's forward has returned; the backward is over; gradients are set to None. */
 void est_schedule_micro_begin(struct est_schedule *schedule);
+void est_schedule_forward_begin(struct est_schedule *schedule);
 void est_schedule_forward_end(struct est_schedule *schedule);
 void est_schedule_backward_end(struct est_schedule *schedule);
 void est_schedule_zero_grad(struct est_schedule *schedule);

@@ -13,6 +13,11 @@ static struct est_tensor on_stream(struct est_zero3 *zero3, uint64_t numel, uint
 	return est_empty_on(zero3->tape, zero3->gather_stream, numel, element, EST_BUFFERS);
 }
 
+static struct est_tensor on_own_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
+{
+	return est_empty_as(zero3->tape, numel, element, EST_BUFFERS);
+}
+
 /* Parameters on the host come to the card first, each its part, and go when the gather is under way. */
 static void gather_alone(struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
 {
@@ -89,7 +94,7 @@ static void complete(struct est_zero3 *zero3, struct est_zero3_gather *gather)
 	for (uint32_t i = gather->first; i; i = zero3->parameters[i - 1].next) {
 		struct est_leaf *leaf = &zero3->tape->leaves[i - 1];
 
-		leaf->unsharded = on_stream(zero3, leaf->value.numel, leaf->value.element).storage;
+		leaf->unsharded = (zero3->cleans ? on_own_stream : on_stream)(zero3, leaf->value.numel, leaf->value.element).storage;
 		zero3->parameters[i - 1].available = true;
 	}
 	gather->complete = true;
@@ -120,9 +125,32 @@ void est_zero3_release(struct est_zero3 *zero3, struct est_zero3_parameter *para
 	zero3->available -= (int64_t)leaf->value.numel;
 }
 
-static struct est_tensor on_own_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
+/* The registry lets go of its all-gathers when all that they gathered has come and gone. */
+static void hold_gathers(struct est_zero3 *zero3, void (*hold)(struct est_tape *tape, uint32_t storage))
 {
-	return est_empty_as(zero3->tape, numel, element, EST_BUFFERS);
+	for (uint32_t i = 1; i <= zero3->gather_count; i++)
+		if (zero3->gathers[i].held)
+			hold(zero3->tape, zero3->gathers[i].flat);
+}
+
+/* _clean_inflight_param_registry(), on the current stream */
+void est_zero3_clean(struct est_zero3 *zero3)
+{
+	for (uint32_t i = 1; i <= zero3->gather_count; i++)
+		zero3->gathers[i].held = zero3->gathers[i].waiting > 0;
+	hold_gathers(zero3, est_storage_retain);
+	zero3->cleans = true;
+	for (uint32_t i = zero3->first_parameter; i < zero3->parameter_count; i++) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[i];
+
+		if (!parameter->pending)
+			continue;
+		est_zero3_wait(zero3, parameter);
+		if (!parameter->owners)
+			est_zero3_release(zero3, parameter);
+	}
+	zero3->cleans = false;
+	hold_gathers(zero3, est_storage_release);
 }
 
 /* ZeROOrderedDict.__getitem__(): what is missing is gathered at once, one parameter after the other, and is external to the module whose

@@ -78,7 +78,7 @@ static const struct gate single[] = {
 	{ "reward lora",                       1, 0.01, 0.10, 0.01, 0.01 },
 	{ "kto lora",                          1, 0.01, 0.10, 0.01, 0.01 },
 	{ "orpo full",                         1, 0.01, 0.10, 0.01, 0.01 },
-	{ "orpo lora",                         1, 0.01, 0.10, 3.50, 3.40 },
+	{ "orpo lora",                         1, 0.01, 0.10, 0.01, 0.01 },
 	{ "optim full",                       28, 0.01, 0.10, 0.20, 0.50 },
 	{ "encoder full",                     18, 0.01, 0.10, 0.09, 0.01 },
 	{ "partial qlora",                     1, 0.01, 0.10, 0.01, 0.01 },
@@ -114,7 +114,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              362, 0.01, 0.60, 0.35, 0.28 },
+	{ NULL,                              376, 0.01, 0.60, 0.35, 0.28 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -174,6 +174,8 @@ static const struct gate distributed[] = {
 	{ "zero2 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero3 liger",                         9, 0.01, 0.01, 0.40, 0.01 },
 	{ "zero3 chunked",                       4, 0.01, 0.01, 0.03, 0.01 },
+	{ "zero3 preference",                    8, 0.01, 0.01, 0.25, 0.05 },
+	{ "zero3 preference lora",               6, 0.03, 0.06, 0.03, 0.04 },
 	{ "zero3 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero3 dora",                          1, 0.01, 0.01, 0.90, 0.90 },
 	{ "drawn fsdp",                          7, 0.01, 0.01, 0.10, 0.01 },
