@@ -272,12 +272,14 @@ static bool casts_trained(const struct est_request *request)
 	       && request->lora.adapter_dtype == EST_BF16;
 }
 
-/* A trainable copy of a matrix, which the optimizer takes for what the original is. */
+/* A trainable copy of a matrix, which the optimizer takes for what the original is: a module of its own, called in the original's place. */
 static uint32_t saved_matrix(struct est_pass *pass, uint32_t original, uint64_t rows, uint64_t columns)
 {
-	uint32_t copy = adapter_parameter(pass, rows * columns, pass->parameter_element);
+	uint32_t copy;
 	struct est_leaf *leaves = pass->tape->leaves;
 
+	est_modules_new(pass->tape, 1);
+	copy = adapter_parameter(pass, rows * columns, pass->parameter_element);
 	leaves[copy].rows = rows;
 	leaves[copy].inner = leaves[original].inner;
 	leaves[copy].linear = leaves[original].linear;
@@ -294,6 +296,8 @@ static void save_modules(struct est_pass *pass)
 		pass->embed_tokens = saved_matrix(pass, pass->embed_tokens, rows, columns);
 	if (est_saves_head(pass->model, saved))
 		pass->lm_head.weight = saved_matrix(pass, pass->lm_head.weight, rows, columns);
+	if (est_saves_head(pass->model, saved))
+		pass->lm_head.module = pass->tape->leaves[pass->lm_head.weight].module;
 }
 
 /* A trainable copy of a whole linear layer. */

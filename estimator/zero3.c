@@ -249,18 +249,24 @@ static bool quantises(const struct est_request *request)
 	       && q->quant_storage == EST_STORE_BF16;
 }
 
+static bool prefers(const struct est_request *request)
+{
+	return request->objective != EST_SFT && request->objective != EST_PRETRAIN;
+}
+
 /* The model's own, those that read the head's weight within the model's forward, and TRL's objectives. */
 static bool has_loss(const struct est_request *request)
 {
 	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
-	bool prefers = request->objective != EST_SFT && request->objective != EST_PRETRAIN;
 
-	return request->task == EST_CAUSAL_LM && !(prefers && request->method == EST_QLORA) && request->loss != EST_LOSS_VOCAB_PARALLEL && !chunks_words;
+	return request->task == EST_CAUSAL_LM && !(prefers(request) && request->method == EST_QLORA)
+	       && request->loss != EST_LOSS_VOCAB_PARALLEL && !chunks_words;
 }
 
 bool est_zero3_wanted(const struct est_request *request)
 {
-	bool adapts = (request->method == EST_LORA || quantises(request)) && request->lora.modules_to_save.count == 0;
+	bool saves = request->lora.modules_to_save.count > 0;
+	bool adapts = saves ? request->method == EST_LORA && !prefers(request) : request->method == EST_LORA || quantises(request);
 
 	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && est_has_master(request)
 	       && est_schedule_steps_parts(request) && has_loss(request) && (adapts || !est_has_adapters(request));

@@ -114,7 +114,7 @@ static const struct gate single[] = {
 	{ .rows = 0 },
 };
 static const struct gate distributed[] = {
-	{ NULL,                              376, 0.01, 0.60, 0.35, 0.28 },
+	{ NULL,                              379, 0.01, 0.60, 0.35, 0.28 },
 	{ "fsdp full accelerate",             43, 0.01, 0.10, 0.40, 0.30 },
 	{ "fsdp full layer_root",              8, 0.01, 0.10, 1.90, 0.20 },
 	{ "hsdp full accelerate",              5, 0.01, 0.10, 2.90, 0.10 },
@@ -175,6 +175,7 @@ static const struct gate distributed[] = {
 	{ "zero3 liger",                         9, 0.01, 0.01, 0.40, 0.01 },
 	{ "zero3 chunked",                       4, 0.01, 0.01, 0.03, 0.01 },
 	{ "zero3 preference",                    8, 0.01, 0.01, 0.25, 0.05 },
+	{ "zero3 saved",                         3, 0.01, 0.01, 0.05, 0.02 },
 	{ "zero3 preference lora",               6, 0.03, 0.06, 0.03, 0.04 },
 	{ "zero3 freeze",                        1, 0.01, 0.01, 0.01, 0.01 },
 	{ "zero3 dora",                          1, 0.01, 0.01, 0.90, 0.90 },

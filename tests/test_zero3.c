@@ -105,6 +105,27 @@ static int64_t gathered_in_forward(void)
 	return gathered_to(&end);
 }
 
+/* The most that is gathered on a stream in the micro-batch, in bytes. */
+static int64_t most_gathered(unsigned stream)
+{
+	bool *gathered = calloc(program.ids, sizeof(*gathered));
+	int64_t now = 0, most = 0;
+
+	for (size_t i = program.begin[EST_PART_MICRO_FIRST]; i < program.end[EST_PART_MICRO_FIRST]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_ALLOC && event->stream == stream)
+			now += (int64_t)event->bytes;
+		else if (event->kind == EST_EVENT_FREE && gathered[event->id])
+			now -= (int64_t)event->bytes;
+		if (event->kind != EST_EVENT_PHASE)
+			gathered[event->id] = event->kind == EST_EVENT_ALLOC && event->stream == stream;
+		most = now > most ? now : most;
+	}
+	free(gathered);
+	return most;
+}
+
 static const int64_t all_ranks[] = { 2, 3, 4, 8, 63, 1000 };
 
 /* ---- tests */
@@ -292,6 +313,25 @@ START_TEST(of_a_lora_the_adapters_alone_are_stepped)
 }
 END_TEST
 
+/* PEFT's modules_to_save: what is frozen is cut as well as its copy, which is trained with the adapters. */
+START_TEST(a_saved_head_is_trained_beside_the_frozen_one)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t adapters, frozen;
+
+	request.method = EST_LORA;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 16, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	trace(&request);
+	adapters = growth_in(EST_PART_LOAD, EST_GRADIENTS).end;
+	frozen = growth_in(EST_PART_LOAD, EST_WEIGHTS).end;
+	request.lora.modules_to_save = (struct est_names){ .count = 1, .name = { "lm_head" } };
+	trace(&request);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_GRADIENTS).end, adapters + 2 * LARGEST / RANKS);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_WEIGHTS).end, frozen + 2 * LARGEST / RANKS);
+}
+END_TEST
+
 /* A loss that reads the head's weight within the model's forward makes it the model's own: gathered first of all, to the end of the
  * backward, whatever may live. Elsewhere only what runs is there. */
 START_TEST(a_head_that_is_read_is_there_throughout)
@@ -325,27 +365,6 @@ static struct est_request preferring(enum est_reference reference)
 	request.reference_model = reference;
 	request.completion_fraction = 1;
 	return request;
-}
-
-/* The most that is gathered on a stream in the micro-batch, in bytes. */
-static int64_t most_gathered(unsigned stream)
-{
-	bool *gathered = calloc(program.ids, sizeof(*gathered));
-	int64_t now = 0, most = 0;
-
-	for (size_t i = program.begin[EST_PART_MICRO_FIRST]; i < program.end[EST_PART_MICRO_FIRST]; i++) {
-		const struct est_event *event = &program.events[i];
-
-		if (event->kind == EST_EVENT_ALLOC && event->stream == stream)
-			now += (int64_t)event->bytes;
-		else if (event->kind == EST_EVENT_FREE && gathered[event->id])
-			now -= (int64_t)event->bytes;
-		if (event->kind != EST_EVENT_PHASE)
-			gathered[event->id] = event->kind == EST_EVENT_ALLOC && event->stream == stream;
-		most = now > most ? now : most;
-	}
-	free(gathered);
-	return most;
 }
 
 /* Its parts are tensors of their own, its forward alone is run, and gathered ahead of: nothing of it is used twice, so nothing stays. */
@@ -412,6 +431,7 @@ int main(void)
 	tcase_add_test(test, weights_in_4_bits_stay_gathered_with_the_graph);
 	tcase_add_test(test, of_a_lora_the_adapters_alone_are_stepped);
 	tcase_add_loop_test(test, a_head_that_is_read_is_there_throughout, 0, 4);
+	tcase_add_test(test, a_saved_head_is_trained_beside_the_frozen_one);
 	tcase_add_loop_test(test, a_reference_model_has_an_engine_of_its_own, 0, 3);
 	tcase_add_loop_test(test, an_adapter_switched_off_leaves_its_weights_gathered, 0, 2);
 	suite_add_tcase(suite, test);
