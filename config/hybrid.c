@@ -180,22 +180,47 @@ static void settle_kimi(const struct cfg_hf_reading *reading)
 		cfg_hf_refuse(model, too_deep);
 }
 
+enum { SSM_HEAD_MAX = 4096, SSM_WIDTH_MAX = SSM_HEAD_MAX * 4096, SSM_EXPAND_MAX = 64 };
+
+/* An integer of the file from 1 to max, or otherwise, with a complaint where it is another. */
+static int64_t positive(const struct cfg_hf_reading *reading, const char *key, int64_t max, int64_t otherwise)
+{
+	const json_t *value = json_object_get(reading->object, key);
+
+	if (!json_is_integer(value))
+		return otherwise;
+	if (json_integer_value(value) >= 1 && json_integer_value(value) <= max)
+		return json_integer_value(value);
+	cfg_hf_complain(reading, key, EST_OUT_OF_RANGE, "must be more than 0, and less than makes heads wider than 4096");
+	return otherwise;
+}
+
+/* A mixer's width divided among its heads. */
+static void divide_ssm(const struct cfg_hf_reading *reading, int64_t width)
+{
+	int64_t heads = reading->model->ssm_num_heads;
+	bool divides = width % heads == 0 && width / heads <= SSM_HEAD_MAX;
+
+	reading->model->ssm_head_dim = divides ? width / heads : 1;
+	if (!divides)
+		cfg_hf_complain(reading, "mamba_n_heads", EST_CONTRADICTION,
+				"must divide the mixer's width (mamba_expand times hidden_size, or mamba_d_ssm), into 4096 at most each");
+}
+
 /* Mamba-2's heads: as wide as the file says, or as expand times the stream is divided among them. */
 static void settle_ssm(const struct cfg_hf_reading *reading)
 {
 	static const char *const names[] = { "mamba_d_head", "mamba_head_dim" };
-	const json_t *expand = json_object_get(reading->object, "mamba_expand");
 	struct est_model *model = reading->model;
 
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
 		json_int_t width = json_integer_value(json_object_get(reading->object, names[i]));
 
-		if (width > 0 && width <= 4096)
+		if (width > 0 && width <= SSM_HEAD_MAX)
 			model->ssm_head_dim = width;
 	}
 	if (!model->ssm_head_dim)
-		model->ssm_head_dim = (json_is_integer(expand) ? json_integer_value(expand) : 2)
-				      * model->hidden_size / model->ssm_num_heads;
+		divide_ssm(reading, positive(reading, "mamba_expand", SSM_EXPAND_MAX, 2) * model->hidden_size);
 	if (model->ssm_num_heads % model->ssm_num_groups)
 		cfg_hf_complain(reading, "mamba_n_groups", EST_CONTRADICTION, "must divide the number of heads");
 }
@@ -224,7 +249,7 @@ static void settle_others(const struct cfg_hf_reading *reading, uint64_t reads)
 	if (!model->ungated_norm)
 		cfg_hf_refuse(model, normed_falcon_h1);
 	if (!json_is_integer(json_object_get(reading->object, "mamba_d_head")) && !json_is_null(width))
-		model->ssm_head_dim = (json_is_integer(width) ? json_integer_value(width) : 1024) / model->ssm_num_heads;
+		divide_ssm(reading, positive(reading, "mamba_d_ssm", SSM_WIDTH_MAX, 1024));
 }
 
 /* A Nemotron-H without experts in any layer has none. */

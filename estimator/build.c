@@ -254,9 +254,11 @@ bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass)
 		return false;
 	if (!build_model(reference))
 		return false;
+	if (est_has_adapters(pass->request))
+		reference->inner_count = 1; /* PEFT is around the other */
 	for (uint32_t i = first; i < pass->tape->leaf_count; i++)
 		pass->tape->leaves[i].reference = pass->request->method == EST_FULL;
 	if (reference->schedule)
-		reference->parameter_element = est_schedule_init_reference(reference->schedule, pass->tape, first, pass->request);
+		reference->parameter_element = est_schedule_init_reference(reference->schedule, pass->schedule, first, pass->model);
 	return !pass->tape->exhausted;
 }

@@ -277,12 +277,13 @@ uint8_t est_saved_element(const struct est_pass *pass)
 	return est_upcasts_adapters(pass->request) ? EST_32BIT : pass->parameter_element;
 }
 
-/* A trainable copy of a matrix, which the optimizer takes for what the original is. */
+/* A trainable copy of a matrix, which the optimizer takes for what the original is: a module of its own, called in the original's place. */
 static uint32_t saved_matrix(struct est_pass *pass, uint32_t original, uint64_t rows, uint64_t columns)
 {
 	struct est_leaf *leaves = pass->tape->leaves;
 	uint32_t copy;
 
+	est_modules_new(pass->tape, 1);
 	pass->tape->unit = leaves[original].unit;
 	copy = adapter_parameter(pass, rows * columns, est_saved_element(pass));
 	leaves[copy].rows = rows;
@@ -301,6 +302,8 @@ static void save_modules(struct est_pass *pass)
 		pass->embed_tokens = saved_matrix(pass, pass->embed_tokens, rows, columns);
 	if (est_saves_head(pass->model, saved))
 		pass->lm_head.weight = saved_matrix(pass, pass->lm_head.weight, rows, columns);
+	if (est_saves_head(pass->model, saved))
+		pass->lm_head.module = pass->tape->leaves[pass->lm_head.weight].module;
 }
 
 /* A trainable copy of a whole linear layer. */
@@ -374,6 +377,16 @@ static uint8_t element_of(const struct est_leaf *leaf)
 	return leaf->ungathered_element ? leaf->ungathered_element : leaf->value.element;
 }
 
+/* Switched off, the adapter's layer calls what it is around. */
+static struct est_tensor base_alone(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
+{
+	struct est_linear base = *linear;
+
+	base.adapter = NULL;
+	x = est_linear(tape, &base, est_module_enter(tape, linear->module + LAYER, x));
+	return est_module_leave(tape, linear->module + LAYER, x);
+}
+
 struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_linear *linear, struct est_tensor x)
 {
 	const struct est_adapter *adapter = linear->adapter;
@@ -385,6 +398,8 @@ struct est_tensor est_adapted_linear(struct est_tape *tape, const struct est_lin
 	bool quantized = linear->base == EST_BASE_GPTQ  ? linear->adds_in_place
 			 : linear->base == EST_BASE_HQQ ? tape->autocast : linear->base != EST_BASE_DENSE;
 
+	if (tape->adapters_off)
+		return base_alone(tape, linear, x);
 	x = est_module_enter(tape, linear->module + LAYER, x);
 	input = est_hold(x);
 	base.adapter = NULL;

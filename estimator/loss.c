@@ -5,6 +5,7 @@
 #include "estimator/litgpt.h"
 #include "estimator/torchtune.h"
 #include "estimator/unsloth.h"
+#include "estimator/zero3.h"
 
 /* The head's input: its gradient is the end of the loss's backward. */
 static void backward_mark(struct est_tape *tape, struct est_node *node, struct est_tensor ret[])
@@ -23,12 +24,19 @@ struct est_tensor est_head_input(struct est_tape *tape, struct est_tensor x)
 	return est_output(tape, node, 0, x);
 }
 
+void est_read_head(const struct est_pass *pass)
+{
+	if (pass->schedule && pass->schedule->zero3)
+		est_zero3_read(pass->schedule->zero3, pass->lm_head.module);
+}
+
 struct est_tensor est_loss_at_once(struct est_pass *pass, struct est_tensor hidden,
 				   struct est_tensor (*make)(struct est_pass *pass, struct est_tensor hidden))
 {
 	struct est_tensor loss;
 
 	hidden = est_hold(est_head_input(pass->tape, hidden));
+	est_read_head(pass);
 	loss = est_hold(make(pass, hidden));
 	est_drop(pass->tape, hidden);
 	est_autocast_exit(pass->tape);
@@ -234,8 +242,8 @@ struct est_tensor est_full_logits(struct est_pass *pass, struct est_tensor hidde
 	hidden = est_hold(est_head_input(pass->tape, hidden));
 	logits = logits_of(pass, hidden);
 	est_drop(pass->tape, hidden);
-	if (pass->schedule)
-		logits = est_hold(est_schedule_leave(pass->schedule, est_unit_of_output(pass->schedule), logits));
+	if (pass->schedule && !pass->schedule->leaves_at_loss)
+		logits = est_pass_leave(pass, logits);
 	logits = leave_forward(pass, logits);
 	est_schedule_forward_end(pass->schedule);
 	return logits;

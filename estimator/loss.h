@@ -35,6 +35,9 @@ struct est_tensor est_loss(struct est_pass *pass, struct est_tensor hidden);
  * moves in: the result (temporary) is its reference. Marks nothing under no_grad. */
 struct est_tensor est_head_input(struct est_tape *tape, struct est_tensor x);
 
+/* The head's parameters are read, not by its own forward: where sharding has to notice. */
+void est_read_head(const struct est_pass *pass);
+
 /* The frame of a loss that is made of the head's input at once: its marks, and the end of the autocast region. make
  * borrows its argument and gives the loss. hidden moves in, the result is held. */
 struct est_tensor est_loss_at_once(struct est_pass *pass, struct est_tensor hidden,

@@ -223,6 +223,7 @@ struct est_fused_output est_fused_lm_head(struct est_pass *pass, struct est_tens
 	struct est_fused_output flat, out;
 
 	states = est_hold(est_slice(tape, est_head_input(tape, hidden), shifted * pass->lm_head.in));
+	est_read_head(pass);
 	mask = est_buffer(tape, shifted, EST_BYTE);
 	compact = masked(tape, states, mask, positions);
 	coordinates = est_empty_as(tape, 2 * positions, EST_INT64, EST_BUFFERS);

@@ -22,7 +22,7 @@ static struct est_tensor log_probabilities(struct est_tape *tape, struct est_ten
 	return est_output(tape, node, 0, vectors[0]);
 }
 
-/* logits[:chosen, :-1].contiguous(), and the cross entropy of its words */
+/* logits[:chosen, :-1].contiguous(), which copies nothing of one sequence alone, and the cross entropy of its words */
 static struct est_tensor chosen_loss(struct est_pass *pass, struct est_tensor logits)
 {
 	struct est_tape *tape = pass->tape;
@@ -30,7 +30,7 @@ static struct est_tensor chosen_loss(struct est_pass *pass, struct est_tensor lo
 	struct est_tensor chosen, labels, loss;
 
 	chosen = est_slice(tape, est_slice(tape, est_alias(tape, logits), logits.numel / 2), positions * vocabulary);
-	chosen = est_hold(est_contiguous(tape, chosen));
+	chosen = est_hold(pass->batch > 2 ? est_contiguous(tape, chosen) : chosen);
 	labels = est_empty_as(tape, positions, EST_INT64, EST_BUFFERS);
 	loss = est_cross_entropy(tape, chosen, labels);
 	est_drop(tape, labels);

@@ -136,7 +136,7 @@ static struct est_fused_output run_model(struct est_pass *pass, enum est_fused_m
 {
 	struct est_fused_output output = est_fused_lm_head(pass, est_objective_forward(pass), metrics);
 
-	output.log_probs = est_schedule_return(pass->schedule, output.log_probs);
+	output.log_probs = est_pass_return(pass, output.log_probs);
 	return output;
 }
 
@@ -176,12 +176,18 @@ static void run_without_gradients(const struct est_pass *pass, bool off, enum es
 		est_fused_output_drop(tape, &output);
 }
 
+/* With a reference model's own schedule its modules have that one's hooks. */
 static void run_reference(struct est_pass *pass, bool kept, struct est_fused_output *ret)
 {
+	struct est_module_hooks hooks = pass->tape->hooks;
+
 	if (pass->reference)
 		pass->reference->input_ids = pass->input_ids;
+	if (pass->reference && pass->reference->schedule)
+		pass->tape->hooks.context = pass->reference->schedule;
 	run_without_gradients(pass->reference ? pass->reference : pass, true,
 			      pass->reference ? EST_METRICS_NONE : EST_METRICS_MEAN_LOGITS, kept, ret);
+	pass->tape->hooks = hooks;
 }
 
 /* ---- objectives */
@@ -284,14 +290,15 @@ static struct est_tensor kto_loss(struct est_pass *pass)
 static struct est_tensor score_loss(struct est_pass *pass)
 {
 	struct est_tape *tape = pass->tape;
-	struct est_tensor hidden, scores, loss;
+	struct est_tensor hidden, scores, pooled, loss;
 	struct inputs inputs;
 
 	take_inputs(pass, &inputs, 2); /* input_ids, attention_mask */
 	hidden = est_hold(est_head_input(tape, est_objective_forward(pass)));
-	scores = est_schedule_return(pass->schedule, est_hold(est_linear(tape, &pass->lm_head, hidden)));
-	loss = est_hold(
-		est_sum(tape, est_to(tape, est_slice(tape, scores, pass->batch * pass->lm_head.out), EST_32BIT)));
+	scores = est_hold(est_linear(tape, &pass->lm_head, hidden));
+	pooled = est_pass_return(pass, est_hold(est_slice(tape, est_alias(tape, scores), pass->batch * pass->lm_head.out)));
+	loss = est_hold(est_sum(tape, est_to(tape, pooled, EST_32BIT)));
+	est_drop(tape, pooled);
 	est_drop(tape, hidden);
 	est_drop(tape, scores);
 	est_autocast_exit(tape);

@@ -190,9 +190,10 @@ static struct est_tensor embed(struct est_pass *pass)
 
 	if (est_unit_of_root(pass->schedule))
 		est_schedule_begin(pass->schedule, est_unit_of_root(pass->schedule));
-	est_schedule_begin(pass->schedule, 0);
-	for (uint32_t i = 0; i < pass->inner_count; i++)
+	for (uint32_t i = 1; i < pass->inner_count; i++)
 		est_module_begin(pass->tape, pass->inner + i);
+	est_schedule_begin(pass->schedule, 0);
+	est_module_begin(pass->tape, pass->inner);
 	est_module_begin(pass->tape, module);
 	x = look_up_tokens(pass);
 	if (est_architecture_row(model->architecture)->scaled_embedding) /* within the module */
@@ -290,6 +291,23 @@ static struct est_tensor finish_hidden_states(struct est_pass *pass, struct est_
 	return est_hold(est_module_leave(pass->tape, pass->inner, x));
 }
 
+struct est_tensor est_pass_leave(struct est_pass *pass, struct est_tensor y)
+{
+	y = est_hold(est_schedule_leave(pass->schedule, est_unit_of_output(pass->schedule), y));
+	for (uint32_t i = 1; i < pass->inner_count; i++)
+		y = est_hold(est_module_leave(pass->tape, pass->inner + i, y));
+	return y;
+}
+
+struct est_tensor est_pass_return(struct est_pass *pass, struct est_tensor y)
+{
+	if (!pass->schedule || pass->schedule->leaves_at_loss)
+		return y;
+	y = est_pass_leave(pass, y);
+	est_schedule_forward_end(pass->schedule);
+	return y;
+}
+
 struct est_tensor est_pass_forward(struct est_pass *pass)
 {
 	const struct est_architecture_row *row = est_architecture_row(pass->model->architecture);
@@ -300,6 +318,7 @@ struct est_tensor est_pass_forward(struct est_pass *pass)
 	pass->mask = pass->sliding_mask = pass->position_bias = est_none;
 	pass->forward_leaves = tape->leaf_count;
 	pass->states = pass->model->num_kv_shared_layers ? est_shared_states_new(tape) : NULL;
+	est_schedule_forward_begin(pass->schedule);
 	if (est_model_is_encoder(pass->model))
 		return est_encoder_forward(pass);
 	if (pass->model->architecture == EST_ARCH_LITGPT)

@@ -416,6 +416,10 @@ bool est_pass_build(struct est_pass *pass, struct est_tape *tape, const struct e
 bool est_pass_build_reference(struct est_pass *reference, struct est_pass *pass);
 /* input_ids -> last hidden state after the final norm: embedding, buffers, decoder layers with their checkpoints. */
 struct est_tensor est_pass_forward(struct est_pass *pass);
+/* The model's own forward returns y (held), the loss; what a trainer makes the loss of: nothing happens where that is not sharded by itself.
+ * y moves in and out. */
+struct est_tensor est_pass_leave(struct est_pass *pass, struct est_tensor y);
+struct est_tensor est_pass_return(struct est_pass *pass, struct est_tensor y);
 /* The model's layers with their checkpoints; x moves in. */
 struct est_tensor est_run_layers(struct est_pass *pass, struct est_tensor x);
 /* Whether the layer (from 0) is checkpointed. */

@@ -36,6 +36,8 @@ static struct est_tensor hooked(struct est_schedule *schedule, const struct est_
 		return x;
 	node->extra[0] = unit;
 	node->extra[1] = (uint64_t)(uintptr_t)schedule;
+	if (op == &enter_op && schedule->row->entered)
+		schedule->row->entered(schedule, unit);
 	x = est_output(schedule->tape, node, 0, x);
 	x.temporary = temporary;
 	return x;
@@ -81,19 +83,16 @@ void est_schedule_forward_end(struct est_schedule *schedule)
 	schedule->held_gather = 0;
 }
 
-struct est_tensor est_schedule_return(struct est_schedule *schedule, struct est_tensor y)
-{
-	if (!schedule)
-		return y;
-	y = est_hold(est_schedule_leave(schedule, est_unit_of_output(schedule), y));
-	est_schedule_forward_end(schedule);
-	return y;
-}
-
 void est_schedule_micro_begin(struct est_schedule *schedule)
 {
 	if (schedule && schedule->row->begin)
 		schedule->row->begin(schedule);
+}
+
+void est_schedule_forward_begin(struct est_schedule *schedule)
+{
+	if (schedule && schedule->row->begin_forward)
+		schedule->row->begin_forward(schedule);
 }
 
 /* Units whose input has no gradient are reduced in the engine's final callback, which goes over the units in order, the
@@ -403,7 +402,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->layers = (unsigned)model->num_hidden_layers;
 	schedule->gathered_element = EST_16BIT;
 	if (p->strategy == EST_ZERO3) {
-		schedule->leaves_at_loss = true;
+		schedule->leaves_at_loss = request->objective <= EST_PRETRAIN;
 		shard_modules(schedule, model);
 		return EST_16BIT;
 	}

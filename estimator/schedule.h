@@ -52,9 +52,12 @@ struct est_strategy_row {
 	void (*gather)(struct est_schedule *schedule, unsigned unit);
 	void (*await)(struct est_schedule *schedule, unsigned unit);
 	void (*release)(struct est_schedule *schedule, unsigned unit);
-	/* of a whole micro-batch; NULL where units are all there is */
+	/* of a whole micro-batch, and of each forward in it; NULL where units are all there is */
 	void (*begin)(struct est_schedule *schedule);
+	void (*begin_forward)(struct est_schedule *schedule);
 	void (*end)(struct est_schedule *schedule);
+	/* the unit's input requires a gradient, which is to come back to after_backward(); or NULL */
+	void (*entered)(struct est_schedule *schedule, unsigned unit);
 };
 
 struct est_zero3;
@@ -84,7 +87,7 @@ struct est_schedule {
 	bool wraps_blocks;             /* they are units, not the root's */
 	bool layers_are_roots;         /* and so are the layers': PEFT's policy, which FSDP2 does not know */
 	bool leaves_at_loss;           /* unit 0 is the model itself, or the head is not called: its backward begins at the loss, not at
-					* the logits */
+					* the logits, or at what a trainer makes the loss of */
 	uint32_t *unit_of_module;      /* modules within a layer that are units of their own: FSDP1's adapters, experts; 0: none */
 	bool prefetches_forward;       /* each unit says which is gathered ahead of its turn in the forward too */
 	unsigned last_run;             /* the unit whose forward ended last, or EST_NO_UNIT */
@@ -101,16 +104,18 @@ bool est_schedule_wanted(const struct est_request *request);
 uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
 			  const struct est_model *model, const struct est_request *request);
 
-/* The model returns y, and a head that was read without being called goes with it; schedule may be NULL. y moves in, held, and out. */
-struct est_tensor est_schedule_return(struct est_schedule *schedule, struct est_tensor y);
+/* schedule_reference.c: the same of a reference model, only evaluated, beside the one that schedule is of. */
+uint8_t est_schedule_init_reference(struct est_schedule *reference, const struct est_schedule *schedule, uint32_t first_leaf,
+				    const struct est_model *model);
+
 /* schedule_read.c: a parameter as code reads it that does not call its module, whose unit may sleep. */
 struct est_tensor est_schedule_read(const struct est_schedule *schedule, struct est_tape *tape, uint32_t leaf);
 
 /* Losses that read the head's weight, Liger's, TRL's and cut cross-entropy: the head is not called. FSDP2 completes its unit when
  * the model returns (_force_complete_incomplete_states()). */
 bool est_schedule_fuses_head(const struct est_request *request);
-/* A model that is trained as most are: an optimizer that steps the strategy's parts of parameters, the model's own loss. */
-bool est_schedule_is_plain(const struct est_request *request);
+/* Whether the optimizer steps the strategy's parts of parameters. */
+bool est_schedule_steps_parts(const struct est_request *request);
 
 /* Around a unit's forward, in the order of the code; schedule may be NULL, and then x and y come back as they are.
  * enter: x, borrowed, as the unit sees it (held). leave: y, temporary or held, as it leaves the unit. */
@@ -118,8 +123,9 @@ struct est_tensor est_schedule_enter(struct est_schedule *schedule, unsigned uni
 struct est_tensor est_schedule_leave(struct est_schedule *schedule, unsigned unit, struct est_tensor y);
 /* A unit without an input that requires a gradient: the embedding. */
 void est_schedule_begin(struct est_schedule *schedule, unsigned unit);
-/* A micro-batch begins; the root's forward has returned; the backward is over; gradients are set to None. */
+/* A micro-batch begins; a forward of the model; the root's forward has returned; the backward is over; gradients are set to None. */
 void est_schedule_micro_begin(struct est_schedule *schedule);
+void est_schedule_forward_begin(struct est_schedule *schedule);
 void est_schedule_forward_end(struct est_schedule *schedule);
 void est_schedule_backward_end(struct est_schedule *schedule);
 void est_schedule_zero_grad(struct est_schedule *schedule);
@@ -165,10 +171,6 @@ unsigned est_schedule_unit_of_tower(const struct est_schedule *schedule, unsigne
 
 /* Makes the shards of a unit's leaves, and says what it gathers and reduces. */
 void est_schedule_shard(struct est_schedule *schedule, unsigned number);
-
-/* schedule_reference.c: cuts the leaves of the tape from first_leaf on, a model that is only evaluated. As est_schedule_init(). */
-uint8_t est_schedule_init_reference(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
-				    const struct est_request *request);
 
 /* fsdp2.c, fsdp1.c, zero3.c */
 extern const struct est_strategy_row est_fsdp2, est_fsdp1, est_zero3_row;

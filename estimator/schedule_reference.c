@@ -1,7 +1,8 @@
-/* A reference model under FSDP2 as TRL prepares it (prepare_fsdp() of trl/models/utils.py): fully_shard() of the model and of nothing
- * within it. Its forward gathers all of it at once. */
+/* A reference model as TRL prepares it (trl/models/utils.py): for ZeRO-3 an engine of its own (prepare_deepspeed()); under FSDP2
+ * fully_shard() of the model and of nothing within it, so that its forward gathers all of it at once (prepare_fsdp()). */
 #include <string.h>
 #include "estimator/schedule.h"
+#include "estimator/zero3.h"
 
 /* One flat list, in the order of the modules: an append to each leaf would walk it. */
 static void join(struct est_schedule *schedule, uint32_t first_leaf)
@@ -27,8 +28,7 @@ static void gather_for_good(struct est_schedule *schedule)
 	est_schedule_forward_end(schedule);
 }
 
-uint8_t est_schedule_init_reference(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf,
-				    const struct est_request *request)
+static uint8_t init_fsdp2(struct est_schedule *schedule, struct est_tape *tape, uint32_t first_leaf, const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
 
@@ -46,4 +46,24 @@ uint8_t est_schedule_init_reference(struct est_schedule *schedule, struct est_ta
 	schedule->gathered_element = tape->leaves[first_leaf].value.element;
 	gather_for_good(schedule);
 	return schedule->gathered_element;
+}
+
+static uint8_t init_zero3(struct est_schedule *reference, const struct est_schedule *schedule, uint32_t first_leaf,
+			  const struct est_model *model)
+{
+	struct est_tape *tape = schedule->tape;
+
+	*reference = (struct est_schedule){ .row = schedule->row, .tape = tape, .request = schedule->request, .ranks = schedule->ranks,
+					    .layers = schedule->layers, .gathered_element = schedule->gathered_element };
+	reference->zero3 = est_arena_take(tape->arena, 1, sizeof(*reference->zero3));
+	if (!reference->zero3 || !est_zero3_init_reference(reference->zero3, reference, model, first_leaf))
+		tape->exhausted = true;
+	return EST_16BIT;
+}
+
+uint8_t est_schedule_init_reference(struct est_schedule *reference, const struct est_schedule *schedule, uint32_t first_leaf,
+				    const struct est_model *model)
+{
+	return schedule->zero3 ? init_zero3(reference, schedule, first_leaf, model)
+			       : init_fsdp2(reference, schedule->tape, first_leaf, schedule->request);
 }

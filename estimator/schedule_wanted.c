@@ -6,7 +6,7 @@
 #include "estimator/optimizer.h"
 #include "estimator/zero3.h"
 
-static bool steps_parts(const struct est_request *request)
+bool est_schedule_steps_parts(const struct est_request *request)
 {
 	return est_optimizer_steps_parts(request) && !request->fuse_optimizer_in_backward;
 }
@@ -28,12 +28,6 @@ static bool has_plain_loss(const struct est_request *request)
 bool est_schedule_fuses_head(const struct est_request *request)
 {
 	return models_words(request) && !has_plain_loss(request);
-}
-
-/* What is held against traces; anything else is a static share (sharding.h). */
-bool est_schedule_is_plain(const struct est_request *request)
-{
-	return steps_parts(request) && has_plain_loss(request) && !request->liger_kernel;
 }
 
 /* LoRA, and 4-bit QLoRA as it is quantised. */
@@ -72,7 +66,7 @@ static bool is_replayed_fsdp1(const struct est_request *request)
 	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
 	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
 
-	return steps_parts(request) && models_words(request) && (whole || (adapts && request->loss != EST_LOSS_VOCAB_PARALLEL))
+	return est_schedule_steps_parts(request) && models_words(request) && (whole || (adapts && request->loss != EST_LOSS_VOCAB_PARALLEL))
 	       && request->offload.parameters == EST_ON_GPU;
 }
 
@@ -101,7 +95,7 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 	const struct est_quantization *q = &request->quantization;
 	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
-	return steps_parts(request) && (models_words(request) || prefers(request)) && (request->method != EST_QLORA || packs)
+	return est_schedule_steps_parts(request) && (models_words(request) || prefers(request)) && (request->method != EST_QLORA || packs)
 	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }
 

@@ -25,7 +25,7 @@
  * 32 layers touches 4 MB at most, a full one of Llama 1 MB. */
 enum {
 	EVENTS_PER_LAYER = 9000, NODES_PER_LAYER = 560, STORAGES_PER_LAYER = 600, LEAVES_PER_LAYER = 80,
-	ATTRIBUTES_PER_LAYER = 32, SAVES_PER_LAYER = 384, BASE = 2048, ZERO3_BYTES_PER_LAYER = 16384
+	ATTRIBUTES_PER_LAYER = 32, SAVES_PER_LAYER = 384, BASE = 2048, ZERO3_BYTES_PER_LAYER = 32768
 };
 
 static struct est_tape_limits limits_for(int64_t layers)
@@ -90,7 +90,7 @@ static void trace_micro(struct est_pass *pass, bool last)
 	loss = est_objective_loss(pass);
 	est_cache_drop(pass);
 	if (pass->schedule && pass->schedule->leaves_at_loss)
-		loss = est_hold(est_schedule_leave(pass->schedule, est_unit_of_output(pass->schedule), loss));
+		loss = est_pass_leave(pass, loss);
 	est_schedule_forward_end(pass->schedule);
 	est_mark(tape, EST_PHASE_LOSS_BACKWARD);
 	est_tape_backward(tape, 0, loss, est_empty(tape, 1, EST_32BIT));
@@ -115,6 +115,8 @@ static bool rehearse_zero3(struct est_pass *pass)
 	if (steps > 1)
 		trace_micro(pass, steps == 2);
 	est_zero3_rehearsed(pass->schedule->zero3);
+	if (pass->reference)
+		est_zero3_rehearsed(pass->reference->schedule->zero3);
 	return steps <= 2;
 }
 

@@ -85,113 +85,12 @@ static void fetch(struct est_zero3 *zero3, uint32_t number, bool forward)
 	}
 }
 
-/* ---- the trace, and what is gathered ahead of it */
-
-static void record(struct est_zero3 *zero3, uint32_t module)
-{
-	if (zero3->step == zero3->step_limit) {
-		zero3->tape->exhausted = true;
-		return;
-	}
-	zero3->order[zero3->step] = module;
-	zero3->steps = zero3->step + 1;
-}
-
-static void add_use(struct est_zero3 *zero3, uint32_t leaf, uint32_t step)
-{
-	struct est_zero3_parameter *parameter = &zero3->parameters[leaf];
-	uint32_t number = zero3->use_count + 1;
-
-	if (number == zero3->use_limit) {
-		zero3->tape->exhausted = true;
-		return;
-	}
-	zero3->use_count = number;
-	zero3->uses[number] = (struct est_zero3_use){ .leaf = leaf, .step = step };
-	if (parameter->first_use)
-		zero3->uses[parameter->last_use].next = number;
-	else
-		parameter->first_use = number;
-	parameter->last_use = number;
-}
-
-/* construct_parameter_trace_from_module_trace() */
-static void construct_trace(struct est_zero3 *zero3)
-{
-	uint64_t before = 0;
-
-	for (uint32_t step = 0; step < zero3->steps; step++) {
-		const struct est_zero3_module *module = &zero3->modules[zero3->order[step]];
-
-		zero3->before[step] = before;
-		for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next) {
-			add_use(zero3, (uint32_t)(leaf - zero3->tape->leaves), step);
-			before += module->whole ? 0 : leaf->value.numel; /* it has none of its own */
-		}
-	}
-	zero3->knows = true;
-}
-
-/* The module's uses leave the queue, unless a prefetch has seen them. */
-static void discard_from_queue(struct est_zero3 *zero3, const struct est_zero3_module *module)
-{
-	uint32_t count = 0;
-
-	for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next)
-		count += parameter_of(zero3, leaf)->fetched_for < zero3->step;
-	while (count-- > 0 && zero3->queue <= zero3->use_count) {
-		const struct est_zero3_use *use = &zero3->uses[zero3->queue++];
-
-		zero3->parameters[use->leaf].fetched_for = use->step;
-	}
-}
-
-/* A list in the order of leaves. */
-static void insert(struct est_zero3 *zero3, uint32_t *first, uint32_t leaf)
-{
-	uint32_t *link = first;
-
-	while (*link && *link < leaf + 1)
-		link = &zero3->parameters[*link - 1].next;
-	zero3->parameters[leaf].next = *link;
-	*link = leaf + 1;
-}
-
-static void prefetch(struct est_zero3 *zero3)
-{
-	int64_t room = zero3->max_live - zero3->available, numel = 0;
-	int64_t most = room < zero3->prefetch_bucket ? room : zero3->prefetch_bucket;
-	uint32_t first = 0, count = 0;
-
-	while (zero3->queue <= zero3->use_count && numel < most) {
-		const struct est_zero3_use *use = &zero3->uses[zero3->queue++];
-		struct est_zero3_parameter *parameter = &zero3->parameters[use->leaf];
-
-		if (parameter->fetched_for < use->step)
-			parameter->fetched_for = use->step;
-		if (is_gathered(parameter) || parameter->chosen)
-			continue;
-		parameter->chosen = true;
-		insert(zero3, &first, use->leaf);
-		count++;
-		numel += (int64_t)zero3->tape->leaves[use->leaf].value.numel;
-	}
-	for (uint32_t i = first; i; i = zero3->parameters[i - 1].next)
-		zero3->parameters[i - 1].chosen = false;
-	est_zero3_all_gather(zero3, first, count);
-}
-
 /* A module's pre-forward or pre-backward hook. */
 static void before_module(struct est_zero3 *zero3, uint32_t number, bool forward)
 {
-	if (!zero3->knows)
-		record(zero3, number);
+	est_zero3_trace(zero3, number);
 	fetch(zero3, number, forward);
-	if (zero3->knows) {
-		discard_from_queue(zero3, &zero3->modules[number]);
-		if (zero3->prefetch_bucket > 0)
-			prefetch(zero3);
-	}
+	est_zero3_prefetch(zero3, &zero3->modules[number]);
 	zero3->step++;
 }
 
@@ -199,32 +98,20 @@ static void before_module(struct est_zero3 *zero3, uint32_t number, bool forward
 
 static void release_parameter(struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
 {
-	bool persists = parameter->persists && zero3->knows;
+	bool persists = parameter->persists && (zero3->persists || zero3->mode == EST_ZERO3_COMPLETE);
 
 	if (parameter->available && !parameter->pending && !parameter->owners && !persists)
 		est_zero3_release(zero3, parameter);
-}
-
-/* Whether a module uses it again before max_reuse elements have gone by. */
-static bool is_reused_soon(const struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
-{
-	const struct est_zero3_use *use = &zero3->uses[parameter->use];
-
-	while (parameter->use && use->step < zero3->step) {
-		parameter->use = use->next;
-		use = &zero3->uses[parameter->use];
-	}
-	return parameter->use && zero3->before[use->step] - zero3->before[zero3->step] < (uint64_t)zero3->max_reuse;
 }
 
 static bool stays(const struct est_zero3 *zero3, uint32_t number, const struct est_leaf *leaf)
 {
 	struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
 
-	if (!zero3->knows)
+	if (zero3->mode != EST_ZERO3_COMPLETE)
 		return false;
 	return parameter->fetched_for > zero3->step
-	       || (zero3->modules[number].whole ? est_zero3_mixture_stays(zero3, number, leaf->unit) : is_reused_soon(zero3, parameter));
+	       || (zero3->modules[number].whole ? est_zero3_mixture_stays(zero3, number, leaf->unit) : est_zero3_is_reused_soon(zero3, parameter));
 }
 
 static void release(struct est_zero3 *zero3, uint32_t number)
@@ -261,8 +148,16 @@ static bool has_hooks(const struct est_zero3 *zero3, uint32_t module)
 
 static void before_forward(struct est_schedule *schedule, unsigned module)
 {
-	if (has_hooks(schedule->zero3, module))
-		before_module(schedule->zero3, module, true);
+	if (!has_hooks(schedule->zero3, module))
+		return;
+	schedule->zero3->modules[module].grads_remaining = 0;
+	before_module(schedule->zero3, module, true);
+}
+
+/* PostBackwardFunctionModule */
+static void entered(struct est_schedule *schedule, unsigned module)
+{
+	schedule->zero3->modules[module].grads_remaining++;
 }
 
 static void after_forward(struct est_schedule *schedule, unsigned module)
@@ -290,7 +185,7 @@ static void after_backward(struct est_schedule *schedule, unsigned module)
 	struct est_zero3 *zero3 = schedule->zero3;
 	uint32_t i = zero3->active_count;
 
-	if (!has_hooks(zero3, module))
+	if (!has_hooks(zero3, module) || --zero3->modules[module].grads_remaining != 0)
 		return;
 	while (i-- > 0 && zero3->active[i] != module)
 		;
@@ -302,25 +197,6 @@ static void after_backward(struct est_schedule *schedule, unsigned module)
 	release_recomputed(zero3, module);
 }
 
-/* reset_step() */
-static void begin(struct est_schedule *schedule)
-{
-	struct est_zero3 *zero3 = schedule->zero3;
-
-	if (!zero3->knows && zero3->steps > 0)
-		construct_trace(zero3);
-	zero3->step = 0;
-	zero3->queue = 1;
-	zero3->available = 0;
-	zero3->active_count = 0;
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
-		struct est_zero3_parameter *parameter = &zero3->parameters[i];
-
-		parameter->fetched_for = -1;
-		parameter->use = parameter->first_use;
-	}
-}
-
 /* Modules without a post-backward hook let go of theirs (release_backward_leftovers()), and all does before the step
  * (release_and_reset_all()). */
 static void end(struct est_schedule *schedule)
@@ -330,7 +206,7 @@ static void end(struct est_schedule *schedule)
 	est_zero3_reduce_rest(zero3);
 	while (zero3->active_count > 0)
 		release_recomputed(zero3, zero3->active[--zero3->active_count]);
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+	for (uint32_t i = 0; i < zero3->parameter_count; i++) {
 		struct est_zero3_parameter *parameter = &zero3->parameters[i];
 
 		if (parameter->pending)
@@ -344,16 +220,23 @@ static void end(struct est_schedule *schedule)
 void est_zero3_rehearsed(struct est_zero3 *zero3)
 {
 	zero3->persists = true;
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++) {
+	for (uint32_t i = zero3->first_parameter; i < zero3->parameter_count; i++) {
 		struct est_zero3_parameter *parameter = &zero3->parameters[i];
 
+		if (parameter->available)
+			est_zero3_release(zero3, parameter);
 		parameter->available = parameter->persists;
 		zero3->tape->leaves[i].unsharded = parameter->persistent;
 	}
 }
 
+static void begin_forward(struct est_schedule *schedule)
+{
+	est_zero3_reset(schedule->zero3);
+}
+
 const struct est_strategy_row est_zero3_row = { before_forward, after_forward, before_backward, after_backward,
-						.begin = begin, .end = end };
+						.begin_forward = begin_forward, .end = end, .entered = entered };
 
 /* ---- */
 
@@ -366,12 +249,27 @@ static bool quantises(const struct est_request *request)
 	       && q->quant_storage == EST_STORE_BF16;
 }
 
+static bool prefers(const struct est_request *request)
+{
+	return request->objective != EST_SFT && request->objective != EST_PRETRAIN;
+}
+
+/* The model's own, those that read the head's weight within the model's forward, and TRL's objectives. */
+static bool has_loss(const struct est_request *request)
+{
+	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
+
+	return request->task == EST_CAUSAL_LM && !(prefers(request) && request->method == EST_QLORA)
+	       && request->loss != EST_LOSS_VOCAB_PARALLEL && !chunks_words;
+}
+
 bool est_zero3_wanted(const struct est_request *request)
 {
-	bool adapts = (request->method == EST_LORA || quantises(request)) && request->lora.modules_to_save.count == 0;
+	bool saves = request->lora.modules_to_save.count > 0;
+	bool adapts = saves ? request->method == EST_LORA && !prefers(request) : request->method == EST_LORA || quantises(request);
 
 	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && est_has_master(request)
-	       && est_schedule_is_plain(request) && request->loss == EST_LOSS_STANDARD && (adapts || !est_has_adapters(request));
+	       && est_schedule_steps_parts(request) && has_loss(request) && (adapts || !est_has_adapters(request));
 }
 
 /* "auto": as Transformers fills it in */
@@ -412,7 +310,8 @@ static bool make_tables(struct est_zero3 *zero3)
 	zero3->module_count = tape->modules + 1;
 	zero3->step_limit = 4 * zero3->module_count + 64;
 	zero3->use_limit = 4 * tape->leaf_count + 64;
-	zero3->parameters = est_arena_take(tape->arena, tape->leaf_count, sizeof(*zero3->parameters));
+	zero3->parameter_count = tape->leaf_count;
+	zero3->parameters = est_arena_take(tape->arena, zero3->parameter_count, sizeof(*zero3->parameters));
 	zero3->modules = est_arena_take(tape->arena, zero3->module_count, sizeof(*zero3->modules));
 	zero3->active = est_arena_reserve(tape->arena, zero3->module_count, sizeof(*zero3->active));
 	zero3->order = est_arena_reserve(tape->arena, zero3->step_limit, sizeof(*zero3->order));
@@ -423,7 +322,8 @@ static bool make_tables(struct est_zero3 *zero3)
 	return !tape->arena->exhausted;
 }
 
-bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, const struct est_model *model)
+/* Cuts the leaves from first on, whose modules are called. */
+static bool prepare(struct est_zero3 *zero3, struct est_schedule *schedule, const struct est_model *model, uint32_t first)
 {
 	const struct est_request *request = schedule->request;
 	const struct est_parallelism *p = &request->parallelism;
@@ -432,7 +332,8 @@ bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, cons
 	zero3->tape = schedule->tape;
 	zero3->offloads_parameters = request->offload.parameters != EST_ON_GPU;
 	zero3->offloads_optimizer = request->offload.optimizer != EST_ON_GPU;
-	zero3->gather_stream = p->overlap_comm ? EST_ZERO3_GATHER : 0;
+	zero3->first_parameter = first;
+	zero3->gather_stream = !p->overlap_comm ? 0 : first ? EST_ZERO3_REFERENCE : EST_ZERO3_GATHER;
 	zero3->reduce_stream = p->overlap_comm ? EST_ZERO3_REDUCE : 0;
 	zero3->prefetch_bucket = prefetch_of(model, p->buckets.prefetch_bucket_size);
 	zero3->max_live = p->max_live_parameters;
@@ -441,8 +342,23 @@ bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, cons
 	if (!make_tables(zero3))
 		return false;
 	est_zero3_join_mixtures(zero3, model);
-	for (uint32_t i = 0; i < zero3->tape->leaf_count; i++)
+	for (uint32_t i = first; i < zero3->parameter_count; i++)
 		cut(zero3, &zero3->tape->leaves[i], (uint64_t)threshold_of(model, p->buckets.param_persistence_threshold));
+	return true;
+}
+
+bool est_zero3_init(struct est_zero3 *zero3, struct est_schedule *schedule, const struct est_model *model)
+{
+	if (!prepare(zero3, schedule, model, 0))
+		return false;
 	est_zero3_partition(zero3, model);
+	return true;
+}
+
+bool est_zero3_init_reference(struct est_zero3 *zero3, struct est_schedule *schedule, const struct est_model *model, uint32_t first)
+{
+	if (!prepare(zero3, schedule, model, first))
+		return false;
+	est_zero3_rest_frozen(zero3);
 	return true;
 }

@@ -13,6 +13,11 @@ static struct est_tensor on_stream(struct est_zero3 *zero3, uint64_t numel, uint
 	return est_empty_on(zero3->tape, zero3->gather_stream, numel, element, EST_BUFFERS);
 }
 
+static struct est_tensor on_own_stream(struct est_zero3 *zero3, uint64_t numel, uint8_t element)
+{
+	return est_empty_as(zero3->tape, numel, element, EST_BUFFERS);
+}
+
 /* Parameters on the host come to the card first, each its part, and go when the gather is under way. */
 static void gather_alone(struct est_zero3 *zero3, struct est_zero3_parameter *parameter)
 {
@@ -89,7 +94,7 @@ static void complete(struct est_zero3 *zero3, struct est_zero3_gather *gather)
 	for (uint32_t i = gather->first; i; i = zero3->parameters[i - 1].next) {
 		struct est_leaf *leaf = &zero3->tape->leaves[i - 1];
 
-		leaf->unsharded = on_stream(zero3, leaf->value.numel, leaf->value.element).storage;
+		leaf->unsharded = (zero3->cleans ? on_own_stream : on_stream)(zero3, leaf->value.numel, leaf->value.element).storage;
 		zero3->parameters[i - 1].available = true;
 	}
 	gather->complete = true;
@@ -118,4 +123,51 @@ void est_zero3_release(struct est_zero3 *zero3, struct est_zero3_parameter *para
 	leaf->unsharded = 0;
 	parameter->available = false;
 	zero3->available -= (int64_t)leaf->value.numel;
+}
+
+/* The registry lets go of its all-gathers when all that they gathered has come and gone. */
+static void hold_gathers(struct est_zero3 *zero3, void (*hold)(struct est_tape *tape, uint32_t storage))
+{
+	for (uint32_t i = 1; i <= zero3->gather_count; i++)
+		if (zero3->gathers[i].held)
+			hold(zero3->tape, zero3->gathers[i].flat);
+}
+
+/* _clean_inflight_param_registry(), on the current stream */
+void est_zero3_clean(struct est_zero3 *zero3)
+{
+	for (uint32_t i = 1; i <= zero3->gather_count; i++)
+		zero3->gathers[i].held = zero3->gathers[i].waiting > 0;
+	hold_gathers(zero3, est_storage_retain);
+	zero3->cleans = true;
+	for (uint32_t i = zero3->first_parameter; i < zero3->parameter_count; i++) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[i];
+
+		if (!parameter->pending)
+			continue;
+		est_zero3_wait(zero3, parameter);
+		if (!parameter->owners)
+			est_zero3_release(zero3, parameter);
+	}
+	zero3->cleans = false;
+	hold_gathers(zero3, est_storage_release);
+}
+
+/* ZeROOrderedDict.__getitem__(): what is missing is gathered at once, one parameter after the other, and is external to the module whose
+ * forward runs from then on: it comes and goes with the model's own, of which there are none. */
+void est_zero3_read(struct est_zero3 *zero3, uint32_t module)
+{
+	struct est_leaf *first = zero3->modules[module].first;
+
+	zero3->modules[0].first = first;
+	for (struct est_leaf *leaf = first; leaf; leaf = leaf->next) {
+		struct est_zero3_parameter *parameter = &zero3->parameters[leaf - zero3->tape->leaves];
+
+		if (parameter->available)
+			continue;
+		leaf->unsharded = on_own_stream(zero3, leaf->ours * zero3->schedule->ranks, leaf->value.element).storage;
+		if (zero3->offloads_parameters)
+			est_drop(zero3->tape, on_own_stream(zero3, leaf->ours, leaf->value.element));
+		parameter->available = true;
+	}
 }

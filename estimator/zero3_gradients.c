@@ -164,22 +164,23 @@ static void fold(struct est_zero3 *zero3)
 	}
 }
 
-static uint64_t count_parts(const struct est_tape *tape, bool trained)
+static uint64_t count_parts(const struct est_zero3 *zero3, bool trained)
 {
 	uint64_t parts = 0;
 
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
-		parts += est_is_trained(&tape->leaves[i]) == trained ? tape->leaves[i].ours : 0;
+	for (uint32_t i = zero3->first_parameter; i < zero3->parameter_count; i++)
+		parts += est_is_trained(&zero3->tape->leaves[i]) == trained ? zero3->tape->leaves[i].ours : 0;
 	return parts;
 }
 
 /* The trained parts are one buffer, the frozen ones tensors of their own. */
-static void rest_on_gpu(struct est_zero3 *zero3)
+void est_zero3_rest_frozen(struct est_zero3 *zero3)
 {
 	struct est_tape *tape = zero3->tape;
 
-	est_persistent(tape, count_parts(tape, true), EST_16BIT, EST_WEIGHTS);
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
+	if (zero3->offloads_parameters)
+		tape->host_shards += count_parts(zero3, false) * EST_16BIT;
+	for (uint32_t i = zero3->first_parameter; i < zero3->parameter_count && !zero3->offloads_parameters; i++)
 		if (!est_is_trained(&tape->leaves[i]))
 			est_persistent(tape, tape->leaves[i].ours, EST_16BIT, EST_WEIGHTS);
 }
@@ -223,14 +224,14 @@ static void rest_weights_on_host(struct est_zero3 *zero3, uint64_t trained)
 	if (zero3->schedule->request->offload.parameters == EST_ON_NVME)
 		tape->host_shards += (kept + (uint64_t)PARAMETER_BUFFERS * PARAMETER_BUFFER) * EST_16BIT;
 	else
-		tape->host_shards += (trained + count_parts(tape, false)) * EST_16BIT;
+		tape->host_shards += (trained + count_parts(zero3, false)) * EST_16BIT;
 }
 
 void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model)
 {
 	const struct est_parallelism *p = &zero3->schedule->request->parallelism;
 	struct est_tape *tape = zero3->tape;
-	uint64_t trained = count_parts(tape, true);
+	uint64_t trained = count_parts(zero3, true);
 	int64_t bucket = p->buckets.reduce_bucket_size;
 
 	zero3->bucket = (uint64_t)(bucket == EST_AUTO ? model->hidden_size * model->hidden_size : bucket);
@@ -238,10 +239,12 @@ void est_zero3_partition(struct est_zero3 *zero3, const struct est_model *model)
 	zero3->accumulated_element = element_of(p->grad_accum_dtype);
 	zero3->reduced_element = element_of(p->communication_data_type);
 	fold(zero3);
-	if (zero3->offloads_parameters)
+	if (zero3->offloads_parameters) {
 		rest_weights_on_host(zero3, trained);
-	else
-		rest_on_gpu(zero3);
+	} else {
+		est_persistent(tape, trained, EST_16BIT, EST_WEIGHTS);
+		est_zero3_rest_frozen(zero3);
+	}
 	est_persistent(tape, zero3->bucket, zero3->reduced_element, EST_BUFFERS);
 	if (zero3->offloads_optimizer)
 		rest_states_on_host(zero3, trained);

@@ -60,10 +60,10 @@ void est_zero3_join_mixtures(struct est_zero3 *zero3, const struct est_model *mo
 
 	if (!is_flagged(model->architecture))
 		return;
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
+	for (uint32_t i = zero3->first_parameter; i < zero3->parameter_count; i++)
 		if (mixture_of(zero3, &tape->leaves[i]))
 			join(zero3, &tape->leaves[i], mixture_of(zero3, &tape->leaves[i]));
-	for (uint32_t i = 0; i < tape->leaf_count; i++)
+	for (uint32_t i = zero3->first_parameter; i < zero3->parameter_count; i++)
 		count_deep(zero3, &tape->leaves[i], (uint64_t)model->hidden_size);
 }
 

@@ -105,6 +105,27 @@ static int64_t gathered_in_forward(void)
 	return gathered_to(&end);
 }
 
+/* The most that is gathered on a stream in the micro-batch, in bytes. */
+static int64_t most_gathered(unsigned stream)
+{
+	bool *gathered = calloc(program.ids, sizeof(*gathered));
+	int64_t now = 0, most = 0;
+
+	for (size_t i = program.begin[EST_PART_MICRO_FIRST]; i < program.end[EST_PART_MICRO_FIRST]; i++) {
+		const struct est_event *event = &program.events[i];
+
+		if (event->kind == EST_EVENT_ALLOC && event->stream == stream)
+			now += (int64_t)event->bytes;
+		else if (event->kind == EST_EVENT_FREE && gathered[event->id])
+			now -= (int64_t)event->bytes;
+		if (event->kind != EST_EVENT_PHASE)
+			gathered[event->id] = event->kind == EST_EVENT_ALLOC && event->stream == stream;
+		most = now > most ? now : most;
+	}
+	free(gathered);
+	return most;
+}
+
 static const int64_t all_ranks[] = { 2, 3, 4, 8, 63, 1000 };
 
 /* ---- tests */
@@ -292,6 +313,106 @@ START_TEST(of_a_lora_the_adapters_alone_are_stepped)
 }
 END_TEST
 
+/* PEFT's modules_to_save: what is frozen is cut as well as its copy, which is trained with the adapters. */
+START_TEST(a_saved_head_is_trained_beside_the_frozen_one)
+{
+	struct est_request request = sharded(RANKS);
+	int64_t adapters, frozen;
+
+	request.method = EST_LORA;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 16, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	trace(&request);
+	adapters = growth_in(EST_PART_LOAD, EST_GRADIENTS).end;
+	frozen = growth_in(EST_PART_LOAD, EST_WEIGHTS).end;
+	request.lora.modules_to_save = (struct est_names){ .count = 1, .name = { "lm_head" } };
+	trace(&request);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_GRADIENTS).end, adapters + 2 * LARGEST / RANKS);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_WEIGHTS).end, frozen + 2 * LARGEST / RANKS);
+}
+END_TEST
+
+/* A loss that reads the head's weight within the model's forward makes it the model's own: gathered first of all, to the end of the
+ * backward, whatever may live. Elsewhere only what runs is there. */
+START_TEST(a_head_that_is_read_is_there_throughout)
+{
+	static const enum est_loss losses[] = { EST_LOSS_STANDARD, EST_LOSS_LIGER, EST_LOSS_CHUNKED, EST_LOSS_CUT_CROSS_ENTROPY };
+	struct est_request request = sharded(RANKS);
+	int64_t held;
+
+	request.loss = losses[_i];
+	request.completion_fraction = 1;
+	request.parallelism.max_live_parameters = request.parallelism.max_reuse_distance = 1;
+	request.parallelism.buckets.prefetch_bucket_size = 0;
+	trace(&request);
+	gathered_to(&held);
+	ck_assert_int_eq(held, _i ? block(2 * (int64_t)LARGEST) : 0);
+	for (enum est_part part = EST_PART_REHEARSAL; part <= EST_PART_MICRO_NEXT; part++)
+		for (enum est_category category = 0; category < EST_CATEGORIES; category++)
+			ck_assert_int_eq(growth_in(part, category).end, 0);
+}
+END_TEST
+
+/* ---- TRL's objectives */
+
+static struct est_request preferring(enum est_reference reference)
+{
+	struct est_request request = sharded(RANKS);
+
+	request.framework = EST_TRL;
+	request.objective = EST_DPO;
+	request.loss = EST_LOSS_CHUNKED;
+	request.reference_model = reference;
+	request.completion_fraction = 1;
+	return request;
+}
+
+/* Its parts are tensors of their own, its forward alone is run, and gathered ahead of: nothing of it is used twice, so nothing stays. */
+START_TEST(a_reference_model_has_an_engine_of_its_own)
+{
+	struct est_request request = preferring(EST_REFERENCE_MODEL);
+	int64_t frozen = 0;
+
+	request.gradient_accumulation_steps = 1 + _i;
+	request.objective = _i == 1 ? EST_KTO : EST_DPO;
+	for (int i = 0; i < PARAMETERS; i++)
+		frozen += block(2 * ((sizes[i] + RANKS - 1) / RANKS));
+	trace(&request);
+	ck_assert_int_eq(growth_in(EST_PART_LOAD, EST_WEIGHTS).end,
+			 block(2 * parts_among(RANKS)) + frozen + 2 * persistent_bytes(10 * H));
+	ck_assert_int_ge(most_gathered(EST_ZERO3_REFERENCE), 2 * (int64_t)LARGEST);
+	ck_assert_int_lt(most_gathered(EST_ZERO3_REFERENCE), 2 * whole);
+	if (request.objective == EST_DPO) /* whose policy's trace is whole */
+		ck_assert_int_ge(most_gathered(EST_ZERO3_GATHER), 2 * whole - persistent_bytes(10 * H));
+	for (enum est_part part = EST_PART_REHEARSAL; part <= EST_PART_MICRO_NEXT; part++)
+		for (enum est_category category = 0; category < EST_CATEGORIES; category++)
+			ck_assert_int_eq(growth_in(part, category).end, 0);
+}
+END_TEST
+
+/* A forward of the same modules without gradients makes DeepSpeed forget that their backward is to come: what is gathered for it stays to
+ * its end, but for what a checkpoint runs once more. (Nothing goes back through q_proj of the first layer.) */
+START_TEST(an_adapter_switched_off_leaves_its_weights_gathered)
+{
+	struct est_request request = preferring(_i ? EST_REFERENCE_ADAPTER : EST_REFERENCE_PRECOMPUTED);
+
+	request.method = EST_LORA;
+	request.base_dtype = EST_BF16;
+	request.lora = (struct est_lora){ .rank = 16, .target_modules = { .all = true }, .adapter_dtype = EST_FP32 };
+	request.parallelism.max_live_parameters = request.parallelism.max_reuse_distance = 1;
+	request.parallelism.buckets.prefetch_bucket_size = 0;
+	request.checkpointing = EST_CHECKPOINT_NONE;
+	trace(&request);
+	if (_i)
+		ck_assert_int_ge(most_gathered(EST_ZERO3_GATHER), 2 * (whole - LARGEST) - 2 * MIB - persistent_bytes(10 * H));
+	else
+		ck_assert_int_lt(most_gathered(EST_ZERO3_GATHER), 2 * (whole - LARGEST));
+	request.checkpointing = EST_CHECKPOINT_FULL;
+	trace(&request);
+	ck_assert_int_lt(most_gathered(EST_ZERO3_GATHER), 2 * (whole - LARGEST));
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("zero3");
@@ -309,6 +430,10 @@ int main(void)
 	tcase_add_loop_test(test, what_lies_on_a_disk_passes_through_buffers, 0, 2);
 	tcase_add_test(test, weights_in_4_bits_stay_gathered_with_the_graph);
 	tcase_add_test(test, of_a_lora_the_adapters_alone_are_stepped);
+	tcase_add_loop_test(test, a_head_that_is_read_is_there_throughout, 0, 4);
+	tcase_add_test(test, a_saved_head_is_trained_beside_the_frozen_one);
+	tcase_add_loop_test(test, a_reference_model_has_an_engine_of_its_own, 0, 3);
+	tcase_add_loop_test(test, an_adapter_switched_off_leaves_its_weights_gathered, 0, 2);
 	suite_add_tcase(suite, test);
 	return run_suite(suite);
 }
