@@ -96,7 +96,7 @@ static const char *refuse_layers(const struct est_request *request, const struct
 {
 	bool fused = request->attention == EST_SDPA || request->attention == EST_SDPA_FLASH;
 	bool plain = request->method == EST_FULL && request->loss == EST_LOSS_STANDARD && !request->liger_kernel
-		     && (request->objective == EST_SFT || request->objective == EST_PRETRAIN);
+		     && est_models_language(request);
 
 	if (!knows_model(model))
 		return "is modelled with Llama and Qwen3 and their dense kin only";
@@ -202,7 +202,7 @@ static const char *refuse_step(const struct est_request *request, const struct e
 	const struct reason reasons[] = {
 		{ request->loss != EST_LOSS_STANDARD || request->liger_kernel,
 		  "of a whole model is modelled with the standard loss and without liger_kernel only" },
-		{ request->objective > EST_PRETRAIN || request->task != EST_CAUSAL_LM,
+		{ !est_models_language(request) || request->task != EST_CAUSAL_LM,
 		  "of a whole model is modelled with objective sft or pretrain of a causal language model only" },
 		{ !knows_whole_precision(request),
 		  "of a whole model is modelled with precision bf16, and with bf16_autocast and bf16_mixed with outputs_to_fp32, and "

@@ -224,7 +224,7 @@ void est_refuse_with(const char *what, const struct est_refusal rows[], size_t c
 void est_refuse_other_steps(const char *what, const struct est_request *request, struct est_faults *faults)
 {
 	const struct est_refusal rows[] = {
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "objective", !est_models_language(request) },
 		{ "task", request->task != EST_CAUSAL_LM },
 		{ "loss", request->loss != EST_LOSS_STANDARD },
 		{ "liger_kernel", request->liger_kernel },

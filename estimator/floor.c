@@ -82,7 +82,7 @@ static void add_logits(struct est_floor *floor, const struct est_request *reques
 	bool own_loop = request->framework == EST_UNSLOTH || request->framework > EST_DEEPSPEED;
 	double element = request->torch_compile || own_loop ? 2 : request->precision == EST_PURE_FP32 ? 4 : 6;
 
-	if (request->loss != EST_LOSS_STANDARD || request->task != EST_CAUSAL_LM || request->objective > EST_PRETRAIN
+	if (request->loss != EST_LOSS_STANDARD || request->task != EST_CAUSAL_LM || !est_models_language(request)
 	    || request->framework == EST_UNSLOTH)
 		return;
 	floor->logits = element * (double)model->vocab_size;

@@ -170,7 +170,7 @@ static bool shares_as_ever(const struct est_request *request)
 const char *est_generation_refuses(const struct est_request *request, const struct est_model *model)
 {
 	const bool first_qwen = est_is_first_qwen(&request->versions, model);
-	const bool plain = request->objective == EST_SFT || request->objective == EST_PRETRAIN;
+	const bool plain = est_models_language(request);
 	const struct {
 		bool refused;
 		const char *why;

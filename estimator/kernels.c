@@ -73,7 +73,7 @@ void est_kernels_check(const struct est_request *request, const struct est_model
 	static const char with[] = "mamba-ssm's kernels";
 	const struct est_refusal rows[] = {
 		{ "parallelism.tensor", request->parallelism.tensor > 1 },
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "objective", !est_models_language(request) },
 	};
 
 	if (!est_model_mixes(model))

@@ -53,7 +53,7 @@ void est_megatron_check(const struct est_request *request, const struct est_mode
 		{ "liger_kernel", request->liger_kernel },
 		{ "torch_compile", request->torch_compile },
 		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "objective", !est_models_language(request) },
 		{ "task", request->task != EST_CAUSAL_LM },
 		{ "parallelism.strategy", p->strategy > EST_ZERO1 },
 		{ "parallelism.context", p->context > 1 },

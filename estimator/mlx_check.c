@@ -91,7 +91,7 @@ void est_mlx_check(const struct est_request *request, const struct est_model *mo
 		{ "liger_kernel", request->liger_kernel },
 		{ "torch_compile", request->torch_compile },
 		{ "fuse_optimizer_in_backward", request->fuse_optimizer_in_backward },
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "objective", !est_models_language(request) },
 		{ "task", request->task != EST_CAUSAL_LM },
 		{ "parallelism.gpus", request->parallelism.gpus > 1 },
 		{ "offload.optimizer", request->offload.optimizer != EST_ON_GPU },

@@ -257,10 +257,10 @@ static void note_objective(const struct est_request *request, const struct est_m
 		est_note_add(&report->warnings, "/loss", loss,
 			     "modelled from its source, not held against a trace; its variants that accumulate the head's gradient in fp32 need "
 			     "4 bytes more for each of the head's elements");
-	if (request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN)
+	if (est_chunks_words(request))
 		est_note_add(&report->assumptions, "/loss", loss, "prime-rl's fused head: all positions by 2,048 words at a time");
 	else if (request->loss == EST_LOSS_CHUNKED && request->framework != EST_TRL && request->framework != EST_UNSLOTH
-		 && request->objective <= EST_PRETRAIN)
+		 && est_models_language(request))
 		est_note_add(&report->assumptions, "/loss", loss, "tiles as TRL 1.16 cuts them: 4,096 positions by 32,768 words");
 	if (est_router_loss_wanted(request, model))
 		est_note_add(&report->assumptions, "/loss", loss,

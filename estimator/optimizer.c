@@ -128,6 +128,8 @@ bool est_optimizer_steps_parts(const struct est_request *request)
 	enum est_optimizer optimizer = request->optimizer;
 	bool on_gpu = request->offload.optimizer == EST_ON_GPU;
 
+	if (request->fuse_optimizer_in_backward)
+		return false;
 	if (is_torchs(optimizer))
 		return true;
 	if (optimizer == EST_MUON)

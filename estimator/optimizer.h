@@ -12,7 +12,7 @@
 #include "estimator/request.h"
 #include "estimator/tape.h"
 
-/* Whether the optimizer steps a rank's parts of parameters as traces of the strategy do: torch.optim's AdamW and SGD everywhere; on the
+/* Whether the optimizer, after the backward, steps a rank's parts of parameters as traces of the strategy do: torch.optim's AdamW and SGD everywhere; on the
  * card torchao's too, Muon those of FSDP2, and, of flat parameters, those of bitsandbytes and Adafactor. */
 bool est_optimizer_steps_parts(const struct est_request *request);
 /* Why the optimizer's first step fails over DTensors, FSDP2's parameters; NULL: it does not. */

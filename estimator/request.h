@@ -199,6 +199,18 @@ static inline bool est_is_ulysses(const struct est_request *request)
 	return request->parallelism.context > 1 && request->parallelism.context_backend == EST_ULYSSES;
 }
 
+/* sft and pretrain, whose loss is the language model's own; the other objectives are TRL's. */
+static inline bool est_models_language(const struct est_request *request)
+{
+	return request->objective <= EST_PRETRAIN;
+}
+
+/* prime-rl's fused head: all positions, some words at a time. */
+static inline bool est_chunks_words(const struct est_request *request)
+{
+	return request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
+}
+
 /* DeepSpeed's stages. */
 static inline bool est_is_zero(enum est_strategy strategy)
 {

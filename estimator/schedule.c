@@ -372,7 +372,7 @@ static void lay_out(struct est_schedule *schedule, const struct est_model *model
 	schedule->head_is_roots = scores && schedule->embeds_apart;
 	schedule->has_root = schedule->norm_is_roots || schedule->head_is_roots;
 	schedule->layers_are_roots = schedule->norm_is_roots && p->wrap == EST_WRAP_PEFT;
-	if (request->objective > EST_PRETRAIN) /* what it returns is no loss */
+	if (!est_models_language(request)) /* what it returns is no loss */
 		schedule->leaves_at_loss = false;
 }
 
@@ -402,7 +402,7 @@ uint8_t est_schedule_init(struct est_schedule *schedule, struct est_tape *tape, 
 	schedule->layers = (unsigned)model->num_hidden_layers;
 	schedule->gathered_element = EST_16BIT;
 	if (p->strategy == EST_ZERO3) {
-		schedule->leaves_at_loss = request->objective <= EST_PRETRAIN;
+		schedule->leaves_at_loss = est_models_language(request);
 		shard_modules(schedule, model);
 		return EST_16BIT;
 	}

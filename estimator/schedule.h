@@ -114,8 +114,6 @@ struct est_tensor est_schedule_read(const struct est_schedule *schedule, struct 
 /* Losses that read the head's weight, Liger's, TRL's and cut cross-entropy: the head is not called. FSDP2 completes its unit when
  * the model returns (_force_complete_incomplete_states()). */
 bool est_schedule_fuses_head(const struct est_request *request);
-/* Whether the optimizer steps the strategy's parts of parameters. */
-bool est_schedule_steps_parts(const struct est_request *request);
 
 /* Around a unit's forward, in the order of the code; schedule may be NULL, and then x and y come back as they are.
  * enter: x, borrowed, as the unit sees it (held). leave: y, temporary or held, as it leaves the unit. */

@@ -6,23 +6,16 @@
 #include "estimator/optimizer.h"
 #include "estimator/zero3.h"
 
-bool est_schedule_steps_parts(const struct est_request *request)
-{
-	return est_optimizer_steps_parts(request) && !request->fuse_optimizer_in_backward;
-}
-
 static bool models_words(const struct est_request *request)
 {
-	return (request->objective == EST_SFT || request->objective == EST_PRETRAIN) && request->task == EST_CAUSAL_LM;
+	return est_models_language(request) && request->task == EST_CAUSAL_LM;
 }
 
 /* The model's own loss, over logits */
 static bool has_plain_loss(const struct est_request *request)
 {
-	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
-
 	return models_words(request)
-	       && (request->loss == EST_LOSS_STANDARD || request->loss == EST_LOSS_VOCAB_PARALLEL || chunks_words);
+	       && (request->loss == EST_LOSS_STANDARD || request->loss == EST_LOSS_VOCAB_PARALLEL || est_chunks_words(request));
 }
 
 bool est_schedule_fuses_head(const struct est_request *request)
@@ -66,7 +59,7 @@ static bool is_replayed_fsdp1(const struct est_request *request)
 	bool adapts = adapts_plainly(request) && !bytes && (p->wrap == EST_WRAP_PEFT || together) && half;
 	bool whole = request->method == EST_FULL && p->wrap != EST_WRAP_PEFT && (mixed || half);
 
-	return est_schedule_steps_parts(request) && models_words(request) && (whole || (adapts && request->loss != EST_LOSS_VOCAB_PARALLEL))
+	return est_optimizer_steps_parts(request) && models_words(request) && (whole || (adapts && request->loss != EST_LOSS_VOCAB_PARALLEL))
 	       && request->offload.parameters == EST_ON_GPU;
 }
 
@@ -85,7 +78,7 @@ static bool prefers(const struct est_request *request)
 {
 	const struct est_parallelism *p = &request->parallelism;
 
-	return request->objective > EST_PRETRAIN && request->task == EST_CAUSAL_LM && p->tensor * p->pipeline * p->context * p->expert == 1
+	return !est_models_language(request) && request->task == EST_CAUSAL_LM && p->tensor * p->pipeline * p->context * p->expert == 1
 	       && !(est_objective_holds_reference(request) && request->method == EST_QLORA);
 }
 
@@ -95,7 +88,7 @@ static bool is_replayed_fsdp2(const struct est_request *request)
 	const struct est_quantization *q = &request->quantization;
 	bool packs = q->type == EST_NF4 || q->type == EST_FP4 || (q->bits == 4 && !est_prepares_kbit(request));
 
-	return est_schedule_steps_parts(request) && (models_words(request) || prefers(request)) && (request->method != EST_QLORA || packs)
+	return est_optimizer_steps_parts(request) && (models_words(request) || prefers(request)) && (request->method != EST_QLORA || packs)
 	       && (est_has_adapters(request) || (trains_layers(request) && request->parallelism.wrap != EST_WRAP_PEFT));
 }
 

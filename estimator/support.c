@@ -213,7 +213,7 @@ static void check_loss(const struct est_request *request, struct est_faults *fau
 	} pairs[] = { { EST_DPO, EST_LOSS_CHUNKED }, { EST_KTO, EST_LOSS_CHUNKED }, { EST_GRPO, EST_LOSS_CHUNKED },
 		      { EST_ORPO, EST_LOSS_STANDARD } };
 
-	if (request->framework == EST_LLAMA_FACTORY && request->objective > EST_PRETRAIN)
+	if (request->framework == EST_LLAMA_FACTORY && !est_models_language(request))
 		est_field_refuse("objective", request, faults,
 				 "is not modelled yet with llama_factory, whose own trainers hold whole logits in fp32; TRL's do not");
 	for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++)
@@ -254,7 +254,7 @@ static void check_encoder(const struct est_request *request, const struct est_mo
 	const struct est_refusal rows[] = {
 		{ "method", request->method == EST_FREEZE },
 		{ "quantization.type", packs_buffers(request) },
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "objective", !est_models_language(request) },
 		{ "loss", request->loss != EST_LOSS_STANDARD },
 		{ "task", modern && request->task != EST_MASKED_LM },
 		{ "attention", modern && request->attention != EST_SDPA },
@@ -322,7 +322,7 @@ static void check_jitter(const struct est_request *request, const struct est_mod
 static void check_tower(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
 	const struct est_refusal rows[] = {
-		{ "objective", request->objective != EST_SFT && request->objective != EST_PRETRAIN },
+		{ "objective", !est_models_language(request) },
 		{ "task", request->task != EST_CAUSAL_LM },
 		{ "loss", request->loss != EST_LOSS_STANDARD && request->loss != EST_LOSS_CHUNKED },
 		{ "liger_kernel", request->liger_kernel },

@@ -132,7 +132,7 @@ static bool makes_masks(const struct est_request *request, const struct est_mode
 
 void est_tensor_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults)
 {
-	bool own_loss = request->objective != EST_SFT && request->objective != EST_PRETRAIN;
+	bool own_loss = !est_models_language(request);
 	bool adapts = est_has_adapters(request);
 	const struct est_refusal rows[] = {
 		{ "framework", request->framework == EST_TORCHTUNE || request->framework == EST_LITGPT

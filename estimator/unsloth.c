@@ -58,7 +58,7 @@ const char *est_unsloth_refuses(const struct est_request *request, const struct 
 		{ adapts && (!takes_all_layers(&request->lora.target_modules) || request->lora.dora || request->lora.dropout > 0
 			     || request->lora.modules_to_save.count > 0 || request->lora.adapter_dtype != EST_FP32),
 		  "with fp32 adapters of all seven projections, without dropout, DoRA and modules_to_save only" },
-		{ request->objective != EST_SFT && request->objective != EST_PRETRAIN, "with objectives sft and pretrain only" },
+		{ !est_models_language(request), "with objectives sft and pretrain only" },
 		{ request->loss != EST_LOSS_CHUNKED, "with its own loss, chunked, only" },
 		{ request->attention != EST_SDPA && request->attention != EST_FLASH_ATTENTION_2,
 		  "with attention sdpa and flash_attention_2 only" },

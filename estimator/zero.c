@@ -21,7 +21,7 @@ bool est_zero_wanted(const struct est_request *request)
 	bool stage = p->strategy == EST_ZERO2 || (p->strategy == EST_ZERO1 && p->grad_accum_dtype != EST_FP32);
 
 	return request->accounting == EST_REPLAY && stage && trains_halves(request)
-	       && est_optimizer_steps_parts(request) && !request->fuse_optimizer_in_backward;
+	       && est_optimizer_steps_parts(request);
 }
 
 /* ---- parts of the flat parameter */

@@ -2,16 +2,7 @@
 #include "estimator/zero3.h"
 
 #include "estimator/ops.h"
-
-static struct est_zero3_parameter *parameter_of(const struct est_zero3 *zero3, const struct est_leaf *leaf)
-{
-	return &zero3->parameters[leaf - zero3->tape->leaves];
-}
-
-static bool is_gathered(const struct est_zero3_parameter *parameter)
-{
-	return parameter->available || parameter->pending;
-}
+#include "estimator/optimizer.h"
 
 /* ---- owners: ds_active_sub_modules */
 
@@ -42,9 +33,9 @@ static uint32_t list_missing(struct est_zero3 *zero3, const struct est_zero3_mod
 
 	*ret_count = 0;
 	for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next) {
-		struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+		struct est_zero3_parameter *parameter = est_zero3_parameter_of(zero3, leaf);
 
-		if (is_gathered(parameter))
+		if (est_zero3_is_gathered(parameter))
 			continue;
 		*link = (uint32_t)(leaf - zero3->tape->leaves) + 1;
 		link = &parameter->next;
@@ -75,7 +66,7 @@ static void fetch(struct est_zero3 *zero3, uint32_t number, bool forward)
 
 	est_zero3_all_gather(zero3, first, count);
 	for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next) {
-		struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+		struct est_zero3_parameter *parameter = est_zero3_parameter_of(zero3, leaf);
 
 		own(zero3, parameter, number);
 		if (recomputes && !leaf->value.requires_grad)
@@ -106,7 +97,7 @@ static void release_parameter(struct est_zero3 *zero3, struct est_zero3_paramete
 
 static bool stays(const struct est_zero3 *zero3, uint32_t number, const struct est_leaf *leaf)
 {
-	struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+	struct est_zero3_parameter *parameter = est_zero3_parameter_of(zero3, leaf);
 
 	if (zero3->mode != EST_ZERO3_COMPLETE)
 		return false;
@@ -117,7 +108,7 @@ static bool stays(const struct est_zero3 *zero3, uint32_t number, const struct e
 static void release(struct est_zero3 *zero3, uint32_t number)
 {
 	for (struct est_leaf *leaf = zero3->modules[number].first; leaf; leaf = leaf->next) {
-		struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+		struct est_zero3_parameter *parameter = est_zero3_parameter_of(zero3, leaf);
 
 		disown(parameter, number);
 		if (!stays(zero3, number, leaf))
@@ -249,27 +240,20 @@ static bool quantises(const struct est_request *request)
 	       && q->quant_storage == EST_STORE_BF16;
 }
 
-static bool prefers(const struct est_request *request)
-{
-	return request->objective != EST_SFT && request->objective != EST_PRETRAIN;
-}
-
 /* The model's own, those that read the head's weight within the model's forward, and TRL's objectives. */
 static bool has_loss(const struct est_request *request)
 {
-	bool chunks_words = request->loss == EST_LOSS_CHUNKED && request->framework == EST_TORCHTITAN;
-
-	return request->task == EST_CAUSAL_LM && !(prefers(request) && request->method == EST_QLORA)
-	       && request->loss != EST_LOSS_VOCAB_PARALLEL && !chunks_words;
+	return request->task == EST_CAUSAL_LM && (est_models_language(request) || request->method != EST_QLORA)
+	       && request->loss != EST_LOSS_VOCAB_PARALLEL && !est_chunks_words(request);
 }
 
 bool est_zero3_wanted(const struct est_request *request)
 {
 	bool saves = request->lora.modules_to_save.count > 0;
-	bool adapts = saves ? request->method == EST_LORA && !prefers(request) : request->method == EST_LORA || quantises(request);
+	bool adapts = saves ? request->method == EST_LORA && est_models_language(request) : request->method == EST_LORA || quantises(request);
 
 	return request->accounting == EST_REPLAY && request->parallelism.strategy == EST_ZERO3 && est_has_master(request)
-	       && est_schedule_steps_parts(request) && has_loss(request) && (adapts || !est_has_adapters(request));
+	       && est_optimizer_steps_parts(request) && has_loss(request) && (adapts || !est_has_adapters(request));
 }
 
 /* "auto": as Transformers fills it in */
@@ -285,7 +269,7 @@ static int64_t prefetch_of(const struct est_model *model, int64_t named)
 
 static void cut(struct est_zero3 *zero3, struct est_leaf *leaf, uint64_t threshold)
 {
-	struct est_zero3_parameter *parameter = parameter_of(zero3, leaf);
+	struct est_zero3_parameter *parameter = est_zero3_parameter_of(zero3, leaf);
 	struct est_zero3_module *module = &zero3->modules[est_zero3_module_of(zero3, leaf)];
 	struct est_leaf **link = &module->first;
 

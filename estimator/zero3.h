@@ -95,6 +95,16 @@ bool est_zero3_init_reference(struct est_zero3 *zero3, struct est_schedule *sche
 /* The first step is over. */
 void est_zero3_rehearsed(struct est_zero3 *zero3);
 
+static inline struct est_zero3_parameter *est_zero3_parameter_of(const struct est_zero3 *zero3, const struct est_leaf *leaf)
+{
+	return &zero3->parameters[leaf - zero3->tape->leaves];
+}
+
+static inline bool est_zero3_is_gathered(const struct est_zero3_parameter *parameter)
+{
+	return parameter->available || parameter->pending;
+}
+
 /* The module whose parameter it is to the coordinator. */
 static inline uint32_t est_zero3_module_of(const struct est_zero3 *zero3, const struct est_leaf *leaf)
 {

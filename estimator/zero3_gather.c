@@ -161,7 +161,7 @@ void est_zero3_read(struct est_zero3 *zero3, uint32_t module)
 
 	zero3->modules[0].first = first;
 	for (struct est_leaf *leaf = first; leaf; leaf = leaf->next) {
-		struct est_zero3_parameter *parameter = &zero3->parameters[leaf - zero3->tape->leaves];
+		struct est_zero3_parameter *parameter = est_zero3_parameter_of(zero3, leaf);
 
 		if (parameter->available)
 			continue;

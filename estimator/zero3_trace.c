@@ -1,16 +1,6 @@
 /* ZeRO-3's trace of modules, and what is gathered ahead of it: PartitionedParameterCoordinator, by the names of its functions. */
 #include "estimator/zero3.h"
 
-static struct est_zero3_parameter *parameter_of(const struct est_zero3 *zero3, const struct est_leaf *leaf)
-{
-	return &zero3->parameters[leaf - zero3->tape->leaves];
-}
-
-static bool is_gathered(const struct est_zero3_parameter *parameter)
-{
-	return parameter->available || parameter->pending;
-}
-
 /* ---- the trace */
 
 static void record(struct est_zero3 *zero3, uint32_t module)
@@ -105,7 +95,7 @@ static void discard_from_queue(struct est_zero3 *zero3, const struct est_zero3_m
 	uint32_t count = 0;
 
 	for (struct est_leaf *leaf = module->first; leaf; leaf = leaf->next)
-		count += parameter_of(zero3, leaf)->fetched_for < zero3->step;
+		count += est_zero3_parameter_of(zero3, leaf)->fetched_for < zero3->step;
 	while (count-- > 0 && zero3->queue <= zero3->use_count) {
 		const struct est_zero3_use *use = &zero3->uses[zero3->queue++];
 
@@ -136,7 +126,7 @@ static void prefetch(struct est_zero3 *zero3)
 
 		if (parameter->fetched_for < use->step)
 			parameter->fetched_for = use->step;
-		if (is_gathered(parameter) || parameter->chosen)
+		if (est_zero3_is_gathered(parameter) || parameter->chosen)
 			continue;
 		parameter->chosen = true;
 		insert(zero3, &first, use->leaf);
