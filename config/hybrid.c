@@ -186,12 +186,14 @@ enum { SSM_HEAD_MAX = 4096, SSM_WIDTH_MAX = SSM_HEAD_MAX * 4096, SSM_EXPAND_MAX 
 static int64_t positive(const struct cfg_hf_reading *reading, const char *key, int64_t max, int64_t otherwise)
 {
 	const json_t *value = json_object_get(reading->object, key);
+	char detail[EST_DETAIL_MAX];
 
 	if (!json_is_integer(value))
 		return otherwise;
 	if (json_integer_value(value) >= 1 && json_integer_value(value) <= max)
 		return json_integer_value(value);
-	cfg_hf_complain(reading, key, EST_OUT_OF_RANGE, "must be more than 0, and less than makes heads wider than 4096");
+	snprintf(detail, sizeof(detail), "must be a whole number from 1 to %lld", (long long)max);
+	cfg_hf_complain(reading, key, EST_OUT_OF_RANGE, detail);
 	return otherwise;
 }
 
@@ -213,12 +215,8 @@ static void settle_ssm(const struct cfg_hf_reading *reading)
 	static const char *const names[] = { "mamba_d_head", "mamba_head_dim" };
 	struct est_model *model = reading->model;
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-		json_int_t width = json_integer_value(json_object_get(reading->object, names[i]));
-
-		if (width > 0 && width <= SSM_HEAD_MAX)
-			model->ssm_head_dim = width;
-	}
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		model->ssm_head_dim = positive(reading, names[i], SSM_HEAD_MAX, model->ssm_head_dim);
 	if (!model->ssm_head_dim)
 		divide_ssm(reading, positive(reading, "mamba_expand", SSM_EXPAND_MAX, 2) * model->hidden_size);
 	if (model->ssm_num_heads % model->ssm_num_groups)

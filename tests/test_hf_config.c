@@ -515,6 +515,8 @@ static const struct {
 	  "/model/mamba_n_heads", EST_CONTRADICTION },
 	{ "heads that do not divide the stream", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_n_heads\":7"),
 	  "/model/mamba_n_heads", EST_CONTRADICTION },
+	{ "a head wider than any", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_d_head\":8192"),
+	  "/model/mamba_d_head", EST_OUT_OF_RANGE },
 	{ "a stream divided by nothing", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_expand\":0"),
 	  "/model/mamba_expand", EST_OUT_OF_RANGE },
 	{ "a stream beyond all numbers", CONFIG("granitemoehybrid", GRANITE_KINDS ",\"mamba_expand\":9223372036854775807"),
