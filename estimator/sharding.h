@@ -4,9 +4,13 @@
 #ifndef EST_SHARDING_H
 #define EST_SHARDING_H
 
+#include "estimator/fault.h"
 #include "estimator/model.h"
 #include "estimator/request.h"
 #include "estimator/tape.h"
+
+/* sharding_check.c: adds what ends a run in its first step where its ranks share parameters. */
+void est_sharding_check(const struct est_request *request, const struct est_model *model, struct est_faults *faults);
 
 /* Whether the request's ranks share a model that is not replayed rank by rank. */
 bool est_sharding_is_static(const struct est_request *request);
